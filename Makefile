@@ -1,0 +1,33 @@
+# Every target makes its own environment in .venv; nothing else is needed than Python 3.11.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+ARTIFACT ?= demo/artifact
+
+.PHONY: demo test slow check serve clean
+
+demo: $(INSTALLED)
+	$(BIN)/tuneport demo --out demo --overwrite
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+slow: $(INSTALLED)
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+serve: $(INSTALLED)
+	$(BIN)/tuneport serve $(ARTIFACT)
+
+clean:
+	rm -rf $(VENV) build dist demo .mypy_cache .pytest_cache .ruff_cache *.egg-info
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,demo,dev]'
+	touch $@

@@ -1,0 +1,144 @@
+"""Opening a checkpoint: a run folder of `tuneport finetune`, or any folder that transformers saved."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFast
+
+from export.files import CheckpointError, digest, sha256
+from export.manifest import CHECKPOINT, RUN, Run, Task
+
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "spm.model")
+TASKS: dict[str, Task] = {"ForSequenceClassification": "text-classification"}
+"""Ending of an architecture's name → task."""
+LONGEST_BY_DEFAULT = 512
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that has everything an export needs."""
+
+    folder: Path
+    run: Run | None
+    """None for a checkpoint that was trained elsewhere."""
+    task: Task
+    config: PretrainedConfig
+    tokenizer: PreTrainedTokenizerFast
+    labels: tuple[str, ...]
+    max_length: int
+    trust_remote_code: bool
+
+    @property
+    def accepts_pairs(self) -> bool:
+        """Whether inputs are pairs of texts."""
+        return bool(self.run and self.run.accepts_pairs)
+
+    def hash(self) -> str:
+        """Hash the files that make the model: configuration, weights, tokenizer."""
+        files = sorted(
+            path for path in self.folder.iterdir() if path.suffix in {".json", ".safetensors", ".txt", ".model"}
+        )
+        return digest([(path.name, sha256(path)) for path in files])
+
+
+def open_checkpoint(path: Path, *, max_length: int | None = None, trust_remote_code: bool = False) -> Checkpoint:
+    """Check what a checkpoint folder holds; a CheckpointError names what is missing or doesn't fit."""
+    run = _read_run(path / RUN) if (path / RUN).is_file() else None
+    folder = path / CHECKPOINT if run else path
+    _check_files(path, folder)
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        tokenizer = _load_tokenizer(folder, trust_remote_code)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:250]
+        remedy = "save it again with this version of transformers; custom code needs --trust-remote-code"
+        raise CheckpointError(f"{folder} cannot be loaded ({reason})", remedy) from error
+    return Checkpoint(
+        folder=folder,
+        run=run,
+        task=_task_of(config, folder),
+        config=config,
+        tokenizer=tokenizer,
+        labels=_labels_of(config, folder),
+        max_length=_max_length(config, tokenizer, max_length or (run.config["max_length"] if run else None)),
+        trust_remote_code=trust_remote_code,
+    )
+
+
+def _read_run(path: Path) -> Run:
+    try:
+        return Run.model_validate_json(path.read_text(encoding="utf-8"))
+    except (ValueError, ValidationError) as error:
+        raise CheckpointError(f"{path} is not a run of this version", "fine-tune again") from error
+
+
+def _check_files(path: Path, folder: Path) -> None:
+    if not folder.is_dir():
+        unfinished = path.is_dir() and (path / "trainer").exists()
+        why = "holds a run that did not finish" if unfinished else "does not exist"
+        raise CheckpointError(
+            f"{path} {why}", "give the folder that `tuneport finetune … --out` wrote, or a checkpoint"
+        )
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"{folder} has no config.json", "give a folder that save_pretrained wrote")
+    if not any((folder / name).is_file() for name in WEIGHTS):
+        others = [file.name for file in folder.glob("*.bin")] + [file.name for file in folder.glob("*.pt")]
+        found = f", only {', '.join(others)}, which can run code when loaded" if others else ""
+        remedy = "save the model with save_pretrained(…, safe_serialization=True)"
+        raise CheckpointError(f"{folder} has no model.safetensors{found}", remedy)
+    if not any((folder / name).is_file() for name in TOKENIZERS):
+        remedy = f"run AutoTokenizer.from_pretrained(BASE_MODEL).save_pretrained({str(folder)!r})"
+        raise CheckpointError(f"{folder} has no tokenizer", remedy)
+
+
+def _load_tokenizer(folder: Path, trust_remote_code: bool) -> PreTrainedTokenizerFast:
+    """Load the tokenizer in its fast form, the only one that serving without transformers can run."""
+    settings = folder / "tokenizer_config.json"
+    name = json.loads(settings.read_text(encoding="utf-8")).get("tokenizer_class") if settings.is_file() else None
+    # transformers 5 writes a class name that 4.57 doesn't know; the tokenizer.json beside it is fine.
+    loader: Any = PreTrainedTokenizerFast if name == "TokenizersBackend" else AutoTokenizer
+    tokenizer = loader.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    if not tokenizer.is_fast:
+        raise CheckpointError(
+            f"{folder} has a tokenizer without a fast form ({type(tokenizer).__name__})",
+            "convert it with AutoTokenizer.from_pretrained(…, use_fast=True).save_pretrained(…)",
+        )
+    return tokenizer  # type: ignore[no-any-return]
+
+
+def _task_of(config: PretrainedConfig, folder: Path) -> Task:
+    architectures = config.architectures or []
+    for ending, task in TASKS.items():
+        if any(name.endswith(ending) for name in architectures):
+            return task
+    raise CheckpointError(
+        f"{folder} holds {', '.join(architectures) or 'an unnamed architecture'}, which has no task here",
+        f"give a model whose architecture ends in one of: {', '.join(TASKS)}",
+    )
+
+
+def _labels_of(config: PretrainedConfig, folder: Path) -> tuple[str, ...]:
+    labels = tuple(str(config.id2label[i]) for i in range(config.num_labels))
+    if config.problem_type not in (None, "single_label_classification") or len(labels) < 2:
+        kind = config.problem_type or f"{len(labels)} label"
+        raise CheckpointError(
+            f"{folder} is for {kind}, and text-classification chooses one of several labels", "fine-tune it again"
+        )
+    return labels
+
+
+def _max_length(config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast, wanted: int | None) -> int:
+    positions = getattr(config, "max_position_embeddings", None) or LONGEST_BY_DEFAULT
+    # RoBERTa and its kin count positions from pad_token_id + 1.
+    if config.model_type in {"roberta", "xlm-roberta", "camembert", "longformer"}:
+        positions -= (config.pad_token_id or 0) + 1
+    can = min(tokenizer.model_max_length, positions)
+    if wanted and wanted > can:
+        raise CheckpointError(
+            f"the model takes at most {can} tokens, and {wanted} were asked for", f"lower it to {can}"
+        )
+    return wanted or min(can, LONGEST_BY_DEFAULT)

@@ -1,0 +1,155 @@
+"""Errors and folders: what every room needs in order to fail cleanly.
+
+With `export.manifest` this is the only module that crosses rooms; like it, it needs the standard library
+alone.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+
+class TuneportError(Exception):
+    """A problem that the user can mend: what is wrong, then what to do about it, each a phrase.
+
+    The command line prints it as one line and exits with 1.
+    """
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        """Keep both phrases; `str(error)` is the line that a user reads."""
+        super().__init__(f"{problem}; {remedy}")
+        self.problem = problem
+        self.remedy = remedy
+
+
+class DataError(TuneportError):
+    """The data cannot be used as it is."""
+
+
+class CheckpointError(TuneportError):
+    """The checkpoint lacks something, or does not fit the task."""
+
+
+class ArtifactError(TuneportError):
+    """The artifact is missing, damaged, or of another schema."""
+
+
+class GateError(TuneportError):
+    """A model does not answer as torch does."""
+
+
+class EngineError(TuneportError):
+    """The engine or execution provider that was asked for is not there."""
+
+
+def sha256(path: Path) -> str:
+    """Return the hex SHA-256 of a file, read in blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(value: object) -> str:
+    """Return the hex SHA-256 of a JSON value in its canonical form (sorted keys, no spaces)."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_lines(path: Path, rows: Iterable[object]) -> None:
+    """Write one JSON value a line, UTF-8."""
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def git_commit(folder: Path) -> str | None:
+    """Return the commit that a folder is at, with `+changes` when files differ from it; None outside git."""
+    command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--dirty=+changes"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def check_out(out: Path, *, marker: str, overwrite: bool) -> None:
+    """Refuse an output folder that exists, before any work is done.
+
+    Even `overwrite` replaces only a folder that holds `marker`, the file that such a folder always has: a
+    mistyped `--out ~` must not cost anyone their home.
+    """
+    if not out.exists():
+        return
+    if not overwrite:
+        raise TuneportError(f"{out} exists", "choose another --out, or pass --overwrite to replace it")
+    if not out.is_dir() or (not (out / marker).is_file() and any(out.iterdir())):
+        raise TuneportError(
+            f"{out} holds no {marker}, so it was not written by this command",
+            "choose another --out; --overwrite replaces only what the same command wrote",
+        )
+
+
+@contextlib.contextmanager
+def new_folder(out: Path, *, marker: str, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a temporary sibling of `out` that becomes `out` when the block ends, and vanishes if it fails.
+
+    Readers see the old folder or the new one, whole. Leftovers of a process that was killed are removed by
+    the next call. A full disk is a TuneportError.
+    """
+    out = out.resolve()
+    check_out(out, marker=marker, overwrite=overwrite)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(out)
+    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
+    partial.mkdir()
+    try:
+        with full_disk_is_an_error(out):
+            yield partial
+            _publish(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def full_disk_is_an_error(out: Path) -> Iterator[None]:
+    """Turn the many shapes of "no space left" into one line."""
+    try:
+        yield
+    except Exception as error:
+        if _no_space(error):
+            remedy = "free some space or choose an --out on another disk; nothing was left behind"
+            raise TuneportError(f"no space left on the disk of {out}", remedy) from error
+        raise
+
+
+def _no_space(error: BaseException) -> bool:
+    codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    if isinstance(error, OSError) and error.errno in codes:
+        return True
+    # safetensors and onnx report a failed write in their own exceptions, with the system's words inside.
+    return any(os.strerror(code) in str(error) for code in codes)
+
+
+def _publish(partial: Path, out: Path) -> None:
+    if not out.exists():
+        partial.rename(out)
+        return
+    aside = out.with_name(f".{out.name}.replaced-{os.getpid()}")
+    out.rename(aside)
+    try:
+        partial.rename(out)
+    except BaseException:
+        aside.rename(out)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _remove_leftovers(out: Path) -> None:
+    for sibling in out.parent.glob(f".{out.name}.partial-*"):
+        pid = sibling.name.rpartition("-")[2]
+        if pid.isdigit() and (int(pid) == os.getpid() or not Path(f"/proc/{pid}").exists()):
+            shutil.rmtree(sibling, ignore_errors=True)

@@ -1,0 +1,364 @@
+"""The contract: what a run's and an artifact's folder hold, and how they are read and checked.
+
+    runs/x/       run.json  checkpoint/
+    artifacts/x/  manifest.json  tokenizer.json  golden.jsonl  README.md  onnx/<variant>/model.onnx
+
+Every room may import this module, so it needs only the standard library and pydantic.
+"""
+
+import json
+import math
+import os
+import platform
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from export.files import ArtifactError, digest, sha256
+
+SCHEMA_VERSION = 1
+MANIFEST, TOKENIZER, GOLDEN, CARD = "manifest.json", "tokenizer.json", "golden.jsonl", "README.md"
+RUN, CHECKPOINT = "run.json", "checkpoint"
+
+Task = Literal["text-classification"]
+Engine = Literal["onnxruntime"]
+Device = Literal["cpu", "cuda"]
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+
+
+class Frozen(BaseModel):
+    """A record that refuses unknown fields and never changes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Machine(Frozen):
+    """The machine that a figure was measured on."""
+
+    cpu: str
+    cores: int
+    """Processors that this process may use, the container's quota included."""
+    instructions: tuple[str, ...]
+    """Those that decide which precision is fast."""
+    memory_gib: float
+    system: str
+
+    @classmethod
+    def here(cls) -> Self:
+        """Describe this machine."""
+        flags, model = _cpuinfo()
+        wanted = (
+            "avx2",
+            "avx512f",
+            "avx512_vnni",
+            "avx_vnni",
+            "avx512_bf16",
+            "amx_int8",
+            "amx_bf16",
+            "asimddp",
+            "bf16",
+        )
+        memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+        return cls(
+            cpu=model or platform.processor() or platform.machine(),
+            cores=usable_cores(),
+            instructions=tuple(flag for flag in wanted if flag in flags),
+            memory_gib=round(memory_gib, 1),
+            system=f"{platform.system()} {platform.machine()}",
+        )
+
+    @property
+    def has_bf16(self) -> bool:
+        """Whether the processor multiplies bfloat16 itself; without that bf16 is slower than fp32."""
+        return any(flag in self.instructions for flag in ("amx_bf16", "avx512_bf16", "bf16"))
+
+
+class File(Frozen):
+    """A file of the artifact."""
+
+    path: str
+    """Relative to the artifact's folder."""
+    sha256: str
+    size_bytes: int
+
+    @classmethod
+    def of(cls, folder: Path, path: str) -> Self:
+        """Hash a file that has just been written."""
+        return cls(path=path, sha256=sha256(folder / path), size_bytes=(folder / path).stat().st_size)
+
+
+class Tensor(Frozen):
+    """An input or output of the graph."""
+
+    name: str
+    dtype: str
+    axes: tuple[str | int, ...]
+    """The names of the axes that vary, and the sizes of those that don't."""
+
+
+class Processing(Frozen):
+    """What serving has to do before and after the graph."""
+
+    max_length: int
+    """Tokens of one input, special tokens included; what is longer is cut and says so."""
+    pad_token_id: int
+    problem_type: Literal["single_label_classification"]
+    accepts_pairs: bool = False
+    """Whether the model was trained on `text` with `text_pair`."""
+
+
+class Parity(Frozen):
+    """How far a variant's answers are from torch's."""
+
+    golden_cases: int
+    texts: int
+    """Rows of real validation text."""
+    max_abs_diff: float
+    """The largest |Δlogit| on golden cases and texts together."""
+    golden_max_abs_diff: float
+    label_agreement: float
+    """Share of golden cases and texts that get torch's label."""
+
+
+class Metric(Frozen):
+    """The task's metric on validation text."""
+
+    name: str
+    value: float
+    torch: float
+
+    @property
+    def drop(self) -> float:
+        """What was lost against torch, in the metric's own unit; negative if something was gained."""
+        return self.torch - self.value
+
+
+class Timing(Frozen):
+    """Measured on validation text of its own mixed lengths, all variants side by side in one run."""
+
+    texts: int
+    latency_ms_p50: float
+    """One text at a time."""
+    latency_ms_p95: float
+    latency_ms_p99: float
+    texts_per_s: float
+    """In the micro-batches that serving makes."""
+    speed_up: float
+    """texts_per_s over that of torch fp32."""
+
+
+class Variant(Frozen):
+    """A model file that passed its gate."""
+
+    name: Name
+    engine: Engine
+    precision: Literal["fp32", "int8"]
+    device: Device
+    file: File
+    tolerance: float
+    """The |Δlogit| from torch that its golden cases may show on another machine."""
+    parity: Parity
+    metric: Metric | None
+    timing: Timing | None = None
+
+
+class Rejected(Frozen):
+    """A variant that is not in the artifact, and why."""
+
+    name: Name
+    reason: str
+    parity: Parity | None = None
+    metric: Metric | None = None
+
+
+class DataSource(Frozen):
+    """The labelled data behind a figure; what `finetune.data` needs to read it again."""
+
+    source: str
+    """A folder, a file or a name on the hub."""
+    columns: dict[str, str]
+    """Column of the task → column of the source, where the two differ."""
+    seed: int
+    """Of the split, where the source is a single file."""
+    fingerprint: str
+    """SHA-256 over the rows of every split, in order."""
+    rows: dict[str, int]
+    """Rows of each split."""
+
+
+class Run(Frozen):
+    """run.json: what a fine-tuning run did and what came of it."""
+
+    task: Task
+    labels: tuple[str, ...]
+    accepts_pairs: bool
+    """Whether the rows had a `text_pair`."""
+    config: dict[str, Any]
+    """The resolved settings, those of `finetune.config`."""
+    seed: int
+    data: DataSource
+    metrics: dict[str, dict[str, float]]
+    """Split → metric → value."""
+    train_seconds: float
+    bf16: bool
+    machine: Machine
+    git_commit: str | None
+    versions: dict[str, str]
+    created: str
+    """UTC, ISO 8601."""
+
+
+class Provenance(Frozen):
+    """Where the model came from."""
+
+    base_model: str | None
+    checkpoint: str
+    """The folder it was read from; what counts is the hash."""
+    checkpoint_sha256: str
+    data: DataSource | None
+    config: dict[str, Any]
+    """The resolved settings of the fine-tuning run, and under `export` those of the export."""
+    seed: int | None
+    git_commit: str | None
+    versions: dict[str, str]
+    created: str
+    """UTC, ISO 8601."""
+
+
+class Manifest(Frozen):
+    """An artifact's evidence and instructions."""
+
+    schema_version: Literal[1]
+    name: Name
+    task: Task
+    labels: tuple[str, ...]
+    processing: Processing
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    variants: Annotated[tuple[Variant, ...], Field(min_length=1)]
+    rejected: tuple[Rejected, ...]
+    default_variant: str
+    default_because: str
+    machine: Machine
+    """Where the timings were taken."""
+    torch_texts_per_s: float | None
+    files: tuple[File, ...]
+    """Those that the variants share."""
+    provenance: Provenance
+
+    @cached_property
+    def version(self) -> str:
+        """Twelve hex digits that change when an answer could: a hash over the hashes of what serves."""
+        served = [variant.file.sha256 for variant in self.variants]
+        shared = [file.sha256 for file in self.files if file.path != CARD]
+        content = {"labels": self.labels, "processing": self.processing.model_dump(), "files": [*shared, *served]}
+        return digest(content)[:12]
+
+    def variant(self, name: str | None = None) -> Variant:
+        """Return a variant by name, the default one without a name."""
+        for variant in self.variants:
+            if variant.name == (name or self.default_variant):
+                return variant
+        has = ", ".join(variant.name for variant in self.variants)
+        why = {rejected.name: f" ({rejected.reason})" for rejected in self.rejected}
+        raise ArtifactError(f"the artifact has no variant {name!r}{why.get(name or '', '')}", f"choose one of: {has}")
+
+    def save(self, folder: Path) -> None:
+        """Write manifest.json, sealed with the hash of its own content."""
+        content = json.loads(self.model_dump_json())
+        text = json.dumps({**content, "seal": digest(content)}, indent=2, ensure_ascii=False)
+        (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+class GoldenCase(Frozen):
+    """A real input with torch's answer to it."""
+
+    batch: str
+    """Cases of one name are run together in one batch, padded to the longest."""
+    text: str
+    text_pair: str | None = None
+    logits: tuple[float, ...]
+
+
+def load_manifest(folder: Path) -> Manifest:
+    """Read an artifact's manifest; an ArtifactError says what to do about a bad one."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        is_there = "has no manifest.json" if folder.is_dir() else "does not exist"
+        raise ArtifactError(f"{folder} {is_there}", "give the folder that `tuneport export … --out` wrote")
+    again = "export it again or restore it from its source"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        version, seal = content.get("schema_version"), content.pop("seal", None)
+    except (ValueError, AttributeError) as error:
+        raise ArtifactError(f"{path} is not a manifest ({error})", again) from error
+    if version != SCHEMA_VERSION:
+        known = f"schema version {version!r}, and this tuneport reads {SCHEMA_VERSION}"
+        raise ArtifactError(f"{path} has {known}", "use the tuneport that wrote it, or export the checkpoint again")
+    if seal != digest(content):
+        raise ArtifactError(f"{path} was changed after it was written", again)
+    try:
+        return Manifest.model_validate_json(json.dumps(content))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ArtifactError(f"{path} does not fit its schema at {where}: {first['msg']}", again) from error
+
+
+def check_files(folder: Path, manifest: Manifest, variant: str | None = None) -> None:
+    """Compare size and hash of the shared files and of one variant's, or of every variant's."""
+    chosen = manifest.variants if variant is None else (manifest.variant(variant),)
+    for file in (*manifest.files, *(each.file for each in chosen)):
+        path = folder / file.path
+        if not path.is_file():
+            raise ArtifactError(f"{path} is missing", "restore it or export again")
+        if path.stat().st_size != file.size_bytes or sha256(path) != file.sha256:
+            raise ArtifactError(
+                f"{path} is not the file that passed the gate: its SHA-256 differs from the manifest's",
+                "restore it or export again",
+            )
+
+
+def load_golden(folder: Path) -> list[GoldenCase]:
+    """Read golden.jsonl."""
+    with (folder / GOLDEN).open(encoding="utf-8") as file:
+        return [GoldenCase.model_validate_json(line) for line in file]
+
+
+def usable_cores() -> int:
+    """Return how many processors this process may keep busy: its affinity, cut by the container's quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _cgroup_quota()
+    return max(1, min(cores, math.ceil(quota))) if quota else cores
+
+
+def _cgroup_quota() -> float | None:
+    """Processors' worth of time that the control group grants (v2, then v1); None without a limit."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        pass
+    try:
+        v1 = Path("/sys/fs/cgroup/cpu")
+        quota_us = int((v1 / "cpu.cfs_quota_us").read_text())
+        return quota_us / int((v1 / "cpu.cfs_period_us").read_text()) if quota_us > 0 else None
+    except (OSError, ValueError):
+        return None
+
+
+def _cpuinfo() -> tuple[set[str], str]:
+    flags: set[str] = set()
+    model = ""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() in {"flags", "Features"} and not flags:
+                flags = set(value.split())
+            elif key.strip() == "model name" and not model:
+                model = value.strip()
+    except OSError:
+        pass
+    return flags, model

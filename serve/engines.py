@@ -1,0 +1,72 @@
+"""Engines: run one padded batch of a variant's graph. No torch."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from export.files import EngineError
+from export.manifest import Device, Variant, usable_cores
+from serve.tokenizer import Ids
+
+Output = npt.NDArray[np.float32]
+
+PROVIDERS: dict[Device, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+ORT_ERROR = 3
+"""onnxruntime's log severity: errors only. Its warnings on quantized graphs have no reader here."""
+
+
+class Engine(Protocol):
+    """One loaded variant."""
+
+    streams: int
+    """How many batches may run at a time."""
+
+    def run(self, feeds: Mapping[str, Ids]) -> dict[str, Output]:
+        """Run the graph on int64 arrays (rows, tokens); returns every output by name, rows first."""
+
+
+class OrtEngine:
+    """ONNX Runtime on the provider that was asked for, or an error."""
+
+    streams = 1
+
+    def __init__(self, path: Path, *, device: Device = "cpu", threads: int | None = None) -> None:
+        """Open a session. `threads` counts processors for one batch; the container's quota when None."""
+        provider = PROVIDERS[device]
+        if provider not in ort.get_available_providers():
+            raise EngineError(
+                f"this onnxruntime has no {provider}",
+                "install tuneport[gpu] instead of tuneport[cpu], or use a variant for another device",
+            )
+        if device == "cuda":
+            ort.preload_dlls()
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads or usable_cores()
+        options.inter_op_num_threads = 1
+        options.log_severity_level = ORT_ERROR
+        try:
+            self._session = ort.InferenceSession(str(path), options, providers=[provider])
+        except Exception as error:  # onnxruntime raises a family of bare exceptions
+            raise EngineError(f"onnxruntime cannot load {path} ({error})", "export the checkpoint again") from error
+        # Asked for CUDA without its libraries, onnxruntime logs a line and takes the CPU.
+        if self._session.get_providers()[0] != provider:
+            raise EngineError(
+                f"{provider} was asked for and {self._session.get_providers()[0]} was given",
+                "install CUDA's libraries (tuneport[gpu] brings them) and check the driver with nvidia-smi",
+            )
+        self._inputs = [tensor.name for tensor in self._session.get_inputs()]
+        self._outputs = [tensor.name for tensor in self._session.get_outputs()]
+
+    def run(self, feeds: Mapping[str, Ids]) -> dict[str, Output]:
+        """Run the graph once; feeds that it does not take are ignored."""
+        values = self._session.run(self._outputs, {name: feeds[name] for name in self._inputs})
+        return dict(zip(self._outputs, values, strict=True))
+
+
+def open_engine(folder: Path, variant: Variant, *, threads: int | None = None) -> Engine:
+    """Open the engine that the manifest names for a variant."""
+    return OrtEngine(folder / variant.file.path, device=variant.device, threads=threads)

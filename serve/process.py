@@ -1,0 +1,70 @@
+"""Running the service as a process of its own for as long as a block lasts: the demo, tests, benchmarks."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+
+import httpx
+
+from export.files import TuneportError
+from serve.bento import serve_environment
+
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 20.0
+
+
+def free_port() -> int:
+    """Return a port of the loopback interface that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def running(command: Sequence[str], url: str, environment: dict[str, str] | None = None) -> Iterator[int]:
+    """Start a server, wait until `url`/readyz answers 200, yield its process id, and stop it in the end.
+
+    Raises TuneportError with the end of the server's log if it exits or is not ready in time.
+    """
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(
+            command,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env={**serve_environment(), **(environment or {})},
+            start_new_session=True,  # a Ctrl-C is for us; we stop the server ourselves
+        )
+        try:
+            if not _ready(process, url):
+                log.seek(0)
+                tail = " | ".join(line.strip() for line in log.read().splitlines()[-8:])
+                raise TuneportError(f"the server at {url} did not get ready: {tail}", "mend what its log says")
+            yield process.pid
+        finally:
+            _stop(process)
+
+
+def _ready(process: "subprocess.Popen[bytes]", url: str) -> bool:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(f"{url}/readyz", timeout=2).status_code == httpx.codes.OK:
+                return True
+        time.sleep(0.05)
+    return False
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # its own group: start_new_session made it the leader
+        process.wait()

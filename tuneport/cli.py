@@ -1,0 +1,294 @@
+"""The command line: parse, call one function, print. Heavy libraries are imported by the command that needs them."""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from export.files import TuneportError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Fine-tune a transformer, export it with proof, serve the fastest variant that passed.",
+    epilog="Start with: tuneport demo",
+)
+
+Artifact = Annotated[Path, typer.Argument(help="An artifact's folder, as `tuneport export` wrote it.")]
+Out = Annotated[Path, typer.Option(help="Folder to write; must not exist unless --overwrite.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace --out if the same command wrote it.")]
+Columns = Annotated[str | None, typer.Option(help="Rename columns: text=review,label=stars.", metavar="TASK=YOURS,…")]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run Python code from the model's repository.")
+]
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything the demo writes.")] = Path("demo"),
+    overwrite: Overwrite = False,
+) -> None:
+    """Run the whole chain on an embedded model and data set, in a few minutes on two cores."""
+    from tuneport.demo import run_demo
+
+    run_demo(out, overwrite=overwrite)
+
+
+@app.command()
+def finetune(
+    task: Annotated[str | None, typer.Option(help="What to learn: text-classification.")] = None,
+    model: Annotated[str | None, typer.Option(help="Folder, hub name, or minilm-l6 (embedded).")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Folder with train/validation/test files, one file, or a hub name.")
+    ] = None,
+    *,
+    out: Out,
+    columns: Columns = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file with settings.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="One setting; names as in TrainingArguments. Repeatable."),
+    ] = None,
+    overwrite: Overwrite = False,
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Fine-tune a model on labelled data and write a run folder.
+
+    Data is JSONL, CSV or Parquet with the columns text and label. Settings come from --config, then --set, then
+    the flags; among them num_train_epochs, learning_rate, per_device_train_batch_size, max_length, seed.
+
+    Example: tuneport finetune --task text-classification --model minilm-l6 --data reviews/ --out runs/reviews
+    --set num_train_epochs=2
+    """
+    from finetune.config import load_config
+    from finetune.train import finetune as train
+
+    flags = {
+        "task": task,
+        "model": model,
+        "data": data,
+        "columns": _columns(columns) or None,
+        "trust_remote_code": trust_remote_code or None,
+    }
+    run = train(load_config(config, set_ or [], flags), out, overwrite=overwrite)
+    for split, metrics in run.metrics.items():
+        print(f"{split}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+    print(f"wrote {out}; next: tuneport export {out} --out artifacts/{out.name}")
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="A run folder, or a folder that transformers saved.")],
+    *,
+    out: Out,
+    data: Annotated[str | None, typer.Option(help="Labelled data for the gate; default: the run's own.")] = None,
+    columns: Columns = None,
+    name: Annotated[str | None, typer.Option(help="The model's name in answers; default: that of --out.")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda: where it will serve.")] = "cpu",
+    variants: Annotated[str | None, typer.Option(help="Which to build: fp32,int8; default: all that fit.")] = None,
+    max_drop: Annotated[float, typer.Option(help="Accuracy a variant may lose; 0.01 is one point.")] = 0.01,
+    max_length: Annotated[int | None, typer.Option(help="Tokens of one input; default: the run's.")] = None,
+    overwrite: Overwrite = False,
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Convert a checkpoint to ONNX, prove every variant against torch, and write the artifact.
+
+    Exits with 1 and writes nothing if the fp32 variant does not answer as torch does. The artifact is also
+    registered with BentoML, so that a plain `bentoml build` in this repository builds it.
+    """
+    from export.card import variant_table
+    from export.pipeline import ExportConfig
+    from export.pipeline import export as run_export
+    from serve.bento import register
+
+    config = _config(
+        ExportConfig,
+        checkpoint=checkpoint,
+        name=name or _slug(out),
+        data=data,
+        columns=_columns(columns),
+        device=device,
+        variants=tuple(part.strip() for part in variants.split(",")) if variants else (),
+        max_drop=max_drop,
+        max_length=max_length,
+        trust_remote_code=trust_remote_code,
+    )
+    with _steps() as step:
+        manifest = run_export(config, out, overwrite=overwrite, progress=step)
+    print("\n".join(variant_table(manifest)))
+    for rejected in manifest.rejected:
+        print(f"not in the artifact: {rejected.name}: {rejected.reason}")
+    print(f"{manifest.default_variant} serves: {manifest.default_because}")
+    print(f"wrote {out}, registered as {register(out)}; next: tuneport serve {out}")
+
+
+@app.command()
+def predict(
+    artifact: Artifact,
+    texts: Annotated[list[str] | None, typer.Argument(help="Inputs; read from stdin, one a line, when absent.")] = None,
+    variant: Annotated[str | None, typer.Option(help="Which variant; default: the artifact's own.")] = None,
+) -> None:
+    """Answer texts, one JSON value a line, in order. A line of stdin is a text or a JSON object."""
+    from serve.predictor import Predictor
+    from serve.settings import read_settings
+
+    settings = read_settings()
+    predictor = Predictor(artifact, settings.model_copy(update={"variant": variant or settings.variant}))
+    inputs: Iterator[Any] = iter(texts) if texts else _lines()
+    for prediction in predictor.predict_lines(inputs):
+        print(json.dumps(prediction, ensure_ascii=False))
+
+
+@app.command()
+def verify(artifact: Artifact) -> None:
+    """Check the hashes of all files and the golden cases of every variant on this machine."""
+    from serve.verify import verify as run_verify
+
+    for name, difference, tolerance in run_verify(artifact):
+        print(f"{name}: files and golden cases right, max |Δlogit| {difference:.2g} (allowed {tolerance:.2g})")
+
+
+@app.command()
+def inspect(artifact: Artifact) -> None:
+    """Show an artifact's evidence as a table."""
+    from tuneport.show import show_artifact
+
+    show_artifact(artifact)
+
+
+@app.command()
+def bench(
+    artifact: Artifact,
+    *,
+    out: Out,
+    data: Annotated[str | None, typer.Option(help="Labelled text; default: what the artifact was judged with.")] = None,
+    columns: Columns = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="The torch checkpoint; default: where it was.")] = None,
+    texts: Annotated[int, typer.Option(min=1, help="Rows to time.")] = 300,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns that every contender gets.")] = 3,
+    overwrite: Overwrite = False,
+) -> None:
+    """Time every variant against torch (fp32, and bf16 where the processor has it) on real text."""
+    from benchmarks.engine import BenchConfig
+    from benchmarks.engine import bench as run_bench
+    from tuneport.show import show_report
+
+    config = BenchConfig(
+        artifact=artifact, data=data, columns=_columns(columns), checkpoint=checkpoint, texts=texts, rounds=rounds
+    )
+    with _steps() as step:
+        report = run_bench(config, out, overwrite=overwrite, progress=step)
+    show_report(report)
+    print(f"wrote {out}")
+
+
+@app.command()
+def serve(
+    artifact: Artifact,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="HTTP port.")] = 3000,
+) -> None:
+    """Serve an artifact with BentoML over HTTP, until Ctrl-C. TUNEPORT_… variables set the limits."""
+    from serve.bento import ROOT, SERVICE, register, serve_command, serve_environment
+    from serve.settings import read_settings
+
+    read_settings()  # a wrong variable should fail here, not in a worker's log
+    command = serve_command(SERVICE, host=host, port=port, model=register(artifact))
+    os.chdir(ROOT)
+    os.execve(command[0], command, serve_environment())
+
+
+@app.command()
+def build(artifact: Artifact) -> None:
+    """Register an artifact with BentoML and build the bento that serves it."""
+    from serve.bento import build as run_build
+
+    bento = run_build(artifact)
+    print(f"built {bento.tag}; next: bentoml serve {bento.tag}, or bentoml containerize {bento.tag}")
+
+
+def main() -> NoReturn:
+    """Run; a domain error is one line on stderr and exit code 1."""
+    # A stop from outside unwinds like Ctrl-C, so that half-written folders are removed.
+    signal.signal(signal.SIGTERM, lambda *_: _interrupt())
+    _quiet_libraries()
+    try:
+        app(standalone_mode=True)
+    except TuneportError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted; nothing half-written was left behind", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # `tuneport predict … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    sys.exit(0)
+
+
+def _interrupt() -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _quiet_libraries() -> None:
+    """Keep libraries' chatter out of the way unless the user asked for it."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def _steps() -> Any:
+    from tuneport.show import steps
+
+    return steps()
+
+
+def _columns(text: str | None) -> dict[str, str]:
+    """Read `text=review,label=stars`."""
+    pairs = [part.partition("=") for part in text.split(",")] if text else []
+    if any(not name.strip() or not column.strip() for name, _, column in pairs):
+        raise typer.BadParameter(f"{text!r} is not TASK=YOURS,…; write for example text=review,label=stars")
+    return {name.strip(): column.strip() for name, _, column in pairs}
+
+
+def _config(kind: Callable[..., Any], **values: Any) -> Any:
+    """Make a config; its errors are usage errors."""
+    from pydantic import ValidationError
+
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        wrong = "; ".join(f"{each['loc'][0]}: {each['msg']}, not {each['input']!r}" for each in error.errors())
+        raise typer.BadParameter(wrong) from error
+
+
+def _slug(out: Path) -> str:
+    """Make a model's name from a folder's."""
+    name = "".join(char if char.isalnum() and char.isascii() else "-" for char in out.resolve().name.lower())
+    return name.strip("-")[:63] or "model"
+
+
+def _lines() -> Iterator[Any]:
+    """Read stdin: a line that starts with `{` is a JSON object, every other line is a text."""
+    for number, raw in enumerate(sys.stdin.buffer, 1):
+        try:
+            line = raw.decode("utf-8").rstrip("\r\n")
+            yield json.loads(line) if line.lstrip().startswith("{") else line
+        except UnicodeDecodeError as error:
+            raise TuneportError(f"line {number} of stdin is not UTF-8", "convert it with iconv") from error
+        except json.JSONDecodeError as error:
+            remedy = 'write {"text": "…"}, or a text that does not start with {'
+            raise TuneportError(f"line {number} of stdin is not JSON ({error})", remedy) from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""What the command line shows on a terminal: tables, and the step at hand."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.report import Report
+from export.manifest import load_manifest
+
+
+@contextlib.contextmanager
+def steps() -> Iterator[Callable[[str], object]]:
+    """Yield a function that is told each step: a spinner on a terminal, a line a step elsewhere."""
+    console = Console(stderr=True)
+    started = time.monotonic()
+    if console.is_terminal:
+        with console.status("starting") as status:
+            yield lambda step: status.update(f"{step} ({time.monotonic() - started:.0f} s)")
+    else:
+        yield lambda step: print(f"[{time.monotonic() - started:5.1f} s] {step}", file=sys.stderr)
+
+
+def show_report(report: Report) -> None:
+    """Print a benchmark's table."""
+    head, rows = report.cells()
+    _print_table(head, rows, report.caption())
+
+
+def show_artifact(folder: Path) -> None:
+    """Print an artifact's evidence."""
+    manifest = load_manifest(folder)
+    made = manifest.provenance
+    console = _console()
+    console.print(
+        f"[bold]{manifest.name}[/] {manifest.version}: {manifest.task}, {len(manifest.labels)} labels", highlight=False
+    )
+    console.print(f"labels: {', '.join(manifest.labels)}", highlight=False, markup=False)
+    console.print(f"inputs: up to {manifest.processing.max_length} tokens", highlight=False)
+    head = [
+        "variant",
+        "precision",
+        "size",
+        "max |Δlogit|",
+        "agreement",
+        "accuracy",
+        "torch",
+        "p50 ms",
+        "texts/s",
+        "speed-up",
+    ]
+    rows = []
+    for variant in manifest.variants:
+        metric, timing = variant.metric, variant.timing
+        rows.append(
+            [
+                f"{variant.name} *" if variant.name == manifest.default_variant else variant.name,
+                f"{variant.precision} {variant.device}",
+                f"{variant.file.size_bytes / 1e6:.1f} MB",
+                f"{variant.parity.max_abs_diff:.2g}",
+                f"{variant.parity.label_agreement:.2%}",
+                f"{metric.value:.4f}" if metric else "no data",
+                f"{metric.torch:.4f}" if metric else "no data",
+                f"{timing.latency_ms_p50:.1f}" if timing else "",
+                f"{timing.texts_per_s:.0f}" if timing else "",
+                f"{timing.speed_up:.2f} x" if timing else "",
+            ]
+        )
+    parity = manifest.variants[0].parity
+    _print_table(
+        head, rows, f"{parity.golden_cases} golden cases and {parity.texts} validation texts. * serves by default."
+    )
+    lines = [
+        f"default: {manifest.default_variant}, {manifest.default_because}",
+        *(f"rejected: {rejected.name}: {rejected.reason}" for rejected in manifest.rejected),
+        f"measured on: {manifest.machine.cpu}, {manifest.machine.cores} cores",
+        f"base model: {made.base_model or 'not recorded'}; checkpoint {made.checkpoint_sha256[:12]}; seed {made.seed}",
+        f"data: {made.data.source}, {made.data.rows}, fingerprint {made.data.fingerprint[:12]}"
+        if made.data
+        else "data: none",
+        f"made: {made.created}, code {made.git_commit or 'not in git'}",
+        f"with: {', '.join(f'{name} {number}' for name, number in made.versions.items())}",
+    ]
+    for line in lines:
+        console.print(line, highlight=False, markup=False)
+
+
+def _print_table(head: list[str], rows: list[list[str]], caption: str) -> None:
+    table = Table(caption=caption, caption_justify="left")
+    for i, title in enumerate(head):
+        table.add_column(title, justify="right" if i else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    _console().print(table)
+
+
+def _console() -> Console:
+    """Wide enough for a table also where there is no terminal to measure."""
+    console = Console()
+    return console if console.is_terminal else Console(width=120)
