@@ -1,0 +1,1 @@
+"""Artifact and real text in, measured report out."""

@@ -5,13 +5,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+from pydantic import Field
 
 from benchmarks.baselines import torch_baselines
 from benchmarks.report import REPORT, Report, Result, write_report
-from benchmarks.workload import Workload, read_workload
-from export.files import check_out, git_commit, new_folder
+from export.files import DataError, check_out, git_commit, new_folder
 from export.manifest import TOKENIZER, Frozen, Machine, Manifest, Variant, check_files, load_golden, load_manifest
 from export.measure import Contender, time_side_by_side
+from export.sample import Sample, read_sample
 from serve.engines import Output, open_engine
 from serve.predictor import Model, check_golden
 from serve.tokenizer import TextTokenizer
@@ -24,7 +25,7 @@ class BenchConfig(Frozen):
 
     artifact: Path
     data: str | None = None
-    columns: dict[str, str] = {}
+    columns: dict[str, str] = Field(default_factory=dict)
     checkpoint: Path | None = None
     """Unset: the folder that the artifact was exported from."""
     texts: int = 300
@@ -43,16 +44,16 @@ def bench(
     manifest = load_manifest(config.artifact)
     check_files(config.artifact, manifest)
     progress("reading data and models")
-    workload = read_workload(manifest, config.data, config.columns, config.texts)
+    workload = read_workload(manifest, config)
     baselines = torch_baselines(manifest, config.checkpoint)
     tokenizer = TextTokenizer(config.artifact / TOKENIZER, manifest.processing)
     variants = {each.name: _open(config.artifact, manifest, each, tokenizer) for each in manifest.variants}
 
     progress("comparing answers")
     expected = baselines[BASELINE].logits(workload.texts)
-    answers = {name: model.logits(workload.texts) for name, model in (baselines | variants).items()}  # type: ignore[operator]
+    answers = {name: model.logits(workload.texts) for name, model in (baselines | variants).items()}
     rows = tokenizer.encode(workload.texts)
-    contenders: dict[str, Contender] = {name: model.run_batch for name, model in (baselines | variants).items()}  # type: ignore[operator]
+    contenders: dict[str, Contender] = {name: model.run_batch for name, model in (baselines | variants).items()}
     timings = time_side_by_side(
         contenders,
         rows,
@@ -89,11 +90,27 @@ def bench(
     return report
 
 
+def read_workload(manifest: Manifest, config: BenchConfig) -> Sample:
+    """Read real, labelled text: the test split of the user's data or of what the variants were judged with."""
+    data = config.data or manifest.provenance.data
+    if data is None:
+        raise DataError(f"{manifest.name} was exported without data", "give labelled text with --data")
+    return read_sample(
+        manifest.labels,
+        accepts_pairs=manifest.processing.accepts_pairs,
+        data=data,
+        columns=config.columns,
+        seed=0,
+        splits=("test", "validation"),
+        count=config.texts,
+    )
+
+
 def _open(folder: Path, manifest: Manifest, variant: Variant, tokenizer: TextTokenizer) -> Model:
     model = Model(tokenizer, open_engine(folder, variant), manifest.processing.pad_token_id)
     check_golden(model, load_golden(folder), variant)
     return model
 
 
-def _accuracy(logits: Output, workload: Workload) -> float:
+def _accuracy(logits: Output, workload: Sample) -> float:
     return float((logits.argmax(-1) == np.array(workload.targets)).mean())

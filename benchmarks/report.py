@@ -25,7 +25,7 @@ class Report(Frozen):
     name: str
     version: str
     default_variant: str
-    data: DataSource
+    data: DataSource | None
     split: str
     mean_tokens: float
     machine: Machine
@@ -59,8 +59,9 @@ class Report(Frozen):
         """Say what was measured, and where."""
         machine = self.machine
         texts = self.results[0].timing.texts
+        source = Path(self.data.source).name if self.data else "no data"
         return (
-            f"{texts} texts of {Path(self.data.source).name} ({self.split}), {self.mean_tokens:g} tokens on average; "
+            f"{texts} texts of {source} ({self.split}), {self.mean_tokens:g} tokens on average; "
             f"{machine.cpu}, {machine.cores} cores ({', '.join(machine.instructions)}). Latency: one text at a time. "
             "Texts/s: in micro-batches of like length. * serves by default."
         )

@@ -38,7 +38,7 @@ def card(manifest: Manifest) -> str:
         "",
         f"- base model: {made.base_model or 'not recorded'}",
         f"- checkpoint: SHA-256 `{made.checkpoint_sha256}`",
-        f"- data: {f'{Path(data.source).name}, {data.rows}, fingerprint `{data.fingerprint}`' if data else 'none given'}",
+        f"- data: {Path(data.source).name}, {data.rows}, fingerprint `{data.fingerprint}`" if data else "- data: none",
         f"- seed: {made.seed if made.seed is not None else 'not recorded'}; code: {made.git_commit or 'not in git'}",
         f"- versions: {', '.join(f'{name} {number}' for name, number in made.versions.items())}",
         "",
@@ -61,22 +61,40 @@ def card(manifest: Manifest) -> str:
 
 def variant_table(manifest: Manifest) -> list[str]:
     """Return the evidence as a Markdown table, a line each."""
-    rows = [
-        "| variant | precision | size | max abs Δlogit | label agreement | accuracy (torch) | p50 ms | texts/s | speed-up |",
-        "|---|---|---:|---:|---:|---:|---:|---:|---:|",
+    head, rows = evidence(manifest)
+    rule = ["---"] + ["---:"] * (len(head) - 1)
+    return [f"| {' | '.join(cells)} |" for cells in (head, rule, *rows)]
+
+
+def evidence(manifest: Manifest) -> tuple[list[str], list[list[str]]]:
+    """Return what was proven of each variant: the head of a table and its rows, as text."""
+    head = [
+        "variant",
+        "precision",
+        "size",
+        "max Δlogit",
+        "agreement",
+        "accuracy",
+        "torch",
+        "p50 ms",
+        "texts/s",
+        "speed-up",
     ]
+    rows = []
     for variant in manifest.variants:
         metric, timing = variant.metric, variant.timing
         cells = [
             f"{variant.name} *" if variant.name == manifest.default_variant else variant.name,
-            f"{variant.precision}, {variant.engine}, {variant.device}",
+            f"{variant.precision} {variant.device}",
             f"{variant.file.size_bytes / 1e6:.1f} MB",
             f"{variant.parity.max_abs_diff:.2g}",
             f"{variant.parity.label_agreement:.2%}",
-            f"{metric.value:.4f} ({metric.torch:.4f})" if metric else "no data",
-            f"{timing.latency_ms_p50:.1f}" if timing else "",
-            f"{timing.texts_per_s:.0f}" if timing else "",
-            f"{timing.speed_up:.2f} x" if timing else "",
+            *([f"{metric.value:.4f}", f"{metric.torch:.4f}"] if metric else ["no data", ""]),
+            *(
+                [f"{timing.latency_ms_p50:.1f}", f"{timing.texts_per_s:.0f}", f"{timing.speed_up:.2f} x"]
+                if timing
+                else [""] * 3
+            ),
         ]
-        rows.append(f"| {' | '.join(cells)} |")
-    return rows
+        rows.append(cells)
+    return head, rows

@@ -107,7 +107,7 @@ def _load_tokenizer(folder: Path, trust_remote_code: bool) -> PreTrainedTokenize
             f"{folder} has a tokenizer without a fast form ({type(tokenizer).__name__})",
             "convert it with AutoTokenizer.from_pretrained(…, use_fast=True).save_pretrained(…)",
         )
-    return tokenizer  # type: ignore[no-any-return]
+    return tokenizer
 
 
 def _task_of(config: PretrainedConfig, folder: Path) -> Task:

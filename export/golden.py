@@ -47,8 +47,7 @@ def golden_cases(checkpoint: Checkpoint, reference: TorchModel, texts: Sequence[
     }
     chosen: list[tuple[str, Text]] = [("mixed", text) for text in spread]
     for batch, plain in batches.items():
-        for text in plain:
-            chosen.append((batch, (text, words[-1]) if checkpoint.accepts_pairs else text))
+        chosen += [(batch, (first, words[-1]) if checkpoint.accepts_pairs else first) for first in plain]
     cases = []
     for batch, text in chosen:
         first, second = (text, None) if isinstance(text, str) else text
@@ -57,7 +56,7 @@ def golden_cases(checkpoint: Checkpoint, reference: TorchModel, texts: Sequence[
     return cases
 
 
-def fill(tokenizer: PreTrainedTokenizerFast, words: Sequence[str], length: int) -> str:
+def fill(tokenizer: PreTrainedTokenizerFast, words: list[str], length: int) -> str:
     """Join words to a text of exactly `length` tokens where they allow it, never more."""
     count = tokenizer.num_special_tokens_to_add()
     text: list[str] = []

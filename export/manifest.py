@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from export.files import ArtifactError, digest, sha256
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 MANIFEST, TOKENIZER, GOLDEN, CARD = "manifest.json", "tokenizer.json", "golden.jsonl", "README.md"
 RUN, CHECKPOINT = "run.json", "checkpoint"
 

@@ -9,7 +9,6 @@ from export.manifest import Metric, Parity
 from serve.engines import Output
 from serve.tasks.text_classification import same_labels
 
-
 ROUNDING = 1e-9
 
 

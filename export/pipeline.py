@@ -1,7 +1,6 @@
 """The export, top to bottom: checkpoint → ONNX → variants → gate → timing → artifact."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -12,14 +11,13 @@ from pydantic import Field
 
 from export.card import write_card
 from export.checkpoint import Checkpoint, open_checkpoint
-from export.files import DataError, GateError, check_out, git_commit, new_folder, write_lines
+from export.files import GateError, check_out, git_commit, new_folder, write_lines
 from export.golden import golden_cases
 from export.manifest import (
     GOLDEN,
     MANIFEST,
     SCHEMA_VERSION,
     TOKENIZER,
-    DataSource,
     Device,
     File,
     Frozen,
@@ -37,12 +35,12 @@ from export.manifest import (
 from export.measure import Contender, time_side_by_side
 from export.parity import Evidence, compare, judge
 from export.reference import TorchModel
+from export.sample import Sample, read_sample
 from export.to_onnx import signature, to_onnx
 from export.variants import Recipe, choose_recipes
-from finetune.data import read_data, reread, rows_of
 from serve.engines import Output, open_engine
 from serve.predictor import Model, golden_logits
-from serve.tokenizer import Text, TextTokenizer
+from serve.tokenizer import TextTokenizer
 
 LIBRARIES = ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "tokenizers")
 TIMED_TEXTS = 200
@@ -56,7 +54,7 @@ class ExportConfig(Frozen):
     name: Name = "model"
     data: str | None = None
     """Labelled data for the gate; unset: the validation split that the run was trained with."""
-    columns: dict[str, str] = {}
+    columns: dict[str, str] = Field(default_factory=dict)
     device: Device = "cpu"
     variants: tuple[str, ...] = ()
     """Which to build; unset: all that the device runs."""
@@ -67,15 +65,6 @@ class ExportConfig(Frozen):
     """Validation rows for the gate, the first ones."""
     seed: int = 42
     trust_remote_code: bool = False
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Labelled text for the gate; empty where no data was given."""
-
-    texts: list[Text]
-    targets: list[int]
-    source: DataSource | None
 
 
 def export(
@@ -92,7 +81,15 @@ def export(
     checkpoint = open_checkpoint(
         config.checkpoint, max_length=config.max_length, trust_remote_code=config.trust_remote_code
     )
-    sample = read_sample(checkpoint, config)
+    sample = read_sample(
+        checkpoint.labels,
+        accepts_pairs=checkpoint.accepts_pairs,
+        data=config.data or (checkpoint.run.data if checkpoint.run else None),
+        columns=config.columns,
+        seed=config.seed,
+        splits=("validation",),
+        count=config.max_texts,
+    )
     with new_folder(out, marker=MANIFEST, overwrite=overwrite) as folder:
         progress("asking torch for the reference answers")
         reference = TorchModel(checkpoint)
@@ -155,35 +152,6 @@ def export(
         manifest = manifest.model_copy(update={"files": (*manifest.files, card)})
         manifest.save(folder)
     return manifest
-
-
-def read_sample(checkpoint: Checkpoint, config: ExportConfig) -> Sample:
-    """Read the labelled text that judges the variants: the validation split of the data.
-
-    Raises DataError when its labels are not the checkpoint's.
-    """
-    optional = ("text_pair",) if checkpoint.accepts_pairs else ()
-    required = ("text", "label", *optional)
-    if config.data:
-        data = read_data(config.data, columns=config.columns, required=required, optional=(), seed=config.seed)
-    elif checkpoint.run:
-        data = reread(checkpoint.run.data, required=required, optional=())
-    else:
-        return Sample([], [], None)
-    index = {label: i for i, label in enumerate(checkpoint.labels)}
-    texts: list[Text] = []
-    targets: list[int] = []
-    for number, row in rows_of(data.splits["validation"].take(min(config.max_texts, data.source.rows["validation"]))):
-        label, text = str(row["label"]), row["text"]
-        place = f"{data.files['validation']} row {number}"
-        if label not in index:
-            problem = f"{place}: label {label!r} is not one of the checkpoint's {list(checkpoint.labels)[:20]}"
-            raise DataError(problem, "give data with the labels that the model was trained on")
-        if not isinstance(text, str) or (optional and not isinstance(row["text_pair"], str)):
-            raise DataError(f"{place}: a text is not a string", "correct the row")
-        texts.append((text, row["text_pair"]) if optional else text)
-        targets.append(index[label])
-    return Sample(texts, targets, data.source)
 
 
 def choose_default(timings: dict[str, Timing]) -> tuple[str, str]:

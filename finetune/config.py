@@ -19,7 +19,7 @@ class FinetuneConfig(Frozen):
     """A folder, a name on the hub, or `minilm-l6`, the embedded encoder."""
     data: str
     """A folder with train/validation/test files, one file that is split with the seed, or a name on the hub."""
-    columns: dict[str, str] = {}
+    columns: dict[str, str] = Field(default_factory=dict)
     """Column of the task → column of the data, where they differ."""
     max_length: int = Field(default=128, ge=8)
     """Tokens of one input, special tokens included; longer texts are cut."""

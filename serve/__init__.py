@@ -1,0 +1,1 @@
+"""Artifact in, endpoint out. Imports neither torch nor transformers."""

@@ -46,7 +46,7 @@ class Tuneport:
 
 def _artifact() -> Path:
     """Find the artifact: in a bento the version it was built with, though a newer one be registered since."""
-    bento = Tuneport.bento
+    bento = Tuneport.bento  # type: ignore[attr-defined]  # the decorator made a Service of the class
     if bento is None:
         return Path(bentoml.models.get(arguments.model).path)
     return Path(bento.info.all_models[0].to_model().resolve().path)

@@ -4,13 +4,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
 
 from benchmarks.baselines import torch_baselines
-from benchmarks.engine import BASELINE, BenchConfig, bench
-from benchmarks.workload import read_workload
+from benchmarks.engine import BASELINE, BenchConfig, bench, read_workload
 from export.files import GateError, TuneportError, check_out
 from export.manifest import Manifest
 from export.pipeline import ExportConfig, export
@@ -49,7 +49,7 @@ def run_demo(out: Path, *, overwrite: bool) -> None:
         tag = str(build(artifact).tag)
         print(f"built {tag}")
     with _stage("4/5 serve the bento and compare its answers with torch"):
-        print(ask_and_compare(tag, manifest))
+        print(ask_and_compare(tag, artifact, manifest))
     with _stage("5/5 benchmark every variant against torch"), steps() as step:
         measured = bench(BenchConfig(artifact=artifact), report, overwrite=overwrite, progress=step)
     show_report(measured)
@@ -59,12 +59,12 @@ def run_demo(out: Path, *, overwrite: bool) -> None:
     print(f"  bentoml containerize {tag}")
 
 
-def ask_and_compare(tag: str, manifest: Manifest) -> str:
+def ask_and_compare(tag: str, artifact: Path, manifest: Manifest) -> str:
     """Serve a bento, send it real texts alone and in a list, and compare every answer with torch's.
 
     Returns a sentence with what was found; a GateError if the labels don't agree.
     """
-    workload = read_workload(manifest, None, {}, REQUESTS)
+    workload = read_workload(manifest, BenchConfig(artifact=artifact, texts=REQUESTS))
     probabilities = softmax(torch_baselines(manifest, None)[BASELINE].logits(workload.texts))
     expected = [manifest.labels[i] for i in probabilities.argmax(-1)]
     url = f"http://127.0.0.1:{free_port()}"
@@ -77,17 +77,18 @@ def ask_and_compare(tag: str, manifest: Manifest) -> str:
             answers = alone + _ask(client, workload.texts[half:])
     agreement = float(np.mean([answer["label"] == label for answer, label in zip(answers, expected, strict=True)]))
     gap = max(abs(answer["score"] - float(p.max())) for answer, p in zip(answers, probabilities, strict=True))
-    said = f"ready in {ready_s:.1f} s; {agreement:.1%} of {len(answers)} answers have torch's label, scores within {gap:.3f}"
+    said = f"ready in {ready_s:.1f} s; {agreement:.1%} of {len(answers)} answers "
+    said += f"have torch's label, scores within {gap:.3f}"
     if agreement < MIN_AGREEMENT:
         raise GateError(f"the service does not answer as torch does: {said}", "report this")
     return said
 
 
-def _ask(client: httpx.Client, inputs: object) -> list[dict[str, object]] | list:  # type: ignore[type-arg]
+def _ask(client: httpx.Client, inputs: object) -> Any:
     answer = client.post("/predict", json={"inputs": inputs})
     if answer.status_code != httpx.codes.OK:
         raise TuneportError(f"the service answered {answer.status_code}: {answer.text[:200]}", "report this")
-    return answer.json()["predictions"]  # type: ignore[no-any-return]
+    return answer.json()["predictions"]
 
 
 @contextmanager

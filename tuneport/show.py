@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.report import Report
+from export.card import evidence
 from export.manifest import load_manifest
 
 
@@ -41,35 +42,7 @@ def show_artifact(folder: Path) -> None:
     )
     console.print(f"labels: {', '.join(manifest.labels)}", highlight=False, markup=False)
     console.print(f"inputs: up to {manifest.processing.max_length} tokens", highlight=False)
-    head = [
-        "variant",
-        "precision",
-        "size",
-        "max |Δlogit|",
-        "agreement",
-        "accuracy",
-        "torch",
-        "p50 ms",
-        "texts/s",
-        "speed-up",
-    ]
-    rows = []
-    for variant in manifest.variants:
-        metric, timing = variant.metric, variant.timing
-        rows.append(
-            [
-                f"{variant.name} *" if variant.name == manifest.default_variant else variant.name,
-                f"{variant.precision} {variant.device}",
-                f"{variant.file.size_bytes / 1e6:.1f} MB",
-                f"{variant.parity.max_abs_diff:.2g}",
-                f"{variant.parity.label_agreement:.2%}",
-                f"{metric.value:.4f}" if metric else "no data",
-                f"{metric.torch:.4f}" if metric else "no data",
-                f"{timing.latency_ms_p50:.1f}" if timing else "",
-                f"{timing.texts_per_s:.0f}" if timing else "",
-                f"{timing.speed_up:.2f} x" if timing else "",
-            ]
-        )
+    head, rows = evidence(manifest)
     parity = manifest.variants[0].parity
     _print_table(
         head, rows, f"{parity.golden_cases} golden cases and {parity.texts} validation texts. * serves by default."

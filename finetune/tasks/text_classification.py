@@ -36,7 +36,7 @@ class Task:
 
     def load_model(self, config: FinetuneConfig, source: str) -> PreTrainedModel:
         """Load the encoder under a new classification head."""
-        return AutoModelForSequenceClassification.from_pretrained(  # type: ignore[no-any-return]
+        return AutoModelForSequenceClassification.from_pretrained(
             source,
             num_labels=len(self.labels),
             id2label=dict(enumerate(self.labels)),

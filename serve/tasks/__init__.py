@@ -1,0 +1,1 @@
+"""One module a task: what comes in, and what the outputs mean."""
