@@ -1,0 +1,103 @@
+"""Real, offline, seeded fixtures: a checkpoint, data, an artifact, a built bento and its server."""
+# ruff: noqa: E402 -- the environment must be set before the imports
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+# Before tests/, whose folder `finetune` would pass for the package of that name.
+sys.path.insert(0, str(ROOT))
+
+# bentoml and huggingface_hub read these when they are imported.
+HOME = Path(tempfile.mkdtemp(prefix="tuneport-tests-"))
+os.environ |= {
+    "BENTOML_HOME": str(HOME / "bentoml"),
+    "BENTOML_DO_NOT_TRACK": "true",
+    "HF_HOME": str(HOME / "huggingface"),
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+
+import httpx
+import pytest
+from helpers import Server, build_checkpoint, write_data
+
+from export.manifest import Manifest, load_manifest
+
+
+def pytest_sessionfinish() -> None:
+    shutil.rmtree(HOME, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("TUNEPORT_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A two-layer random BERT with three labels, as save_pretrained writes it."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    build_checkpoint(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """train, validation and test JSONL, labelled by the tiny model itself but for every tenth row."""
+    folder = tmp_path_factory.mktemp("data")
+    write_data(folder, tiny_checkpoint)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_artifact(tiny_checkpoint: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the real export makes of them: fp32 and int8."""
+    from export.pipeline import ExportConfig, export
+
+    out = tmp_path_factory.mktemp("artifacts") / "tiny"
+    export(ExportConfig(checkpoint=tiny_checkpoint, name="tiny", data=str(tiny_data)), out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def manifest(tiny_artifact: Path) -> Manifest:
+    return load_manifest(tiny_artifact)
+
+
+@pytest.fixture
+def artifact(tiny_artifact: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny artifact that a test may damage."""
+    return Path(shutil.copytree(tiny_artifact, tmp_path / "artifact"))
+
+
+@pytest.fixture(scope="session")
+def bento_tag(tiny_artifact: Path) -> str:
+    from serve.bento import build
+
+    return str(build(tiny_artifact).tag)
+
+
+@pytest.fixture(scope="session")
+def server(bento_tag: str) -> Iterator[Server]:
+    """The built bento of the tiny artifact, serving fp32."""
+    from serve.bento import serve_command
+    from serve.process import free_port, running
+
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    with running(serve_command(bento_tag, host="127.0.0.1", port=port), url, {"TUNEPORT_VARIANT": "fp32"}) as pid:
+        yield Server(url, pid)
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        yield client
