@@ -6,6 +6,7 @@ alone.
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -101,11 +102,13 @@ def new_folder(out: Path, *, marker: str, overwrite: bool = False) -> Iterator[P
     the next call. A full disk is a TuneportError.
     """
     out = out.resolve()
+    _tidy_up_after_the_dead(out)
     check_out(out, marker=marker, overwrite=overwrite)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(out)
     partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
-    partial.mkdir()
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise TuneportError(f"{out} cannot be made ({error.strerror})", "choose another --out") from error
     try:
         with full_disk_is_an_error(out):
             yield partial
@@ -148,8 +151,14 @@ def _publish(partial: Path, out: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _remove_leftovers(out: Path) -> None:
-    for sibling in out.parent.glob(f".{out.name}.partial-*"):
-        pid = sibling.name.rpartition("-")[2]
-        if pid.isdigit() and (int(pid) == os.getpid() or not Path(f"/proc/{pid}").exists()):
-            shutil.rmtree(sibling, ignore_errors=True)
+def _tidy_up_after_the_dead(out: Path) -> None:
+    """Remove what killed processes left beside `out`; a folder that one had moved aside comes back."""
+    for kind in ("partial", "replaced"):
+        for sibling in out.parent.glob(f".{glob.escape(out.name)}.{kind}-*"):
+            pid = sibling.name.rpartition("-")[2]
+            if not pid.isdigit() or (int(pid) != os.getpid() and Path(f"/proc/{pid}").exists()):
+                continue
+            if kind == "replaced" and not out.exists():
+                sibling.rename(out)
+            else:
+                shutil.rmtree(sibling, ignore_errors=True)
