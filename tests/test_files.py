@@ -17,6 +17,12 @@ def write_folder(out: Path, content: str = "new", *, overwrite: bool = False) ->
         (folder / MARKER).write_text(content)
 
 
+def fail_halfway(out: Path, error: BaseException) -> None:
+    with new_folder(out, marker=MARKER, overwrite=True) as folder:
+        (folder / "half").write_text("half")
+        raise error
+
+
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
@@ -81,13 +87,8 @@ def test_overwrite_takes_an_empty_folder(tmp_path: Path) -> None:
 def test_a_failure_leaves_nothing_new_and_keeps_the_old(tmp_path: Path, error: BaseException, is_there: bool) -> None:
     if is_there:
         write_folder(tmp_path / "out", "old")
-    with (
-        pytest.raises(type(error)),
-        new_folder(tmp_path / "out", marker=MARKER, overwrite=True) as folder,
-        (folder / "half").open("w") as half,
-    ):
-        half.write("half")
-        raise error
+    with pytest.raises(type(error)):
+        fail_halfway(tmp_path / "out", error)
     assert names(tmp_path) == (["out"] if is_there else [])
     assert not is_there or (tmp_path / "out" / MARKER).read_text() == "old"
 
