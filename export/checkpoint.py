@@ -53,10 +53,10 @@ def open_checkpoint(path: Path, *, max_length: int | None = None, trust_remote_c
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         tokenizer = _load_tokenizer(folder, trust_remote_code)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:250]
-        remedy = "save it again with this version of transformers; custom code needs --trust-remote-code"
-        raise CheckpointError(f"{folder} cannot be loaded ({reason})", remedy) from error
+    except CheckpointError:
+        raise
+    except Exception as error:  # the tokenizers library raises bare ones
+        raise unloadable(folder, error) from error
     return Checkpoint(
         folder=folder,
         run=run,
@@ -67,6 +67,13 @@ def open_checkpoint(path: Path, *, max_length: int | None = None, trust_remote_c
         max_length=_max_length(config, tokenizer, max_length or (run.config["max_length"] if run else None)),
         trust_remote_code=trust_remote_code,
     )
+
+
+def unloadable(folder: Path, error: Exception) -> CheckpointError:
+    """Make one line of what a library says about a checkpoint."""
+    reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:250]
+    remedy = "save it again with this version of transformers; custom code needs --trust-remote-code"
+    return CheckpointError(f"{folder} cannot be loaded ({reason})", remedy)
 
 
 def _read_run(path: Path) -> Run:

@@ -38,6 +38,7 @@ def golden_cases(checkpoint: Checkpoint, reference: TorchModel, texts: Sequence[
     real = sorted(texts or PLAIN, key=lambda text: len(str(text)))
     spread = [real[round(i * (len(real) - 1) / (MIXED - 1))] for i in range(MIXED)]
     words = " ".join(text if isinstance(text, str) else " ".join(text) for text in spread).split()
+    words = words or " ".join(PLAIN).split()  # all of the texts may be blank
     full = fill(checkpoint.tokenizer, words, checkpoint.max_length)
     batches: dict[str, list[str]] = {
         "one-word": words[:1],

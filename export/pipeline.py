@@ -1,5 +1,6 @@
 """The export, top to bottom: checkpoint → ONNX → variants → gate → timing → artifact."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -11,7 +12,7 @@ from pydantic import Field
 
 from export.card import write_card
 from export.checkpoint import Checkpoint, open_checkpoint
-from export.files import GateError, check_out, git_commit, new_folder, write_lines
+from export.files import EngineError, GateError, TuneportError, check_out, git_commit, new_folder, write_lines
 from export.golden import golden_cases
 from export.manifest import (
     GOLDEN,
@@ -107,20 +108,18 @@ def export(
         rejected: list[Rejected] = []
         for name, recipe in recipes.items():
             progress(f"building and judging {name}")
-            variant = _build(folder, name, recipe, fp32, config.device)
-            model = Model(tokenizer, open_engine(folder, variant), processing.pad_token_id)
-            evidence = _examine(model, golden, sample, expected)
+            evidence: Evidence | None = None
             try:
+                variant = _build(folder, name, recipe, fp32, config.device)
+                model = Model(tokenizer, open_engine(folder, variant), processing.pad_token_id)
+                evidence = _examine(model, golden, sample, expected)
                 if recipe.precision != "fp32" and not sample.texts:
                     raise GateError("no labelled text to judge it by", "give some with --data")
                 judge(evidence, recipe.rule(config.max_drop))
-            except GateError as error:
+            except (GateError, EngineError) as error:
                 if name == "fp32":
-                    raise GateError(
-                        f"fp32 does not answer as torch does: {error.problem}", "report this model"
-                    ) from error
-                (folder / variant.file.path).unlink()
-                (folder / variant.file.path).parent.rmdir()
+                    raise _no_artifact(error) from error
+                shutil.rmtree(folder / "onnx" / name)
                 rejected.append(_rejected(name, error, evidence))
                 continue
             proven = {"parity": evidence.parity, "metric": evidence.metric, "tolerance": recipe.tolerance(evidence)}
@@ -167,7 +166,12 @@ def _build(folder: Path, name: str, recipe: Recipe, fp32: Path, device: Device) 
     path = f"onnx/{name}/model.onnx"
     if folder / path != fp32:
         (folder / path).parent.mkdir()
-        recipe.build(fp32, folder / path)
+        try:
+            recipe.build(fp32, folder / path)
+        except OSError:
+            raise
+        except Exception as error:  # quantizers raise what they come across
+            raise EngineError(f"it cannot be built ({str(error)[:200]})", "choose other variants") from error
     return Variant(
         name=name,
         engine=recipe.engine,
@@ -190,7 +194,16 @@ def _examine(model: Model, golden: list[GoldenCase], sample: Sample, expected: O
     return compare(cases, (np.array(mixed, np.float32).reshape(expected.shape), expected), sample.targets)
 
 
-def _rejected(name: str, error: GateError, evidence: Evidence) -> Rejected:
+def _no_artifact(error: TuneportError) -> TuneportError:
+    """Say why fp32, and with it everything, failed; an engine that is not there has a remedy of its own."""
+    if isinstance(error, EngineError):
+        return error
+    return GateError(f"fp32 does not answer as torch does: {error.problem}", "report this model")
+
+
+def _rejected(name: str, error: TuneportError, evidence: Evidence | None) -> Rejected:
+    if evidence is None:
+        return Rejected(name=name, reason=error.problem)
     finite = bool(np.isfinite(evidence.parity.max_abs_diff))
     return Rejected(name=name, reason=error.problem, parity=evidence.parity if finite else None, metric=evidence.metric)
 

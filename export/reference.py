@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForSequenceClassification
 
-from export.checkpoint import Checkpoint
+from export.checkpoint import Checkpoint, unloadable
 from serve.engines import Output
 from serve.tokenizer import Row, Text, pad
 
@@ -15,11 +16,14 @@ class TorchModel:
     """The checkpoint as its author would run it."""
 
     def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> None:
-        """Load the weights, from safetensors alone."""
+        """Load the weights, from safetensors alone; a CheckpointError if they are damaged or don't fit."""
         self._checkpoint = checkpoint
-        self._model = AutoModelForSequenceClassification.from_pretrained(
-            checkpoint.folder, dtype=dtype, use_safetensors=True, trust_remote_code=checkpoint.trust_remote_code
-        ).eval()
+        try:
+            self._model = AutoModelForSequenceClassification.from_pretrained(
+                checkpoint.folder, dtype=dtype, use_safetensors=True, trust_remote_code=checkpoint.trust_remote_code
+            ).eval()
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            raise unloadable(checkpoint.folder, error) from error
 
     def logits(self, texts: Sequence[Text], batch_size: int = 16) -> Output:
         """Return logits, float32 (texts, labels), through transformers' own tokenizer in batches of like length."""
@@ -42,7 +46,7 @@ class TorchModel:
         names = self._checkpoint.tokenizer.model_input_names
         with torch.inference_mode():
             tensors = {name: torch.from_numpy(feeds[name]) for name in names}
-            return self._model(**tensors).logits.float().numpy()  # type: ignore[no-any-return]
+            return self._model(**tensors).logits.float().numpy()
 
 
 def _columns(texts: Sequence[Text]) -> tuple[list[str], list[str] | None]:
