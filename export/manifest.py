@@ -22,7 +22,16 @@ SCHEMA_VERSION: Literal[1] = 1
 MANIFEST, TOKENIZER, GOLDEN, CARD = "manifest.json", "tokenizer.json", "golden.jsonl", "README.md"
 RUN, CHECKPOINT = "run.json", "checkpoint"
 
-Task = Literal["text-classification"]
+Task = Literal[
+    "text-classification",
+    "regression",
+    "token-classification",
+    "question-answering",
+    "translation",
+    "summarization",
+    "text-generation",
+    "automatic-speech-recognition",
+]
 Engine = Literal["onnxruntime"]
 Device = Literal["cpu", "cuda"]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
@@ -201,8 +210,13 @@ class Run(Frozen):
     data: DataSource
     metrics: dict[str, dict[str, float]]
     """Split → metric → value."""
+    train_rows: int
+    """Rows that were trained on, augmented and rehearsed ones included."""
+    trained_parameters: int
     train_seconds: float
     bf16: bool
+    warnings: tuple[str, ...] = ()
+    """What was odd about the data, though not wrong."""
     machine: Machine
     git_commit: str | None
     versions: dict[str, str]

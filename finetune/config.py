@@ -3,16 +3,18 @@
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from export.files import TuneportError
 from export.manifest import Frozen, Task
 
+Share = Field(default=0.0, ge=0, lt=1)
+
 
 class FinetuneConfig(Frozen):
-    """One run. Names that `transformers.TrainingArguments` has mean here what they mean there."""
+    """One run. Names that `transformers.TrainingArguments` or peft have mean here what they mean there."""
 
     task: Task
     model: str
@@ -21,28 +23,111 @@ class FinetuneConfig(Frozen):
     """A folder with train/validation/test files, one file that is split with the seed, or a name on the hub."""
     columns: dict[str, str] = Field(default_factory=dict)
     """Column of the task → column of the data, where they differ."""
-    max_length: int = Field(default=128, ge=8)
-    """Tokens of one input, special tokens included; longer texts are cut."""
     trust_remote_code: bool = False
     """Run Python code that the model's repository brings."""
+    seed: int = 42
 
+    # Inputs
+    max_length: int = Field(default=128, ge=8)
+    """Tokens of one input, special tokens included; longer texts are cut (question answering strides instead)."""
+    doc_stride: int = Field(default=32, ge=0)
+    """Question answering: tokens that neighbouring windows of a long context share."""
+    max_target_length: int = Field(default=64, ge=2)
+    """Tokens of a target: translation, summarization, speech recognition."""
+    num_beams: int = Field(default=1, ge=1)
+    """Beams when a generative task is evaluated."""
+
+    # What is trained
+    strategy: Literal["full", "head", "last_layers", "gradual", "lora", "adalora", "ia3", "prefix"] = "full"
+    """full: everything; head: the new head; last_layers: it and `num_last_layers` below; gradual: one layer group
+    more each epoch, from the top; lora, adalora, ia3: merged into the weights in the end; prefix: saved beside."""
+    num_last_layers: int = Field(default=2, ge=1)
+    layer_lr_decay: float = Field(default=1.0, gt=0, le=1)
+    """Discriminative rates: each layer group learns at this fraction of the rate of the group above."""
+    lora_r: int = Field(default=8, ge=1)
+    lora_alpha: int = Field(default=16, ge=1)
+    lora_dropout: float = Share
+    target_modules: tuple[str, ...] = ()
+    """Which linear layers get LoRA or IA3; unset: peft's choice for the architecture, else all."""
+    num_virtual_tokens: int = Field(default=16, ge=1)
+    """Length of the prefix of prefix tuning."""
+    pooling: Literal["default", "cls", "mean", "attention"] = "default"
+    """How classification and regression turn token states into one vector; default: as the architecture does."""
+
+    # How it is trained
     num_train_epochs: float = Field(default=3, gt=0)
     max_steps: int = -1
     """Optimizer steps; overrides num_train_epochs when positive."""
+    optim: Literal["adamw_torch", "adam", "adagrad", "sgd", "adafactor"] = "adamw_torch"
     learning_rate: float = Field(default=5e-5, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Of sgd."""
     per_device_train_batch_size: int = Field(default=16, ge=1)
     per_device_eval_batch_size: int = Field(default=32, ge=1)
     gradient_accumulation_steps: int = Field(default=1, ge=1)
+    gradient_checkpointing: bool = False
     weight_decay: float = Field(default=0.01, ge=0)
+    """Not applied to biases and norms."""
     max_grad_norm: float = Field(default=1.0, ge=0)
     warmup_ratio: float = Field(default=0.1, ge=0, le=1)
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
-    label_smoothing_factor: float = Field(default=0.0, ge=0, lt=1)
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+    """Of every dropout layer; unset: as the base model has it."""
+    label_smoothing_factor: float = Share
+    class_weights: Literal["none", "balanced"] = "none"
+    """balanced: a class counts in inverse proportion to its rows."""
+    adversarial_epsilon: float = Field(default=0.0, ge=0)
+    """FGM: after each step's gradient, a second one on embeddings moved this far along it; 0 is off."""
     group_by_length: bool = True
     """Batch texts of like length together, which pads less."""
     bf16: bool | None = None
     """bfloat16 autocast; unset: where the hardware multiplies it."""
-    seed: int = 42
+    fp16: bool = False
+
+    # More data
+    augment_swap: float = Share
+    """Share of a text's words that change places with another, in one more copy of each train row."""
+    augment_delete: float = Share
+    """Share of a text's words that are left out, in one more copy of each train row."""
+    augment_synonyms: float = Share
+    """Share of a text's words that a synonym replaces, in one more copy of each train row."""
+    synonyms: str | None = None
+    """Lexicon for it: JSON, word → list of synonyms."""
+    pseudo_label_data: str | None = None
+    """Unlabelled data: after a first training its confident predictions join train, and a second one follows."""
+    pseudo_label_threshold: float = Field(default=0.9, gt=0, le=1)
+    rehearsal_data: str | None = None
+    """Old data, some of whose train rows join train, so that continued training does not forget them."""
+    rehearsal_ratio: float = Field(default=0.25, gt=0)
+    """Old rows for each new one."""
+
+    # Watching
+    eval_strategy: Literal["no", "epoch", "steps"] = "epoch"
+    eval_steps: int | None = Field(default=None, ge=1)
+    save_strategy: Literal["no", "epoch", "steps"] = "epoch"
+    save_steps: int = Field(default=500, ge=1)
+    logging_steps: int = Field(default=10, ge=1)
+    load_best_model_at_end: bool = False
+    metric_for_best_model: str | None = None
+    """A metric of the task, or `loss`; unset: the task's own."""
+    early_stopping_patience: int | None = Field(default=None, ge=1)
+    """Stop after so many evaluations without a better metric, and restore the best checkpoint."""
+    report_to: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.early_stopping_patience and self.eval_strategy == "no":
+            raise ValueError("early_stopping_patience needs eval_strategy = epoch or steps")
+        if self.restores_best and self.save_strategy != self.eval_strategy:
+            raise ValueError("to restore the best checkpoint, save_strategy must equal eval_strategy")
+        if self.augment_synonyms and not self.synonyms:
+            raise ValueError("augment_synonyms needs synonyms, the path of a lexicon")
+        return self
+
+    @property
+    def restores_best(self) -> bool:
+        """Whether the best checkpoint is restored in the end."""
+        return self.load_best_model_at_end or self.early_stopping_patience is not None
 
 
 def load_config(
@@ -55,7 +140,7 @@ def load_config(
         return FinetuneConfig.model_validate(values)
     except ValidationError as error:
         wrong = "; ".join(_explain(each) for each in error.errors())
-        raise TuneportError(f"wrong settings: {wrong}", "`tuneport finetune --help` lists them") from error
+        raise TuneportError(f"wrong settings: {wrong}", "docs/finetuning.md lists them") from error
 
 
 def _read_toml(file: Path | None) -> dict[str, Any]:
@@ -84,4 +169,6 @@ def _explain(error: Mapping[str, Any]) -> str:
         return f"{path} is not a setting"
     if error["type"] == "missing":
         return f"{path} is missing"
+    if not path:
+        return str(error["msg"]).removeprefix("Value error, ")
     return f"{path} = {error['input']!r}: {error['msg'].lower()}"

@@ -99,6 +99,26 @@ def rows_of(rows: Dataset) -> Iterator[tuple[int, dict[str, Any]]]:
             yield number, dict(zip(batch, values, strict=True))
 
 
+def duplicates_across_splits(data: Data) -> list[str]:
+    """Count rows of train that stand in another split, too, and so flatter its metrics; a warning for each split."""
+    hashes = {
+        name: {hash(_content(row)) for _, row in rows_of(rows)} for name, rows in data.splits.items() if name != "train"
+    }
+    found = dict.fromkeys(hashes, 0)
+    for _, row in rows_of(data.splits["train"]):
+        for name, known in hashes.items():
+            found[name] += hash(_content(row)) in known
+    return [
+        f"{count} of train's {len(data.splits['train'])} rows stand in {data.files[name]}, too"
+        for name, count in found.items()
+        if count
+    ]
+
+
+def _content(row: dict[str, Any]) -> str:
+    return json.dumps(row, sort_keys=True, ensure_ascii=False, default=str)
+
+
 def _load(source: str) -> tuple[dict[str, Dataset], dict[str, str]]:
     """Return the splits as they are and what to call each in a message."""
     path = Path(source)
@@ -209,7 +229,7 @@ def _complete(splits: dict[str, Dataset], source: str, seed: int) -> dict[str, D
 def _fingerprint(rows: Dataset) -> str:
     sha = hashlib.sha256()
     for _, row in rows_of(rows):
-        sha.update(json.dumps(row, sort_keys=True, ensure_ascii=False, default=str).encode(errors="surrogatepass"))
+        sha.update(_content(row).encode(errors="surrogatepass"))
         sha.update(b"\n")
     return sha.hexdigest()
 

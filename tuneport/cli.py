@@ -57,6 +57,9 @@ def finetune(
         typer.Option("--set", metavar="KEY=VALUE", help="One setting; names as in TrainingArguments. Repeatable."),
     ] = None,
     overwrite: Overwrite = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an interrupted run of the same settings.")
+    ] = False,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Fine-tune a model on labelled data and write a run folder.
@@ -77,7 +80,9 @@ def finetune(
         "columns": _columns(columns) or None,
         "trust_remote_code": trust_remote_code or None,
     }
-    run = train(load_config(config, set_ or [], flags), out, overwrite=overwrite)
+    run = train(load_config(config, set_ or [], flags), out, overwrite=overwrite, resume=resume)
+    for warning in run.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     for split, metrics in run.metrics.items():
         print(f"{split}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
     print(f"wrote {out}; next: tuneport export {out} --out artifacts/{out.name}")

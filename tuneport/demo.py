@@ -22,7 +22,7 @@ from serve.process import free_port, running
 from serve.tasks.text_classification import softmax
 from tuneport.show import show_report, steps
 
-SETTINGS = ("num_train_epochs=1", "learning_rate=2e-4", "max_length=128")
+SETTINGS = ("num_train_epochs=1", "learning_rate=2e-4", "max_length=128", "save_strategy=no", "eval_strategy=no")
 REQUESTS = 64
 MIN_AGREEMENT = 0.99
 

@@ -1,44 +1,62 @@
 """One module a task, each with a class `Task` that does for it what `Task` here says."""
 
 import importlib
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, ClassVar, Protocol
 
-import numpy as np
-import numpy.typing as npt
+import torch
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from finetune.config import FinetuneConfig
 from finetune.data import Data
+from finetune.evaluate import Evaluation
 
-Floats = npt.NDArray[np.float32]
+Loss = Callable[[Any, torch.Tensor, torch.Tensor | None], torch.Tensor]
+"""From the model's outputs, the targets, and the number of targets in the accumulated batch."""
 
 
 class Task(Protocol):
-    """What `finetune.train` asks of a task."""
+    """What `finetune.train` asks of a task. An instance knows the data and the settings of one run."""
 
-    required: tuple[str, ...]
-    optional: tuple[str, ...]
+    required: ClassVar[tuple[str, ...]]
+    optional: ClassVar[tuple[str, ...]]
     """The data's columns."""
-    best_metric: str
+    best_metric: ClassVar[str]
     """The metric that tells checkpoints apart."""
+    greater_is_better: ClassVar[bool]
+    generates: ClassVar[bool]
+    """Whether evaluation generates text (and so needs Seq2SeqTrainer)."""
     labels: tuple[str, ...]
-    """Label names in the order of the model's outputs."""
+    """Names of the model's outputs, in order; empty for tasks without."""
 
-    def __init__(self, data: Data) -> None:
+    def __init__(self, data: Data, config: FinetuneConfig) -> None:
         """Check every row of every split; a DataError lists what is wrong."""
 
-    def load_model(self, config: FinetuneConfig, source: str) -> PreTrainedModel:
+    def load_processor(self, source: str) -> Any:
+        """Load the tokenizer, or the feature extractor with its tokenizer."""
+
+    def load_model(self, source: str) -> PreTrainedModel:
         """Load the base model with this task's head."""
 
-    def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
-        """Turn a split into model inputs, unpadded, with their targets and a `length` column."""
+    def encode(self, rows: Dataset, processor: Any, *, train: bool) -> Dataset:
+        """Turn a split into model inputs, unpadded, with targets in `labels` and a `length` column."""
 
-    def score(self, outputs: Floats, targets: npt.NDArray[Any]) -> dict[str, float]:
-        """Compute the task's metrics from the model's outputs on a whole split."""
+    def collator(self, processor: Any, model: PreTrainedModel) -> Any:
+        """Make the function that pads examples to a batch."""
+
+    def loss(self) -> Loss | None:
+        """Return a loss of the task's own, where its settings ask for one that the model does not have."""
+
+    def evaluate(self, outputs: Any, targets: Any, rows: Dataset, features: Dataset) -> Evaluation:
+        """Compute metrics, and what a report shows, from the model's outputs on a whole split.
+
+        `outputs` and `targets` are numpy arrays padded with -100, in the order of `features`; `rows` is the split
+        as it was read, `features` as it was encoded.
+        """
 
 
 def task_class(name: str) -> type[Task]:
     """Import the module of a task and return its class."""
     module = importlib.import_module(f"finetune.tasks.{name.replace('-', '_')}")
-    return module.Task  # type: ignore[no-any-return]
+    return module.Task

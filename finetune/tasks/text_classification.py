@@ -1,93 +1,157 @@
-"""Text classification: one label a text."""
+"""Text classification: one label a text or pair (`label`), or any number of them (`labels`)."""
 
-from typing import Any
+from collections import Counter
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from datasets import Dataset
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
-from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from export.files import DataError
 from finetune.config import FinetuneConfig
 from finetune.data import Data, Problems, rows_of
+from finetune.evaluate import Evaluation, Mistake, score_classes, score_multilabel, worst
+from finetune.tasks import Loss
+from finetune.tasks.sequence import SequenceTask, check_texts, short, show
 
 
-class Task:
-    """Checks, encodes and scores rows of `text` and `label`."""
+class Task(SequenceTask):
+    """Checks, encodes and scores rows of `text` and `label` or `labels`."""
 
-    required = ("text", "label")
-    optional = ("text_pair",)
-    best_metric = "accuracy"
+    required: ClassVar[tuple[str, ...]] = ("text",)
+    optional: ClassVar[tuple[str, ...]] = ("text_pair", "label", "labels")
+    best_metric: ClassVar[str] = "f1_macro"
 
-    def __init__(self, data: Data) -> None:
+    def __init__(self, data: Data, config: FinetuneConfig) -> None:
         """Check every row; the labels are those of train, numbers in order of size, names of the alphabet."""
+        super().__init__(config)
+        columns = data.splits["train"].column_names
+        if ("label" in columns) == ("labels" in columns):
+            has = "both label and labels" if "label" in columns else f"neither label nor labels, only {columns}"
+            raise DataError(
+                f"{data.files['train']} has {has}", "give one of them, or rename with --columns label=YOURS"
+            )
+        self.multi_label = "labels" in columns
         problems = Problems("correct these rows, or rename columns with --columns")
-        seen = {split: _check(rows, data.files[split], problems) for split, rows in data.splits.items()}
+        seen = {}
+        for split, rows in data.splits.items():
+            check_texts(rows, data.files[split], problems)
+            seen[split] = self._check_labels(rows, data.files[split], problems)
         problems.raise_if_any()
-        self.labels = tuple(sorted(seen["train"], key=_label_order))
+        self.counts = seen["train"]
+        self.labels = tuple(sorted(self.counts, key=_label_order))
         if len(self.labels) < 2:
             raise DataError(f"{data.files['train']} has one label, {self.labels[0]!r}", "give at least two classes")
-        for split, labels in seen.items():
-            for label, row in labels.items():
-                if label not in seen["train"]:
-                    problems.add(f"{data.files[split]} row {row}", f"label {label!r} is not among train's")
+        for split, rows in data.splits.items():
+            if set(seen[split]) - set(self.labels):
+                self._report_unknown(rows, data.files[split], problems)
         problems.raise_if_any()
 
-    def load_model(self, config: FinetuneConfig, source: str) -> PreTrainedModel:
+    def load_model(self, source: str) -> PreTrainedModel:
         """Load the encoder under a new classification head."""
-        return AutoModelForSequenceClassification.from_pretrained(
+        return self.load_head(
             source,
-            num_labels=len(self.labels),
             id2label=dict(enumerate(self.labels)),
             label2id={label: i for i, label in enumerate(self.labels)},
-            problem_type="single_label_classification",
-            use_safetensors=True,
-            trust_remote_code=config.trust_remote_code,
+            problem_type="multi_label_classification" if self.multi_label else "single_label_classification",
         )
 
-    def encode(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
-        """Tokenize; adds `labels` (index into the label names) and `length` in tokens."""
+    def encode(self, rows: Dataset, processor: Any, *, train: bool) -> Dataset:
+        """Tokenize; `labels` is an index into the label names, or a 0/1 float for each of them."""
         index = {label: i for i, label in enumerate(self.labels)}
 
-        def encode_batch(batch: dict[str, list[Any]]) -> dict[str, Any]:
-            encoded = tokenizer(batch["text"], batch.get("text_pair"), truncation=True, max_length=max_length)
-            labels = [index[str(label)] for label in batch["label"]]
-            return {**encoded, "labels": labels, "length": [len(ids) for ids in encoded["input_ids"]]}
+        def targets(batch: dict[str, list[Any]]) -> list[Any]:
+            if not self.multi_label:
+                return [index[str(label)] for label in batch["label"]]
+            chosen = [{str(label) for label in labels} for labels in batch["labels"]]
+            return [[float(label in row) for label in self.labels] for row in chosen]
 
-        return rows.map(encode_batch, batched=True, remove_columns=rows.column_names, desc="tokenize")
+        return self.encode_texts(rows, processor, targets)
 
-    def score(self, outputs: npt.NDArray[np.float32], targets: npt.NDArray[Any]) -> dict[str, float]:
-        """Accuracy, F1 (macro and weighted) and Matthews' correlation, from logits (rows, labels)."""
-        predicted = outputs.argmax(-1)
-        return {
-            "accuracy": float(accuracy_score(targets, predicted)),
-            "f1_macro": float(f1_score(targets, predicted, average="macro", zero_division=0)),
-            "f1_weighted": float(f1_score(targets, predicted, average="weighted", zero_division=0)),
-            "matthews": float(matthews_corrcoef(targets, predicted)),
-        }
+    def loss(self) -> Loss | None:
+        """Return the weighted loss where the settings ask for class weights."""
+        if self.config.class_weights == "none":
+            return None
+        counts = torch.tensor([self.counts[label] for label in self.labels], dtype=torch.float32)
+        total = counts.sum()
+        weights = total / (len(counts) * counts)
+        if self.multi_label:
+            return _WeightedLoss(weights, self.config.label_smoothing_factor, multi_label=True)
+        return _WeightedLoss(weights, self.config.label_smoothing_factor, multi_label=False)
 
-
-def _check(rows: Dataset, file: str, problems: Problems) -> dict[str, int]:
-    """Check a split's rows; returns its labels, each with the first row that has it."""
-    labels: dict[str, int] = {}
-    for number, row in rows_of(rows):
-        place = f"{file} row {number}"
-        for column in ("text", "text_pair"):
-            if column in row and (not isinstance(row[column], str) or not row[column].strip()):
-                problems.add(place, f"{column} is {_short(row[column])}")
-        label = row["label"]
-        if isinstance(label, bool) or not isinstance(label, str | int) or not str(label).strip():
-            problems.add(place, f"label is {_short(label)}, and a string or whole number is expected")
+    def evaluate(self, outputs: Any, targets: Any, rows: Dataset, features: Dataset) -> Evaluation:
+        """Score logits (rows, labels); a mistake's loss is the cross-entropy of its true label or labels."""
+        logits = np.asarray(outputs, np.float64)
+        if self.multi_label:
+            predicted = (logits > 0).astype(int)
+            metrics, classes = score_multilabel(predicted, targets.astype(int), self.labels)
+            losses = (np.logaddexp(0, logits) - targets * logits).sum(-1)
+            chosen = worst(losses, (predicted != targets).any(-1))
+            names = [self._names(row) for row in targets], [self._names(row) for row in predicted]
+            matrix: tuple[tuple[int, ...], ...] = ()
         else:
-            labels.setdefault(str(label), number)
-    return labels
+            predicted = logits.argmax(-1)
+            metrics, classes, matrix = score_classes(predicted, targets, self.labels)
+            losses = np.logaddexp.reduce(logits, axis=-1) - logits[np.arange(len(logits)), targets]
+            chosen = worst(losses, predicted != targets)
+            names = [self.labels[i] for i in targets], [self.labels[i] for i in predicted]
+        mistakes = tuple(
+            Mistake(row=i + 1, input=show(rows[i]), expected=names[0][i], predicted=names[1][i], loss=float(losses[i]))
+            for i in chosen
+        )
+        return Evaluation(metrics=metrics, classes=classes, confusion=matrix, mistakes=mistakes)
+
+    def _check_labels(self, rows: Dataset, file: str, problems: Problems) -> Counter[str]:
+        """Check a split's labels; counts them."""
+        found: Counter[str] = Counter()
+        for number, row in rows_of(rows):
+            labels = row["labels"] if self.multi_label else [row["label"]]
+            if not isinstance(labels, list):
+                problems.add(f"{file} row {number}", f"labels is {short(labels)}, and a list is expected")
+                continue
+            for label in labels:
+                if isinstance(label, bool) or not isinstance(label, str | int) or not str(label).strip():
+                    said = f"label is {short(label)}, and a string or whole number is expected"
+                    problems.add(f"{file} row {number}", said)
+                else:
+                    found[str(label)] += 1
+        return found
+
+    def _report_unknown(self, rows: Dataset, file: str, problems: Problems) -> None:
+        for number, row in rows_of(rows):
+            for label in row["labels"] if self.multi_label else [row["label"]]:
+                if str(label) not in self.counts:
+                    problems.add(f"{file} row {number}", f"label {str(label)!r} is not among train's")
+
+    def _names(self, flags: npt.NDArray[Any]) -> str:
+        return ", ".join(label for label, flag in zip(self.labels, flags, strict=True) if flag) or "none"
 
 
-def _short(value: Any) -> str:
-    return "an empty string" if isinstance(value, str) and not value.strip() else repr(value)[:60]
+class _WeightedLoss:
+    """Cross-entropy in which classes weigh differently, with label smoothing."""
+
+    def __init__(self, weights: torch.Tensor, smoothing: float, *, multi_label: bool) -> None:
+        self.weights = weights
+        self.smoothing = smoothing
+        self.multi_label = multi_label
+
+    def __call__(
+        self, outputs: Any, targets: torch.Tensor, num_items_in_batch: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Mean over the rows, or their sum over `num_items_in_batch`, the rows of an accumulated batch."""
+        logits = outputs["logits"] if isinstance(outputs, dict) else outputs.logits
+        weights = self.weights.to(logits)
+        if self.multi_label:
+            smooth = targets * (1 - self.smoothing) + 0.5 * self.smoothing
+            return torch.nn.functional.binary_cross_entropy_with_logits(logits, smooth.to(logits), pos_weight=weights)
+        each = torch.nn.functional.cross_entropy(
+            logits, targets, weight=weights, label_smoothing=self.smoothing, reduction="none"
+        )
+        return each.mean() if num_items_in_batch is None else each.sum() / num_items_in_batch
 
 
 def _label_order(label: str) -> tuple[bool, int, str]:
-    is_number = label.lstrip("-").isdigit()
+    is_number = label.removeprefix("-").isascii() and label.removeprefix("-").isdigit()
     return (not is_number, int(label) if is_number else 0, label)

@@ -1,0 +1,107 @@
+"""The outcome of an evaluation: figures for run.json, and what the report shows beside them."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+from sklearn.metrics import (
+    accuracy_score,
+    classification_report,
+    confusion_matrix,
+    f1_score,
+    matthews_corrcoef,
+)
+
+from export.manifest import Frozen
+
+WORST = 20
+"""Mistakes that a report shows."""
+
+
+class Mistake(Frozen):
+    """A row that the model got wrong, or most wrong."""
+
+    row: int
+    """From 1, in the split's file."""
+    input: str
+    expected: str
+    predicted: str
+    loss: float
+    """How wrong: larger is worse; the task says in what."""
+
+
+class ClassScore(Frozen):
+    """One class of a per-class report."""
+
+    label: str
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+class Evaluation(Frozen):
+    """Metrics of a split, with the details where a task has them."""
+
+    metrics: dict[str, float]
+    classes: tuple[ClassScore, ...] = ()
+    confusion: tuple[tuple[int, ...], ...] = ()
+    """Rows are true labels, columns predictions, in the order of the task's labels."""
+    mistakes: tuple[Mistake, ...] = Field(default=(), max_length=WORST)
+
+
+def score_classes(
+    predicted: npt.NDArray[Any], targets: npt.NDArray[Any], labels: tuple[str, ...]
+) -> tuple[dict[str, float], tuple[ClassScore, ...], tuple[tuple[int, ...], ...]]:
+    """Score single-label predictions: metrics, a score a class, and the confusion matrix.
+
+    Both arrays are indices into `labels`, int64 of shape (rows,).
+    """
+    metrics = {
+        "accuracy": float(accuracy_score(targets, predicted)),
+        "f1_macro": float(f1_score(targets, predicted, average="macro", zero_division=0)),
+        "f1_weighted": float(f1_score(targets, predicted, average="weighted", zero_division=0)),
+        "matthews": float(matthews_corrcoef(targets, predicted)),
+    }
+    matrix = confusion_matrix(targets, predicted, labels=range(len(labels)))
+    return metrics, class_scores(targets, predicted, labels), tuple(tuple(int(n) for n in row) for row in matrix)
+
+
+def score_multilabel(
+    predicted: npt.NDArray[Any], targets: npt.NDArray[Any], labels: tuple[str, ...]
+) -> tuple[dict[str, float], tuple[ClassScore, ...]]:
+    """Score multi-label predictions, both 0/1 of shape (rows, labels): metrics and a score a class."""
+    metrics = {
+        "accuracy": float(accuracy_score(targets, predicted)),  # all labels of a row right
+        "f1_macro": float(f1_score(targets, predicted, average="macro", zero_division=0)),
+        "f1_micro": float(f1_score(targets, predicted, average="micro", zero_division=0)),
+        "f1_weighted": float(f1_score(targets, predicted, average="weighted", zero_division=0)),
+        "hamming_loss": float(np.mean(predicted != targets)),
+    }
+    return metrics, class_scores(targets, predicted, labels)
+
+
+def class_scores(
+    targets: npt.NDArray[Any], predicted: npt.NDArray[Any], labels: tuple[str, ...]
+) -> tuple[ClassScore, ...]:
+    """Return precision, recall, F1 and support of each class."""
+    report = classification_report(
+        targets, predicted, labels=range(len(labels)), target_names=list(labels), output_dict=True, zero_division=0
+    )
+    return tuple(
+        ClassScore(
+            label=label,
+            precision=report[label]["precision"],
+            recall=report[label]["recall"],
+            f1=report[label]["f1-score"],
+            support=int(report[label]["support"]),
+        )
+        for label in labels
+    )
+
+
+def worst(losses: npt.NDArray[np.floating[Any]], wrong: npt.NDArray[np.bool_]) -> list[int]:
+    """Return the indices of at most `WORST` wrong rows, the largest loss first; losses and wrong are (rows,)."""
+    order = np.argsort(-losses, kind="stable")
+    return [int(i) for i in order if wrong[i]][:WORST]

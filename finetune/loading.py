@@ -1,0 +1,71 @@
+"""Loading base models and tokenizers: safetensors only, no foreign code unless asked for, one clear line on failure."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+
+from export.files import CheckpointError
+from finetune.config import FinetuneConfig
+
+DROPOUTS = (
+    "hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "dropout", "attention_dropout",
+    "activation_dropout", "dropout_rate", "resid_pdrop", "embd_pdrop", "attn_pdrop", "summary_last_dropout",
+    "seq_classif_dropout", "qa_dropout", "mlp_dropout", "embedding_dropout", "pooler_dropout",
+)  # fmt: skip
+"""What the families call their dropout rates."""
+
+
+@contextlib.contextmanager
+def one_clear_line(source: str) -> Iterator[None]:
+    """Turn what transformers raises for a model that it cannot load into a CheckpointError."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:250]
+        remedy = "give a folder or hub name with config.json, model.safetensors and a tokenizer that fit the task"
+        raise CheckpointError(f"{source} cannot be loaded for this task ({reason})", remedy) from error
+
+
+def load_tokenizer(source: str, config: FinetuneConfig) -> Any:
+    """Load a fast tokenizer; one without a padding token pads with its end token."""
+    with one_clear_line(source):
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=config.trust_remote_code)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_pretrained(kind: Any, source: str, config: FinetuneConfig, **options: Any) -> PreTrainedModel:
+    """Load `kind` (an Auto class) from safetensors, with the settings' dropout; `options` go to its configuration.
+
+    Raises CheckpointError for a base model that cannot do the task.
+    """
+    with one_clear_line(source):
+        model_config = AutoConfig.from_pretrained(source, trust_remote_code=config.trust_remote_code)
+        for name in dropouts_of(model_config, config):
+            setattr(model_config, name, config.dropout)
+        loading = {"use_safetensors": True, "trust_remote_code": config.trust_remote_code}
+        if "ignore_mismatched_sizes" in options:
+            loading["ignore_mismatched_sizes"] = options.pop("ignore_mismatched_sizes")
+        for name, value in options.items():
+            setattr(model_config, name, value)
+        model = kind.from_pretrained(source, config=model_config, **loading)
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = model.config.eos_token_id
+    return model
+
+
+def with_dropout(model: PreTrainedModel, config: FinetuneConfig) -> PreTrainedModel:
+    """Set the rate of every dropout layer of a model that is built already."""
+    if config.dropout is not None:
+        for module in model.modules():
+            if type(module).__name__ == "Dropout":
+                module.p = config.dropout
+    return model
+
+
+def dropouts_of(model_config: Any, config: FinetuneConfig) -> list[str]:
+    """Name the dropout rates that an architecture has, where the settings change them."""
+    return [name for name in DROPOUTS if hasattr(model_config, name)] if config.dropout is not None else []
