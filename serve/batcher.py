@@ -24,7 +24,7 @@ WINDOW = 64
 
 
 class Overloaded(TuneportError):
-    """The queue is full."""
+    """The queue is full, or closed."""
 
 
 def plan(lengths: Sequence[int], max_batch_tokens: int) -> list[list[int]]:
@@ -59,6 +59,7 @@ class Batcher:
         self._free_streams = streams
         self._waiting: list[_Job] = []
         self._pool = ThreadPoolExecutor(streams, thread_name_prefix="engine")
+        self._closed = False
 
     async def submit(self, rows: Sequence[Row]) -> list[Result]:
         """Run rows among everyone else's and return their results in order.
@@ -66,6 +67,8 @@ class Batcher:
         When the caller is cancelled, rows that have not started are dropped. Raises Overloaded at once if
         they don't fit into the queue, and whatever the engine raised for one of them.
         """
+        if self._closed:
+            raise _stopping()
         if len(self._waiting) + len(rows) > self._max_waiting:
             raise Overloaded(
                 f"{len(self._waiting)} inputs are waiting and at most {self._max_waiting} may",
@@ -80,9 +83,16 @@ class Batcher:
         finally:
             for job in jobs:  # a no-op for those that are done
                 job.done.cancel()
+            if any(job.done.cancelled() for job in jobs):  # they must not keep others out of the queue
+                self._waiting = [job for job in self._waiting if not job.done.done()]
 
     def close(self) -> None:
-        """Let running batches end and stop the threads."""
+        """Refuse what waits, let running batches end and stop the threads. Call it in the event loop."""
+        self._closed = True
+        for job in self._waiting:
+            if not job.done.done():
+                job.done.set_exception(_stopping())
+        self._waiting = []
         self._pool.shutdown()
 
     def _pump(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -119,10 +129,17 @@ class Batcher:
         self._pump(loop)
 
 
+def _stopping() -> Overloaded:
+    return Overloaded("the service is stopping", "send the request again, to another replica if there is one")
+
+
 def _run_or_raise(run: RunBatch, rows: list[Row]) -> list[Result | Exception]:
     """Run a batch; if it fails run its rows alone, so that only the culprit's request fails."""
     try:
-        return list(run(rows))
+        results = run(rows)
+        if len(results) != len(rows):
+            raise ValueError(f"{len(results)} results for {len(rows)} row(s)")
+        return list(results)
     except Exception as error:
         if len(rows) == 1:
             return [error]

@@ -40,6 +40,7 @@ def create_app() -> Starlette:
             Overloaded: _overloaded,
             ClientDisconnect: _client_left,
             HTTPException: _not_routed,
+            Exception: _failed,
         },
     )
 
@@ -119,4 +120,10 @@ async def _client_left(_: Request, error: Exception) -> Response:
 async def _not_routed(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     remedy = "POST to /predict"
-    return _error(error.status_code, "not_routed", f"{request.method} {request.url.path}: {error.detail}", remedy)
+    problem = f"{request.method} {request.url.path}: {error.detail}"
+    return _error(error.status_code, "not_routed", problem, remedy, dict(error.headers or {}))
+
+
+async def _failed(_: Request, error: Exception) -> Response:
+    """Answer in the shape of every error; Starlette raises the error again for the log."""
+    return _error(500, "internal", f"the model failed ({type(error).__name__})", "see the service's log; report it")

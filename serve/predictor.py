@@ -103,7 +103,7 @@ class Predictor:
     def read_parameters(self, parameters: Any) -> task.Parameters:
         """Check a request's `parameters`; an InputError names each that is wrong."""
         try:
-            return task.Parameters.model_validate(parameters or {})
+            return task.Parameters.model_validate({} if parameters is None else parameters)
         except ValidationError as error:
             wrong = ", ".join(f"{'.'.join(map(str, e['loc'])) or 'parameters'}: {e['msg']}" for e in error.errors())
             raise InputError(

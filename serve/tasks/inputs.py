@@ -20,7 +20,18 @@ def read_text(value: Any, *, accepts_pairs: bool) -> Text:
     for name, text in fields.items():
         if not isinstance(text, str):
             raise InputError(f'"{name}" is {_describe(text)}', "send a string")
+        if not _is_unicode(text):
+            raise InputError(f'"{name}" holds half of a surrogate pair', "send text that is valid Unicode")
     return (fields["text"], fields["text_pair"]) if accepts_pairs else fields["text"]
+
+
+def _is_unicode(text: str) -> bool:
+    """Tell whether a text can be encoded: JSON escapes and command lines can smuggle in what cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _describe(value: Any) -> str:

@@ -39,9 +39,9 @@ def decode(row: Row, result: Result, manifest: Manifest, parameters: Parameters)
 def softmax(logits: Output) -> Output:
     """Probabilities over the last axis, float32 in and out."""
     powers = np.exp(logits - logits.max(-1, keepdims=True))
-    return powers / powers.sum(-1, keepdims=True)  # type: ignore[no-any-return]
+    return powers / powers.sum(-1, keepdims=True)
 
 
 def same_labels(logits: Output, reference: Output) -> Sequence[bool]:
     """Tell for each row of logits (rows, labels) whether both sides choose the same label."""
-    return (logits.argmax(-1) == reference.argmax(-1)).tolist()  # type: ignore[no-any-return]
+    return (logits.argmax(-1) == reference.argmax(-1)).tolist()
