@@ -1,11 +1,104 @@
-"""The run's report."""
+"""The run on a page: report.html with its settings, curves, metrics, confusion matrix and worst mistakes.
 
+The pictures stand beside it as PNG, and inside it, so that the page can be passed on alone.
+"""
+
+import base64
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import jinja2
+import matplotlib
+import numpy as np
 
 from export.manifest import Run
 from finetune.evaluate import Evaluation
 
+matplotlib.use("agg")
+from matplotlib import pyplot
 
-def write_report(out: Path, run: Run, evaluations: dict[str, Evaluation], history: list[dict[str, Any]]) -> None:
-    """Write report.html, curves.png and confusion.png; `history` is the Trainer's log."""
+REPORT, CURVES, CONFUSION = "report.html", "curves.png", "confusion.png"
+TEMPLATE = Path(__file__).with_name("report.html.j2")
+MOST_LABELS = 40
+"""A larger confusion matrix is not legible as a picture; its table is in evaluation.json."""
+NUMBERED = 20
+"""Up to so many labels the cells carry their counts."""
+
+
+def write_report(out: Path, run: Run, evaluations: dict[str, Evaluation], history: Sequence[dict[str, Any]]) -> None:
+    """Write report.html, curves.png and, where a task has a confusion matrix, confusion.png.
+
+    `history` is the Trainer's log: dicts with `epoch`, and `loss`, `learning_rate` or `eval_…`.
+    """
+    pictures = {}
+    if _draw_curves(out / CURVES, history):
+        pictures["Learning curves"] = out / CURVES
+    split = "test" if "test" in evaluations else "validation"
+    shown = evaluations[split]
+    if shown.confusion and len(run.labels) <= MOST_LABELS:
+        _draw_confusion(out / CONFUSION, np.array(shown.confusion), run.labels, split)
+        pictures["Confusion matrix"] = out / CONFUSION
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        name=out.name,
+        run=run,
+        evaluations=evaluations,
+        split=split,
+        shown=shown,
+        pictures={title: base64.b64encode(file.read_bytes()).decode() for title, file in pictures.items()},
+    )
+    (out / REPORT).write_text(page, encoding="utf-8")
+
+
+def _draw_curves(file: Path, history: Sequence[dict[str, Any]]) -> bool:
+    """Draw loss, the evaluated metrics and the learning rate over the epochs; False if nothing was logged."""
+    panels = {
+        "loss": {"train": _curve(history, "loss"), "validation": _curve(history, "eval_loss")},
+        "validation metrics": {name.removeprefix("eval_"): _curve(history, name) for name in _metrics(history)},
+        "learning rate": {"": _curve(history, "learning_rate")},
+    }
+    drawn = {title: curves for title, curves in panels.items() if any(len(x) for x, _ in curves.values())}
+    if not drawn:
+        return False
+    figure, axes = pyplot.subplots(1, len(drawn), figsize=(4.2 * len(drawn), 3.2), layout="constrained", squeeze=False)
+    for axis, (title, curves) in zip(axes[0], drawn.items(), strict=True):
+        for name, (x, y) in curves.items():
+            if len(x):
+                axis.plot(x, y, label=name, marker="o" if len(x) < 12 else None, markersize=3, linewidth=1.5)
+        axis.set(title=title, xlabel="epoch")
+        axis.spines[["top", "right"]].set_visible(False)
+        if len(curves) > 1:
+            axis.legend(frameon=False, fontsize=8)
+    figure.savefig(file, dpi=120)
+    pyplot.close(figure)
+    return True
+
+
+def _curve(history: Sequence[dict[str, Any]], name: str) -> tuple[list[float], list[float]]:
+    points = [(entry["epoch"], entry[name]) for entry in history if name in entry and "epoch" in entry]
+    return [x for x, _ in points], [y for _, y in points]
+
+
+def _metrics(history: Sequence[dict[str, Any]]) -> list[str]:
+    """Name the logged metrics of the task: what an evaluation logs, less its loss and timings."""
+    noise = ("loss", "runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
+    names = {name for entry in history for name in entry if name.startswith("eval_")}
+    return sorted(names - {f"eval_{each}" for each in noise})
+
+
+def _draw_confusion(file: Path, matrix: Any, labels: Sequence[str], split: str) -> None:
+    """Draw counts (true labels, predictions), coloured by the share of their row."""
+    size = max(3.6, 0.45 * len(labels) + 2)
+    figure, axis = pyplot.subplots(figsize=(size, size), layout="constrained")
+    shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axis.set_xticks(range(len(labels)), labels, rotation=45, ha="right")
+    axis.set_yticks(range(len(labels)), labels)
+    axis.set(xlabel="predicted", ylabel="true", title=f"{split}: rows by true and predicted label")
+    if len(labels) <= NUMBERED:
+        for (i, j), count in np.ndenumerate(matrix):
+            colour = "white" if shares[i, j] > 0.5 else "black"
+            axis.text(j, i, str(count), ha="center", va="center", color=colour, fontsize=9)
+    figure.savefig(file, dpi=120)
+    pyplot.close(figure)

@@ -89,6 +89,51 @@ def finetune(
 
 
 @app.command()
+def search(
+    space: Annotated[Path, typer.Option(help="TOML: learning_rate = {low = 1e-5, high = 5e-4, log = true}")],
+    *,
+    task: Annotated[str | None, typer.Option(help="As in finetune.")] = None,
+    model: Annotated[str | None, typer.Option(help="As in finetune.")] = None,
+    data: Annotated[str | None, typer.Option(help="As in finetune.")] = None,
+    out: Out,
+    trials: Annotated[int, typer.Option(min=1, help="Trials in all, those of an interrupted search included.")] = 10,
+    columns: Columns = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file with settings.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As in finetune.")] = None,
+    overwrite: Overwrite = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted search.")] = False,
+) -> None:
+    """Search hyper-parameters with Optuna, and write the table of trials and the best settings as TOML."""
+    from finetune.config import load_config
+    from finetune.search import BEST, read_space
+    from finetune.search import search as run_search
+
+    flags = {"task": task, "model": model, "data": data, "columns": _columns(columns) or None}
+    settings = load_config(config, set_ or [], flags)
+    best = run_search(settings, read_space(space), out, trials=trials, overwrite=overwrite, resume=resume)
+    print("best: " + ", ".join(f"{name} {value}" for name, value in best.items()))
+    print(f"wrote {out}; next: tuneport finetune --config {out / BEST} --out runs/best")
+
+
+@app.command()
+def average(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders of one task on the same data.")],
+    *,
+    out: Out,
+    overwrite: Overwrite = False,
+) -> None:
+    """Average the weights of several runs into a new run, and compare it with the runs and their ensemble."""
+    from finetune.average import average as run_average
+
+    averages = run_average(runs, out, overwrite=overwrite)
+    rows = {**averages.runs, "ensemble": averages.ensemble, "averaged weights": averages.weights}
+    for name, splits in rows.items():
+        for split, metrics in splits.items():
+            print(f"{name}, {split}: " + ", ".join(f"{metric} {value:.4f}" for metric, value in metrics.items()))
+    print(f"wrote {out}; next: tuneport export {out} --out artifacts/{out.name}")
+
+
+@app.command()
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="A run folder, or a folder that transformers saved.")],
     *,

@@ -1,0 +1,168 @@
+"""A training session: the checked data, the loaded model, the Trainer over both, and evaluation."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from accelerate import PartialState
+from datasets import Dataset
+from transformers import (
+    EarlyStoppingCallback,
+    PrinterCallback,
+    ProgressCallback,
+    Seq2SeqTrainingArguments,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from export.manifest import Machine
+from finetune.config import FinetuneConfig
+from finetune.data import Data, duplicates_across_splits, read_data
+from finetune.embedded import resolve_model
+from finetune.evaluate import Evaluation
+from finetune.more_data import with_more_rows
+from finetune.strategies import AdaLoraBudget, GradualUnfreezing, apply_strategy
+from finetune.tasks import Task, task_class
+from finetune.trainer import TuneportSeq2SeqTrainer, TuneportTrainer
+
+TRAINER, LOGS = "trainer", "logs"
+PASSED_ON = {
+    "num_train_epochs", "max_steps", "learning_rate", "per_device_train_batch_size", "per_device_eval_batch_size",
+    "gradient_accumulation_steps", "gradient_checkpointing", "weight_decay", "max_grad_norm", "warmup_ratio",
+    "lr_scheduler_type", "label_smoothing_factor", "group_by_length", "fp16", "seed", "eval_strategy", "eval_steps",
+    "save_strategy", "save_steps", "logging_steps",
+}  # fmt: skip
+"""Settings that go to TrainingArguments unchanged."""
+
+
+@dataclass
+class Prepared:
+    """Everything that training needs, checked and loaded."""
+
+    config: FinetuneConfig
+    task: Task
+    data: Data
+    source: str
+    processor: Any
+    features: dict[str, Dataset]
+    """The splits as the model takes them."""
+    warnings: tuple[str, ...] = ()
+    """What is odd about the data, though not wrong."""
+
+
+def prepare(config: FinetuneConfig) -> Prepared:
+    """Read and check the data, then load the tokenizer and encode."""
+    kind = task_class(config.task)
+    with PartialState().local_main_process_first():  # the others find what it has cached
+        data = read_data(
+            config.data, columns=config.columns, required=kind.required, optional=kind.optional, seed=config.seed
+        )
+        task = kind(data, config)
+        warnings = duplicates_across_splits(data)
+        data = with_more_rows(data, config)
+        source = resolve_model(config.model)
+        processor = task.load_processor(source)
+        features = {name: task.encode(rows, processor, train=name == "train") for name, rows in data.splits.items()}
+    return Prepared(config, task, data, source, processor, features, tuple(warnings))
+
+
+def make_trainer(
+    prepared: Prepared, out: Path, model: Any, model_init: Callable[[Any], Any] | None = None
+) -> TuneportTrainer:
+    """Put model, data and settings into a Trainer; a search passes `model_init` to begin each trial anew."""
+    config, task = prepared.config, prepared.task
+    kind = TuneportSeq2SeqTrainer if task.generates else TuneportTrainer
+    trainer = kind(
+        settings=config,
+        model=None if model_init else model,
+        model_init=model_init,
+        args=_arguments(config, task, out),
+        train_dataset=prepared.features["train"],
+        eval_dataset=prepared.features["validation"],
+        processing_class=prepared.processor,
+        data_collator=task.collator(prepared.processor, model),
+        compute_metrics=lambda outputs: score(prepared, "validation", outputs.predictions, outputs.label_ids).metrics,
+        compute_loss_func=task.loss(),
+        callbacks=_callbacks(config),
+    )
+    trainer.remove_callback(PrinterCallback)  # it prints to stdout, which is for results
+    if not sys.stderr.isatty():
+        trainer.remove_callback(ProgressCallback)
+    return trainer
+
+
+def load_model(prepared: Prepared) -> Any:
+    """Load the base model with the task's head, frozen or wrapped as the strategy says."""
+    transformers.set_seed(prepared.config.seed)  # the new head's weights
+    return apply_strategy(prepared.task.load_model(prepared.source), prepared.config)
+
+
+def evaluate(trainer: TuneportTrainer, prepared: Prepared, split: str) -> Evaluation:
+    """Evaluate the model on a split: the task's metrics and the loss."""
+    outputs, targets, loss = outputs_of(trainer, prepared.features[split])
+    scored = score(prepared, split, outputs, targets)
+    return scored.model_copy(update={"metrics": {**scored.metrics, "loss": loss}})
+
+
+def outputs_of(trainer: TuneportTrainer, features: Dataset) -> tuple[Any, Any, float]:
+    """Run the model over encoded rows: outputs and targets in their order, and the loss."""
+    trainer.compute_metrics = None  # it scores the validation split only
+    done = trainer.predict(features, metric_key_prefix="on")
+    return done.predictions, done.label_ids, float(done.metrics["on_loss"])
+
+
+def score(prepared: Prepared, split: str, outputs: Any, targets: Any) -> Evaluation:
+    """Score the outputs on a split."""
+    # Some models return hidden states behind their logits; question answering has two outputs that both count.
+    if isinstance(outputs, tuple) and not isinstance(targets, tuple):
+        outputs = outputs[0]
+    return prepared.task.evaluate(outputs, targets, prepared.data.splits[split], prepared.features[split])
+
+
+def _arguments(config: FinetuneConfig, task: Task, out: Path) -> TrainingArguments:
+    bf16 = config.bf16
+    if bf16 is None:
+        has = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else Machine.here().has_bf16
+        bf16 = has and not config.fp16
+    metric = config.metric_for_best_model or task.best_metric
+    options: dict[str, Any] = {}
+    if task.generates:
+        options = {"predict_with_generate": True, "generation_max_length": config.max_target_length}
+        options |= {"generation_num_beams": config.num_beams}
+    kind = Seq2SeqTrainingArguments if task.generates else TrainingArguments
+    return kind(
+        output_dir=str(out / TRAINER),
+        logging_dir=str(out / LOGS),
+        run_name=out.name,
+        bf16=bf16,
+        use_cpu=not torch.cuda.is_available(),
+        load_best_model_at_end=config.restores_best,
+        metric_for_best_model=metric,
+        greater_is_better=False if metric == "loss" else task.greater_is_better,
+        save_total_limit=1,
+        report_to=list(config.report_to),
+        length_column_name="length",
+        remove_unused_columns=True,
+        label_names=["start_positions", "end_positions"] if config.task == "question-answering" else ["labels"],
+        disable_tqdm=not sys.stderr.isatty(),
+        dataloader_pin_memory=torch.cuda.is_available(),
+        # Gradual unfreezing leaves parameters without gradients, which several processes must expect.
+        ddp_find_unused_parameters=config.strategy == "gradual",
+        **config.model_dump(include=PASSED_ON),
+        **options,
+    )
+
+
+def _callbacks(config: FinetuneConfig) -> list[TrainerCallback]:
+    callbacks: list[TrainerCallback] = []
+    if config.strategy == "gradual":
+        callbacks.append(GradualUnfreezing())
+    if config.strategy == "adalora":
+        callbacks.append(AdaLoraBudget())
+    if config.early_stopping_patience:
+        callbacks.append(EarlyStoppingCallback(config.early_stopping_patience))
+    return callbacks
