@@ -22,6 +22,7 @@ from transformers import (
     BertTokenizerFast,
 )
 
+ROOT = Path(__file__).parents[1]
 LABELS = ("calm", "loud", "odd")
 MAX_LENGTH = 64
 WORDS = tuple(

@@ -1,0 +1,258 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import LABELS, ROOT, TorchReference, change_byte, read_rows, tuneport, write_rows
+from test_serving import alter_golden
+
+from export import pipeline
+from export.manifest import load_manifest
+
+COMMANDS = ("demo", "finetune", "export", "predict", "verify", "inspect", "bench", "serve", "build")
+TEXTS = ["bank", "the team won", "Größe 🙂"]
+
+
+def assert_one_line(error: str, *words: str) -> None:
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    for word in words:
+        assert word in error
+
+
+@pytest.fixture(scope="module")
+def labels(tiny_checkpoint: Path) -> list[str]:
+    return TorchReference(tiny_checkpoint).labels(TEXTS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str) -> None:
+    answer = tuneport(command, "--help")
+    assert answer.code == 0
+    assert f"tuneport {command}" in answer.out
+
+
+def test_help_lists_every_command() -> None:
+    out = tuneport("--help").out
+    assert all(command in out for command in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("predicct",),
+        ("predict",),
+        ("export", "checkpoint"),
+        ("export", "checkpoint", "--out", "out", "--device", "tpu"),
+        ("export", "checkpoint", "--out", "out", "--max-drop", "2"),
+        ("export", "checkpoint", "--out", "out", "--max-drop", "much"),
+        ("export", "checkpoint", "--out", "out", "--columns", "text"),
+        ("export", "checkpoint", "--out", "out", "--name", "No Name"),
+        ("bench", "artifact", "--out", "out", "--texts", "0"),
+        ("serve", "artifact", "--port", "0"),
+    ],
+)
+def test_wrong_usage_exits_with_2(arguments: tuple[str, ...]) -> None:
+    answer = tuneport(*arguments)
+    assert answer.code == 2
+    assert "sage" in answer.out + answer.err
+
+
+def test_predict_answers_arguments_in_order(tiny_artifact: Path, labels: list[str]) -> None:
+    answer = tuneport("predict", tiny_artifact, *TEXTS)
+    assert answer.code == 0
+    assert [json.loads(line)["label"] for line in answer.out.splitlines()] == labels
+
+
+def test_predict_answers_texts_and_objects_of_stdin_in_order(tiny_artifact: Path, labels: list[str]) -> None:
+    lines = [TEXTS[0], json.dumps({"text": TEXTS[1]}), TEXTS[2]]
+    answer = tuneport("predict", tiny_artifact, stdin="\n".join(lines).encode())
+    assert answer.code == 0
+    assert [json.loads(line)["label"] for line in answer.out.splitlines()] == labels
+
+
+def test_predict_keeps_the_order_of_more_lines_than_a_window(tiny_artifact: Path, labels: list[str]) -> None:
+    answer = tuneport("predict", tiny_artifact, "--variant", "fp32", stdin="\n".join(TEXTS * 200).encode())
+    assert [json.loads(line)["label"] for line in answer.out.splitlines()] == labels * 200
+
+
+def test_an_empty_line_is_an_empty_text_and_empty_stdin_is_nothing(tiny_artifact: Path) -> None:
+    assert tuneport("predict", tiny_artifact, stdin=b"a\n\nb\n").out.count("\n") == 3
+    nothing = tuneport("predict", tiny_artifact, stdin=b"")
+    assert (nothing.code, nothing.out, nothing.err) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("stdin", "words"),
+    [
+        (b"bank\n\xff\n", ("line 2", "UTF-8")),
+        (b'bank\n{"text": \n', ("line 2", "JSON")),
+        (b'{"txt": "bank"}\n', ("txt",)),
+        (b'{"text": 7}\n', ("a number",)),
+        (b'{"text": "\\ud800"}\n', ("surrogate",)),
+    ],
+)
+def test_a_bad_line_of_stdin_is_one_line_on_stderr(tiny_artifact: Path, stdin: bytes, words: tuple[str, ...]) -> None:
+    answer = tuneport("predict", tiny_artifact, stdin=stdin)
+    assert answer.code == 1
+    assert_one_line(answer.err, *words)
+
+
+def test_an_argument_that_is_not_unicode_is_one_line(tiny_artifact: Path) -> None:
+    answer = tuneport("predict", tiny_artifact, "bank\udcff")
+    assert answer.code == 1
+    assert_one_line(answer.err, "surrogate")
+
+
+def test_predict_takes_a_variant_and_names_those_there_are(tiny_artifact: Path) -> None:
+    assert tuneport("predict", tiny_artifact, "bank", "--variant", "int8").code == 0
+    answer = tuneport("predict", tiny_artifact, "bank", "--variant", "fp64")
+    assert answer.code == 1
+    assert_one_line(answer.err, "fp64", "fp32, int8")
+
+
+def test_a_reader_who_leaves_is_no_error(tiny_artifact: Path, tmp_path: Path) -> None:
+    (tmp_path / "texts").write_text("bank\n" * 5000)
+    script = '"$0" -m tuneport.cli predict "$1" < "$2" | head -1; exit ${PIPESTATUS[0]}'
+    done = subprocess.run(
+        ["bash", "-c", script, sys.executable, tiny_artifact, tmp_path / "texts"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 1)
+
+
+def test_verify_names_every_variant_of_a_sound_artifact(tiny_artifact: Path) -> None:
+    answer = tuneport("verify", tiny_artifact)
+    assert answer.code == 0
+    assert [line.partition(":")[0] for line in answer.out.splitlines()] == ["fp32", "int8"]
+
+
+def test_verify_refuses_a_changed_byte(artifact: Path) -> None:
+    change_byte(artifact / "onnx" / "int8" / "model.onnx")
+    answer = tuneport("verify", artifact)
+    assert answer.code == 1
+    assert_one_line(answer.err, "int8/model.onnx", "SHA-256")
+
+
+def test_verify_refuses_answers_that_are_not_torch_s(artifact: Path) -> None:
+    alter_golden(artifact, 9.0)
+    answer = tuneport("verify", artifact)
+    assert answer.code == 1
+    assert_one_line(answer.err, "fp32 differs from torch by 9")
+
+
+def test_inspect_shows_every_variant_its_evidence_and_origin(tiny_artifact: Path) -> None:
+    manifest = load_manifest(tiny_artifact)
+    out = tuneport("inspect", tiny_artifact).out
+    for variant in manifest.variants:
+        assert variant.name in out
+        assert f"{variant.parity.label_agreement:.2%}" in out
+    for word in (manifest.version, *LABELS, manifest.provenance.checkpoint_sha256[:12], "240 validation texts"):
+        assert word in out
+
+
+def test_export_says_what_it_made_and_registers_it(tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path) -> None:
+    import bentoml
+
+    answer = tuneport(
+        "export", tiny_checkpoint, "--data", tiny_data, "--out", tmp_path / "My Model", "--variants", "fp32"
+    )
+    manifest = load_manifest(tmp_path / "My Model")
+    assert answer.code == 0
+    assert manifest.name == "my-model"
+    assert [variant.name for variant in manifest.variants] == ["fp32"]
+    assert f"tuneport:{manifest.version}" in answer.out
+    assert bentoml.models.get(f"tuneport:{manifest.version}").info.labels["name"] == "my-model"
+
+
+def test_renamed_columns_are_read(tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for split in ("train", "validation"):
+        rows = read_rows(tiny_data / f"{split}.jsonl")
+        write_rows(
+            tmp_path / "data" / f"{split}.jsonl", [{"review": row["text"], "mood": row["label"]} for row in rows]
+        )
+    answer = tuneport(
+        "export", tiny_checkpoint, "--data", tmp_path / "data", "--columns", "text=review,label=mood",
+        "--variants", "fp32", "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert answer.code == 0
+    metric = load_manifest(tmp_path / "out").variant().metric
+    assert metric is not None
+    assert metric.value == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize("command", ["export", "bench"])
+def test_an_out_that_exists_is_refused_before_any_work(
+    tiny_checkpoint: Path, artifact: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setattr(pipeline, "open_checkpoint", lambda *_: pytest.fail("work was done"))
+    before = {path: path.read_bytes() for path in artifact.rglob("*") if path.is_file()}
+    answer = tuneport(command, tiny_checkpoint if command == "export" else artifact, "--out", artifact)
+    assert answer.code == 1
+    assert_one_line(answer.err, "exists", "--overwrite")
+    assert {path: path.read_bytes() for path in artifact.rglob("*") if path.is_file()} == before
+
+
+def test_bench_writes_a_report_of_every_variant_against_torch(tiny_artifact: Path, tmp_path: Path) -> None:
+    answer = tuneport("bench", tiny_artifact, "--out", tmp_path / "report", "--texts", "40", "--rounds", "1")
+    assert answer.code == 0
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    results = {result["name"]: result for result in report["results"]}
+    assert {"torch fp32", "fp32", "int8"} <= results.keys() <= {"torch fp32", "torch bf16", "fp32", "int8"}
+    assert report["split"] == "test"
+    assert results["fp32"]["label_agreement"] == 1.0
+    assert results["fp32"]["accuracy"] == results["torch fp32"]["accuracy"] == pytest.approx(0.9)
+    assert results["torch fp32"]["timing"]["speed_up"] == 1.0
+    for result in results.values():
+        timing = result["timing"]
+        assert 0 < timing["latency_ms_p50"] <= timing["latency_ms_p95"] <= timing["latency_ms_p99"]
+    table = (tmp_path / "report" / "report.md").read_text()
+    assert all(name in table and name in answer.out for name in results)
+    assert (tmp_path / "report" / "report.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_bench_times_no_wrong_model(artifact: Path, tmp_path: Path) -> None:
+    alter_golden(artifact, 9.0)
+    answer = tuneport("bench", artifact, "--out", tmp_path / "report", "--texts", "5", "--rounds", "1")
+    assert answer.code == 1
+    assert "differs from torch" in answer.err.splitlines()[-1]
+    assert not (tmp_path / "report").exists()
+
+
+def test_bench_compares_with_no_other_checkpoint(tiny_artifact: Path, tmp_path: Path) -> None:
+    from helpers import build_checkpoint
+
+    build_checkpoint(tmp_path / "other", labels=("x", "y", "z"))
+    answer = tuneport("bench", tiny_artifact, "--out", tmp_path / "report", "--checkpoint", tmp_path / "other")
+    assert answer.code == 1
+    assert "not what tiny was exported from" in answer.err
+
+
+def test_build_names_the_bento(tiny_artifact: Path) -> None:
+    import bentoml
+
+    answer = tuneport("build", tiny_artifact)
+    assert answer.code == 0
+    tag = answer.out.split()[1].rstrip(";")
+    built = bentoml.bentos.get(tag)
+    assert str(built.info.all_models[0].tag) == f"tuneport:{load_manifest(tiny_artifact).version}"
+
+
+def test_serve_refuses_wrong_settings_before_it_starts(tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNEPORT_MAX_INPUTS", "many")
+    answer = tuneport("serve", tiny_artifact)
+    assert answer.code == 1
+    assert_one_line(answer.err, "TUNEPORT_MAX_INPUTS")
+
+
+@pytest.mark.parametrize("command", ["predict", "verify", "inspect", "serve", "build"])
+def test_an_artifact_that_is_not_there_is_one_line(tmp_path: Path, command: str) -> None:
+    answer = tuneport(command, tmp_path / "nowhere", *(["bank"] if command == "predict" else []))
+    assert answer.code == 1
+    assert_one_line(answer.err, "nowhere does not exist")

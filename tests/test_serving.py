@@ -1,0 +1,157 @@
+"""The engine, the self-check at the start, the settings and the model store."""
+
+from pathlib import Path
+
+import bentoml
+import numpy as np
+import onnxruntime as ort
+import pytest
+from helpers import LABELS, change_byte, read_rows, write_rows
+
+from export.files import ArtifactError, EngineError, GateError, TuneportError
+from export.manifest import MANIFEST, File, Manifest, load_golden, load_manifest
+from serve.bento import register
+from serve.engines import OrtEngine
+from serve.predictor import Predictor
+from serve.settings import Settings, read_settings
+from serve.tasks.inputs import InputError
+from serve.verify import verify
+
+
+def alter_golden(folder: Path, by: float) -> None:
+    """Change torch's answers and the manifest with them, so that only the self-check can notice."""
+    rows = read_rows(folder / "golden.jsonl")
+    rows[3]["logits"][0] += by
+    write_rows(folder / "golden.jsonl", rows)
+    manifest = load_manifest(folder)
+    files = tuple(File.of(folder, file.path) for file in manifest.files)
+    manifest.model_copy(update={"files": files}).save(folder)
+
+
+@pytest.mark.skipif("CUDAExecutionProvider" in ort.get_available_providers(), reason="this onnxruntime has CUDA")
+def test_cuda_on_a_cpu_onnxruntime_is_refused_with_a_remedy(tiny_artifact: Path, manifest: Manifest) -> None:
+    with pytest.raises(EngineError, match="no CUDAExecutionProvider") as caught:
+        OrtEngine(tiny_artifact / manifest.variant("fp32").file.path, device="cuda")
+    assert "tuneport[gpu]" in caught.value.remedy
+
+
+def test_a_provider_that_falls_back_is_refused(
+    tiny_artifact: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """onnxruntime only logs when CUDA's libraries are missing, and takes the CPU."""
+    real = ort.InferenceSession
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    monkeypatch.setattr(ort, "preload_dlls", lambda: None)
+    monkeypatch.setattr(
+        ort,
+        "InferenceSession",
+        lambda path, options, providers: real(path, options, providers=["CPUExecutionProvider"]),
+    )
+    with pytest.raises(EngineError, match="CPUExecutionProvider was given"):
+        OrtEngine(tiny_artifact / manifest.variant("fp32").file.path, device="cuda")
+
+
+def test_a_file_that_is_no_graph_is_an_engine_error(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"no graph")
+    with pytest.raises(EngineError, match="cannot load"):
+        OrtEngine(tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("variant", ["fp32", "int8"])
+def test_a_predictor_answers_alone_as_in_a_list(tiny_artifact: Path, variant: str) -> None:
+    predictor = Predictor(tiny_artifact, Settings(variant=variant))
+    texts = ["bank", "", "the team won the game " * 30, "no"] * 10
+    together = predictor.predict(texts)
+    assert [each["label"] for each in together] == [predictor.predict([text])[0]["label"] for text in texts]
+    assert predictor.predict([]) == []
+    assert predictor.describe()["variant"] == variant
+
+
+def test_a_small_token_budget_changes_no_answer(tiny_artifact: Path) -> None:
+    texts = ["bank fell", "the", "team " * 50] * 5
+    large, small = (
+        Predictor(tiny_artifact, Settings(variant="fp32", max_batch_tokens=budget)).predict(texts)
+        for budget in (4096, 1)
+    )
+    assert [each["label"] for each in large] == [each["label"] for each in small]
+    np.testing.assert_allclose([each["score"] for each in large], [each["score"] for each in small], atol=1e-4)
+
+
+def test_a_damaged_file_stops_the_start(artifact: Path) -> None:
+    change_byte(artifact / "onnx" / "int8" / "model.onnx")
+    assert Predictor(artifact, Settings(variant="fp32")).variant.name == "fp32"
+    with pytest.raises(ArtifactError, match="SHA-256"):
+        Predictor(artifact, Settings(variant="int8"))
+
+
+def test_a_variant_that_answers_otherwise_here_stops_the_start(artifact: Path) -> None:
+    alter_golden(artifact, 0.01)
+    case = load_golden(artifact)[3].text[:20]
+    with pytest.raises(GateError, match=r"differs from torch by 0\.01") as caught:
+        Predictor(artifact, Settings(variant="fp32"))
+    assert case in caught.value.problem
+    assert Predictor(artifact, Settings(variant="int8")).variant.name == "int8"
+
+
+def test_a_nan_in_the_golden_cases_stops_the_start(artifact: Path) -> None:
+    alter_golden(artifact, float("nan"))
+    with pytest.raises(GateError):
+        Predictor(artifact, Settings(variant="fp32"))
+
+
+def test_a_variant_for_another_device_is_refused(tiny_artifact: Path) -> None:
+    with pytest.raises(TuneportError, match="is for cpu, and cuda was asked for"):
+        Predictor(tiny_artifact, Settings(device="cuda"))
+
+
+def test_verify_goes_through_every_variant(tiny_artifact: Path) -> None:
+    found = {name: (difference, tolerance) for name, difference, tolerance in verify(tiny_artifact)}
+    assert found.keys() == {"fp32", "int8"}
+    assert all(difference <= tolerance for difference, tolerance in found.values())
+    assert found["fp32"][1] == 1e-3
+
+
+def test_half_a_surrogate_pair_is_wrong_input(tiny_artifact: Path) -> None:
+    with pytest.raises(InputError, match=r"inputs\[1\].*surrogate"):
+        Predictor(tiny_artifact, Settings()).predict(["bank", "\ud800"])
+
+
+def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNEPORT_MAX_INPUTS", "7")
+    monkeypatch.setenv("TUNEPORT_VARIANT", "int8")
+    assert read_settings() == Settings(max_inputs=7, variant="int8")
+
+
+def test_every_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNEPORT_MAX_INPUTS", "0")
+    monkeypatch.setenv("TUNEPORT_REQUEST_TIMEOUT_S", "soon")
+    with pytest.raises(TuneportError, match=r"TUNEPORT_MAX_INPUTS.*TUNEPORT_REQUEST_TIMEOUT_S"):
+        read_settings()
+
+
+def test_registering_twice_keeps_one_copy(tiny_artifact: Path, manifest: Manifest) -> None:
+    tag = register(tiny_artifact)
+    stored = Path(bentoml.models.get(tag).path)
+    before = (stored / MANIFEST).stat().st_ino
+    assert tag == f"tuneport:{manifest.version}" == register(tiny_artifact)
+    assert (stored / MANIFEST).stat().st_ino == before
+
+
+def test_new_evidence_for_the_same_model_replaces_the_old(artifact: Path, tiny_artifact: Path) -> None:
+    tag = register(tiny_artifact)
+    load_manifest(artifact).model_copy(update={"default_because": "measured again"}).save(artifact)
+    try:
+        assert register(artifact) == tag
+        assert load_manifest(Path(bentoml.models.get(tag).path)).default_because == "measured again"
+    finally:
+        register(tiny_artifact)
+
+
+def test_a_damaged_artifact_is_not_registered(artifact: Path) -> None:
+    change_byte(artifact / "tokenizer.json")
+    with pytest.raises(ArtifactError):
+        register(artifact)
+
+
+def test_labels_are_those_of_the_checkpoint(manifest: Manifest) -> None:
+    assert manifest.labels == LABELS
