@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from typing import BinaryIO
 
 import httpx
 
@@ -16,6 +17,8 @@ from serve.bento import serve_environment
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0
+WORKER_FAILED = "Application startup failed"
+"""uvicorn's words for a service whose constructor raised."""
 
 
 def free_port() -> int:
@@ -31,7 +34,7 @@ def running(command: Sequence[str], url: str, environment: dict[str, str] | None
 
     Raises TuneportError with the end of the server's log if it exits or is not ready in time.
     """
-    with tempfile.TemporaryFile("w+") as log:
+    with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             command,
             stdout=log,
@@ -41,23 +44,30 @@ def running(command: Sequence[str], url: str, environment: dict[str, str] | None
             start_new_session=True,  # a Ctrl-C is for us; we stop the server ourselves
         )
         try:
-            if not _ready(process, url):
-                log.seek(0)
-                tail = " | ".join(line.strip() for line in log.read().splitlines()[-8:])
+            if not _ready(process, url, log):
+                tail = " | ".join(line.strip() for line in _read(log).splitlines()[-8:])
                 raise TuneportError(f"the server at {url} did not get ready: {tail}", "mend what its log says")
             yield process.pid
         finally:
             _stop(process)
 
 
-def _ready(process: "subprocess.Popen[bytes]", url: str) -> bool:
+def _ready(process: "subprocess.Popen[bytes]", url: str, log: BinaryIO) -> bool:
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:
+        # BentoML's parent process outlives a worker that could not start.
+        if WORKER_FAILED in _read(log):
+            return False
         with contextlib.suppress(httpx.TransportError):
             if httpx.get(f"{url}/readyz", timeout=2).status_code == httpx.codes.OK:
                 return True
         time.sleep(0.05)
     return False
+
+
+def _read(log: BinaryIO) -> str:
+    """Read the log from its start without moving the offset, at which the server writes."""
+    return os.pread(log.fileno(), os.fstat(log.fileno()).st_size, 0).decode(errors="replace")
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:

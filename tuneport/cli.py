@@ -192,8 +192,13 @@ def predict(
     settings = read_settings()
     predictor = Predictor(artifact, settings.model_copy(update={"variant": variant or settings.variant}))
     inputs: Iterator[Any] = iter(texts) if texts else _lines()
-    for prediction in predictor.predict_lines(inputs):
-        print(json.dumps(prediction, ensure_ascii=False))
+    try:
+        for prediction in predictor.predict_lines(inputs):
+            print(json.dumps(prediction, ensure_ascii=False))
+        sys.stdout.flush()
+    except BrokenPipeError as error:  # `tuneport predict … | head`: typer would call it a failure
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(0) from error
 
 
 @app.command()
@@ -277,9 +282,6 @@ def main() -> NoReturn:
     except KeyboardInterrupt:
         print("interrupted; nothing half-written was left behind", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:  # `tuneport predict … | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     sys.exit(0)
 
 
