@@ -35,7 +35,15 @@ class FinetuneConfig(Frozen):
     max_target_length: int = Field(default=64, ge=2)
     """Tokens of a target: translation, summarization, speech recognition."""
     num_beams: int = Field(default=1, ge=1)
-    """Beams when a generative task is evaluated."""
+    """Beams when a translation, summary or transcript is written, in evaluation and by the checkpoint's default."""
+    source_prefix: str = ""
+    """Translation, summarization: put before every source, as T5 wants it: "translate German to English: "."""
+    source_language: str = ""
+    """Translation: the source's code, for tokenizers that mark languages (mBART "de_DE", NLLB "deu_Latn")."""
+    target_language: str = ""
+    """The target's code for them; for a multilingual Whisper the language spoken ("de")."""
+    chat_template: str | None = None
+    """Text generation from `messages`: a file with a Jinja chat template; unset: the tokenizer's own."""
 
     # What is trained
     strategy: Literal["full", "head", "last_layers", "gradual", "lora", "adalora", "ia3", "prefix"] = "full"
@@ -141,6 +149,14 @@ def load_config(
     except ValidationError as error:
         wrong = "; ".join(_explain(each) for each in error.errors())
         raise TuneportError(f"wrong settings: {wrong}", "docs/finetuning.md lists them") from error
+
+
+def refuse_settings(config: FinetuneConfig, *names: str) -> None:
+    """Raise a TuneportError for those of the settings that are not at their default; the task would ignore them."""
+    fields = FinetuneConfig.model_fields
+    found = [f"{name} = {getattr(config, name)!r}" for name in names if getattr(config, name) != fields[name].default]
+    if found:
+        raise TuneportError(f"{config.task} has no use for {', '.join(found)}", "leave it out")
 
 
 def _read_toml(file: Path | None) -> dict[str, Any]:

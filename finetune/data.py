@@ -99,6 +99,11 @@ def rows_of(rows: Dataset) -> Iterator[tuple[int, dict[str, Any]]]:
             yield number, dict(zip(batch, values, strict=True))
 
 
+def short(value: Any) -> str:
+    """Show a value in a message."""
+    return "an empty string" if isinstance(value, str) and not value.strip() else repr(value)[:60]
+
+
 def duplicates_across_splits(data: Data) -> list[str]:
     """Count rows of train that stand in another split, too, and so flatter its metrics; a warning for each split."""
     hashes = {
@@ -193,12 +198,24 @@ def _select(
         raise DataError(f"{file} has no column {absent}, it has {rows.column_names}", f"rename with {example}")
     kept = {name: column for name, column in names.items() if column in rows.column_names}
     for name, column in kept.items():
-        if isinstance(feature := rows.features[column], ClassLabel):
-            rows = rows.cast_column(column, datasets.Value("int64")).map(
-                lambda row, column=column, feature=feature: {column: _label_name(feature, row[column])},
-                desc=f"{file}: {name} names",
-            )
+        rows = _with_label_names(rows, column, f"{file}: {name} names")
     return rows.select_columns(list(kept.values())).rename_columns({c: n for n, c in kept.items() if c != n})
+
+
+def _with_label_names(rows: Dataset, column: str, description: str) -> Dataset:
+    """Replace the hub's label numbers by their names, in a column of numbers or of lists of numbers."""
+    feature = rows.features[column]
+    if isinstance(feature, ClassLabel):
+        numbers = rows.cast_column(column, datasets.Value("int64"))
+        return numbers.map(lambda row: {column: _label_name(feature, row[column])}, desc=description)
+    inner = getattr(feature, "feature", None)
+    if isinstance(inner, ClassLabel):
+        numbers = rows.cast_column(column, datasets.List(datasets.Value("int64")))
+        return numbers.map(
+            lambda row: {column: None if row[column] is None else [_label_name(inner, n) for n in row[column]]},
+            desc=description,
+        )
+    return rows
 
 
 def _label_name(feature: ClassLabel, number: int | None) -> str | None:

@@ -28,12 +28,29 @@ def one_clear_line(source: str) -> Iterator[None]:
         raise CheckpointError(f"{source} cannot be loaded for this task ({reason})", remedy) from error
 
 
-def load_tokenizer(source: str, config: FinetuneConfig) -> Any:
-    """Load a fast tokenizer; one without a padding token pads with its end token."""
+def load_tokenizer(source: str, config: FinetuneConfig, **options: Any) -> Any:
+    """Load a tokenizer, fast where there is one; one without a padding token pads with its end token.
+
+    `options` are the tokenizer's own.
+    """
     with one_clear_line(source):
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=config.trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=config.trust_remote_code, **options)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_aligned_tokenizer(source: str, config: FinetuneConfig, **options: Any) -> Any:
+    """Load a tokenizer for tasks whose targets are positions: it says which word and characters a token stands for.
+
+    It pads on the right, since positions count from the left. Raises CheckpointError for a slow tokenizer.
+    """
+    tokenizer = load_tokenizer(source, config, padding_side="right", **options)
+    if not tokenizer.is_fast:
+        raise CheckpointError(
+            f"the tokenizer of {source} ({type(tokenizer).__name__}) does not say which characters a token stands for",
+            f"{config.task} needs a model with a fast tokenizer (tokenizer.json)",
+        )
     return tokenizer
 
 

@@ -9,9 +9,9 @@ from scipy.stats import pearsonr, spearmanr
 from transformers import PreTrainedModel
 
 from finetune.config import FinetuneConfig
-from finetune.data import Data, Problems, rows_of
+from finetune.data import Data, Problems, rows_of, short
 from finetune.evaluate import WORST, Evaluation, Mistake
-from finetune.tasks.sequence import SequenceTask, check_texts, short, show
+from finetune.tasks.sequence import SequenceTask, check_texts, show
 
 
 class Task(SequenceTask):

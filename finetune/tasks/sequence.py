@@ -6,7 +6,7 @@ from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, PreTrainedModel
 
 from finetune.config import FinetuneConfig
-from finetune.data import Problems, rows_of
+from finetune.data import Problems, rows_of, short
 from finetune.heads import PooledClassifier
 from finetune.loading import load_pretrained, load_tokenizer, with_dropout
 
@@ -62,11 +62,6 @@ def check_texts(rows: Dataset, file: str, problems: Problems) -> None:
         for column in ("text", "text_pair"):
             if column in row and (not isinstance(row[column], str) or not row[column].strip()):
                 problems.add(f"{file} row {number}", f"{column} is {short(row[column])}")
-
-
-def short(value: Any) -> str:
-    """Show a value in a message."""
-    return "an empty string" if isinstance(value, str) and not value.strip() else repr(value)[:60]
 
 
 def show(row: dict[str, Any]) -> str:

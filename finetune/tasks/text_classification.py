@@ -11,10 +11,10 @@ from transformers import PreTrainedModel
 
 from export.files import DataError
 from finetune.config import FinetuneConfig
-from finetune.data import Data, Problems, rows_of
+from finetune.data import Data, Problems, rows_of, short
 from finetune.evaluate import Evaluation, Mistake, score_classes, score_multilabel, worst
 from finetune.tasks import Loss
-from finetune.tasks.sequence import SequenceTask, check_texts, short, show
+from finetune.tasks.sequence import SequenceTask, check_texts, show
 
 
 class Task(SequenceTask):
