@@ -104,6 +104,14 @@ def short(value: Any) -> str:
     return "an empty string" if isinstance(value, str) and not value.strip() else repr(value)[:60]
 
 
+def check_strings(rows: Dataset, file: str, problems: Problems, columns: Sequence[str]) -> None:
+    """Check that each of the columns that is there holds strings with something in them."""
+    for number, row in rows_of(rows):
+        for column in columns:
+            if column in row and (not isinstance(row[column], str) or not row[column].strip()):
+                problems.add(f"{file} row {number}", f"{column} is {short(row[column])}")
+
+
 def duplicates_across_splits(data: Data) -> list[str]:
     """Count rows of train that stand in another split, too, and so flatter its metrics; a warning for each split."""
     hashes = {

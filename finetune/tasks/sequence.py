@@ -6,7 +6,7 @@ from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, PreTrainedModel
 
 from finetune.config import FinetuneConfig
-from finetune.data import Problems, rows_of, short
+from finetune.data import Problems, check_strings
 from finetune.heads import PooledClassifier
 from finetune.loading import load_pretrained, load_tokenizer, with_dropout
 
@@ -58,10 +58,7 @@ class SequenceTask:
 
 def check_texts(rows: Dataset, file: str, problems: Problems) -> None:
     """Check that every text, and pair where there is one, is a string with something in it."""
-    for number, row in rows_of(rows):
-        for column in ("text", "text_pair"):
-            if column in row and (not isinstance(row[column], str) or not row[column].strip()):
-                problems.add(f"{file} row {number}", f"{column} is {short(row[column])}")
+    check_strings(rows, file, problems, ("text", "text_pair"))
 
 
 def show(row: dict[str, Any]) -> str:

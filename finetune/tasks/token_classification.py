@@ -67,7 +67,7 @@ class Task:
     def encode(self, rows: Dataset, processor: Any, *, train: bool) -> Dataset:
         """Tokenize; `words` is the index of the word that a token begins, else -1, and `labels` that word's tag.
 
-        Words beyond `max_length` are cut. Both columns have a value for each token.
+        Both have a value for each token. `cut` tells rows that lost words beyond `max_length`.
         """
         index = {label: i for i, label in enumerate(self.labels)}
 
@@ -80,7 +80,9 @@ class Task:
                 [index[tags[word]] if word >= 0 else UNLABELLED for word in begun]
                 for tags, begun in zip(batch["tags"], words, strict=True)
             ]
-            return {**encoded, "labels": labels, "words": words, "length": [len(begun) for begun in words]}
+            cut = [max(begun) + 1 < len(tokens) for begun, tokens in zip(words, batch["tokens"], strict=True)]
+            lengths = [len(begun) for begun in words]
+            return {**encoded, "labels": labels, "words": words, "cut": cut, "length": lengths}
 
         return rows.map(encode_batch, batched=True, remove_columns=rows.column_names, desc="tokenize")
 

@@ -1,0 +1,78 @@
+"""Answers as spans of a context: their best place among a window's logits, and SQuAD's scores of answer texts.
+
+Scores after Rajpurkar et al., "SQuAD: 100,000+ Questions for Machine Comprehension of Text" (2016); unanswerable
+questions after "Know What You Don't Know" (2018).
+"""
+
+import re
+import string
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+MAX_ANSWER_TOKENS = 30
+OUTSIDE = -1
+"""Character offset of tokens that are not the context's."""
+ARTICLES = re.compile(r"\b(?:a|an|the)\b")
+PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+@dataclass(frozen=True)
+class Span:
+    """Characters from `start` up to `end` of a context, and the sum of the two logits."""
+
+    score: float
+    start: int
+    end: int
+
+
+def best_span(starts: npt.NDArray[Any], ends: npt.NDArray[Any], offsets: npt.NDArray[np.int64]) -> Span:
+    """Find the span with the largest sum of logits among all of at most `MAX_ANSWER_TOKENS` tokens of the context.
+
+    `starts` and `ends` are a window's logits (tokens,), `offsets` (tokens, 2) its characters, `OUTSIDE` elsewhere.
+    """
+    context = np.flatnonzero(offsets[:, 0] != OUTSIDE)
+    if not len(context):  # of characters that the tokenizer drops
+        return Span(-np.inf, 0, 0)
+    longest = min(MAX_ANSWER_TOKENS, len(context))
+    padded = np.pad(np.asarray(ends, np.float64)[context], (0, longest - 1), constant_values=-np.inf)
+    # Row i holds the sums of all spans that begin with the context's token i: (tokens, longest).
+    sums = np.asarray(starts, np.float64)[context, None] + np.lib.stride_tricks.sliding_window_view(padded, longest)
+    first, more = np.unravel_index(int(sums.argmax()), sums.shape)
+    begin, end = offsets[context[first], 0], offsets[context[first + more], 1]
+    return Span(float(sums[first, more]), int(begin), int(end))
+
+
+def token_span(offsets: Sequence[tuple[int, int]], start: int, end: int) -> tuple[int, int] | None:
+    """Find the first and last token of characters `start` to `end`; None where the window does not hold them all."""
+    inside = [i for i, (left, right) in enumerate(offsets) if left != OUTSIDE and right > start and left < end]
+    context = [i for i, (left, _) in enumerate(offsets) if left != OUTSIDE]
+    if not inside or offsets[context[0]][0] > start or offsets[context[-1]][1] < end:
+        return None
+    return inside[0], inside[-1]
+
+
+def normalize(answer: str) -> str:
+    """Drop case, punctuation, English articles and superfluous blanks."""
+    return " ".join(ARTICLES.sub(" ", answer.lower().translate(PUNCTUATION)).split())
+
+
+def exact_match(predicted: str, answers: Iterable[str]) -> float:
+    """Return 1 if the prediction is one of the right answers; an empty text is the answer to the unanswerable."""
+    return float(normalize(predicted) in {normalize(answer) for answer in answers})
+
+
+def answer_f1(predicted: str, answers: Iterable[str]) -> float:
+    """Return the best F1 of the prediction's words against those of a right answer."""
+    return max(_word_f1(normalize(predicted).split(), normalize(answer).split()) for answer in answers)
+
+
+def _word_f1(predicted: list[str], expected: list[str]) -> float:
+    if not predicted or not expected:
+        return float(predicted == expected)
+    common = (Counter(predicted) & Counter(expected)).total()
+    return 2 * common / (len(predicted) + len(expected))

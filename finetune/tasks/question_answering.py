@@ -1,0 +1,234 @@
+"""Extractive question answering: the span of a `context` that answers a `question`, or that there is none."""
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+from datasets import Dataset
+from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding, PreTrainedModel
+
+from finetune.config import FinetuneConfig, refuse_settings
+from finetune.data import Data, Problems, check_strings, rows_of, short
+from finetune.evaluate import Evaluation, Mistake, worst
+from finetune.loading import load_aligned_tokenizer, load_pretrained
+from finetune.spans import OUTSIDE, answer_f1, best_span, exact_match, token_span
+
+SHAPE = '{"text": […], "answer_start": […]} or a list of {"text", "answer_start"}'
+COLUMNS = ("context", "question")
+
+
+class Task:
+    """Checks, encodes and scores rows of `context`, `question` and `answers`.
+
+    A long context becomes several windows, each an example of its own, that share `doc_stride` tokens.
+    """
+
+    required: ClassVar[tuple[str, ...]] = ("context", "question", "answers")
+    optional: ClassVar[tuple[str, ...]] = ()
+    best_metric: ClassVar[str] = "f1"
+    greater_is_better: ClassVar[bool] = True
+    generates: ClassVar[bool] = False
+    labels: tuple[str, ...] = ()
+
+    def __init__(self, data: Data, config: FinetuneConfig) -> None:
+        """Check that every row has its texts, and every answer stands where it says."""
+        refuse_settings(config, "pooling", "class_weights", "label_smoothing_factor")
+        self.config = config
+        self.data = data
+        problems = Problems("correct these rows, or rename columns with --columns answers=YOUR_COLUMN")
+        for split, rows in data.splits.items():
+            check_strings(rows, data.files[split], problems, COLUMNS)
+            for number, row in rows_of(rows):
+                for problem in _wrong_answers(row):
+                    problems.add(f"{data.files[split]} row {number}", problem)
+        problems.raise_if_any()
+        self.has_unanswerable = any(not list(read_answers(row["answers"])) for _, row in rows_of(data.splits["train"]))
+
+    def load_processor(self, source: str) -> Any:
+        """Load the tokenizer; a DataError for questions that leave no room for their context."""
+        tokenizer = load_aligned_tokenizer(source, self.config)
+        room = self.config.max_length - tokenizer.num_special_tokens_to_add(pair=True)
+        problems = Problems(
+            f"raise max_length = {self.config.max_length} or lower doc_stride = {self.config.doc_stride}"
+        )
+        for split, rows in self.data.splits.items():
+            for number, row in rows_of(rows.select_columns("question")):
+                taken = len(tokenizer(row["question"], add_special_tokens=False, verbose=False)["input_ids"])
+                if room - taken <= self.config.doc_stride:
+                    said = f"{taken} tokens of question leave {max(0, room - taken)} of a window to its context"
+                    problems.add(f"{self.data.files[split]} row {number}", said)
+        problems.raise_if_any()
+        return tokenizer
+
+    def load_model(self, source: str) -> PreTrainedModel:
+        """Load the encoder under a new head that gives each token a logit as start and one as end.
+
+        `has_unanswerable` in the checkpoint's configuration says whether "no answer" may be its answer.
+        """
+        return load_pretrained(
+            AutoModelForQuestionAnswering,
+            source,
+            self.config,
+            ignore_mismatched_sizes=True,
+            has_unanswerable=self.has_unanswerable,
+        )
+
+    def encode(self, rows: Dataset, processor: Any, *, train: bool) -> Dataset:
+        """Tokenize into windows; targets are `start_positions` and `end_positions`, inclusive.
+
+        `row` is the index of a window's row, `cls` the place of "no answer here", `offset_mapping` a token's
+        characters in the context, or `OUTSIDE` twice for tokens that are not the context's. Training, too, keeps
+        windows without the answer: they teach what "no answer here" looks like.
+        """
+
+        def encode_batch(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, Any]:
+            encoded = processor(
+                batch["question"],
+                batch["context"],
+                truncation="only_second",
+                max_length=self.config.max_length,
+                stride=self.config.doc_stride,
+                return_overflowing_tokens=True,
+                return_offsets_mapping=True,
+            )
+            sources = encoded.pop("overflow_to_sample_mapping")
+            places = [_cls_place(ids, processor.cls_token_id) for ids in encoded["input_ids"]]
+            offsets = [_of_context(each, encoded.sequence_ids(i)) for i, each in enumerate(encoded["offset_mapping"])]
+            answers = [list(read_answers(each)) for each in batch["answers"]]
+            spans = [
+                _target(each, answers[source], place)
+                for each, source, place in zip(offsets, sources, places, strict=True)
+            ]
+            return {
+                **encoded,
+                "offset_mapping": offsets,
+                "row": [indices[source] for source in sources],
+                "cls": places,
+                "start_positions": [start for start, _ in spans],
+                "end_positions": [end for _, end in spans],
+                "length": [len(ids) for ids in encoded["input_ids"]],
+            }
+
+        return rows.map(
+            encode_batch, batched=True, with_indices=True, remove_columns=rows.column_names, desc="tokenize"
+        )
+
+    def collator(self, processor: Any, model: PreTrainedModel) -> Any:
+        """Pad to the longest window of the batch."""
+        return DataCollatorWithPadding(processor)
+
+    def loss(self) -> None:
+        """Leave the loss to the model."""
+
+    def evaluate(self, outputs: Any, targets: Any, rows: Dataset, features: Dataset) -> Evaluation:
+        """Score answers by exact match and F1; a mistake's loss is 1 - F1.
+
+        `outputs` begins with the logits of starts and of ends, each (windows, tokens).
+        """
+        predicted = self._answers(np.asarray(outputs[0]), np.asarray(outputs[1]), rows, features)
+        expected = [_texts(row["answers"]) for _, row in rows_of(rows.select_columns("answers"))]
+        pairs = list(zip(predicted, expected, strict=True))
+        exact = np.array([exact_match(*pair) for pair in pairs])
+        f1 = np.array([answer_f1(*pair) for pair in pairs])
+        metrics = {"exact_match": float(exact.mean()), "f1": float(f1.mean())}
+        has = np.array([any(texts) for texts in expected])
+        if has.any() and not has.all():
+            metrics |= {"exact_match_has_answer": float(exact[has].mean()), "f1_has_answer": float(f1[has].mean())}
+            metrics["exact_match_no_answer"] = float(exact[~has].mean())
+        mistakes = tuple(
+            Mistake(
+                row=i + 1,
+                input=f"{rows[i]['question']} ⟂ {rows[i]['context']}",
+                expected=" | ".join(dict.fromkeys(expected[i])) or "no answer",
+                predicted=predicted[i] or "no answer",
+                loss=float(1 - f1[i]),
+            )
+            for i in worst(1 - f1, exact == 0)
+        )
+        return Evaluation(metrics=metrics, mistakes=mistakes)
+
+    def _answers(self, starts: npt.NDArray[Any], ends: npt.NDArray[Any], rows: Dataset, features: Dataset) -> list[str]:
+        """Choose each row's answer among its windows; an empty text where none is better than the best span.
+
+        "No answer" scores what its CLS logits add up to in the window that believes in it least, since a window
+        without the answer says so rightly. It is a choice only if train has unanswerable questions.
+        """
+        best: dict[int, tuple[float, int, int]] = {}
+        nothing: dict[int, float] = {}
+        for number, window in rows_of(features.select_columns(["row", "cls", "offset_mapping"])):
+            start, end, row, cls = starts[number - 1], ends[number - 1], window["row"], window["cls"]
+            span = best_span(start, end, np.asarray(window["offset_mapping"], np.int64))
+            if row not in best or span.score > best[row][0]:
+                best[row] = span.score, span.start, span.end
+            nothing[row] = min(nothing.get(row, np.inf), float(start[cls]) + float(end[cls]))
+        answers = []
+        for number, row in rows_of(rows.select_columns("context")):
+            score, left, right = best[number - 1]
+            is_none = self.has_unanswerable and nothing[number - 1] > score
+            answers.append("" if is_none else row["context"][left:right].strip())
+        return answers
+
+
+def read_answers(answers: Any) -> Iterator[tuple[str, int]]:
+    """Go through a row's right answers, in either shape: text and first character.
+
+    Raises TypeError or KeyError for another shape, ValueError for lists of different lengths.
+    """
+    if isinstance(answers, dict):
+        if not all(isinstance(answers[name], list) for name in ("text", "answer_start")):
+            raise TypeError("lists are expected")
+        yield from zip(answers["text"], answers["answer_start"], strict=True)
+    else:
+        yield from ((each["text"], each["answer_start"]) for each in answers)
+
+
+def _texts(answers: Any) -> list[str]:
+    return [text for text, _ in read_answers(answers)] or [""]
+
+
+def _wrong_answers(row: dict[str, Any]) -> Iterator[str]:
+    """Say what is wrong with a row's answers."""
+    try:
+        answers = list(read_answers(row["answers"]))
+    except (TypeError, KeyError):
+        yield f"answers is {short(row['answers'])}, and {SHAPE} is expected"
+    except ValueError:
+        counts = [len(row["answers"][name]) for name in ("text", "answer_start")]
+        yield f"answers has {counts[0]} of text and {counts[1]} of answer_start"
+    else:
+        for text, start in answers:
+            if not isinstance(text, str) or not text.strip():
+                yield f"an answer's text is {short(text)}"
+            elif isinstance(start, bool) or not isinstance(start, int):
+                yield f"answer_start is {short(start)}, and a whole number is expected"
+            elif isinstance(row["context"], str) and not _stands_at(row["context"], text, start):
+                yield _misplaced(row["context"], text, start)
+
+
+def _stands_at(context: str, text: str, start: int) -> bool:
+    return start >= 0 and context.startswith(text, start)
+
+
+def _misplaced(context: str, text: str, start: int) -> str:
+    there = repr(context[start : start + len(text)][:60]) if 0 <= start < len(context) else "nothing"
+    found = context.find(text)
+    elsewhere = f"it begins at {found}" if found >= 0 else "the context does not hold it"
+    return f"the answer {short(text)} is said to begin at {start}, where {there} stands; {elsewhere}"
+
+
+def _cls_place(ids: list[int], cls_id: int | None) -> int:
+    """Find the CLS token: first for most, last for XLNet; a tokenizer without one lends its first token."""
+    return ids.index(cls_id) if cls_id in ids else 0
+
+
+def _of_context(offsets: list[tuple[int, int]], sequences: list[int | None]) -> list[tuple[int, int]]:
+    return [
+        offset if sequence == 1 else (OUTSIDE, OUTSIDE) for offset, sequence in zip(offsets, sequences, strict=True)
+    ]
+
+
+def _target(offsets: list[tuple[int, int]], answers: list[tuple[str, int]], cls: int) -> tuple[int, int]:
+    """Place the first answer that the window holds whole; CLS if there is none."""
+    spans = (token_span(offsets, start, start + len(text)) for text, start in answers)
+    return next((span for span in spans if span), (cls, cls))
