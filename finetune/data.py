@@ -169,6 +169,8 @@ def _load_file(path: Path) -> Dataset:
     try:
         rows = datasets.load_dataset(FORMATS[path.suffix], data_files=str(path), split="train", **options)
     except Exception as error:  # datasets wraps pyarrow's and pandas' exceptions in its own
+        if "corresponds to no data" in str(error):
+            raise DataError(f"{path} has no rows", "give a file with rows") from error
         raise DataError(f"{path} cannot be read: {_cause(path, error)}", "correct the file") from error
     if not len(rows):
         raise DataError(f"{path} has no rows", "give a file with rows")

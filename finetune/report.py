@@ -95,7 +95,7 @@ def _draw_confusion(file: Path, matrix: Any, labels: Sequence[str], split: str) 
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axis.set_xticks(range(len(labels)), labels, rotation=45, ha="right")
     axis.set_yticks(range(len(labels)), labels)
-    axis.set(xlabel="predicted", ylabel="true", title=f"{split}: rows by true and predicted label")
+    axis.set(xlabel="predicted", ylabel="true", title=split)
     if len(labels) <= NUMBERED:
         for (i, j), count in np.ndenumerate(matrix):
             colour = "white" if shares[i, j] > 0.5 else "black"

@@ -1,0 +1,53 @@
+"""A tiny base encoder and small labelled data whose labels can be learnt from the words."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import build_checkpoint, random_texts, write_rows
+from transformers import BertModel
+
+from finetune.config import FinetuneConfig, load_config
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A two-layer random BERT without a head."""
+    folder = tmp_path_factory.mktemp("base")
+    build_checkpoint(folder, architecture=BertModel)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def texts_and_labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Texts labelled by which of two words they end with."""
+    folder = tmp_path_factory.mktemp("labelled")
+    texts, chance = random_texts(7), random.Random(7)
+    for split, count in {"train": 48, "validation": 16, "test": 16}.items():
+        rows = [{"text": f"{next(texts)} {word}", "label": word} for word in chance.choices(("film", "vote"), k=count)]
+        write_rows(folder / f"{split}.jsonl", rows)
+    return folder
+
+
+@pytest.fixture
+def settings(base: Path, texts_and_labels: Path) -> Callable[..., FinetuneConfig]:
+    """Make settings of a run of a second, with changes."""
+
+    def make(**changes: Any) -> FinetuneConfig:
+        values = {
+            "task": "text-classification",
+            "model": str(base),
+            "data": str(texts_and_labels),
+            "max_length": 48,
+            "max_steps": 4,
+            "per_device_train_batch_size": 8,
+            "learning_rate": 1e-3,
+            "eval_strategy": "no",
+            "save_strategy": "no",
+            "report_to": [],
+        }
+        return load_config(flags={**values, **changes})
+
+    return make

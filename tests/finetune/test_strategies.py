@@ -1,0 +1,220 @@
+"""What is trained learns, and nothing else does; rates are those that the settings ask for."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    BartConfig,
+    DebertaV2Config,
+    DistilBertConfig,
+    ElectraConfig,
+    GPT2Config,
+    ModernBertConfig,
+    PretrainedConfig,
+    RobertaConfig,
+    T5Config,
+    TrainerCallback,
+    XLNetConfig,
+)
+
+from export.files import TuneportError
+from finetune.config import FinetuneConfig
+from finetune.session import load_model, make_trainer, prepare
+from finetune.strategies import layer_groups
+from finetune.train import finetune
+
+Settings = Callable[..., FinetuneConfig]
+SMALL = {"vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
+FAMILIES: dict[str, PretrainedConfig] = {
+    "roberta": RobertaConfig(**SMALL),
+    "deberta": DebertaV2Config(**SMALL),
+    "modernbert": ModernBertConfig(
+        **SMALL, pad_token_id=0, bos_token_id=1, eos_token_id=2, cls_token_id=1, sep_token_id=2
+    ),
+    "electra": ElectraConfig(**SMALL, embedding_size=16),
+    "distilbert": DistilBertConfig(vocab_size=60, dim=16, n_layers=3, n_heads=2, hidden_dim=32),
+    "xlnet": XLNetConfig(vocab_size=60, d_model=16, n_layer=3, n_head=2, d_inner=32),
+    "gpt2": GPT2Config(vocab_size=60, n_embd=16, n_layer=3, n_head=2),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_parameter_of_a_family_is_in_one_group(family: str) -> None:
+    model = AutoModelForSequenceClassification.from_config(FAMILIES[family])
+    groups = layer_groups(model)
+    assert len(groups) == 5
+    assert sorted(name for group in groups for name in group) == sorted(name for name, _ in model.named_parameters())
+    assert any("embed" in name or "wte" in name for name in groups[0])
+    for layer, names in enumerate(groups[1:-1]):
+        assert names
+        assert all(f".{layer}." in name for name in names)
+    assert not any("embed" in name for name in groups[-1])
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        T5Config(vocab_size=60, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_decoder_layers=3, num_heads=2),
+        BartConfig(
+            vocab_size=60, d_model=16, encoder_layers=2, decoder_layers=3, encoder_attention_heads=2,
+            decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32,
+        ),
+    ],
+    ids=["t5", "bart"],
+)  # fmt: skip
+def test_a_decoder_is_above_its_encoder(config: PretrainedConfig) -> None:
+    groups = layer_groups(AutoModelForSeq2SeqLM.from_config(config))
+    assert len(groups) == 1 + 2 + 3 + 1
+    assert all("encoder" in name for name in groups[1] + groups[2])
+    assert all("decoder" in name for group in groups[3:6] for name in group)
+
+
+def _changed(settings: FinetuneConfig, out: Path) -> set[str]:
+    """Fine-tune and name the weights that are not the base model's, bit for bit."""
+    before = AutoModel.from_pretrained(settings.model).state_dict()
+    finetune(settings, out)
+    after = load_file(out / "checkpoint" / "model.safetensors")
+    assert after.keys() >= {f"bert.{name}" for name in before if "position_ids" not in name}
+    return {
+        name for name in after if not torch.equal(after[name], before.get(name.removeprefix("bert."), torch.empty(0)))
+    }
+
+
+def test_head_only_leaves_the_layers_bit_identical(settings: Settings, tmp_path: Path) -> None:
+    changed = _changed(settings(strategy="head"), tmp_path / "run")
+    assert {"classifier.weight", "classifier.bias", "bert.pooler.dense.weight", "bert.pooler.dense.bias"} == changed
+
+
+def test_last_layers_leaves_those_below_bit_identical(settings: Settings, tmp_path: Path) -> None:
+    changed = _changed(settings(strategy="last_layers", num_last_layers=1), tmp_path / "run")
+    assert any(name.startswith("bert.encoder.layer.1.") for name in changed)
+    assert not any(name.startswith(("bert.encoder.layer.0.", "bert.embeddings.")) for name in changed)
+
+
+def test_full_changes_every_layer(settings: Settings, tmp_path: Path) -> None:
+    changed = _changed(settings(), tmp_path / "run")
+    assert {"bert.embeddings.word_embeddings.weight", "bert.encoder.layer.0.output.dense.weight"} <= changed
+
+
+class _Watch(TrainerCallback):
+    """Notes which parameters have gradients in each epoch."""
+
+    def __init__(self) -> None:
+        self.seen: dict[int, set[str]] = {}
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        names = {name for name, parameter in kwargs["model"].named_parameters() if parameter.grad is not None}
+        self.seen.setdefault(int(state.epoch), set()).update(names)
+
+
+def test_gradual_unfreezing_adds_a_layer_each_epoch(settings: Settings, tmp_path: Path) -> None:
+    prepared = prepare(settings(strategy="gradual", max_steps=-1, num_train_epochs=4))
+    trainer = make_trainer(prepared, tmp_path, load_model(prepared))
+    watch = _Watch()
+    trainer.add_callback(watch)
+    trainer.train()
+    groups = layer_groups(trainer.model)
+    for epoch in range(4):
+        learning = {name for group in groups[len(groups) - 1 - epoch :] for name in group}
+        assert watch.seen[epoch] == learning
+
+
+def test_each_layer_learns_at_a_fraction_of_the_rate_above(settings: Settings, tmp_path: Path) -> None:
+    prepared = prepare(settings(layer_lr_decay=0.5, learning_rate=8e-4))
+    trainer = make_trainer(prepared, tmp_path, load_model(prepared))
+    names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
+    rates = {names[id(p)]: group["lr"] for group in trainer.create_optimizer().param_groups for p in group["params"]}
+    assert rates["classifier.weight"] == pytest.approx(8e-4)
+    assert rates["bert.encoder.layer.1.output.dense.weight"] == pytest.approx(4e-4)
+    assert rates["bert.encoder.layer.0.output.dense.weight"] == pytest.approx(2e-4)
+    assert rates["bert.embeddings.word_embeddings.weight"] == pytest.approx(1e-4)
+
+
+def test_biases_and_norms_do_not_decay(settings: Settings, tmp_path: Path) -> None:
+    prepared = prepare(settings(weight_decay=0.1))
+    trainer = make_trainer(prepared, tmp_path, load_model(prepared))
+    names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
+    decay = {names[id(p)]: g["weight_decay"] for g in trainer.create_optimizer().param_groups for p in g["params"]}
+    assert {value for name, value in decay.items() if "bias" in name or "LayerNorm" in name} == {0.0}
+    assert decay["classifier.weight"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("optim", "kind"),
+    [("adamw_torch", "AdamW"), ("adam", "Adam"), ("adagrad", "Adagrad"), ("sgd", "SGD"), ("adafactor", "Adafactor")],
+)
+def test_the_optimizer_is_the_named_one(settings: Settings, tmp_path: Path, optim: str, kind: str) -> None:
+    prepared = prepare(settings(optim=optim, momentum=0.7))
+    trainer = make_trainer(prepared, tmp_path, load_model(prepared))
+    optimizer = trainer.create_optimizer()
+    assert type(optimizer).__name__ == kind
+    assert optimizer.defaults.get("momentum", 0.7) == 0.7
+    trainer.train()
+    assert trainer.state.global_step == 4
+
+
+@pytest.mark.parametrize("strategy", ["lora", "adalora", "ia3"])
+def test_adapters_are_merged_into_a_plain_checkpoint(settings: Settings, tmp_path: Path, strategy: str) -> None:
+    out = tmp_path / "run"
+    run = finetune(settings(strategy=strategy, learning_rate=0.05), out)
+    model, info = AutoModelForSequenceClassification.from_pretrained(out / "checkpoint", output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    before = AutoModel.from_pretrained(settings().model).state_dict()
+    after = model.bert.state_dict()
+    changed = {name for name in after if not torch.equal(after[name], before[name])}
+    assert changed
+    assert not any("embeddings" in name or "LayerNorm" in name for name in changed)
+    assert run.trained_parameters < sum(p.numel() for p in model.parameters()) / 3
+
+
+def test_freezing_what_fgm_moves_is_refused(settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(TuneportError, match="embeddings"):
+        finetune(settings(strategy="head", adversarial_epsilon=0.5), tmp_path / "run")
+
+
+def test_adversarial_steps_leave_the_embeddings_where_they_were(settings: Settings, tmp_path: Path) -> None:
+    """The second gradient is added, and the move undone: with a rate of nearly 0 nothing has moved."""
+    gradients = {}
+    for epsilon in (0.0, 5.0):
+        prepared = prepare(settings(adversarial_epsilon=epsilon, learning_rate=1e-12, dropout=0.0))
+        trainer = make_trainer(prepared, tmp_path, load_model(prepared))
+        trainer.create_optimizer()
+        batch = next(iter(trainer.get_train_dataloader()))
+        weight = trainer.model.get_input_embeddings().weight
+        before = weight.detach().clone()
+        trainer.current_gradient_accumulation_steps = 1
+        trainer.training_step(trainer.model, dict(batch))
+        assert torch.equal(weight, before)
+        gradients[epsilon] = trainer.model.classifier.weight.grad.clone()
+    assert not torch.allclose(gradients[5.0], gradients[0.0], rtol=0.1)
+    assert not torch.allclose(gradients[5.0], 2 * gradients[0.0], rtol=1e-3)
+
+
+def test_dropout_reaches_the_model(settings: Settings) -> None:
+    model = load_model(prepare(settings(dropout=0.37)))
+    assert {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)} == {0.37}
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean", "attention"])
+def test_a_pooled_head_loads_in_transformers_alone(settings: Settings, tmp_path: Path, pooling: str) -> None:
+    out = tmp_path / "run"
+    finetune(settings(pooling=pooling), out)
+    config = AutoConfig.from_pretrained(out / "checkpoint", trust_remote_code=True)
+    assert config.pooling == pooling
+    model, info = AutoModelForSequenceClassification.from_pretrained(
+        out / "checkpoint", trust_remote_code=True, output_loading_info=True
+    )
+    assert not info["missing_keys"]
+    ids = torch.tensor([[2, 10, 11, 12, 3, 0, 0]])
+    alone = model.eval()(input_ids=ids[:, :5], attention_mask=torch.ones(1, 5, dtype=torch.int64)).logits
+    padded = model(input_ids=ids, attention_mask=(ids != 0).long()).logits
+    assert torch.allclose(alone, padded, atol=1e-5)
