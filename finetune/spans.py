@@ -1,4 +1,4 @@
-"""Answers as spans of a context: their best place among a window's logits, and SQuAD's scores of answer texts.
+"""Answers as spans of a context: reading them, their best place among a window's logits, SQuAD's scores.
 
 Scores after Rajpurkar et al., "SQuAD: 100,000+ Questions for Machine Comprehension of Text" (2016); unanswerable
 questions after "Know What You Don't Know" (2018).
@@ -7,17 +7,20 @@ questions after "Know What You Don't Know" (2018).
 import re
 import string
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from finetune.data import short
+
 MAX_ANSWER_TOKENS = 30
 OUTSIDE = -1
 """Character offset of tokens that are not the context's."""
 ARTICLES = re.compile(r"\b(?:a|an|the)\b")
+SHAPE = '{"text": […], "answer_start": […]} or a list of {"text", "answer_start"}'
 PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -28,6 +31,49 @@ class Span:
     score: float
     start: int
     end: int
+
+
+def read_answers(answers: Any) -> Iterator[tuple[str, int]]:
+    """Go through a row's right answers, in either shape: text and first character.
+
+    Raises TypeError or KeyError for another shape, ValueError for lists of different lengths.
+    """
+    if isinstance(answers, dict):
+        if not all(isinstance(answers[name], list) for name in ("text", "answer_start")):
+            raise TypeError("lists are expected")
+        yield from zip(answers["text"], answers["answer_start"], strict=True)
+    else:
+        yield from ((each["text"], each["answer_start"]) for each in answers)
+
+
+def wrong_answers(row: dict[str, Any]) -> Iterator[str]:
+    """Say what is wrong with a row's answers."""
+    try:
+        answers = list(read_answers(row["answers"]))
+    except (TypeError, KeyError):
+        yield f"answers is {short(row['answers'])}, and {SHAPE} is expected"
+    except ValueError:
+        counts = [len(row["answers"][name]) for name in ("text", "answer_start")]
+        yield f"answers has {counts[0]} of text and {counts[1]} of answer_start"
+    else:
+        for text, start in answers:
+            if not isinstance(text, str) or not text.strip():
+                yield f"an answer's text is {short(text)}"
+            elif isinstance(start, bool) or not isinstance(start, int):
+                yield f"answer_start is {short(start)}, and a whole number is expected"
+            elif isinstance(row["context"], str) and not _stands_at(row["context"], text, start):
+                yield _misplaced(row["context"], text, start)
+
+
+def _stands_at(context: str, text: str, start: int) -> bool:
+    return start >= 0 and context.startswith(text, start)
+
+
+def _misplaced(context: str, text: str, start: int) -> str:
+    there = repr(context[start : start + len(text)][:60]) if 0 <= start < len(context) else "nothing"
+    found = context.find(text)
+    elsewhere = f"it begins at {found}" if found >= 0 else "the context does not hold it"
+    return f"the answer {short(text)} is said to begin at {start}, where {there} stands; {elsewhere}"
 
 
 def best_span(starts: npt.NDArray[Any], ends: npt.NDArray[Any], offsets: npt.NDArray[np.int64]) -> Span:

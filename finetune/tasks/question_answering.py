@@ -1,6 +1,5 @@
 """Extractive question answering: the span of a `context` that answers a `question`, or that there is none."""
 
-from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
@@ -9,12 +8,11 @@ from datasets import Dataset
 from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding, PreTrainedModel
 
 from finetune.config import FinetuneConfig, refuse_settings
-from finetune.data import Data, Problems, check_strings, rows_of, short
+from finetune.data import Data, Problems, check_strings, rows_of
 from finetune.evaluate import Evaluation, Mistake, worst
 from finetune.loading import load_aligned_tokenizer, load_pretrained
-from finetune.spans import OUTSIDE, answer_f1, best_span, exact_match, token_span
+from finetune.spans import OUTSIDE, answer_f1, best_span, exact_match, read_answers, token_span, wrong_answers
 
-SHAPE = '{"text": […], "answer_start": […]} or a list of {"text", "answer_start"}'
 COLUMNS = ("context", "question")
 
 
@@ -40,7 +38,7 @@ class Task:
         for split, rows in data.splits.items():
             check_strings(rows, data.files[split], problems, COLUMNS)
             for number, row in rows_of(rows):
-                for problem in _wrong_answers(row):
+                for problem in wrong_answers(row):
                     problems.add(f"{data.files[split]} row {number}", problem)
         problems.raise_if_any()
         self.has_unanswerable = any(not list(read_answers(row["answers"])) for _, row in rows_of(data.splits["train"]))
@@ -170,51 +168,8 @@ class Task:
         return answers
 
 
-def read_answers(answers: Any) -> Iterator[tuple[str, int]]:
-    """Go through a row's right answers, in either shape: text and first character.
-
-    Raises TypeError or KeyError for another shape, ValueError for lists of different lengths.
-    """
-    if isinstance(answers, dict):
-        if not all(isinstance(answers[name], list) for name in ("text", "answer_start")):
-            raise TypeError("lists are expected")
-        yield from zip(answers["text"], answers["answer_start"], strict=True)
-    else:
-        yield from ((each["text"], each["answer_start"]) for each in answers)
-
-
 def _texts(answers: Any) -> list[str]:
     return [text for text, _ in read_answers(answers)] or [""]
-
-
-def _wrong_answers(row: dict[str, Any]) -> Iterator[str]:
-    """Say what is wrong with a row's answers."""
-    try:
-        answers = list(read_answers(row["answers"]))
-    except (TypeError, KeyError):
-        yield f"answers is {short(row['answers'])}, and {SHAPE} is expected"
-    except ValueError:
-        counts = [len(row["answers"][name]) for name in ("text", "answer_start")]
-        yield f"answers has {counts[0]} of text and {counts[1]} of answer_start"
-    else:
-        for text, start in answers:
-            if not isinstance(text, str) or not text.strip():
-                yield f"an answer's text is {short(text)}"
-            elif isinstance(start, bool) or not isinstance(start, int):
-                yield f"answer_start is {short(start)}, and a whole number is expected"
-            elif isinstance(row["context"], str) and not _stands_at(row["context"], text, start):
-                yield _misplaced(row["context"], text, start)
-
-
-def _stands_at(context: str, text: str, start: int) -> bool:
-    return start >= 0 and context.startswith(text, start)
-
-
-def _misplaced(context: str, text: str, start: int) -> str:
-    there = repr(context[start : start + len(text)][:60]) if 0 <= start < len(context) else "nothing"
-    found = context.find(text)
-    elsewhere = f"it begins at {found}" if found >= 0 else "the context does not hold it"
-    return f"the answer {short(text)} is said to begin at {start}, where {there} stands; {elsewhere}"
 
 
 def _cls_place(ids: list[int], cls_id: int | None) -> int:

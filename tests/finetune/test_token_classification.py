@@ -1,0 +1,240 @@
+"""Tags of words: which scheme they follow, how they meet sub-words, scores by entities, and what is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+from tiny import FAMILIES, tiny_encoder, write_splits
+from transformers import AutoModelForTokenClassification, AutoTokenizer, ByT5Tokenizer
+
+from export.files import CheckpointError, DataError, TuneportError
+from finetune.config import FinetuneConfig, load_config
+from finetune.data import read_data
+from finetune.entities import Entity, detect_scheme, score_entities
+from finetune.tasks.token_classification import Task
+from finetune.train import finetune
+
+ROWS = [
+    {"tokens": ["anna", "lives", "in", "new", "york"], "tags": ["B-PER", "O", "O", "B-LOC", "I-LOC"]},
+    {"tokens": ["ben", "saw", "oslo", "?"], "tags": ["B-PER", "O", "B-LOC", "O"]},
+    {"tokens": ["dora", "met", "carl"], "tags": ["B-PER", "O", "B-PER"]},
+    {"tokens": ["the", "big", "river"], "tags": ["O", "O", "O"]},
+]
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_encoder(tmp_path_factory.mktemp("bert"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_splits(tmp_path_factory.mktemp("data"), train=ROWS * 4, validation=ROWS, test=ROWS)
+
+
+def _config(model: Path, data: Path, **changes: Any) -> FinetuneConfig:
+    values = {
+        "task": "token-classification", "model": str(model), "data": str(data), "max_length": 32, "max_steps": 2,
+        "per_device_train_batch_size": 8, "eval_strategy": "no", "save_strategy": "no", "report_to": [], "bf16": False,
+    }  # fmt: skip
+    return load_config(flags={**values, **changes})
+
+
+def _task(model: Path, data: Path, **changes: Any) -> tuple[Task, dict[str, datasets.Dataset]]:
+    read = read_data(str(data), columns={}, required=Task.required, optional=(), seed=1)
+    return Task(read, _config(model, data, **changes)), read.splits
+
+
+def _logits(task: Task, features: datasets.Dataset, tags: list[list[str]]) -> np.ndarray[Any, Any]:
+    """Logits that say these tags, padded as Trainer pads; what stands between the words says something else."""
+    width = max(len(words) for words in features["words"])
+    logits = np.full((len(features), width, len(task.labels)), -100.0)
+    for i, words in enumerate(features["words"]):
+        for position, word in enumerate(words):
+            said = tags[i][word] if word >= 0 else task.labels[-1]
+            logits[i, position] = [float(label == said) for label in task.labels]
+    return logits
+
+
+@pytest.mark.parametrize(
+    ("name", "tags", "entities"),
+    [
+        ("IOB2", "B-P I-P B-P O I-L", [("P", 0, 2), ("P", 2, 3)]),
+        ("IOB2", "B-P I-L O O O", [("P", 0, 1)]),
+        ("IOBES", "B-P I-P E-P O S-L", [("P", 0, 3), ("L", 4, 5)]),
+        ("IOBES", "B-P O S-P I-L O", [("P", 2, 3)]),
+        ("IOB1", "I-P I-P B-P O I-L", [("P", 0, 2), ("P", 2, 3), ("L", 4, 5)]),
+        ("IO", "I-P I-P I-L O I-L", [("P", 0, 2), ("L", 2, 3), ("L", 4, 5)]),
+        ("IO", "P P L O creative-work", [("P", 0, 2), ("L", 2, 3), ("creative-work", 4, 5)]),
+        ("IOB2", "B I B O O", [("_", 0, 2), ("_", 2, 3)]),
+        ("IOB2", "B-creative-work I-creative-work O", [("creative-work", 0, 2)]),
+    ],
+)
+def test_the_scheme_is_told_from_the_tags(name: str, tags: str, entities: list[tuple[str, int, int]]) -> None:
+    scheme = detect_scheme([["O"], tags.split()])
+    assert scheme.name == name
+    assert scheme.entities(tags.split()) == [Entity(*each) for each in entities]
+
+
+@pytest.mark.parametrize("convert", [str, lambda tag: tag.replace("B-", "I-"), lambda tag: tag[2:] or "O"])
+def test_entities_are_scored_whole(convert: Any) -> None:
+    """Four entities: one right, one too long, one of another type, one missed; and one invented."""
+    expected = ["B-P", "O", "B-P", "O", "O", "B-L", "O", "B-L", "I-L", "O", "O"]
+    predicted = ["B-P", "O", "B-P", "I-P", "O", "B-P", "O", "O", "O", "O", "B-L"]
+    right, guessed = ([convert(tag) for tag in tags] for tags in (expected, predicted))
+    metrics, classes = score_entities([right], [guessed], detect_scheme([right]))
+    assert metrics == {"precision": 1 / 4, "recall": 1 / 4, "f1": 1 / 4}
+    scores = {score.label: score for score in classes}
+    assert scores.keys() == {"P", "L"}
+    assert (scores["P"].precision, scores["P"].recall, scores["P"].support) == (1 / 3, 1 / 2, 2)
+    assert (scores["L"].precision, scores["L"].recall, scores["L"].f1, scores["L"].support) == (0, 0, 0, 2)
+
+
+def test_sentences_without_entities_score_zero_instead_of_failing() -> None:
+    metrics, classes = score_entities([["O", "O"]], [["O", "O"]], detect_scheme([["B-P", "O"]]))
+    assert metrics == {"precision": 0, "recall": 0, "f1": 0}
+    assert classes == ()
+
+
+def test_only_the_first_piece_of_a_word_has_its_tag(bert: Path, tmp_path: Path) -> None:
+    rows = [{"tokens": ["anna", "xy", "\u200b", "lives"], "tags": ["B-PER", "I-PER", "O", "B-LOC"]}]
+    task, splits = _task(bert, write_splits(tmp_path, train=rows, validation=rows), max_length=8)
+    processor = task.load_processor(str(bert))
+    features = task.encode(splits["train"], processor, train=True)
+    tokens = processor.convert_ids_to_tokens(features[0]["input_ids"])
+    assert task.labels == ("O", "B-LOC", "B-PER", "I-PER")
+    assert tokens == ["[CLS]", "anna", "x", "##y", "lives", "[SEP]"]
+    assert features[0]["labels"] == [-100, 2, 3, -100, 1, -100]
+    assert features[0]["words"] == [-1, 0, 1, -1, 3, -1]
+    assert features[0]["length"] == 6
+    assert features[0]["cut"] is False
+
+
+def test_evaluation_finds_mistakes_and_counts_cut_words_as_missed(bert: Path, tmp_path: Path) -> None:
+    long = {"tokens": ["the"] * 8 + ["paris"], "tags": ["O"] * 8 + ["B-LOC"]}
+    folder = write_splits(tmp_path, train=ROWS, validation=[*ROWS, long])
+    task, splits = _task(bert, folder, max_length=8)
+    rows = splits["validation"]
+    features = task.encode(rows, task.load_processor(str(bert)), train=False)
+    assert features["cut"] == [False] * 4 + [True]
+    tags = [row["tags"] for row in [*ROWS, long]]
+    perfect = task.evaluate(_logits(task, features, tags), None, rows, features)
+    assert perfect.metrics["precision"] == 1.0
+    assert perfect.metrics["recall"] == 6 / 7  # the last token of the long row was cut
+    assert perfect.metrics["accuracy"] == 23 / 24
+    assert [(each.row, each.expected, each.predicted, each.loss) for each in perfect.mistakes] == [
+        (5, "LOC: paris", "none", 1.0)
+    ]
+    tags[0] = ["B-LOC", "O", "O", "B-LOC", "O"]
+    worse = task.evaluate(_logits(task, features, tags), None, rows, features)
+    assert worse.metrics["f1"] == pytest.approx(2 * 4 / (6 + 7))
+    assert worse.metrics["accuracy"] == 21 / 24
+    first = worse.mistakes[0]
+    assert (first.row, first.input, first.loss) == (1, "anna lives in new york", 4.0)
+    assert (first.expected, first.predicted) == ("PER: anna | LOC: new york", "LOC: anna | LOC: new")
+    assert {score.label: score.support for score in worse.classes} == {"LOC": 3, "PER": 4}
+
+
+def test_a_run_learns_entities(bert: Path, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run = finetune(_config(bert, folder, max_steps=60, learning_rate=5e-3), out)
+    assert run.metrics["test"]["f1"] == 1.0
+    assert run.metrics["test"]["accuracy"] == 1.0
+    assert run.labels == ("O", "B-LOC", "I-LOC", "B-PER")
+    evaluation = json.loads((out / "evaluation.json").read_text())["test"]
+    assert [each["label"] for each in evaluation["classes"]] == ["LOC", "PER"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_trains_and_loads_in_transformers_alone(family: str, folder: Path, tmp_path: Path) -> None:
+    base = tiny_encoder(tmp_path / "base", family)
+    run = finetune(_config(base, folder), tmp_path / "run")
+    assert run.metrics["test"].keys() == {"precision", "recall", "f1", "accuracy", "loss"}
+    model, loaded = AutoModelForTokenClassification.from_pretrained(
+        tmp_path / "run" / "checkpoint", output_loading_info=True
+    )
+    assert not loaded["missing_keys"]
+    assert tuple(model.config.id2label.values()) == run.labels
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run" / "checkpoint")
+    encoded = tokenizer(["anna", "paris"], is_split_into_words=True, return_tensors="pt", padding=True)
+    assert model(**{k: v for k, v in encoded.items() if k != "token_type_ids"}).logits.shape[-1] == 4
+    words = encoded.tokens()
+    assert "Ġparis" in words or "paris" in words  # a word in a list is the word that it is in a sentence
+    assert tokenizer.padding_side == "right"
+
+
+def test_the_hubs_lists_of_label_numbers_become_names(bert: Path, tmp_path: Path) -> None:
+    names = datasets.ClassLabel(names=["O", "B-PER", "B-LOC"])
+    features = datasets.Features({"tokens": datasets.List(datasets.Value("string")), "tags": datasets.List(names)})
+    rows = [{"tokens": ["anna", "in", "oslo"], "tags": [1, 0, 2]}] * 10
+    datasets.Dataset.from_list(rows, features=features).to_parquet(str(tmp_path / "train.parquet"))
+    task, splits = _task(bert, tmp_path)
+    assert splits["train"][0]["tags"] == ["B-PER", "O", "B-LOC"]
+    assert task.labels == ("O", "B-LOC", "B-PER")
+
+
+def test_all_problems_come_at_once(bert: Path, tmp_path: Path) -> None:
+    bad = [
+        {"tokens": ["anna", "lives"], "tags": ["B-PER"]},
+        {"tokens": [], "tags": []},
+        {"tokens": ["anna", " "], "tags": ["X-PER", "O"]},
+    ]
+    folder = write_splits(tmp_path, train=[*ROWS, *bad], validation=[*ROWS, {"tokens": ["on"], "tags": ["B-DAY"]}])
+    with pytest.raises(DataError) as found:
+        _task(bert, folder)
+    said = str(found.value)
+    assert "train.jsonl row 5: 2 tokens have 1 tags" in said
+    assert "train.jsonl row 6: tokens is [], and a list of strings is expected" in said
+    assert "train.jsonl row 6: tags is []" in said
+    assert "train.jsonl row 7: number 2 of tokens is an empty string" in said
+    assert "train.jsonl row 7: tag 'X-PER' is malformed" in said
+    assert "(and 1 more)" in said
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"tokens": ["on"], "tags": ["B-DAY"]}, "row 5: tag 'B-DAY' is not among train's"),
+        ({"tokens": ["on"], "tags": [None]}, "row 5: number 1 of tags is None, and a string is expected"),
+        ({"tokens": None, "tags": ["O"]}, "row 5: tokens is None, and a list of strings is expected"),
+    ],
+)
+def test_a_bad_row_of_validation_is_named(row: Any, said: str, bert: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"validation\.jsonl") as found:
+        _task(bert, write_splits(tmp_path, train=ROWS, validation=[*ROWS, row]))
+    assert said in str(found.value)
+
+
+def test_texts_instead_of_lists_are_refused(bert: Path, tmp_path: Path) -> None:
+    rows = [{"tokens": "anna lives", "tags": "B-PER O"}]
+    with pytest.raises(DataError, match="row 1: tokens is 'anna lives', and a list of strings is expected"):
+        _task(bert, write_splits(tmp_path, train=rows, validation=rows))
+
+
+def test_a_single_tag_is_refused(bert: Path, tmp_path: Path) -> None:
+    rows = [{"tokens": ["the"], "tags": ["O"]}]
+    with pytest.raises(DataError, match=r"train\.jsonl has one tag, 'O'"):
+        _task(bert, write_splits(tmp_path, train=rows, validation=rows))
+
+
+def test_inside_after_nothing_is_no_error_but_no_entity_of_iob2(bert: Path, tmp_path: Path) -> None:
+    rows = [*ROWS, {"tokens": ["new", "york"], "tags": ["O", "I-LOC"]}]
+    task, _ = _task(bert, write_splits(tmp_path, train=rows, validation=rows))
+    assert task.scheme.entities(["O", "I-LOC"]) == []
+
+
+def test_a_slow_tokenizer_is_refused(folder: Path, tmp_path: Path) -> None:
+    base = tiny_encoder(tmp_path / "base")
+    for file in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        (base / file).unlink()
+    ByT5Tokenizer().save_pretrained(base)
+    with pytest.raises(CheckpointError, match=r"ByT5Tokenizer.*needs a model with a fast tokenizer"):
+        finetune(_config(base, folder), tmp_path / "run")
+
+
+def test_settings_without_effect_are_refused(bert: Path, folder: Path) -> None:
+    with pytest.raises(TuneportError, match="token-classification has no use for pooling = 'mean'"):
+        _task(bert, folder, pooling="mean")
