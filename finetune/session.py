@@ -21,12 +21,12 @@ from transformers import (
 
 from export.manifest import Machine
 from finetune.config import FinetuneConfig
-from finetune.data import Data, duplicates_across_splits, read_data
+from finetune.data import BATCH_ROWS, Data, duplicates_across_splits, read_data
 from finetune.embedded import resolve_model
 from finetune.evaluate import Evaluation
 from finetune.more_data import with_more_rows
 from finetune.strategies import AdaLoraBudget, GradualUnfreezing, apply_strategy
-from finetune.tasks import Task, task_class
+from finetune.tasks import Reduces, Task, task_class
 from finetune.trainer import TuneportSeq2SeqTrainer, TuneportTrainer
 
 TRAINER, LOGS = "trainer", "logs"
@@ -67,7 +67,21 @@ def prepare(config: FinetuneConfig) -> Prepared:
         source = resolve_model(config.model)
         processor = task.load_processor(source)
         features = {name: task.encode(rows, processor, train=name == "train") for name, rows in data.splits.items()}
+        warnings += _warn_of_cuts(data, features)
     return Prepared(config, task, data, source, processor, features, tuple(warnings))
+
+
+def _warn_of_cuts(data: Data, features: dict[str, Dataset]) -> list[str]:
+    """Count the rows that encoding shortened or left out, for tasks that mark them."""
+    warnings = []
+    for name, rows in features.items():
+        if "cut" in rows.column_names:
+            of = f"of {len(data.splits[name])} rows of {data.files[name]}"
+            if cut := sum(sum(batch["cut"]) for batch in rows.select_columns("cut").iter(BATCH_ROWS)):
+                warnings.append(f"{cut} {of} are longer than the settings allow and were cut")
+            if left_out := len(data.splits[name]) - len(rows):
+                warnings.append(f"{left_out} {of} were left out: their targets lie beyond max_length")
+    return warnings
 
 
 def make_trainer(
@@ -87,6 +101,7 @@ def make_trainer(
         data_collator=task.collator(prepared.processor, model),
         compute_metrics=lambda outputs: score(prepared, "validation", outputs.predictions, outputs.label_ids).metrics,
         compute_loss_func=task.loss(),
+        preprocess_logits_for_metrics=task.reduce if isinstance(task, Reduces) else None,
         callbacks=_callbacks(config),
     )
     trainer.remove_callback(PrinterCallback)  # it prints to stdout, which is for results

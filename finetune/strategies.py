@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.optimization import Adafactor
+from transformers.pytorch_utils import Conv1D
 
 from export.files import TuneportError
 from finetune.config import FinetuneConfig
@@ -34,7 +35,8 @@ PEFT_TASKS = {
 def layer_groups(model: nn.Module) -> list[list[str]]:
     """Group the names of all parameters from the bottom up: embeddings, every layer in order, head.
 
-    The layers of an encoder come before those of a decoder. Poolers and last norms belong to the head.
+    The layers of an encoder come before those of a decoder. Poolers and last norms belong to the head; a head that
+    is tied to the embeddings is one weight with them and learns when they do.
     """
     stacks = _layer_stacks(model)
     groups: list[list[str]] = [[] for _ in range(2 + sum(len(stack) for stack in stacks.values()))]
@@ -66,6 +68,12 @@ def _layer_stacks(model: nn.Module) -> dict[str, nn.ModuleList]:
     return stacks
 
 
+def head_is_tied(model: Any) -> bool:
+    """Tell whether the output layer is the input embeddings, as in T5, BART, Marian, Whisper and GPT-2."""
+    head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
+    return head is not None and head.weight is model.get_input_embeddings().weight
+
+
 def set_trainable(model: nn.Module, groups: list[list[str]], count: int) -> None:
     """Let the top `count` groups learn and freeze the others."""
     learning = {name for group in groups[max(0, len(groups) - count) :] for name in group}
@@ -77,6 +85,11 @@ def apply_strategy(model: PreTrainedModel, config: FinetuneConfig) -> nn.Module:
     """Freeze or wrap a model as `config.strategy` says; returns the model to train."""
     if config.strategy in ("full", "gradual"):  # GradualUnfreezing freezes when an epoch begins
         return model
+    if config.strategy == "head" and head_is_tied(model):
+        raise TuneportError(
+            f"the head of {type(model).__name__} is its embeddings, so nothing is left to learn with the base frozen",
+            "use strategy = last_layers, gradual, lora or full",
+        )
     if config.strategy in ("head", "last_layers"):
         layers = config.num_last_layers if config.strategy == "last_layers" else 0
         set_trainable(model, layer_groups(model), 1 + layers)
@@ -94,24 +107,31 @@ def finish_strategy(model: Any) -> Any:
 def _wrap_with_peft(model: PreTrainedModel, config: FinetuneConfig) -> nn.Module:
     targets: Any = list(config.target_modules) or None
     try:
-        return peft.get_peft_model(model, _peft_config(config, targets))
+        return peft.get_peft_model(model, _peft_config(model, config, targets))
     except ValueError as error:
         if targets or "target_modules" not in str(error):
             raise TuneportError(
                 f"{config.strategy} does not fit this model ({error})", "choose another strategy"
             ) from error
-    return peft.get_peft_model(model, _peft_config(config, "all-linear"))
+    return peft.get_peft_model(model, _peft_config(model, config, "all-linear"))
 
 
-def _peft_config(config: FinetuneConfig, targets: Any) -> peft.PeftConfig:
+def _peft_config(model: nn.Module, config: FinetuneConfig, targets: Any) -> peft.PeftConfig:
     task = PEFT_TASKS.get(config.task)
+    transposed = any(isinstance(module, Conv1D) for module in model.modules())  # GPT-2 keeps its weights so
     if config.strategy == "prefix":
         return peft.PrefixTuningConfig(task_type=task, num_virtual_tokens=config.num_virtual_tokens)
     if config.strategy == "ia3":
-        return peft.IA3Config(task_type=task, target_modules=targets, feedforward_modules=[] if targets else None)
+        return peft.IA3Config(
+            task_type=task,
+            target_modules=targets,
+            feedforward_modules=[] if targets else None,
+            fan_in_fan_out=transposed,
+        )
     if config.strategy == "adalora":
         return peft.AdaLoraConfig(
             task_type=task,
+            fan_in_fan_out=transposed,
             target_modules=targets,
             target_r=config.lora_r,
             init_r=config.lora_r + config.lora_r // 2 + 1,
@@ -121,6 +141,7 @@ def _peft_config(config: FinetuneConfig, targets: Any) -> peft.PeftConfig:
         )
     return peft.LoraConfig(
         task_type=task,
+        fan_in_fan_out=transposed,
         target_modules=targets,
         r=config.lora_r,
         lora_alpha=config.lora_alpha,
@@ -129,14 +150,17 @@ def _peft_config(config: FinetuneConfig, targets: Any) -> peft.PeftConfig:
 
 
 class GradualUnfreezing(TrainerCallback):
-    """Epoch by epoch one layer group more learns: the head, then the top layer, down to the embeddings."""
+    """Epoch by epoch one layer group more learns: the head, then the top layer, down to the embeddings.
+
+    Where the head is tied to the embeddings, the last norms and the top layer are the first.
+    """
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Set what learns in this epoch; from the epoch's number, so that a resumed run does the same."""
         model = kwargs["model"]
-        set_trainable(model, layer_groups(model), 1 + int(state.epoch or 0))
+        set_trainable(model, layer_groups(model), 1 + head_is_tied(model) + int(state.epoch or 0))
 
 
 class AdaLoraBudget(TrainerCallback):

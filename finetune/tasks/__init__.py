@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Callable
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from datasets import Dataset
@@ -40,7 +40,10 @@ class Task(Protocol):
         """Load the base model with this task's head."""
 
     def encode(self, rows: Dataset, processor: Any, *, train: bool) -> Dataset:
-        """Turn a split into model inputs, unpadded, with targets in `labels` and a `length` column."""
+        """Turn a split into model inputs, unpadded, with targets in `labels` and a `length` column.
+
+        A bool column `cut` may tell rows that were shortened; the run warns of their number.
+        """
 
     def collator(self, processor: Any, model: PreTrainedModel) -> Any:
         """Make the function that pads examples to a batch."""
@@ -54,6 +57,14 @@ class Task(Protocol):
         `outputs` and `targets` are numpy arrays padded with -100, in the order of `features`; `rows` is the split
         as it was read, `features` as it was encoded.
         """
+
+
+@runtime_checkable
+class Reduces(Protocol):
+    """A task whose logits are too large to hold for a whole split: batch by batch they become something small."""
+
+    def reduce(self, logits: Any, labels: torch.Tensor) -> torch.Tensor:
+        """Turn a batch's logits into what `evaluate` gets as outputs; the first dimension stays the rows."""
 
 
 def task_class(name: str) -> type[Task]:
