@@ -26,6 +26,7 @@ def prepare_to_write(model: PreTrainedModel, tokenizer: Any, source: str, config
     CheckpointError where there is no token to begin or to end with, or an id lies beyond the vocabulary.
     """
     settings = model.generation_config
+    settings._from_model_config = False  # or transformers would derive it anew from config.json
     _reset(settings, ONE_ANSWER)
     settings.num_beams, settings.max_length = config.num_beams, config.max_target_length
     settings.min_length = settings.min_length if settings.min_length < config.max_target_length else 0

@@ -19,6 +19,11 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
     T5Config,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+    WhisperProcessor,
+    WhisperTokenizerFast,
 )
 
 NUMBERS = {"eins": "one", "zwei": "two", "drei": "three", "vier": "four", "neun": "nine", "zehn": "ten"}
@@ -119,3 +124,38 @@ def save(folder: Path, model: PreTrainedModel, processor: Any) -> Path:
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
+
+
+def build_whisper(folder: Path, words: Iterable[str]) -> Path:
+    """Save a random Whisper of 16 mel bands that hears a second."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(words, trainers.BpeTrainer(vocab_size=280, initial_alphabet=alphabet))
+    end = "<|endoftext|>"
+    names = "startoftranscript en de translate transcribe startoflm startofprev nospeech notimestamps".split()
+    marks = {name: f"<|{name}|>" for name in names}
+    fast = WhisperTokenizerFast(
+        tokenizer_object=tokenizer, additional_special_tokens=list(marks.values()), bos_token=end, eos_token=end,
+        unk_token=end, pad_token=end,
+    )  # fmt: skip
+    fast.set_prefix_tokens(language="en", task="transcribe")
+    ids = {name: fast.convert_tokens_to_ids(mark) for name, mark in marks.items()}
+    torch.manual_seed(0)
+    model = WhisperForConditionalGeneration(
+        WhisperConfig(
+            vocab_size=len(fast), num_mel_bins=16, d_model=32, encoder_layers=2, decoder_layers=2,
+            encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=64, decoder_ffn_dim=64,
+            max_source_positions=50, max_target_positions=32, decoder_start_token_id=ids["startoftranscript"],
+            pad_token_id=fast.pad_token_id, eos_token_id=fast.eos_token_id, bos_token_id=fast.bos_token_id,
+            suppress_tokens=None, begin_suppress_tokens=None, dropout=0.0,
+        )
+    )  # fmt: skip
+    settings = model.generation_config
+    settings._from_model_config = False
+    settings.is_multilingual, settings.no_timestamps_token_id = True, ids["notimestamps"]
+    settings.lang_to_id = {marks["en"]: ids["en"], marks["de"]: ids["de"]}
+    settings.task_to_id = {task: ids[task] for task in ("translate", "transcribe")}
+    extractor = WhisperFeatureExtractor(feature_size=16, chunk_length=1)
+    return save(folder, model, WhisperProcessor(extractor, fast))
