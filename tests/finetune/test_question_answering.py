@@ -13,7 +13,7 @@ from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 from export.files import DataError, TuneportError
 from finetune.config import FinetuneConfig, load_config
 from finetune.data import read_data
-from finetune.spans import MAX_ANSWER_TOKENS, OUTSIDE, answer_f1, best_span, exact_match, normalize
+from finetune.spans import MAX_ANSWER_TOKENS, OUTSIDE, Span, answer_f1, best_span, exact_match, normalize, token_span
 from finetune.tasks.question_answering import Task
 from finetune.train import finetune
 
@@ -124,10 +124,16 @@ def test_the_best_span_is_the_best_of_all(seed: int) -> None:
 
 def test_a_span_is_never_longer_than_an_answer_may_be() -> None:
     starts, ends, offsets = np.zeros(50), np.zeros(50), np.array([(i, i + 1) for i in range(50)])
-    starts[0], ends[45] = 5, 5
-    found = best_span(starts, ends, offsets)
-    assert found.score == 5
-    assert found.end - found.start <= MAX_ANSWER_TOKENS
+    starts[0], ends[MAX_ANSWER_TOKENS - 1], ends[MAX_ANSWER_TOKENS] = 5, 4, 5
+    assert best_span(starts, ends, offsets) == Span(9.0, 0, MAX_ANSWER_TOKENS)
+
+
+@pytest.mark.parametrize(
+    ("characters", "tokens"),
+    [((4, 8), (1, 1)), ((4, 13), (1, 2)), ((5, 7), (1, 1)), ((0, 8), None), ((9, 20), None), ((0, 3), None)],
+)
+def test_a_window_places_only_what_it_holds_whole(characters: tuple[int, int], tokens: tuple[int, int] | None) -> None:
+    assert token_span([(OUTSIDE, OUTSIDE), (4, 8), (9, 13), (OUTSIDE, OUTSIDE)], *characters) == tokens
 
 
 def test_answers_are_compared_as_squad_compares_them() -> None:

@@ -93,6 +93,13 @@ def test_entities_are_scored_whole(convert: Any) -> None:
     assert (scores["L"].precision, scores["L"].recall, scores["L"].f1, scores["L"].support) == (0, 0, 0, 2)
 
 
+def test_what_the_scheme_does_not_allow_is_no_entity() -> None:
+    """An I after O in IOB2, an unfinished B in IOBES: seqeval would count both unless it is told to be strict."""
+    for right, guessed in (("B-P O B-L", "B-P O I-L"), ("S-P O S-L", "S-P O B-L")):
+        metrics, _ = score_entities([right.split()], [guessed.split()], detect_scheme([right.split()]))
+        assert metrics == {"precision": 1.0, "recall": 0.5, "f1": pytest.approx(2 / 3)}
+
+
 def test_sentences_without_entities_score_zero_instead_of_failing() -> None:
     metrics, classes = score_entities([["O", "O"]], [["O", "O"]], detect_scheme([["B-P", "O"]]))
     assert metrics == {"precision": 0, "recall": 0, "f1": 0}
@@ -199,6 +206,7 @@ def test_all_problems_come_at_once(bert: Path, tmp_path: Path) -> None:
     [
         ({"tokens": ["on"], "tags": ["B-DAY"]}, "row 5: tag 'B-DAY' is not among train's"),
         ({"tokens": ["on"], "tags": [None]}, "row 5: number 1 of tags is None, and a string is expected"),
+        ({"tokens": ["on"], "tags": None}, "row 5: tags is None, and a list of strings is expected"),
         ({"tokens": None, "tags": ["O"]}, "row 5: tokens is None, and a list of strings is expected"),
     ],
 )
