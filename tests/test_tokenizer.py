@@ -77,6 +77,7 @@ MILLION = {
     "long words": ("supercalifragilisticexpialidocious " * 30_000, True),
     "no spaces in it": ("世界" * 170_000, True),
     "a word a page": (("a" * 2_000 + " ") * 500, True),
+    "a word, then a page of one": (("the " + "a" * 3_000 + " ") * 333, True),  # the prefix holds one token
     "blanks then words": (" " * 999_000 + "the bank fell " * 100, True),
     "one word": ("a" * 1_000_000, False),
     "blanks": (" " * 1_000_000, False),
@@ -92,6 +93,12 @@ def test_a_text_of_a_megabyte(ours: TextTokenizer, theirs: PreTrainedTokenizerFa
     row = ours.encode([text])[0]
     assert row.ids == theirs(text, truncation=True, max_length=MAX_LENGTH)["input_ids"]
     assert row.truncated == truncated
+
+
+def test_a_prefix_ends_with_a_whole_word(ours: TextTokenizer, theirs: PreTrainedTokenizerFast) -> None:
+    """A hundred letters and more are one unknown token, while their beginning would be many known ones."""
+    text = ("🙂" * 15 + " ") * (MAX_LENGTH - 3) + "a" * 150 + " bank" * 100
+    assert_same(ours, theirs, text)
 
 
 @pytest.mark.parametrize("kind", ["words", "long words"])
