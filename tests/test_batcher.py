@@ -211,6 +211,26 @@ def test_a_bad_row_fails_only_its_own_caller(recorder: Recorder) -> None:
     assert recorder.batches[1] == [1, 2, -1, 3]
 
 
+def test_the_rest_of_a_failed_request_does_not_run(recorder: Recorder) -> None:
+    released = threading.Event()
+
+    def run_and_hold_up_2(rows: Sequence[Row]) -> list[Result]:
+        results = recorder.run(rows)
+        assert rows[0].ids[0] != 2 or released.wait(30)
+        return results
+
+    async def run() -> None:
+        feeding = batcher(run_and_hold_up_2, budget=1)
+        with pytest.raises(ValueError, match="a bad row"):
+            await feeding.submit([row(-1), row(2), row(3)])
+        released.set()
+        assert values(await feeding.submit([row(9)])) == [9]
+        feeding.close()
+
+    asyncio.run(run())
+    assert recorder.batches == [[-1], [2], [9]]
+
+
 def test_an_engine_that_loses_a_row_fails_its_callers_and_keeps_none_waiting() -> None:
     async def run() -> None:
         feeding = batcher(lambda rows: [])
@@ -232,7 +252,7 @@ def test_closing_lets_the_running_batch_end_and_refuses_the_rest(recorder: Recor
         threading.Timer(0.05, recorder.go.set).start()
         feeding.close()
         with pytest.raises(Overloaded, match="stopping"):
-            await waiting
+            await asyncio.wait_for(waiting, 30)
         with pytest.raises(Overloaded, match="stopping"):
             await feeding.submit([row(3)])
         assert values(await first) == [1]
