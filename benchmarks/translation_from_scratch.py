@@ -26,7 +26,7 @@ PAD, END, _ = range(3)
 VOCABULARY = 6000
 MODEL = {"d_model": 256, "d_kv": 64, "d_ff": 512, "num_layers": 2, "num_heads": 4, "dropout_rate": 0.1}
 SETTINGS = (
-    "max_length=40", "max_target_length=40", "num_train_epochs=5", "learning_rate=1e-3", "warmup_ratio=0.1",
+    "max_length=40", "max_target_length=40", "num_train_epochs=3", "learning_rate=2e-3", "warmup_ratio=0.1",
     "per_device_train_batch_size=64", "per_device_eval_batch_size=128", "eval_strategy=no", "save_strategy=no",
     "logging_steps=50", "bf16=false",
 )  # fmt: skip
