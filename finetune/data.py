@@ -204,7 +204,7 @@ def _select(
     absent = [names[name] for name in required if names[name] not in rows.column_names]
     absent += [columns[name] for name in optional if name in columns and columns[name] not in rows.column_names]
     if absent:
-        example = f"--columns {required[0]}=YOUR_COLUMN"
+        example = f"--columns {wanted[0]}=YOUR_COLUMN"
         raise DataError(f"{file} has no column {absent}, it has {rows.column_names}", f"rename with {example}")
     kept = {name: column for name, column in names.items() if column in rows.column_names}
     for name, column in kept.items():

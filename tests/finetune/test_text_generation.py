@@ -281,3 +281,8 @@ def test_a_tied_head_is_not_trained_alone_and_an_untied_one_is(
     model = load_model(prepare(settings(model=str(bases["llama"]), strategy="head")))
     learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert learning == {"lm_head.weight", "model.norm.weight"}
+
+
+def test_a_column_that_is_not_there_is_named(settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"train\.jsonl has no column \['review'\]"):
+        finetune(settings(columns={"text": "review"}), tmp_path / "run")

@@ -10,8 +10,15 @@ import sacrebleu
 import torch
 from helpers import build_checkpoint, write_rows
 from safetensors.torch import load_file
-from tiny_generative import END, PAD, build_seq2seq, pairs, write_pairs
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, BertModel, GenerationConfig
+from tiny_generative import END, PAD, build_mbart, build_seq2seq, pairs, write_pairs
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    BertModel,
+    GenerationConfig,
+    MBart50TokenizerFast,
+    MBartTokenizerFast,
+)
 
 from export.files import CheckpointError, DataError, TuneportError
 from finetune.config import FinetuneConfig, load_config
@@ -171,6 +178,24 @@ def test_lengths_beyond_the_models_positions_are_refused(settings: Settings, tmp
 def test_languages_need_a_tokenizer_that_marks_them(settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(TuneportError, match="marks no languages"):
         finetune(settings(target_language="en_XX"), tmp_path / "run")
+
+
+@pytest.mark.parametrize("kind", [MBartTokenizerFast, MBart50TokenizerFast])
+def test_mbart_writes_the_target_language(kind: type, settings: Settings, tmp_path: Path) -> None:
+    base = build_mbart(tmp_path / "base", kind)
+    config = settings(model=str(base), source_language="de_DE", target_language="en_XX")
+    prepared = prepare(config)
+    code = prepared.processor.convert_tokens_to_ids("en_XX")
+    generation = load_model(prepared).generation_config
+    source, target = (prepared.features["train"][0][name] for name in ("input_ids", "labels"))
+    if kind is MBartTokenizerFast:  # the code ends a text, and begins the decoder
+        assert (generation.decoder_start_token_id, generation.forced_bos_token_id) == (code, None)
+        assert (prepared.processor.convert_ids_to_tokens(source[-1]), target[-1]) == ("de_DE", code)
+    else:  # the code begins a text, and is forced to come first
+        assert (generation.decoder_start_token_id, generation.forced_bos_token_id) == (2, code)
+        assert (prepared.processor.convert_ids_to_tokens(source[0]), target[0]) == ("de_DE", code)
+    with pytest.raises(TuneportError, match="'tlh' is not in the tokenizer"):
+        prepare(settings(model=str(base), target_language="tlh"))
 
 
 @pytest.mark.parametrize("family", ["t5", "bart", "marian"])

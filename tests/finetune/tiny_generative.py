@@ -15,6 +15,7 @@ from transformers import (
     GPT2Config,
     LlamaConfig,
     MarianConfig,
+    MBartConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -104,6 +105,23 @@ def build_seq2seq(folder: Path, family: str, *, ends: bool = True, **changes: An
     tokenizer = word_tokenizer(ends=ends)
     torch.manual_seed(0)
     return save(folder, AutoModelForSeq2SeqLM.from_config(seq2seq_config(family, len(tokenizer), **changes)), tokenizer)
+
+
+def build_mbart(folder: Path, kind: type[PreTrainedTokenizerFast]) -> Path:
+    """Save a random mBART with one of the two tokenizers that mark languages, each in its own way."""
+    folder.mkdir(parents=True)
+    vocabulary = {word: i for i, word in enumerate(["<s>", "<pad>", "</s>", "<unk>", *NUMBERS, *NUMBERS.values()])}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.save(str(folder / "tokenizer.json"))
+    tokenizer = kind(tokenizer_file=str(folder / "tokenizer.json"))
+    config = MBartConfig(
+        vocab_size=len(tokenizer), d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4,
+        decoder_attention_heads=4, encoder_ffn_dim=64, decoder_ffn_dim=64, max_position_embeddings=64,
+        decoder_start_token_id=2, forced_eos_token_id=None,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return save(folder, AutoModelForSeq2SeqLM.from_config(config), tokenizer)
 
 
 def build_causal(folder: Path, family: str, tokenizer: PreTrainedTokenizerFast, **changes: Any) -> Path:
