@@ -24,6 +24,7 @@ from tuneport.show import show_report, steps
 
 SETTINGS = ("num_train_epochs=1", "learning_rate=2e-4", "max_length=128", "save_strategy=no", "eval_strategy=no")
 REQUESTS = 64
+BENCHED = 200
 MIN_AGREEMENT = 0.99
 
 
@@ -51,7 +52,7 @@ def run_demo(out: Path, *, overwrite: bool) -> None:
     with _stage("4/5 serve the bento and compare its answers with torch"):
         print(ask_and_compare(tag, artifact, manifest))
     with _stage("5/5 benchmark every variant against torch"), steps() as step:
-        measured = bench(BenchConfig(artifact=artifact), report, overwrite=overwrite, progress=step)
+        measured = bench(BenchConfig(artifact=artifact, texts=BENCHED), report, overwrite=overwrite, progress=step)
     show_report(measured)
     print(f"\nAll of it took {time.monotonic() - started:.0f} s. Next:\n")
     print(f'  tuneport predict {artifact} "Shares rose after the bank raised its forecast"')
