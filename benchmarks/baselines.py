@@ -6,7 +6,8 @@ import torch
 
 from export.checkpoint import Checkpoint, open_checkpoint
 from export.files import CheckpointError
-from export.manifest import Machine, Manifest, usable_cores
+from export.machine import Machine, usable_cores
+from export.manifest import Manifest
 from export.reference import TorchModel
 
 

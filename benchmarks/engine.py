@@ -10,7 +10,8 @@ from pydantic import Field
 from benchmarks.baselines import torch_baselines
 from benchmarks.report import REPORT, Report, Result, write_report
 from export.files import DataError, check_out, git_commit, new_folder
-from export.manifest import TOKENIZER, Frozen, Machine, Manifest, Variant, check_files, load_golden, load_manifest
+from export.machine import Frozen, Machine
+from export.manifest import TOKENIZER, Manifest, Variant, check_files, load_golden, load_manifest
 from export.measure import Contender, time_side_by_side
 from export.sample import Sample, read_sample
 from serve.engines import Output, open_engine

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from export.manifest import DataSource, Frozen, Machine, Timing
+from export.machine import Frozen, Machine
+from export.manifest import DataSource, Timing
 
 REPORT, TABLE, PICTURE = "report.json", "report.md", "report.png"
 

@@ -7,16 +7,14 @@ Every room may import this module, so it needs only the standard library and pyd
 """
 
 import json
-import math
-import os
-import platform
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import Field, StringConstraints, ValidationError
 
 from export.files import ArtifactError, digest, sha256
+from export.machine import Frozen, Machine
 
 SCHEMA_VERSION: Literal[1] = 1
 MANIFEST, TOKENIZER, GOLDEN, CARD = "manifest.json", "tokenizer.json", "golden.jsonl", "README.md"
@@ -35,53 +33,6 @@ Task = Literal[
 Engine = Literal["onnxruntime"]
 Device = Literal["cpu", "cuda"]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
-
-
-class Frozen(BaseModel):
-    """A record that refuses unknown fields and never changes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-
-class Machine(Frozen):
-    """The machine that a figure was measured on."""
-
-    cpu: str
-    cores: int
-    """Processors that this process may use, the container's quota included."""
-    instructions: tuple[str, ...]
-    """Those that decide which precision is fast."""
-    memory_gib: float
-    system: str
-
-    @classmethod
-    def here(cls) -> Self:
-        """Describe this machine."""
-        flags, model = _cpuinfo()
-        wanted = (
-            "avx2",
-            "avx512f",
-            "avx512_vnni",
-            "avx_vnni",
-            "avx512_bf16",
-            "amx_int8",
-            "amx_bf16",
-            "asimddp",
-            "bf16",
-        )
-        memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-        return cls(
-            cpu=model or platform.processor() or platform.machine(),
-            cores=usable_cores(),
-            instructions=tuple(flag for flag in wanted if flag in flags),
-            memory_gib=round(memory_gib, 1),
-            system=f"{platform.system()} {platform.machine()}",
-        )
-
-    @property
-    def has_bf16(self) -> bool:
-        """Whether the processor multiplies bfloat16 itself; without that bf16 is slower than fp32."""
-        return any(flag in self.instructions for flag in ("amx_bf16", "avx512_bf16", "bf16"))
 
 
 class File(Frozen):
@@ -339,40 +290,3 @@ def load_golden(folder: Path) -> list[GoldenCase]:
     """Read golden.jsonl."""
     with (folder / GOLDEN).open(encoding="utf-8") as file:
         return [GoldenCase.model_validate_json(line) for line in file]
-
-
-def usable_cores() -> int:
-    """Return how many processors this process may keep busy: its affinity, cut by the container's quota."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _cgroup_quota()
-    return max(1, min(cores, math.ceil(quota))) if quota else cores
-
-
-def _cgroup_quota() -> float | None:
-    """Processors' worth of time that the control group grants (v2, then v1); None without a limit."""
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return None if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError):
-        pass
-    try:
-        v1 = Path("/sys/fs/cgroup/cpu")
-        quota_us = int((v1 / "cpu.cfs_quota_us").read_text())
-        return quota_us / int((v1 / "cpu.cfs_period_us").read_text()) if quota_us > 0 else None
-    except (OSError, ValueError):
-        return None
-
-
-def _cpuinfo() -> tuple[set[str], str]:
-    flags: set[str] = set()
-    model = ""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() in {"flags", "Features"} and not flags:
-                flags = set(value.split())
-            elif key.strip() == "model name" and not model:
-                model = value.strip()
-    except OSError:
-        pass
-    return flags, model

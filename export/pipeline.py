@@ -14,6 +14,7 @@ from export.card import write_card
 from export.checkpoint import Checkpoint, open_checkpoint
 from export.files import EngineError, GateError, TuneportError, check_out, git_commit, new_folder, write_lines
 from export.golden import golden_cases
+from export.machine import Frozen, Machine
 from export.manifest import (
     GOLDEN,
     MANIFEST,
@@ -21,9 +22,7 @@ from export.manifest import (
     TOKENIZER,
     Device,
     File,
-    Frozen,
     GoldenCase,
-    Machine,
     Manifest,
     Name,
     Parity,

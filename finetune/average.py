@@ -13,7 +13,8 @@ import numpy as np
 from safetensors.torch import load_file, save_file
 
 from export.files import CheckpointError, TuneportError, new_folder
-from export.manifest import CHECKPOINT, RUN, Frozen, Run
+from export.machine import Frozen
+from export.manifest import CHECKPOINT, RUN, Run
 from finetune.config import FinetuneConfig
 from finetune.evaluate import Evaluation
 from finetune.session import Prepared, evaluate, make_trainer, outputs_of, prepare, score

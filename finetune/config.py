@@ -8,7 +8,8 @@ from typing import Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from export.files import TuneportError
-from export.manifest import Frozen, Task
+from export.machine import Frozen
+from export.manifest import Task
 
 Share = Field(default=0.0, ge=0, lt=1)
 

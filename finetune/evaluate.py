@@ -13,7 +13,7 @@ from sklearn.metrics import (
     matthews_corrcoef,
 )
 
-from export.manifest import Frozen
+from export.machine import Frozen
 
 WORST = 20
 """Mistakes that a report shows."""

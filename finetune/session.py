@@ -19,7 +19,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from export.manifest import Machine
+from export.machine import Machine
 from finetune.config import FinetuneConfig
 from finetune.data import BATCH_ROWS, Data, duplicates_across_splits, read_data
 from finetune.embedded import resolve_model

@@ -21,7 +21,8 @@ from accelerate import PartialState
 from transformers.trainer_utils import get_last_checkpoint
 
 from export.files import TuneportError, check_out, full_disk_is_an_error, git_commit
-from export.manifest import CHECKPOINT, RUN, Machine, Run
+from export.machine import Machine
+from export.manifest import CHECKPOINT, RUN, Run
 from finetune.config import FinetuneConfig
 from finetune.evaluate import Evaluation
 from finetune.pseudo import with_pseudo_labels

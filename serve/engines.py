@@ -9,7 +9,8 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from export.files import EngineError
-from export.manifest import Device, Variant, usable_cores
+from export.machine import usable_cores
+from export.manifest import Device, Variant
 from serve.tokenizer import Ids
 
 Output = npt.NDArray[np.float32]

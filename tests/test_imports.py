@@ -7,7 +7,7 @@ import pytest
 from helpers import ROOT
 
 ROOMS = ("finetune", "export", "serve", "benchmarks", "tuneport")
-CONTRACT = ("export.manifest", "export.files")
+CONTRACT = ("export.manifest", "export.files", "export.machine")
 MAY_IMPORT = {
     "finetune": ("finetune", *CONTRACT),
     "serve": ("serve", *CONTRACT),
@@ -68,7 +68,7 @@ def test_a_room_imports_only_what_it_may(room: str) -> None:
     assert wrong == {}
 
 
-@pytest.mark.parametrize("name", ["manifest", "files"])
+@pytest.mark.parametrize("name", ["manifest", "files", "machine"])
 def test_the_contract_needs_the_standard_library_and_pydantic_alone(name: str) -> None:
     import sys
 
