@@ -42,6 +42,8 @@ def average(runs: Sequence[Path], out: Path, *, overwrite: bool = False) -> Aver
         raise TuneportError("one run has no average", "give at least two run folders")
     records = [read_run(path) for path in runs]
     _check_alike(runs, records)
+    if apart := {record.config.get("strategy") for record in records} & {"prefix", "adapter"}:
+        raise CheckpointError(f"what {apart.pop()} trains is not in the weights", "average runs of other strategies")
     config = _settings(records[0])
     prepared = prepare(config)
     if prepared.data.source.fingerprint != records[0].data.fingerprint:

@@ -47,9 +47,10 @@ class FinetuneConfig(Frozen):
     """Text generation from `messages`: a file with a Jinja chat template; unset: the tokenizer's own."""
 
     # What is trained
-    strategy: Literal["full", "head", "last_layers", "gradual", "lora", "adalora", "ia3", "prefix"] = "full"
+    strategy: Literal["full", "head", "last_layers", "gradual", "lora", "adalora", "ia3", "prefix", "adapter"] = "full"
     """full: everything; head: the new head; last_layers: it and `num_last_layers` below; gradual: one layer group
-    more each epoch, from the top; lora, adalora, ia3: merged into the weights in the end; prefix: saved beside."""
+    more each epoch, from the top; lora, adalora, ia3: merged into the weights in the end; prefix, adapter: saved
+    beside them."""
     num_last_layers: int = Field(default=2, ge=1)
     layer_lr_decay: float = Field(default=1.0, gt=0, le=1)
     """Discriminative rates: each layer group learns at this fraction of the rate of the group above."""
@@ -60,6 +61,8 @@ class FinetuneConfig(Frozen):
     """Which linear layers get LoRA or IA3; unset: peft's choice for the architecture, else all."""
     num_virtual_tokens: int = Field(default=16, ge=1)
     """Length of the prefix of prefix tuning."""
+    adapter_reduction_factor: float = Field(default=16, ge=1)
+    """Bottleneck adapters: how many times narrower than the model they are."""
     pooling: Literal["default", "cls", "mean", "attention"] = "default"
     """How classification and regression turn token states into one vector; default: as the architecture does."""
 
@@ -129,6 +132,8 @@ class FinetuneConfig(Frozen):
             raise ValueError("early_stopping_patience needs eval_strategy = epoch or steps")
         if self.restores_best and self.save_strategy != self.eval_strategy:
             raise ValueError("to restore the best checkpoint, save_strategy must equal eval_strategy")
+        if self.strategy == "adapter" and self.pooling != "default":
+            raise ValueError("strategy = adapter needs the architecture's own head: leave out pooling")
         if self.augment_synonyms and not self.synonyms:
             raise ValueError("augment_synonyms needs synonyms, the path of a lexicon")
         return self

@@ -11,7 +11,7 @@ from datasets import Dataset, concatenate_datasets
 
 from export.files import DataError, TuneportError
 from finetune.data import read_data
-from finetune.session import Prepared, make_trainer, outputs_of
+from finetune.session import Prepared, load_trained, make_trainer, outputs_of
 
 
 def with_pseudo_labels(prepared: Prepared, teacher: Path, folder: Path) -> Prepared:
@@ -25,7 +25,7 @@ def with_pseudo_labels(prepared: Prepared, teacher: Path, folder: Path) -> Prepa
         raise TuneportError("pseudo-labels need text-classification with one label a row", "unset pseudo_label_data")
     rows = _unlabelled(prepared)
     features = task.encode(rows, prepared.processor, train=False)
-    trainer = make_trainer(prepared, folder, task.load_model(str(teacher)))
+    trainer = make_trainer(prepared, folder, load_trained(prepared, teacher))
     logits, _, _ = outputs_of(trainer, features)
     odds = np.exp(logits - logits.max(-1, keepdims=True))
     confidence = (odds / odds.sum(-1, keepdims=True)).max(-1)

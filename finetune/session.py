@@ -20,11 +20,13 @@ from transformers import (
 )
 
 from export.machine import Machine
+from finetune import bottleneck
 from finetune.config import FinetuneConfig
 from finetune.data import BATCH_ROWS, Data, duplicates_across_splits, read_data
 from finetune.embedded import resolve_model
 from finetune.evaluate import Evaluation
 from finetune.more_data import with_more_rows
+from finetune.optional import check_installed, packages_of
 from finetune.strategies import AdaLoraBudget, GradualUnfreezing, apply_strategy
 from finetune.tasks import Reduces, Task, task_class
 from finetune.trainer import TuneportSeq2SeqTrainer, TuneportTrainer
@@ -56,6 +58,7 @@ class Prepared:
 
 def prepare(config: FinetuneConfig) -> Prepared:
     """Read and check the data, then load the tokenizer and encode."""
+    check_installed(packages_of(config))
     kind = task_class(config.task)
     with PartialState().local_main_process_first():  # the others find what it has cached
         data = read_data(
@@ -114,6 +117,20 @@ def load_model(prepared: Prepared) -> Any:
     """Load the base model with the task's head, frozen or wrapped as the strategy says."""
     transformers.set_seed(prepared.config.seed)  # the new head's weights
     return apply_strategy(prepared.task.load_model(prepared.source), prepared.config)
+
+
+def load_trained(prepared: Prepared, checkpoint: Path) -> Any:
+    """Load what a finished run has made, with the adapter beside its weights where there is one."""
+    return bottleneck.load_adapter(prepared.task.load_model(str(checkpoint)), checkpoint)
+
+
+def save_trained(trainer: TuneportTrainer, checkpoint: Path) -> None:
+    """Write the model and what turns data into its inputs; an adapter is apart from the model afterwards."""
+    if not bottleneck.has_adapter(trainer.model):
+        trainer.save_model(str(checkpoint))
+    elif trainer.args.should_save:
+        bottleneck.save_model(trainer.model, checkpoint)
+        trainer.processing_class.save_pretrained(checkpoint)
 
 
 def evaluate(trainer: TuneportTrainer, prepared: Prepared, split: str) -> Evaluation:

@@ -1,4 +1,4 @@
-"""Answers as spans of a context: reading them, their best place among a window's logits, SQuAD's scores.
+"""Answers as spans of a context: reading them, their tokens in a window, SQuAD's scores.
 
 Scores after Rajpurkar et al., "SQuAD: 100,000+ Questions for Machine Comprehension of Text" (2016); unanswerable
 questions after "Know What You Don't Know" (2018).
@@ -8,29 +8,14 @@ import re
 import string
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from finetune.data import short
+from serve.spans import OUTSIDE
 
-MAX_ANSWER_TOKENS = 30
-OUTSIDE = -1
-"""Character offset of tokens that are not the context's."""
 ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 SHAPE = '{"text": […], "answer_start": […]} or a list of {"text", "answer_start"}'
 PUNCTUATION = str.maketrans("", "", string.punctuation)
-
-
-@dataclass(frozen=True)
-class Span:
-    """Characters from `start` up to `end` of a context, and the sum of the two logits."""
-
-    score: float
-    start: int
-    end: int
 
 
 def read_answers(answers: Any) -> Iterator[tuple[str, int]]:
@@ -74,23 +59,6 @@ def _misplaced(context: str, text: str, start: int) -> str:
     found = context.find(text)
     elsewhere = f"it begins at {found}" if found >= 0 else "the context does not hold it"
     return f"the answer {short(text)} is said to begin at {start}, where {there} stands; {elsewhere}"
-
-
-def best_span(starts: npt.NDArray[Any], ends: npt.NDArray[Any], offsets: npt.NDArray[np.int64]) -> Span:
-    """Find the span with the largest sum of logits among all of at most `MAX_ANSWER_TOKENS` tokens of the context.
-
-    `starts` and `ends` are a window's logits (tokens,), `offsets` (tokens, 2) its characters, `OUTSIDE` elsewhere.
-    """
-    context = np.flatnonzero(offsets[:, 0] != OUTSIDE)
-    if not len(context):  # of characters that the tokenizer drops
-        return Span(-np.inf, 0, 0)
-    longest = min(MAX_ANSWER_TOKENS, len(context))
-    padded = np.pad(np.asarray(ends, np.float64)[context], (0, longest - 1), constant_values=-np.inf)
-    # Row i holds the sums of all spans that begin with the context's token i: (tokens, longest).
-    sums = np.asarray(starts, np.float64)[context, None] + np.lib.stride_tricks.sliding_window_view(padded, longest)
-    first, more = np.unravel_index(int(sums.argmax()), sums.shape)
-    begin, end = offsets[context[first], 0], offsets[context[first + more], 1]
-    return Span(float(sums[first, more]), int(begin), int(end))
 
 
 def token_span(offsets: Sequence[tuple[int, int]], start: int, end: int) -> tuple[int, int] | None:

@@ -1,4 +1,4 @@
-"""What is trained, and how fast: layer groups, freezing, gradual unfreezing, layer-wise rates, peft.
+"""What is trained, and how fast: layer groups, freezing, gradual unfreezing, layer-wise rates, adapters.
 
 A model is seen as groups from the bottom up: embeddings, each transformer layer, head. Gradual unfreezing and
 discriminative rates are those of Howard and Ruder, "Universal Language Model Fine-tuning" (2018).
@@ -16,6 +16,7 @@ from transformers.optimization import Adafactor
 from transformers.pytorch_utils import Conv1D
 
 from export.files import TuneportError
+from finetune.bottleneck import add_adapter
 from finetune.config import FinetuneConfig
 
 EMBEDDINGS = re.compile(r"embed|(^|\.)(wte|wpe|shared|conv1|conv2|mask_emb)(\.|$)")
@@ -94,11 +95,15 @@ def apply_strategy(model: PreTrainedModel, config: FinetuneConfig) -> nn.Module:
         layers = config.num_last_layers if config.strategy == "last_layers" else 0
         set_trainable(model, layer_groups(model), 1 + layers)
         return model
+    if config.strategy == "adapter":
+        # What writes text has learnt its head with the rest of it; a task's head is new.
+        head = [] if model.get_output_embeddings() is not None else layer_groups(model)[-1]
+        return add_adapter(model, set(head), config)
     return _wrap_with_peft(model, config)
 
 
 def finish_strategy(model: Any) -> Any:
-    """Merge what peft trained into the weights where that is exact; a prefix stays a prefix."""
+    """Merge what peft trained into the weights where that is exact; a prefix and an adapter stay beside them."""
     if not isinstance(model, peft.PeftModel) or isinstance(model.active_peft_config, peft.PrefixTuningConfig):
         return model
     return model.merge_and_unload()

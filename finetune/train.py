@@ -2,7 +2,7 @@
 
 runs/x/settings.json    the resolved settings; a folder with them but without run.json is unfinished
 runs/x/trainer/         checkpoints to resume from; gone when the run is finished
-runs/x/checkpoint/      the model and its tokenizer, as transformers saves them
+runs/x/checkpoint/      the model and its tokenizer, as transformers saves them; adapter/ beside them where there is one
 runs/x/evaluation.json  per class, confusion matrix, worst mistakes of each split
 runs/x/report.html      all of it on a page; curves.png, confusion.png; logs/ for TensorBoard
 runs/x/run.json         what was done and what came of it; written last
@@ -25,9 +25,10 @@ from export.machine import Machine
 from export.manifest import CHECKPOINT, RUN, Run
 from finetune.config import FinetuneConfig
 from finetune.evaluate import Evaluation
+from finetune.optional import packages_of
 from finetune.pseudo import with_pseudo_labels
 from finetune.report import write_report
-from finetune.session import TRAINER, Prepared, evaluate, load_model, make_trainer, prepare
+from finetune.session import TRAINER, Prepared, evaluate, load_model, make_trainer, prepare, save_trained
 from finetune.strategies import finish_strategy
 from finetune.trainer import TuneportTrainer
 
@@ -68,7 +69,7 @@ def finetune(config: FinetuneConfig, out: Path, *, overwrite: bool = False, resu
         trainer.model = finish_strategy(trainer.accelerator.unwrap_model(trainer.model))
         trainer.model_wrapped = trainer.model
         evaluations = {name: evaluate(trainer, prepared, name) for name in prepared.features if name != "train"}
-        trainer.save_model(str(out / CHECKPOINT))
+        save_trained(trainer, out / CHECKPOINT)
         run = _record(prepared, trainer, evaluations, train_seconds, trained)
         if state.is_main_process:
             _finish(out, run, evaluations, trainer.state.log_history)
@@ -122,7 +123,7 @@ def _record(
         warnings=prepared.warnings,
         machine=Machine.here(),
         git_commit=git_commit(Path(__file__).parent),
-        versions={name: version(name) for name in LIBRARIES},
+        versions={name: version(name) for name in (*LIBRARIES, *packages_of(config))},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 

@@ -11,7 +11,8 @@ from finetune.config import FinetuneConfig, refuse_settings
 from finetune.data import Data, Problems, check_strings, rows_of
 from finetune.evaluate import Evaluation, Mistake, worst
 from finetune.loading import load_aligned_tokenizer, load_pretrained
-from finetune.spans import OUTSIDE, answer_f1, best_span, exact_match, read_answers, token_span, wrong_answers
+from finetune.spans import answer_f1, exact_match, read_answers, token_span, wrong_answers
+from serve.spans import OUTSIDE, best_span
 
 COLUMNS = ("context", "question")
 

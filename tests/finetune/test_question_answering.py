@@ -13,9 +13,10 @@ from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 from export.files import DataError, TuneportError
 from finetune.config import FinetuneConfig, load_config
 from finetune.data import read_data
-from finetune.spans import MAX_ANSWER_TOKENS, OUTSIDE, Span, answer_f1, best_span, exact_match, normalize, token_span
+from finetune.spans import answer_f1, exact_match, normalize, token_span
 from finetune.tasks.question_answering import Task
 from finetune.train import finetune
+from serve.spans import MAX_ANSWER_TOKENS, OUTSIDE, Span, best_span
 
 LONG = "anna lives in paris and works in rome on monday . " * 4 + "ben met carl in oslo , the old city ."
 SHORT = "the river was big ."
