@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import peft
 import torch
 import transformers
 from accelerate import PartialState
@@ -120,7 +121,10 @@ def load_model(prepared: Prepared) -> Any:
 
 
 def load_trained(prepared: Prepared, checkpoint: Path) -> Any:
-    """Load what a finished run has made, with the adapter beside its weights where there is one."""
+    """Load what a finished run has made, with the prefix or adapter that is beside the weights where there is one."""
+    if (checkpoint / "adapter_config.json").is_file():
+        base = prepared.task.load_model(prepared.source)
+        return peft.PeftModel.from_pretrained(base, str(checkpoint))
     return bottleneck.load_adapter(prepared.task.load_model(str(checkpoint)), checkpoint)
 
 
@@ -181,6 +185,8 @@ def _arguments(config: FinetuneConfig, task: Task, out: Path) -> TrainingArgumen
         remove_unused_columns=True,
         label_names=["start_positions", "end_positions"] if config.task == "question-answering" else ["labels"],
         disable_tqdm=not sys.stderr.isatty(),
+        # The other way of recomputing loses the gradients where the embeddings are frozen.
+        gradient_checkpointing_kwargs={"use_reentrant": False},
         dataloader_pin_memory=torch.cuda.is_available(),
         # Gradual unfreezing leaves parameters without gradients, which several processes must expect.
         ddp_find_unused_parameters=config.strategy == "gradual",

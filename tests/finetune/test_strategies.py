@@ -27,7 +27,7 @@ from transformers import (
 
 from export.files import TuneportError
 from finetune.config import FinetuneConfig
-from finetune.session import load_model, make_trainer, prepare
+from finetune.session import evaluate, load_model, load_trained, make_trainer, prepare
 from finetune.strategies import layer_groups
 from finetune.train import finetune
 
@@ -174,6 +174,21 @@ def test_adapters_are_merged_into_a_plain_checkpoint(settings: Settings, tmp_pat
     assert changed
     assert not any("embeddings" in name or "LayerNorm" in name for name in changed)
     assert run.trained_parameters < sum(p.numel() for p in model.parameters()) / 3
+
+
+def test_a_prefix_is_loaded_again_with_its_head(settings: Settings, tmp_path: Path) -> None:
+    config = settings(strategy="prefix", num_virtual_tokens=4, learning_rate=0.05, max_steps=8, bf16=False)
+    run = finetune(config, tmp_path / "run")
+    prepared = prepare(config)
+    model = load_trained(prepared, tmp_path / "run" / "checkpoint")
+    before, after = load_model(prepare(config)).state_dict(), model.state_dict()
+    changed = {
+        name.removeprefix("base_model.") for name in after if name in before and not before[name].equal(after[name])
+    }
+    assert changed
+    assert not any(".encoder." in name or ".embeddings." in name for name in changed)
+    scored = evaluate(make_trainer(prepared, tmp_path, model), prepared, "test").metrics
+    assert scored == pytest.approx(run.metrics["test"])
 
 
 def test_freezing_what_fgm_moves_is_refused(settings: Settings, tmp_path: Path) -> None:
