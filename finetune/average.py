@@ -18,6 +18,7 @@ from export.manifest import CHECKPOINT, RUN, Run
 from finetune.config import FinetuneConfig
 from finetune.evaluate import Evaluation
 from finetune.session import Prepared, evaluate, make_trainer, outputs_of, prepare, score
+from finetune.tasks import first_output
 from finetune.train import EVALUATION, write_json
 
 WEIGHTS = "model.safetensors"
@@ -119,6 +120,7 @@ def _ensemble(prepared: Prepared, runs: Sequence[Path], splits: list[str], folde
     targets: dict[str, Any] = {}
     for path in runs:
         trainer = make_trainer(prepared, folder, prepared.task.load_model(str(path / CHECKPOINT)))
+        trainer.preprocess_logits_for_metrics = first_output  # what a task reduces them to has no mean
         for name in splits:
             outputs, targets[name], _ = outputs_of(trainer, prepared.features[name])
             total[name] = total[name] + (_softmax(outputs) if one_label else outputs) / len(runs)

@@ -75,7 +75,8 @@ def read_data(
         fingerprint=digest([_fingerprint(splits[name]) for name in sorted(splits)]),
         rows={name: len(rows) for name, rows in splits.items()},
     )
-    return Data(splits, record, {name: files.get(name, f"{source} ({name})") for name in splits})
+    whole = files.get("train") or files["all"]
+    return Data(splits, record, {name: files.get(name, f"{whole} ({name})") for name in splits})
 
 
 def reread(record: DataSource, *, required: Sequence[str], optional: Sequence[str]) -> Data:
@@ -91,12 +92,14 @@ def reread(record: DataSource, *, required: Sequence[str], optional: Sequence[st
 
 
 def rows_of(rows: Dataset) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Go through a split: row numbers from 1, and rows."""
-    number = 0
+    """Go through a split: rows, and their numbers from 1 in the file that they came from."""
+    position = 0
+    places = None if rows._indices is None else rows._indices.column(0)  # drawn from the file, not all of it
     for batch in rows.iter(BATCH_ROWS):
         for values in zip(*batch.values(), strict=True):
-            number += 1
-            yield number, dict(zip(batch, values, strict=True))
+            place = position if places is None else places[position].as_py()
+            position += 1
+            yield place + 1, dict(zip(batch, values, strict=True))
 
 
 def short(value: Any) -> str:

@@ -1,29 +1,24 @@
 """Rows beyond those of the user's train file: rehearsal of old data, and augmented copies."""
 
 from dataclasses import replace
+from pathlib import Path
 
-from datasets import Dataset, concatenate_datasets
+from datasets import concatenate_datasets
 
 from export.files import DataError
 from finetune.augment import Augmenter
 from finetune.config import FinetuneConfig
 from finetune.data import Data, read_data
 
+REHEARSAL = "rehearsal"
+"""The split of old rows, until some of them have joined train."""
 
-def with_more_rows(data: Data, config: FinetuneConfig) -> Data:
-    """Add to train what the settings ask for; validation and test stay as they are."""
+
+def with_rehearsal(data: Data, config: FinetuneConfig) -> Data:
+    """Add the old rows as a split of their own, so that the task checks them with the others."""
+    if config.rehearsal_data is None:
+        return data
     train = data.splits["train"]
-    if config.rehearsal_data:
-        train = concatenate_datasets([train, _rehearsal(train, config)])
-    augmenter = Augmenter.from_config(config)
-    if augmenter:
-        train = concatenate_datasets([train, augmenter.copies(train)])
-    return replace(data, splits={**data.splits, "train": train})
-
-
-def _rehearsal(train: Dataset, config: FinetuneConfig) -> Dataset:
-    """Draw old train rows, `rehearsal_ratio` for each new one, all of them where there are fewer."""
-    assert config.rehearsal_data is not None
     columns = tuple(train.column_names)
     old = read_data(config.rehearsal_data, columns=config.columns, required=columns, optional=(), seed=config.seed)
     rows = old.splits["train"]
@@ -31,5 +26,20 @@ def _rehearsal(train: Dataset, config: FinetuneConfig) -> Dataset:
         raise DataError(
             f"{config.rehearsal_data} has columns of other types than {config.data}", "give data of one form"
         )
-    count = min(len(rows), round(len(train) * config.rehearsal_ratio))
-    return rows.shuffle(seed=config.seed).take(count)
+    name = f"{config.rehearsal_data} ({old.files['train']})" if Path(config.rehearsal_data).is_dir() else ""
+    files = {**data.files, REHEARSAL: name or old.files["train"]}
+    return replace(data, splits={**data.splits, REHEARSAL: rows}, files=files)
+
+
+def with_more_rows(data: Data, config: FinetuneConfig) -> Data:
+    """Add to train what the settings ask for; validation and test stay as they are."""
+    splits = dict(data.splits)
+    train, old = splits["train"], splits.pop(REHEARSAL, None)
+    if old is not None:
+        # `rehearsal_ratio` old rows for each new one, all of them where there are fewer.
+        count = min(len(old), round(len(train) * config.rehearsal_ratio))
+        train = concatenate_datasets([train, old.shuffle(seed=config.seed).take(count)])
+    augmenter = Augmenter.from_config(config)
+    if augmenter:
+        train = concatenate_datasets([train, augmenter.copies(train)])
+    return replace(data, splits={**splits, "train": train})

@@ -23,13 +23,13 @@ from transformers import (
 from export.machine import Machine
 from finetune import bottleneck
 from finetune.config import FinetuneConfig
-from finetune.data import BATCH_ROWS, Data, duplicates_across_splits, read_data
+from finetune.data import BATCH_ROWS, Data, duplicates_across_splits, read_data, short
 from finetune.embedded import resolve_model
 from finetune.evaluate import Evaluation
-from finetune.more_data import with_more_rows
+from finetune.more_data import with_more_rows, with_rehearsal
 from finetune.optional import check_installed, packages_of
 from finetune.strategies import AdaLoraBudget, GradualUnfreezing, apply_strategy
-from finetune.tasks import Reduces, Task, task_class
+from finetune.tasks import Counts, Reduces, Task, first_output, task_class
 from finetune.trainer import TuneportSeq2SeqTrainer, TuneportTrainer
 
 TRAINER, LOGS = "trainer", "logs"
@@ -65,8 +65,11 @@ def prepare(config: FinetuneConfig) -> Prepared:
         data = read_data(
             config.data, columns=config.columns, required=kind.required, optional=kind.optional, seed=config.seed
         )
-        task = kind(data, config)
         warnings = duplicates_across_splits(data)
+        data = with_rehearsal(data, config)
+        task = kind(data, config)
+        if isinstance(task, Counts) and (rare := [label for label in task.labels if task.counts[label] == 1]):
+            warnings.append(f"{data.files['train']} has {short(rare)} only once, too little to learn it from")
         data = with_more_rows(data, config)
         source = resolve_model(config.model)
         processor = task.load_processor(source)
@@ -105,7 +108,7 @@ def make_trainer(
         data_collator=task.collator(prepared.processor, model),
         compute_metrics=lambda outputs: score(prepared, "validation", outputs.predictions, outputs.label_ids).metrics,
         compute_loss_func=task.loss(),
-        preprocess_logits_for_metrics=task.reduce if isinstance(task, Reduces) else None,
+        preprocess_logits_for_metrics=task.reduce if isinstance(task, Reduces) else first_output,
         callbacks=_callbacks(config),
     )
     trainer.remove_callback(PrinterCallback)  # it prints to stdout, which is for results
@@ -153,9 +156,6 @@ def outputs_of(trainer: TuneportTrainer, features: Dataset) -> tuple[Any, Any, f
 
 def score(prepared: Prepared, split: str, outputs: Any, targets: Any) -> Evaluation:
     """Score the outputs on a split."""
-    # Some models return hidden states behind their logits; question answering has two outputs that both count.
-    if isinstance(outputs, tuple) and not isinstance(targets, tuple):
-        outputs = outputs[0]
     return prepared.task.evaluate(outputs, targets, prepared.data.splits[split], prepared.features[split])
 
 

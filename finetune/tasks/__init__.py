@@ -1,6 +1,7 @@
 """One module a task, each with a class `Task` that does for it what `Task` here says."""
 
 import importlib
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -59,12 +60,25 @@ class Task(Protocol):
         """
 
 
+def first_output(logits: Any, labels: Any = None) -> Any:
+    """Return the logits of a batch, without the states that some models put behind them."""
+    return logits[0] if isinstance(logits, tuple) else logits
+
+
 @runtime_checkable
 class Reduces(Protocol):
     """A task whose logits are too large to hold for a whole split: batch by batch they become something small."""
 
-    def reduce(self, logits: Any, labels: torch.Tensor) -> torch.Tensor:
+    def reduce(self, logits: Any, labels: Any) -> Any:
         """Turn a batch's logits into what `evaluate` gets as outputs; the first dimension stays the rows."""
+
+
+@runtime_checkable
+class Counts(Protocol):
+    """A task that knows how often train has each label."""
+
+    counts: Counter[str]
+    labels: tuple[str, ...]
 
 
 def task_class(name: str) -> type[Task]:

@@ -120,10 +120,14 @@ class Task:
     def loss(self) -> None:
         """Leave the loss to the model."""
 
+    def reduce(self, logits: Any, labels: Any) -> Any:
+        """Keep the logits of starts and of ends, float32 (windows, tokens); all of them count for the best span."""
+        return logits[0].float(), logits[1].float()
+
     def evaluate(self, outputs: Any, targets: Any, rows: Dataset, features: Dataset) -> Evaluation:
         """Score answers by exact match and F1; a mistake's loss is 1 - F1.
 
-        `outputs` begins with the logits of starts and of ends, each (windows, tokens).
+        `outputs` are the logits of starts and of ends, each (windows, tokens).
         """
         predicted = self._answers(np.asarray(outputs[0]), np.asarray(outputs[1]), rows, features)
         expected = [_texts(row["answers"]) for _, row in rows_of(rows.select_columns("answers"))]
@@ -155,16 +159,17 @@ class Task:
         """
         best: dict[int, tuple[float, int, int]] = {}
         nothing: dict[int, float] = {}
-        for number, window in rows_of(features.select_columns(["row", "cls", "offset_mapping"])):
-            start, end, row, cls = starts[number - 1], ends[number - 1], window["row"], window["cls"]
+        windows = rows_of(features.select_columns(["row", "cls", "offset_mapping"]))
+        for start, end, (_, window) in zip(starts, ends, windows, strict=True):
+            row, cls = window["row"], window["cls"]
             span = best_span(start, end, np.asarray(window["offset_mapping"], np.int64))
             if row not in best or span.score > best[row][0]:
                 best[row] = span.score, span.start, span.end
             nothing[row] = min(nothing.get(row, np.inf), float(start[cls]) + float(end[cls]))
         answers = []
-        for number, row in rows_of(rows.select_columns("context")):
-            score, left, right = best[number - 1]
-            is_none = self.has_unanswerable and nothing[number - 1] > score
+        for index, (_, row) in enumerate(rows_of(rows.select_columns("context"))):
+            score, left, right = best[index]
+            is_none = self.has_unanswerable and nothing[index] > score
             answers.append("" if is_none else row["context"][left:right].strip())
         return answers
 

@@ -16,6 +16,7 @@ from finetune.data import Data, Problems, rows_of, short
 from finetune.evaluate import WORST, Evaluation, Mistake
 from finetune.generation import check_sizes, make_consistent
 from finetune.loading import load_pretrained, load_tokenizer
+from finetune.tasks import first_output
 
 
 class Task:
@@ -104,7 +105,7 @@ class Task:
 
     def reduce(self, logits: Any, labels: torch.Tensor) -> torch.Tensor:
         """Logits (rows, tokens, vocabulary) → float64 (rows, 3): the sum of losses, tokens right, tokens."""
-        logits = logits[0] if isinstance(logits, tuple) else logits
+        logits = first_output(logits)
         targets = labels[:, 1:]
         sums = []
         for row, expected in zip(logits[:, :-1], targets, strict=True):  # float32 of one row at a time

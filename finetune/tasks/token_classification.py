@@ -1,10 +1,12 @@
 """Token classification: one tag a token (`tokens` and `tags`), scored by whole entities."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from datasets import Dataset
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification, PreTrainedModel
@@ -15,6 +17,7 @@ from finetune.data import Data, Problems, rows_of, short
 from finetune.entities import OUTSIDE, Entity, detect_scheme, score_entities
 from finetune.evaluate import Evaluation, Mistake, worst
 from finetune.loading import load_aligned_tokenizer, load_pretrained
+from finetune.tasks import first_output
 
 UNLABELLED = -100
 """Target of what the loss leaves out: special tokens, and all pieces of a word but its first."""
@@ -36,7 +39,8 @@ class Task:
         problems = Problems("correct these rows, or rename columns with --columns tags=YOUR_COLUMN")
         train, file = data.splits["train"], data.files["train"]
         self.scheme = detect_scheme(tags for _, tags in _readable_tags(train))
-        self.labels = tuple(sorted({tag for _, tags in _readable_tags(train) for tag in tags}, key=self._label_order))
+        self.counts = Counter(tag for _, tags in _readable_tags(train) for tag in tags)
+        self.labels = tuple(sorted(self.counts, key=self._label_order))
         for split, rows in data.splits.items():
             _check_rows(rows, data.files[split], problems)
             self._check_tags(rows, data.files[split], problems, is_train=split == "train")
@@ -93,18 +97,23 @@ class Task:
     def loss(self) -> None:
         """Leave the loss to the model."""
 
-    def evaluate(self, outputs: Any, targets: Any, rows: Dataset, features: Dataset) -> Evaluation:
-        """Score logits (rows, tokens, labels) by entities; a mistake's loss is its number of wrong entities.
+    def reduce(self, logits: Any, labels: torch.Tensor) -> torch.Tensor:
+        """Logits (rows, tokens, labels) → the index of each token's best label, int64 (rows, tokens)."""
+        best: torch.Tensor = first_output(logits).argmax(-1)
+        return best
 
+    def evaluate(self, outputs: Any, targets: Any, rows: Dataset, features: Dataset) -> Evaluation:
+        """Score by entities the logits (rows, tokens, labels), or what `reduce` made of them.
+
+        A mistake's loss is its number of wrong entities.
         A word that was cut, or of which the tokenizer left nothing, is predicted to be outside of entities. Wrong
         entities are those missed and those invented; one with a wrong end or type is both.
         """
-        best = np.asarray(outputs).argmax(-1)
+        best = np.asarray(outputs)
+        best = best.argmax(-1) if best.ndim == 3 else best
         expected = [row["tags"] for _, row in rows_of(rows.select_columns("tags"))]
-        predicted = [
-            self._tags(best[number - 1], row["words"], len(expected[number - 1]))
-            for number, row in rows_of(features.select_columns("words"))
-        ]
+        words = (row["words"] for _, row in rows_of(features.select_columns("words")))
+        predicted = [self._tags(*each) for each in zip(best, words, map(len, expected), strict=True)]
         metrics, classes = score_entities(expected, predicted, self.scheme)
         right = [a == b for pair in zip(expected, predicted, strict=True) for a, b in zip(*pair, strict=True)]
         return Evaluation(

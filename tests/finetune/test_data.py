@@ -8,7 +8,7 @@ from helpers import tuneport, write_rows
 
 from export.files import DataError, TuneportError
 from finetune.config import load_config
-from finetune.data import Data, read_data
+from finetune.data import Data, read_data, rows_of
 
 ROWS = [{"text": f"text {i}", "label": "ab"[i % 2]} for i in range(20)]
 
@@ -68,6 +68,22 @@ def test_a_bad_file_is_named_with_its_line(tmp_path: Path, name: str, content: b
         _read(tmp_path)
     for word in words:
         assert word in str(error.value)
+
+
+def test_rows_are_numbered_as_in_their_file(tmp_path: Path) -> None:
+    """Whatever split they were drawn into."""
+    file = write_rows(tmp_path / "x.jsonl", ROWS)
+    (tmp_path / "folder").mkdir()
+    write_rows(tmp_path / "folder" / "train.jsonl", ROWS)
+    for data in (_read(file), _read(tmp_path / "folder")):
+        numbers = []
+        for rows in data.splits.values():
+            for number, row in rows_of(rows):
+                assert row["text"] == f"text {number - 1}"
+                numbers.append(number)
+        assert sorted(numbers) == list(range(1, 21))
+    assert _read(tmp_path / "folder").files == {"train": "train.jsonl", "validation": "train.jsonl (validation)"}
+    assert _read(file).files["test"] == "x.jsonl (test)"
 
 
 def test_absent_sources_and_columns_are_refused(tmp_path: Path) -> None:

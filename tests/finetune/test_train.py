@@ -12,6 +12,7 @@ import pytest
 import torch
 from helpers import ROOT, read_rows, tuneport, write_rows
 from safetensors.torch import load_file
+from tiny import write_splits
 from transformers import AutoModelForSequenceClassification
 
 from export.files import DataError, TuneportError
@@ -162,6 +163,24 @@ def test_rows_in_two_splits_are_counted_in_a_warning(settings: Settings, tmp_pat
     write_rows(data / "validation.jsonl", [*rows[:3], {"text": "new", "label": "a"}])
     run = finetune(settings(data=str(data)), tmp_path / "run")
     assert run.warnings == ("3 of train's 12 rows stand in validation.jsonl, too",)
+
+
+def test_a_class_with_one_row_is_named_in_a_warning(settings: Settings, tmp_path: Path) -> None:
+    rows = [{"text": f"film {i}", "label": "ab"[i % 2]} for i in range(12)]
+    data = write_splits(tmp_path / "data", train=[*rows, {"text": "x", "label": "c"}], validation=rows[:2])
+    run = finetune(settings(data=str(data)), tmp_path / "run")
+    assert run.labels == ("a", "b", "c")
+    assert any("train.jsonl has ['c'] only once" in warning for warning in run.warnings)
+
+
+def test_rehearsed_rows_are_checked_with_the_others(settings: Settings, tmp_path: Path) -> None:
+    rows = [{"text": f"{word} {i}", "label": word} for i in range(5) for word in ("film", "vote")]
+    old = write_splits(tmp_path / "old", train=[*rows, {"text": "x", "label": "song"}, {"text": "y", "label": "film"}])
+    with pytest.raises(DataError, match=r"old \(train\.jsonl\) row 11: label 'song' is not among train's.* correct"):
+        prepare(settings(rehearsal_data=str(old)))
+    write_rows(old / "train.jsonl", [{"text": " ", "label": "film"}] * 12)
+    with pytest.raises(DataError, match=r"old \(train\.jsonl\) row \d+: text is an empty string"):
+        prepare(settings(rehearsal_data=str(old)))
 
 
 def test_multi_label_and_class_weights_and_regression(settings: Settings, tmp_path: Path) -> None:
