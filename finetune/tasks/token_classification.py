@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from datasets import Dataset
+from tokenizers.normalizers import Prepend, Sequence
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification, PreTrainedModel
 
@@ -55,6 +56,7 @@ class Task:
         if isinstance(splitter, ByteLevel) and not splitter.add_prefix_space:
             # To RoBERTa's kind the blank before a word is part of it, and a list of words has no blanks.
             tokenizer = load_aligned_tokenizer(source, self.config, add_prefix_space=True)
+        _begin_with_a_blank(tokenizer)
         return tokenizer
 
     def load_model(self, source: str) -> PreTrainedModel:
@@ -180,6 +182,25 @@ def _check_rows(rows: Dataset, file: str, problems: Problems) -> None:
                     problems.add(place, f"number {i} of {column} is {short(value)}, and a string is expected")
         if are_lists and len(row["tokens"]) != len(row["tags"]):
             problems.add(place, f"{len(row['tokens'])} tokens have {len(row['tags'])} tags")
+
+
+def _begin_with_a_blank(tokenizer: Any) -> None:
+    """Make words in a list the words that they are in a text, where the tokenizer marks blanks late (Llama 3, Qwen).
+
+    Such a tokenizer splits a text before it marks the blanks, so the mark has to be in the text: each word, like the
+    beginning of each text, gets a blank. It is a part of tokenizer.json, and so of all that the checkpoint becomes.
+    """
+    backend = tokenizer.backend_tokenizer
+    before = backend.normalizer
+    if not _is_text(tokenizer):
+        backend.normalizer = Sequence([*([before] if before else []), Prepend(" ")])
+        if not _is_text(tokenizer):
+            backend.normalizer = before
+
+
+def _is_text(tokenizer: Any) -> bool:
+    words = tokenizer(["a", "b"], is_split_into_words=True, add_special_tokens=False)
+    return bool(words["input_ids"] == tokenizer("a b", add_special_tokens=False)["input_ids"])
 
 
 def _begun_words(word_ids: list[int | None]) -> list[int]:

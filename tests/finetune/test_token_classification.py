@@ -7,7 +7,7 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
-from tiny import FAMILIES, tiny_encoder, write_splits
+from tiny import FAMILIES, nested_byte_level, tiny_encoder, write_splits
 from transformers import AutoModelForTokenClassification, AutoTokenizer, ByT5Tokenizer
 
 from export.files import CheckpointError, DataError, TuneportError
@@ -171,6 +171,24 @@ def test_every_family_trains_and_loads_in_transformers_alone(family: str, folder
     words = encoded.tokens()
     assert "Ġparis" in words or "paris" in words  # a word in a list is the word that it is in a sentence
     assert tokenizer.padding_side == "right"
+
+
+def test_words_in_a_list_are_the_words_of_a_text_where_blanks_are_marked_late(folder: Path, tmp_path: Path) -> None:
+    """Llama 3 and Qwen: ByteLevel is the second of two pre-tokenizers, behind a split that knows no words."""
+    base = nested_byte_level(tmp_path / "base")
+    out = tmp_path / "run"
+    run = finetune(_config(base, folder, max_steps=1), out)
+    assert run.labels == ("O", "B-LOC", "I-LOC", "B-PER")
+    words = ["anna", "met", "ben's", "river", ",", "u.s."]
+    for tokenizer in (
+        _task(base, folder)[0].load_processor(str(base)),
+        AutoTokenizer.from_pretrained(out / "checkpoint"),
+    ):
+        listed = tokenizer(words, is_split_into_words=True)
+        assert listed.tokens() == tokenizer(" ".join(words)).tokens()
+        assert listed.tokens()[:2] == ["Ġanna", "Ġmet"]
+        assert len([token for token in listed.tokens() if token.startswith("Ġ")]) == len(words)
+        assert set(listed.word_ids()) == set(range(len(words)))
 
 
 def test_the_hubs_lists_of_label_numbers_become_names(bert: Path, tmp_path: Path) -> None:

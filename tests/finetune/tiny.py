@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModel,
     BertConfig,
     DebertaV2Config,
     DistilBertConfig,
     ElectraConfig,
+    LlamaConfig,
     ModernBertConfig,
     PreTrainedTokenizerFast,
     RobertaConfig,
@@ -43,6 +44,35 @@ def tiny_encoder(folder: Path, family: str = "bert") -> Path:
     torch.manual_seed(SEED)
     AutoModel.from_config(_config(family, len(tokenizer))).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def nested_byte_level(folder: Path) -> Path:
+    """Save a tiny Llama with the pre-tokenizers of Llama 3 and Qwen: a split by a pattern, then bytes."""
+    pattern = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\s+"
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(pattern), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=500,
+        special_tokens=["<pad>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([" " + " ".join(WORDS)] * 2, trainer)
+    torch.manual_seed(SEED)
+    config = LlamaConfig(
+        vocab_size=tokenizer.get_vocab_size(), hidden_size=32, intermediate_size=64, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=MAX_LENGTH, pad_token_id=0,
+        eos_token_id=1,
+    )  # fmt: skip
+    AutoModel.from_config(config).save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>").save_pretrained(folder)
     return folder
 
 
