@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
-from benchmarks.baselines import torch_baselines
+from benchmarks.baselines import find_origin
 from benchmarks.report import REPORT, Report, Result, write_report
 from export.files import DataError, check_out, git_commit, new_folder
+from export.gate import Gate
 from export.machine import Frozen, Machine
-from export.manifest import TOKENIZER, Manifest, Variant, check_files, load_golden, load_manifest
+from export.manifest import Manifest, check_files, load_golden, load_manifest
 from export.measure import Contender, time_side_by_side
 from export.sample import Sample, read_sample
-from serve.engines import Output, open_engine
-from serve.predictor import Model, check_golden
-from serve.tokenizer import TextTokenizer
+from export.tasks import Task
+from serve.model import check_golden, open_model, open_task
 
 BASELINE = "torch fp32"
 
@@ -45,32 +45,38 @@ def bench(
     manifest = load_manifest(config.artifact)
     check_files(config.artifact, manifest)
     progress("reading data and models")
-    workload = read_workload(manifest, config)
-    baselines = torch_baselines(manifest, config.checkpoint)
-    tokenizer = TextTokenizer(config.artifact / TOKENIZER, manifest.processing)
-    variants = {each.name: _open(config.artifact, manifest, each, tokenizer) for each in manifest.variants}
+    origin = find_origin(manifest, config.checkpoint)
+    workload = read_workload(manifest, origin.task, config)
+    golden = load_golden(config.artifact)
+    torchs = origin.torch_models()
+    variants = {each.name: open_model(config.artifact, manifest, each) for each in manifest.variants}
+    for variant in manifest.variants:
+        check_golden(variants[variant.name], golden, variant)
 
     progress("comparing answers")
-    expected = baselines[BASELINE].logits(workload.texts)
-    answers = {name: model.logits(workload.texts) for name, model in (baselines | variants).items()}
-    rows = tokenizer.encode(workload.texts)
-    contenders: dict[str, Contender] = {name: model.run_batch for name, model in (baselines | variants).items()}
+    serving = open_task(config.artifact, manifest.task, manifest.labels, manifest.processing)
+    given = [serving.read(each) for each in workload.inputs]
+    gate = Gate(origin.task, serving, golden, workload, torchs[BASELINE].outputs(serving, given))
+    evidence = {name: gate.compare_torch(model) for name, model in torchs.items()}
+    evidence |= {name: gate.examine(model) for name, model in variants.items()}
+    contenders = {name: Contender(model.run_batch) for name, model in torchs.items()}
+    contenders |= {name: Contender(model.run_batch, model.streams) for name, model in variants.items()}
     timings = time_side_by_side(
         contenders,
-        rows,
+        gate.rows,
         baseline=BASELINE,
         max_batch_tokens=config.max_batch_tokens,
         rounds=config.rounds,
         progress=progress,
     )
-    sizes = {each.name: each.file.size_bytes for each in manifest.variants}
+    sizes = {each.name: each.size_bytes for each in manifest.variants}
     report = Report(
         name=manifest.name,
         version=manifest.version,
         default_variant=manifest.default_variant,
         data=workload.source,
         split=workload.split,
-        mean_tokens=round(float(np.mean([len(row) for row in rows])), 1),
+        mean_tokens=round(float(np.mean([len(row) for row in gate.rows])), 1),
         machine=Machine.here(),
         config=config.model_dump(mode="json"),
         git_commit=git_commit(Path(__file__).parent),
@@ -78,12 +84,12 @@ def bench(
         results=tuple(
             Result(
                 name=name,
-                accuracy=_accuracy(answers[name], workload),
-                label_agreement=float((answers[name].argmax(-1) == expected.argmax(-1)).mean()),
+                metric=proven.metric,
+                agreement=proven.parity.agreement,
                 size_bytes=sizes.get(name),
                 timing=timings[name],
             )
-            for name in contenders
+            for name, proven in evidence.items()
         ),
     )
     with new_folder(out, marker=REPORT, overwrite=overwrite) as folder:
@@ -91,27 +97,11 @@ def bench(
     return report
 
 
-def read_workload(manifest: Manifest, config: BenchConfig) -> Sample:
-    """Read real, labelled text: the test split of the user's data or of what the variants were judged with."""
+def read_workload(manifest: Manifest, task: Task, config: BenchConfig) -> Sample:
+    """Read real, labelled inputs: the test split of the user's data or of what the variants were judged with."""
     data = config.data or manifest.provenance.data
     if data is None:
-        raise DataError(f"{manifest.name} was exported without data", "give labelled text with --data")
+        raise DataError(f"{manifest.name} was exported without data", "give labelled data with --data")
     return read_sample(
-        manifest.labels,
-        accepts_pairs=manifest.processing.accepts_pairs,
-        data=data,
-        columns=config.columns,
-        seed=0,
-        splits=("test", "validation"),
-        count=config.texts,
+        task, data=data, columns=config.columns, seed=0, splits=("test", "validation"), count=config.texts
     )
-
-
-def _open(folder: Path, manifest: Manifest, variant: Variant, tokenizer: TextTokenizer) -> Model:
-    model = Model(tokenizer, open_engine(folder, variant), manifest.processing.pad_token_id)
-    check_golden(model, load_golden(folder), variant)
-    return model
-
-
-def _accuracy(logits: Output, workload: Sample) -> float:
-    return float((logits.argmax(-1) == np.array(workload.targets)).mean())

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from export.machine import Frozen, Machine
-from export.manifest import DataSource, Timing
+from export.manifest import DataSource, Metric, Timing
 
 REPORT, TABLE, PICTURE = "report.json", "report.md", "report.png"
 
@@ -12,11 +12,11 @@ class Result(Frozen):
     """One contender."""
 
     name: str
-    accuracy: float
-    label_agreement: float
-    """With torch fp32."""
+    metric: Metric | None
+    agreement: float
+    """With torch fp32, golden cases included."""
     size_bytes: int | None
-    """Of the variant's file; None for torch."""
+    """Of the variant's files; None for torch."""
     timing: Timing
 
 
@@ -37,15 +37,26 @@ class Report(Frozen):
 
     def cells(self) -> tuple[list[str], list[list[str]]]:
         """Return the table: its head and its rows, as text."""
-        head = ["", "accuracy", "agreement", "p50 ms", "p95 ms", "p99 ms", "texts/s", "size", "speed-up"]
+        metric = self.results[0].metric
+        head = [
+            "",
+            metric.name if metric else "metric",
+            "agreement",
+            "p50 ms",
+            "p95 ms",
+            "p99 ms",
+            "texts/s",
+            "size",
+            "speed-up",
+        ]
         rows = []
         for result in self.results:
             timing = result.timing
             rows.append(
                 [
                     f"{result.name} *" if result.name == self.default_variant else result.name,
-                    f"{result.accuracy:.4f}",
-                    f"{result.label_agreement:.2%}",
+                    f"{result.metric.value:.4f}" if result.metric else "no data",
+                    f"{result.agreement:.2%}",
                     f"{timing.latency_ms_p50:.1f}",
                     f"{timing.latency_ms_p95:.1f}",
                     f"{timing.latency_ms_p99:.1f}",

@@ -6,16 +6,32 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedTokenizerFast,
+)
 
 from export.files import CheckpointError, digest, sha256
-from export.manifest import CHECKPOINT, RUN, Run, Task
+from export.manifest import CHECKPOINT, RUN, TOKENIZER, Run, Task
+from finetune.heads import PooledClassifier, PooledConfig
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "spm.model")
-TASKS: dict[str, Task] = {"ForSequenceClassification": "text-classification"}
-"""Ending of an architecture's name → task."""
+TASKS: dict[str, Task] = {
+    "ForSequenceClassification": "text-classification",
+    "PooledClassifier": "text-classification",
+    "ForTokenClassification": "token-classification",
+    "ForQuestionAnswering": "question-answering",
+    "ForQuestionAnsweringSimple": "question-answering",
+}
+"""Ending of an architecture's name → the task of a checkpoint that was trained elsewhere."""
 LONGEST_BY_DEFAULT = 512
+
+# Our own pooling heads load without the code that their checkpoints carry for others.
+AutoModelForSequenceClassification.register(PooledConfig, PooledClassifier, exist_ok=True)
 
 
 @dataclass(frozen=True)
@@ -31,11 +47,20 @@ class Checkpoint:
     labels: tuple[str, ...]
     max_length: int
     trust_remote_code: bool
+    pairs_in_data: bool = False
+    """Whether the data says so, for a checkpoint that was trained elsewhere."""
 
     @property
     def accepts_pairs(self) -> bool:
         """Whether inputs are pairs of texts."""
-        return bool(self.run and self.run.accepts_pairs)
+        return bool(self.run and self.run.accepts_pairs) or self.pairs_in_data
+
+    def write_tokenizer(self, folder: Path) -> None:
+        """Write tokenizer.json without settings of its own: serving has those of the manifest."""
+        backend = self.tokenizer.backend_tokenizer
+        backend.no_truncation()  # left over settings would make the bytes depend on history
+        backend.no_padding()
+        backend.save(str(folder / TOKENIZER))
 
     def hash(self) -> str:
         """Hash the files that make the model: configuration, weights, tokenizer."""
@@ -45,8 +70,13 @@ class Checkpoint:
         return digest([(path.name, sha256(path)) for path in files])
 
 
-def open_checkpoint(path: Path, *, max_length: int | None = None, trust_remote_code: bool = False) -> Checkpoint:
-    """Check what a checkpoint folder holds; a CheckpointError names what is missing or doesn't fit."""
+def open_checkpoint(
+    path: Path, *, task: Task | None = None, max_length: int | None = None, trust_remote_code: bool = False
+) -> Checkpoint:
+    """Check what a checkpoint folder holds; a CheckpointError names what is missing or doesn't fit.
+
+    `task` is for checkpoints that were trained elsewhere and whose architecture leaves it open.
+    """
     run = _read_run(path / RUN) if (path / RUN).is_file() else None
     folder = path / CHECKPOINT if run else path
     _check_files(path, folder)
@@ -60,10 +90,10 @@ def open_checkpoint(path: Path, *, max_length: int | None = None, trust_remote_c
     return Checkpoint(
         folder=folder,
         run=run,
-        task=_task_of(config, folder),
+        task=task or (run.task if run else _task_of(config, folder)),
         config=config,
         tokenizer=tokenizer,
-        labels=_labels_of(config, folder),
+        labels=tuple(str(config.id2label[i]) for i in range(config.num_labels)),
         max_length=_max_length(config, tokenizer, max_length or (run.config["max_length"] if run else None)),
         trust_remote_code=trust_remote_code,
     )
@@ -121,25 +151,21 @@ def _task_of(config: PretrainedConfig, folder: Path) -> Task:
     architectures = config.architectures or []
     for ending, task in TASKS.items():
         if any(name.endswith(ending) for name in architectures):
-            return task
+            is_number = config.problem_type == "regression" or config.num_labels == 1
+            return "regression" if task == "text-classification" and is_number else task
     raise CheckpointError(
         f"{folder} holds {', '.join(architectures) or 'an unnamed architecture'}, which has no task here",
         f"give a model whose architecture ends in one of: {', '.join(TASKS)}",
     )
 
 
-def _labels_of(config: PretrainedConfig, folder: Path) -> tuple[str, ...]:
-    labels = tuple(str(config.id2label[i]) for i in range(config.num_labels))
-    if config.problem_type not in (None, "single_label_classification") or len(labels) < 2:
-        kind = config.problem_type or f"{len(labels)} label"
-        raise CheckpointError(
-            f"{folder} is for {kind}, and text-classification chooses one of several labels", "fine-tune it again"
-        )
-    return labels
-
-
 def _max_length(config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast, wanted: int | None) -> int:
+    encoder = getattr(config, "encoder", None)
+    if isinstance(encoder, dict):  # of a pooling head of ours
+        config = AutoConfig.for_model(**encoder)
     positions = getattr(config, "max_position_embeddings", None) or LONGEST_BY_DEFAULT
+    if positions < 1:  # XLNet's, which are relative
+        positions = LONGEST_BY_DEFAULT
     # RoBERTa and its kin count positions from pad_token_id + 1.
     if config.model_type in {"roberta", "xlm-roberta", "camembert", "longformer"}:
         positions -= (config.pad_token_id or 0) + 1

@@ -1,13 +1,16 @@
 """Golden cases: real and awkward inputs, each with torch's answer, in the batches that they run in."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
 from export.checkpoint import Checkpoint
 from export.manifest import GoldenCase
 from export.reference import TorchModel
-from serve.tokenizer import Text
+from export.tasks import Task
+from serve.batcher import Result
+from serve.tasks import Task as ServingTask
 
 AWKWARD = (
     "",
@@ -33,11 +36,13 @@ MIXED = 8
 """Real texts in the mixed batch, spread evenly from the shortest to the longest."""
 
 
-def golden_cases(checkpoint: Checkpoint, reference: TorchModel, texts: Sequence[Text]) -> list[GoldenCase]:
-    """Choose the cases and ask torch for its logits, every case alone and unpadded."""
-    real = sorted(texts or PLAIN, key=lambda text: len(str(text)))
+def golden_cases(
+    checkpoint: Checkpoint, task: Task, serving: ServingTask, reference: TorchModel, inputs: Sequence[Any]
+) -> list[GoldenCase]:
+    """Choose the cases and ask torch for its outputs, every case alone and unpadded."""
+    real = sorted(inputs or [task.with_text(text, task.example) for text in PLAIN], key=lambda each: len(str(each)))
     spread = [real[round(i * (len(real) - 1) / (MIXED - 1))] for i in range(MIXED)]
-    words = " ".join(text if isinstance(text, str) else " ".join(text) for text in spread).split()
+    words = " ".join(" ".join(_strings(each)) for each in spread).split()
     words = words or " ".join(PLAIN).split()  # all of the texts may be blank
     full = fill(checkpoint.tokenizer, words, checkpoint.max_length)
     batches: dict[str, list[str]] = {
@@ -46,15 +51,32 @@ def golden_cases(checkpoint: Checkpoint, reference: TorchModel, texts: Sequence[
         "too-long": [" ".join(words * 3 + [full] * 2), words[0]],
         "awkward": list(AWKWARD),
     }
-    chosen: list[tuple[str, Text]] = [("mixed", text) for text in spread]
-    for batch, plain in batches.items():
-        chosen += [(batch, (first, words[-1]) if checkpoint.accepts_pairs else first) for first in plain]
+    chosen: list[tuple[str, Any]] = [("mixed", each) for each in spread]
+    like = min(real, key=lambda each: len(str(each)))
+    chosen += [(batch, task.with_text(text, like)) for batch, texts in batches.items() for text in texts]
     cases = []
-    for batch, text in chosen:
-        first, second = (text, None) if isinstance(text, str) else text
-        logits = tuple(float(value) for value in reference.logits([text])[0])
-        cases.append(GoldenCase(batch=batch, text=first, text_pair=second, logits=logits))
+    for batch, given in chosen:
+        (outputs,) = reference.outputs(serving, [serving.read(given)])
+        cases.append(GoldenCase(batch=batch, input=given, outputs=tuple(map(_plain, outputs))))
     return cases
+
+
+def _plain(result: Result) -> dict[str, Any]:
+    """Turn arrays into nested lists of as many digits as float32 has."""
+    return {name: _rounded(values.tolist()) for name, values in result.items()}
+
+
+def _rounded(value: Any) -> Any:
+    return [_rounded(each) for each in value] if isinstance(value, list) else float(f"{value:.8g}")
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Go through the texts of an input."""
+    if isinstance(value, str):
+        yield value
+    else:
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _strings(each)
 
 
 def fill(tokenizer: PreTrainedTokenizerFast, words: list[str], length: int) -> str:

@@ -1,7 +1,7 @@
 """The contract: what a run's and an artifact's folder hold, and how they are read and checked.
 
     runs/x/       run.json  checkpoint/
-    artifacts/x/  manifest.json  tokenizer.json  golden.jsonl  README.md  onnx/<variant>/model.onnx
+    artifacts/x/  manifest.json  tokenizer.json  golden.jsonl  README.md  onnx/<variant>/…
 
 Every room may import this module, so it needs only the standard library and pydantic.
 """
@@ -30,7 +30,10 @@ Task = Literal[
     "text-generation",
     "automatic-speech-recognition",
 ]
-Engine = Literal["onnxruntime"]
+Engine = Literal["onnxruntime", "openvino"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
+ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
+TagScheme = Literal["IOB2", "IOBES", "IOB1", "IO"]
 Device = Literal["cpu", "cuda"]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 
@@ -58,15 +61,42 @@ class Tensor(Frozen):
     """The names of the axes that vary, and the sizes of those that don't."""
 
 
+class Generation(Frozen):
+    """What generation does unless a request says otherwise; the names are those of transformers' GenerationConfig."""
+
+    max_new_tokens: int
+    num_beams: int = 1
+    prefix: str = ""
+    """Goes before every input, such as T5's `translate German to English: `."""
+    source_language: str | None = None
+    target_language: str | None = None
+    """Codes of multilingual models, such as `de_DE`."""
+    sampling_rate: int | None = None
+    """Hz that speech is brought to."""
+
+
 class Processing(Frozen):
     """What serving has to do before and after the graph."""
 
     max_length: int
-    """Tokens of one input, special tokens included; what is longer is cut and says so."""
+    """Tokens of one window, special tokens included."""
     pad_token_id: int
-    problem_type: Literal["single_label_classification"]
+    pad_token_type_id: int = 0
+    padding_side: Literal["right", "left"] = "right"
     accepts_pairs: bool = False
     """Whether the model was trained on `text` with `text_pair`."""
+    doc_stride: int | None = None
+    """Tokens that neighbouring windows of a longer input share; None: it is cut, and the answer says so."""
+    problem_type: ProblemType | None = None
+    """Of text classification and regression."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Logits are divided by it before they become probabilities."""
+    tag_scheme: TagScheme | None = None
+    """Of token classification."""
+    has_unanswerable: bool = False
+    """Whether "no answer" may be the answer to a question."""
+    generation: Generation | None = None
+    """Of the generative tasks."""
 
 
 class Parity(Frozen):
@@ -74,33 +104,34 @@ class Parity(Frozen):
 
     golden_cases: int
     texts: int
-    """Rows of real validation text."""
+    """Rows of real validation data."""
     max_abs_diff: float
-    """The largest |Δlogit| on golden cases and texts together."""
+    """The largest on golden cases and texts together: of an output's element, or share of generated tokens."""
     golden_max_abs_diff: float
-    label_agreement: float
-    """Share of golden cases and texts that get torch's label."""
+    agreement: float
+    """Share of golden cases and texts with torch's answer: its label, labels, entities, span or tokens."""
 
 
 class Metric(Frozen):
-    """The task's metric on validation text."""
+    """The task's metric on validation data."""
 
     name: str
     value: float
     torch: float
+    lower_is_better: bool = False
 
     @property
     def drop(self) -> float:
         """What was lost against torch, in the metric's own unit; negative if something was gained."""
-        return self.torch - self.value
+        return self.value - self.torch if self.lower_is_better else self.torch - self.value
 
 
 class Timing(Frozen):
-    """Measured on validation text of its own mixed lengths, all variants side by side in one run."""
+    """Measured on validation data of its own mixed lengths, all variants side by side in one run."""
 
     texts: int
     latency_ms_p50: float
-    """One text at a time."""
+    """One input at a time."""
     latency_ms_p95: float
     latency_ms_p99: float
     texts_per_s: float
@@ -109,19 +140,39 @@ class Timing(Frozen):
     """texts_per_s over that of torch fp32."""
 
 
+class Footprint(Frozen):
+    """What a variant costs a process of its own that opens it and answers once."""
+
+    memory_mib: float
+    """Resident memory that opening it and a full batch add."""
+    cold_start_ms: float
+    """From nothing opened to the first answer."""
+
+
 class Variant(Frozen):
-    """A model file that passed its gate."""
+    """A model that passed its gate."""
 
     name: Name
     engine: Engine
-    precision: Literal["fp32", "int8"]
+    precision: Precision
     device: Device
-    file: File
+    streams: Annotated[int, Field(ge=1)] = 1
+    """Batches that run at a time, each on its share of the processors."""
+    files: Annotated[tuple[File, ...], Field(min_length=1)]
+    """The graph that the engine opens comes first."""
     tolerance: float
-    """The |Δlogit| from torch that its golden cases may show on another machine."""
+    """The difference from torch that its golden cases may show on another machine."""
+    kept_in_higher_precision: tuple[str, ...] = ()
+    """Parts of the graph that the gate could not do without."""
     parity: Parity
     metric: Metric | None
     timing: Timing | None = None
+    footprint: Footprint | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """Add up the files."""
+        return sum(file.size_bytes for file in self.files)
 
 
 class Rejected(Frozen):
@@ -131,6 +182,17 @@ class Rejected(Frozen):
     reason: str
     parity: Parity | None = None
     metric: Metric | None = None
+
+
+class Calibration(Frozen):
+    """How far probabilities are from frequencies, on validation data (Guo et al., 2017)."""
+
+    error_before: float
+    """Expected calibration error over 15 bins of confidence, at temperature 1."""
+    error_after: float
+    """With the temperature of `Processing`, measured on rows that it was not fitted on."""
+    temperature: float
+    """The one fitted; serving applies it only if it helps."""
 
 
 class DataSource(Frozen):
@@ -209,6 +271,7 @@ class Manifest(Frozen):
     machine: Machine
     """Where the timings were taken."""
     torch_texts_per_s: float | None
+    calibration: Calibration | None = None
     files: tuple[File, ...]
     """Those that the variants share."""
     provenance: Provenance
@@ -216,7 +279,7 @@ class Manifest(Frozen):
     @cached_property
     def version(self) -> str:
         """Twelve hex digits that change when an answer could: a hash over the hashes of what serves."""
-        served = [variant.file.sha256 for variant in self.variants]
+        served = [file.sha256 for variant in self.variants for file in variant.files]
         shared = [file.sha256 for file in self.files if file.path != CARD]
         content = {"labels": self.labels, "processing": self.processing.model_dump(), "files": [*shared, *served]}
         return digest(content)[:12]
@@ -242,9 +305,10 @@ class GoldenCase(Frozen):
 
     batch: str
     """Cases of one name are run together in one batch, padded to the longest."""
-    text: str
-    text_pair: str | None = None
-    logits: tuple[float, ...]
+    input: Any
+    """As a request would bring it."""
+    outputs: tuple[dict[str, Any], ...]
+    """The graph's outputs by name for each window of the input, as nested lists without the row axis."""
 
 
 def load_manifest(folder: Path) -> Manifest:
@@ -275,7 +339,7 @@ def load_manifest(folder: Path) -> Manifest:
 def check_files(folder: Path, manifest: Manifest, variant: str | None = None) -> None:
     """Compare size and hash of the shared files and of one variant's, or of every variant's."""
     chosen = manifest.variants if variant is None else (manifest.variant(variant),)
-    for file in (*manifest.files, *(each.file for each in chosen)):
+    for file in (*manifest.files, *(file for each in chosen for file in each.files)):
         path = folder / file.path
         if not path.is_file():
             raise ArtifactError(f"{path} is missing", "restore it or export again")

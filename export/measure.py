@@ -2,6 +2,9 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -9,8 +12,15 @@ from export.manifest import Timing
 from serve.batcher import plan
 from serve.tokenizer import Row
 
-Contender = Callable[[Sequence[Row]], object]
-"""Runs one padded batch of rows."""
+
+@dataclass(frozen=True)
+class Contender:
+    """Something that answers rows."""
+
+    run: Callable[[Sequence[Row]], Any]
+    """Runs one padded batch of rows."""
+    streams: int = 1
+    """How many batches it runs at a time."""
 
 
 def time_side_by_side(
@@ -33,13 +43,16 @@ def time_side_by_side(
     latencies: dict[str, list[float]] = {name: [] for name in contenders}
     throughputs: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(rounds):
-        for name, run in contenders.items():
+        for name, contender in contenders.items():
             progress(f"round {turn + 1} of {rounds}: {name}")
-            run(batches[0]), run(alone[:1])  # warm caches and thread pools after the other contender
-            started = time.perf_counter()
-            for batch in batches:
-                run(batch)
-            throughputs[name].append(len(rows) / (time.perf_counter() - started))
+            run = contender.run
+            with ThreadPoolExecutor(contender.streams) as pool:
+                # Warm caches, and every stream's thread, after the other contender.
+                list(pool.map(run, [batches[0]] * contender.streams))
+                started = time.perf_counter()
+                list(pool.map(run, batches))
+                throughputs[name].append(len(rows) / (time.perf_counter() - started))
+            run(alone[:1])
             for row in alone[turn::rounds]:
                 started = time.perf_counter()
                 run([row])

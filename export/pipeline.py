@@ -1,7 +1,7 @@
-"""The export, top to bottom: checkpoint → ONNX → variants → gate → timing → artifact."""
+"""The export, top to bottom: checkpoint → ONNX → variants → gate → timing → choice → artifact."""
 
-import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -10,40 +10,44 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from export.calibration import calibrate
 from export.card import write_card
 from export.checkpoint import Checkpoint, open_checkpoint
-from export.files import EngineError, GateError, TuneportError, check_out, git_commit, new_folder, write_lines
+from export.choose import Objective, choose_default
+from export.files import check_out, git_commit, new_folder, write_lines
+from export.frontier import draw
+from export.gate import Gate
 from export.golden import golden_cases
 from export.machine import Frozen, Machine
 from export.manifest import (
     GOLDEN,
     MANIFEST,
     SCHEMA_VERSION,
-    TOKENIZER,
+    Calibration,
     Device,
     File,
-    GoldenCase,
     Manifest,
     Name,
-    Parity,
     Processing,
     Provenance,
-    Rejected,
-    Timing,
-    Variant,
 )
-from export.measure import Contender, time_side_by_side
-from export.parity import Evidence, compare, judge
+from export.manifest import Task as TaskName
+from export.quantize import Ranges
 from export.reference import TorchModel
-from export.sample import Sample, read_sample
+from export.sample import Sample, has_pairs, read_sample
+from export.tasks import Task, task_class
 from export.to_onnx import signature, to_onnx
-from export.variants import Recipe, choose_recipes
-from serve.engines import Output, open_engine
-from serve.predictor import Model, golden_logits
-from serve.tokenizer import TextTokenizer
+from export.variants import FEWEST_CALIBRATION_ROWS, Material, choose_recipes
+from export.workshop import Terms, Workshop
+from serve.batcher import plan
+from serve.model import open_task
+from serve.tokenizer import Ids, Row, pad
 
 LIBRARIES = ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "tokenizers")
-TIMED_TEXTS = 200
+FP32 = "fp32"
+CALIBRATION_TOKENS = 1024
+"""Padded tokens of a batch that static quantization sees."""
+Progress = Callable[[str], object]
 
 
 class ExportConfig(Frozen):
@@ -51,24 +55,43 @@ class ExportConfig(Frozen):
 
     checkpoint: Path
     """A run folder of `tuneport finetune`, or a folder that transformers saved."""
+    task: TaskName | None = None
+    """Unset: the run's, or what the checkpoint's architecture says."""
     name: Name = "model"
     data: str | None = None
     """Labelled data for the gate; unset: the validation split that the run was trained with."""
     columns: dict[str, str] = Field(default_factory=dict)
     device: Device = "cpu"
     variants: tuple[str, ...] = ()
-    """Which to build; unset: all that the device runs."""
+    """Which to build; unset: all that can pay on the device."""
+    objective: Objective = "throughput"
+    """What the default variant is chosen by."""
     max_drop: float = Field(default=0.01, ge=0, le=1)
-    """Accuracy that a variant may lose against torch, 0.01 being one point."""
+    """What a variant may lose of the task's metric against torch, 0.01 being one point."""
     max_length: int | None = Field(default=None, ge=8)
     max_texts: int = Field(default=1000, ge=1)
     """Validation rows for the gate, the first ones."""
+    calibration_rows: int = Field(default=128, ge=FEWEST_CALIBRATION_ROWS)
+    """Validation rows that static quantization sees."""
+    calibration: Ranges = "minmax"
+    """How static quantization reads ranges off them."""
+    search_minutes: float = Field(default=2.0, ge=0)
+    """For finding what a quantized variant that fails must keep in fp32; 0: it is left out at once."""
     seed: int = 42
     trust_remote_code: bool = False
 
 
+@dataclass(frozen=True)
+class _Subject:
+    """What is exported."""
+
+    checkpoint: Checkpoint
+    task: Task
+    sample: Sample
+
+
 def export(
-    config: ExportConfig, out: Path, *, overwrite: bool = False, progress: Callable[[str], object] = lambda _: None
+    config: ExportConfig, out: Path, *, overwrite: bool = False, progress: Progress = lambda _: None
 ) -> Manifest:
     """Turn a checkpoint into an artifact of the variants that pass their gate; returns its manifest.
 
@@ -76,155 +99,132 @@ def export(
     cannot be used, GateError if fp32 does not answer as torch does. `progress` is told each step.
     """
     check_out(out, marker=MANIFEST, overwrite=overwrite)
-    recipes = choose_recipes(config.variants, config.device)
+    choose_recipes(config.variants, config.device)  # refuses what is impossible on this machine before any work
     progress("reading the checkpoint and the data")
+    subject = _read(config)
+    enough = len(subject.sample.inputs) >= FEWEST_CALIBRATION_ROWS
+    recipes = choose_recipes(config.variants, config.device, has_data=enough)
+    with new_folder(out, marker=MANIFEST, overwrite=overwrite) as folder:
+        workshop = _set_up(config, folder, subject, progress)
+        calibration = _calibrate(workshop, subject)
+        for name, recipe in recipes.items():
+            progress(f"building and judging {name}")
+            workshop.admit(name, recipe)
+        variants, torchs = workshop.time()
+        default, because = choose_default(variants, config.objective)
+        inputs, outputs = signature(workshop.material.fp32)
+        manifest = Manifest(
+            schema_version=SCHEMA_VERSION,
+            name=config.name,
+            task=subject.checkpoint.task,
+            labels=subject.checkpoint.labels,
+            processing=workshop.processing,
+            inputs=inputs,
+            outputs=outputs,
+            variants=tuple(variants),
+            rejected=tuple(workshop.rejected),
+            default_variant=default,
+            default_because=because,
+            machine=Machine.here(),
+            torch_texts_per_s=torchs.texts_per_s,
+            calibration=calibration,
+            files=_shared_files(folder),
+            provenance=_provenance(subject, config),
+        )
+        manifest = manifest.model_copy(update={"files": (*manifest.files, draw(folder, manifest))})
+        manifest = manifest.model_copy(update={"files": (*manifest.files, write_card(folder, manifest))})
+        manifest.save(folder)
+    return manifest
+
+
+def _read(config: ExportConfig) -> _Subject:
     checkpoint = open_checkpoint(
-        config.checkpoint, max_length=config.max_length, trust_remote_code=config.trust_remote_code
+        config.checkpoint,
+        task=config.task,
+        max_length=config.max_length,
+        trust_remote_code=config.trust_remote_code,
     )
+    is_foreign = checkpoint.run is None and checkpoint.task in ("text-classification", "regression")
+    if is_foreign and has_pairs(config.data, config.columns, config.seed):
+        checkpoint = replace(checkpoint, pairs_in_data=True)
+    task = task_class(checkpoint.task)(checkpoint)
     sample = read_sample(
-        checkpoint.labels,
-        accepts_pairs=checkpoint.accepts_pairs,
+        task,
         data=config.data or (checkpoint.run.data if checkpoint.run else None),
         columns=config.columns,
         seed=config.seed,
         splits=("validation",),
         count=config.max_texts,
     )
-    with new_folder(out, marker=MANIFEST, overwrite=overwrite) as folder:
-        progress("asking torch for the reference answers")
-        reference = TorchModel(checkpoint)
-        golden = golden_cases(checkpoint, reference, sample.texts)
-        expected = reference.logits(sample.texts)
-        _write_shared_files(folder, checkpoint, golden)
-        processing = _processing(checkpoint)
-        tokenizer = TextTokenizer(folder / TOKENIZER, processing)
-
-        fp32 = folder / "onnx" / "fp32" / "model.onnx"
-        fp32.parent.mkdir(parents=True)
-        progress("exporting through Optimum")
-        to_onnx(checkpoint, fp32)
-        passed: dict[str, tuple[Variant, Model]] = {}
-        rejected: list[Rejected] = []
-        for name, recipe in recipes.items():
-            progress(f"building and judging {name}")
-            evidence: Evidence | None = None
-            try:
-                variant = _build(folder, name, recipe, fp32, config.device)
-                model = Model(tokenizer, open_engine(folder, variant), processing.pad_token_id)
-                evidence = _examine(model, golden, sample, expected)
-                if recipe.precision != "fp32" and not sample.texts:
-                    raise GateError("no labelled text to judge it by", "give some with --data")
-                judge(evidence, recipe.rule(config.max_drop))
-            except (GateError, EngineError) as error:
-                if name == "fp32":
-                    raise _no_artifact(error) from error
-                shutil.rmtree(folder / "onnx" / name)
-                rejected.append(_rejected(name, error, evidence))
-                continue
-            proven = {"parity": evidence.parity, "metric": evidence.metric, "tolerance": recipe.tolerance(evidence)}
-            passed[name] = variant.model_copy(update=proven), model
-
-        rows = tokenizer.encode((sample.texts or [case.text for case in golden])[:TIMED_TEXTS])
-        contenders: dict[str, Contender] = {"torch fp32": reference.run_batch}
-        contenders |= {name: model.run_batch for name, (_, model) in passed.items()}
-        timings = time_side_by_side(contenders, rows, baseline="torch fp32", progress=progress)
-        default, because = choose_default({name: timings[name] for name in passed})
-        manifest = Manifest(
-            schema_version=SCHEMA_VERSION,
-            name=config.name,
-            task=checkpoint.task,
-            labels=checkpoint.labels,
-            processing=processing,
-            inputs=signature(fp32)[0],
-            outputs=signature(fp32)[1],
-            variants=tuple(v.model_copy(update={"timing": timings[name]}) for name, (v, _) in passed.items()),
-            rejected=tuple(rejected),
-            default_variant=default,
-            default_because=because,
-            machine=Machine.here(),
-            torch_texts_per_s=timings["torch fp32"].texts_per_s,
-            files=tuple(File.of(folder, path) for path in (TOKENIZER, GOLDEN)),
-            provenance=_provenance(checkpoint, config, sample),
-        )
-        card = write_card(folder, manifest)
-        manifest = manifest.model_copy(update={"files": (*manifest.files, card)})
-        manifest.save(folder)
-    return manifest
+    return _Subject(checkpoint, task, sample)
 
 
-def choose_default(timings: dict[str, Timing]) -> tuple[str, str]:
-    """Choose the variant with the most texts/s on this machine's sample, and say why in a sentence."""
-    best = max(timings, key=lambda name: timings[name].texts_per_s)
-    speeds = ", ".join(f"{name} {timing.texts_per_s:g}" for name, timing in timings.items())
-    texts = timings[best].texts
-    return best, f"the most texts/s of those that passed, measured here on {texts} texts of mixed length: {speeds}"
-
-
-def _build(folder: Path, name: str, recipe: Recipe, fp32: Path, device: Device) -> Variant:
-    """Build a variant's file; what it proves is filled in when it has proven it."""
-    path = f"onnx/{name}/model.onnx"
-    if folder / path != fp32:
-        (folder / path).parent.mkdir()
-        try:
-            recipe.build(fp32, folder / path)
-        except OSError:
-            raise
-        except Exception as error:  # quantizers raise what they come across
-            raise EngineError(f"it cannot be built ({str(error)[:200]})", "choose other variants") from error
-    return Variant(
-        name=name,
-        engine=recipe.engine,
-        precision=recipe.precision,
-        device=device,
-        file=File.of(folder, path),
-        tolerance=0.0,
-        parity=Parity(golden_cases=0, texts=0, max_abs_diff=0, golden_max_abs_diff=0, label_agreement=0),
-        metric=None,
+def _set_up(config: ExportConfig, folder: Path, subject: _Subject, progress: Progress) -> Workshop:
+    """Ask torch for its answers and convert; what follows works on the outcome."""
+    progress("asking torch for the reference answers")
+    checkpoint, task, sample = subject.checkpoint, subject.task, subject.sample
+    processing = task.processing()
+    checkpoint.write_tokenizer(folder)
+    serving = open_task(folder, checkpoint.task, checkpoint.labels, processing)
+    reference = TorchModel(checkpoint, task)
+    golden = golden_cases(checkpoint, task, serving, reference, sample.inputs)
+    expected = reference.outputs(serving, [serving.read(each) for each in sample.inputs])
+    write_lines(folder / GOLDEN, (case.model_dump() for case in golden))
+    gate = Gate(task, serving, golden, sample, expected)
+    progress("exporting through Optimum")
+    fp32 = folder / "onnx" / FP32
+    fp32.mkdir(parents=True)
+    files = to_onnx(reference.model, checkpoint, fp32)
+    terms = Terms(config.device, config.objective, config.max_drop, config.search_minutes)
+    material = Material(
+        fp32=fp32 / files[0],
+        files=tuple(files),
+        feeds=_feeds(gate.rows, processing, config.calibration_rows),
+        ranges=config.calibration,
+        model_type=reference.model.config.model_type,
+        heads=getattr(reference.model.config, "num_attention_heads", 0) or 0,
+        hidden=getattr(reference.model.config, "hidden_size", 0) or 0,
+    )
+    return Workshop(
+        folder=folder,
+        task=checkpoint.task,
+        labels=checkpoint.labels,
+        terms=terms,
+        serving=serving,
+        processing=processing,
+        reference=reference,
+        gate=gate,
+        material=material,
+        progress=progress,
     )
 
 
-def _examine(model: Model, golden: list[GoldenCase], sample: Sample, expected: Output) -> Evidence:
-    """Run a variant as serving would, and as it would not: the texts in mixed-length batches, as they come."""
-    cases = golden_logits(model, golden), np.array([case.logits for case in golden], np.float32)
-    rows = model.tokenizer.encode(sample.texts)
-    mixed = [
-        result["logits"] for start in range(0, len(rows), 16) for result in model.run_batch(rows[start : start + 16])
-    ]
-    return compare(cases, (np.array(mixed, np.float32).reshape(expected.shape), expected), sample.targets)
+def _feeds(rows: Sequence[Row], processing: Processing, count: int) -> list[dict[str, Ids]]:
+    """Batch rows for calibration, like lengths together: ranges must not be those of padding."""
+    chosen = [rows[round(i)] for i in np.linspace(0, len(rows) - 1, min(count, len(rows)))]
+    batches = plan([len(row) for row in chosen], CALIBRATION_TOKENS)
+    return [pad([chosen[i] for i in batch], processing) for batch in batches]
 
 
-def _no_artifact(error: TuneportError) -> TuneportError:
-    """Say why fp32, and with it everything, failed; an engine that is not there has a remedy of its own."""
-    if isinstance(error, EngineError):
-        return error
-    return GateError(f"fp32 does not answer as torch does: {error.problem}", "report this model")
+def _calibrate(workshop: Workshop, subject: _Subject) -> Calibration | None:
+    """Fit a temperature where one label is chosen, and let serving apply it if it helps."""
+    if workshop.processing.problem_type != "single_label_classification":
+        return None
+    logits, targets = workshop.gate.torch_logits(), [target[0] for target in subject.sample.targets]
+    calibration = calibrate(logits, np.array(targets, np.int64)) if targets else None
+    if calibration and calibration.error_after < calibration.error_before:
+        workshop.processing = workshop.processing.model_copy(update={"temperature": calibration.temperature})
+    return calibration
 
 
-def _rejected(name: str, error: TuneportError, evidence: Evidence | None) -> Rejected:
-    if evidence is None:
-        return Rejected(name=name, reason=error.problem)
-    finite = bool(np.isfinite(evidence.parity.max_abs_diff))
-    return Rejected(name=name, reason=error.problem, parity=evidence.parity if finite else None, metric=evidence.metric)
+def _shared_files(folder: Path) -> tuple[File, ...]:
+    """Record what is there beside the variants: tokenizer and golden cases."""
+    paths = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return tuple(File.of(folder, str(path)) for path in paths if path.parts[0] != "onnx")
 
 
-def _write_shared_files(folder: Path, checkpoint: Checkpoint, golden: Sequence[GoldenCase]) -> None:
-    backend = checkpoint.tokenizer.backend_tokenizer
-    backend.no_truncation()  # serving sets its own; left over settings would make the bytes depend on history
-    backend.no_padding()
-    backend.save(str(folder / TOKENIZER))
-    write_lines(folder / GOLDEN, (case.model_dump(exclude_none=True) for case in golden))
-
-
-def _processing(checkpoint: Checkpoint) -> Processing:
-    return Processing(
-        max_length=checkpoint.max_length,
-        pad_token_id=checkpoint.tokenizer.pad_token_id or 0,
-        problem_type="single_label_classification",
-        accepts_pairs=checkpoint.accepts_pairs,
-    )
-
-
-def _provenance(checkpoint: Checkpoint, config: ExportConfig, sample: Sample) -> Provenance:
+def _provenance(subject: _Subject, config: ExportConfig) -> Provenance:
+    checkpoint = subject.checkpoint
     run = checkpoint.run
     settings: dict[str, Any] = {"export": config.model_dump(mode="json", exclude={"checkpoint"})}
     runtime = "onnxruntime" if config.device == "cpu" else "onnxruntime-gpu"
@@ -232,7 +232,7 @@ def _provenance(checkpoint: Checkpoint, config: ExportConfig, sample: Sample) ->
         base_model=run.config["model"] if run else None,
         checkpoint=str(config.checkpoint.resolve()),
         checkpoint_sha256=checkpoint.hash(),
-        data=sample.source,
+        data=subject.sample.source,
         config={**(run.config if run else {}), **settings},
         seed=run.seed if run else None,
         git_commit=git_commit(Path(__file__).parent),

@@ -1,55 +1,70 @@
-"""The other side of every comparison: torch and transformers, fp32, eager."""
+"""The other side of every comparison: torch and transformers, eager, with transformers' own tokenizer."""
 
+import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from safetensors import SafetensorError
-from transformers import AutoModelForSequenceClassification
 
 from export.checkpoint import Checkpoint, unloadable
-from serve.engines import Output
-from serve.tokenizer import Row, Text, pad
+from export.tasks import Task
+from serve.batcher import Result
+from serve.tasks import Task as ServingTask
+from serve.tokenizer import Row, pad
+
+SIDE = ("overflow_to_sample_mapping", "special_tokens_mask", "offset_mapping")
 
 
 class TorchModel:
     """The checkpoint as its author would run it."""
 
-    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, checkpoint: Checkpoint, task: Task, dtype: torch.dtype = torch.float32) -> None:
         """Load the weights, from safetensors alone; a CheckpointError if they are damaged or don't fit."""
         self._checkpoint = checkpoint
+        self._task = task
+        self._processing = task.processing()
+        kind = getattr(transformers, task.auto_model)
         try:
-            self._model = AutoModelForSequenceClassification.from_pretrained(
+            self.model = kind.from_pretrained(
                 checkpoint.folder, dtype=dtype, use_safetensors=True, trust_remote_code=checkpoint.trust_remote_code
             ).eval()
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise unloadable(checkpoint.folder, error) from error
+        if self.model.config.pad_token_id is None:  # GPT-2's kin; a batch of texts needs one
+            self.model.config.pad_token_id = checkpoint.tokenizer.pad_token_id
 
-    def logits(self, texts: Sequence[Text], batch_size: int = 16) -> Output:
-        """Return logits, float32 (texts, labels), through transformers' own tokenizer in batches of like length."""
-        tokenizer, limit = self._checkpoint.tokenizer, self._checkpoint.max_length
-        order = sorted(range(len(texts)), key=lambda i: len(str(texts[i])))
-        result = np.zeros((len(texts), len(self._checkpoint.labels)), np.float32)
+    def outputs(self, serving: ServingTask, given: Sequence[Any], batch_size: int = 16) -> list[list[Result]]:
+        """Return each input's outputs, one a window, without padding; in batches of like length."""
+        order = sorted(range(len(given)), key=lambda i: len(str(given[i])))
+        outputs: list[list[Result]] = [[] for _ in given]
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
-            firsts, seconds = _columns([texts[i] for i in chosen])
-            feeds = tokenizer(
-                firsts, seconds, truncation=True, max_length=limit, padding=True, return_tensors="pt", verbose=False
+            arguments = self._task.for_torch([given[i] for i in chosen])
+            feeds = self._checkpoint.tokenizer(
+                **arguments, max_length=self._checkpoint.max_length, padding=True, return_tensors="pt", verbose=False
             )
-            with torch.inference_mode():
-                result[chosen] = self._model(**feeds).logits.float().numpy()
-        return result
+            owners = feeds.get("overflow_to_sample_mapping", range(len(chosen)))
+            for owner, result in zip(owners, self._run(feeds, serving.per_token), strict=True):
+                outputs[chosen[int(owner)]].append(result)
+        return outputs
 
-    def run_batch(self, rows: Sequence[Row]) -> Output:
+    def run_batch(self, rows: Sequence[Row]) -> Any:
         """Run rows in one padded batch, as a variant's engine does; for timing."""
-        feeds = pad(rows, self._checkpoint.tokenizer.pad_token_id or 0)
+        feeds = pad(rows, self._processing)
         names = self._checkpoint.tokenizer.model_input_names
         with torch.inference_mode():
-            tensors = {name: torch.from_numpy(feeds[name]) for name in names}
-            return self._model(**tensors).logits.float().numpy()
+            return self.model(**{name: torch.from_numpy(feeds[name]) for name in names})
 
-
-def _columns(texts: Sequence[Text]) -> tuple[list[str], list[str] | None]:
-    if isinstance(texts[0], str):
-        return [text for text in texts if isinstance(text, str)], None
-    return [text[0] for text in texts], [text[1] for text in texts]
+    def _run(self, feeds: Any, per_token: bool) -> list[Result]:
+        with torch.inference_mode():
+            made = self.model(**{name: values for name, values in feeds.items() if name not in SIDE})
+        arrays = {name: made[name].float().numpy() for name in self._task.outputs}
+        masks = feeds["attention_mask"].bool().numpy() if per_token else itertools.repeat(slice(None))
+        rows = range(len(feeds["input_ids"]))
+        return [
+            {name: np.asarray(values[i][mask]) for name, values in arrays.items()}
+            for i, mask in zip(rows, masks, strict=False)
+        ]

@@ -1,27 +1,28 @@
-"""Labelled text from the user's data, for the gate and the benchmarks."""
+"""Labelled inputs from the user's data, for the gate and the benchmarks."""
 
 from dataclasses import dataclass
+from typing import Any
 
-from export.files import DataError
 from export.manifest import DataSource
-from finetune.data import read_data, reread, rows_of
-from serve.tokenizer import Text
+from export.tasks import Task
+from finetune.data import Problems, read_data, reread, rows_of
+
+REMEDY = "give data as the model was trained on, or rename columns with --columns"
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Texts in the data's order, with their true labels as indices; empty where there is no data."""
+    """Inputs in the data's order, as requests would bring them, with their right answers; empty without data."""
 
-    texts: list[Text]
-    targets: list[int]
+    inputs: list[Any]
+    targets: list[Any]
     source: DataSource | None
     split: str
 
 
 def read_sample(
-    labels: tuple[str, ...],
+    task: Task,
     *,
-    accepts_pairs: bool,
     data: str | DataSource | None,
     columns: dict[str, str],
     seed: int,
@@ -31,26 +32,32 @@ def read_sample(
     """Read up to `count` rows of the first of `splits` that the data has.
 
     `data` is the user's source, or the record of one that was read before and must not have changed since.
-    Raises DataError for data that is gone, or whose labels are not among `labels`.
+    Raises DataError for data that is gone, or whose answers the model cannot give; it lists all such rows.
     """
     if data is None:
         return Sample([], [], None, "")
-    required = ("text", "label", *(("text_pair",) if accepts_pairs else ()))
     if isinstance(data, DataSource):
-        read = reread(data, required=required, optional=())
+        read = reread(data, required=task.columns, optional=())
     else:
-        read = read_data(data, columns=columns, required=required, optional=(), seed=seed)
+        read = read_data(data, columns=columns, required=task.columns, optional=(), seed=seed)
     split = next(name for name in splits if name in read.splits)
-    index = {label: i for i, label in enumerate(labels)}
-    texts: list[Text] = []
-    targets: list[int] = []
+    inputs, targets = [], []
+    problems = Problems(REMEDY)
     for number, row in rows_of(read.splits[split].take(min(count, len(read.splits[split])))):
-        place = f"{read.files[split]} row {number}"
-        if (label := str(row["label"])) not in index:
-            problem = f"{place}: label {label!r} is not one of the model's {list(labels)[:20]}"
-            raise DataError(problem, "give data with the labels that the model was trained on")
-        if not all(isinstance(row[column], str) for column in required if column != "label"):
-            raise DataError(f"{place}: a text is not a string", "correct the row")
-        texts.append((row["text"], row["text_pair"]) if accepts_pairs else row["text"])
-        targets.append(index[label])
-    return Sample(texts, targets, read.source, split)
+        try:
+            given, target = task.read(row)
+        except ValueError as error:
+            problems.add(f"{read.files[split]} row {number}", str(error))
+            continue
+        inputs.append(given)
+        targets.append(target)
+    problems.raise_if_any()
+    return Sample(inputs, targets, read.source, split)
+
+
+def has_pairs(data: str | None, columns: dict[str, str], seed: int) -> bool:
+    """Tell whether data has a `text_pair` beside its `text`."""
+    if data is None:
+        return False
+    read = read_data(data, columns=columns, required=("text",), optional=("text_pair",), seed=seed)
+    return "text_pair" in next(iter(read.splits.values())).column_names

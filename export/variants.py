@@ -3,19 +3,44 @@
 A new variant is an entry here with the function that builds it.
 """
 
-import shutil
-from collections.abc import Callable
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from export.files import TuneportError
-from export.manifest import Device, Engine
-from export.parity import Evidence, Rule
-from export.quantize import quantize_dynamic
+from export.fuse import fuse
+from export.gate import Evidence, Rule
+from export.machine import Machine
+from export.manifest import Device, Engine, Precision
+from export.quantize import Ranges, quantize_calibrated, quantize_dynamic
+from serve.tokenizer import Ids
 
 EXACT = 1e-3
-"""|Δlogit| that a change of engine alone may bring."""
+"""|Δ| of an output that a change of engine alone may bring."""
+FEWEST_CALIBRATION_ROWS = 32
+
+
+@dataclass(frozen=True)
+class Material:
+    """What variants are made of."""
+
+    fp32: Path
+    """The graph, checked before anything is made of it."""
+    files: tuple[str, ...]
+    """Its files' names."""
+    feeds: Sequence[Mapping[str, Ids]]
+    """Padded batches of the user's data, for calibration."""
+    ranges: Ranges
+    model_type: str
+    heads: int
+    hidden: int
+    kept: tuple[str, ...] = ()
+    """Nodes that stay in fp32."""
+
+
+Build = Callable[[Material, Path], list[str]]
+"""Writes a variant's files into a folder of its own and returns their names, the graph first."""
 
 
 @dataclass(frozen=True)
@@ -23,40 +48,91 @@ class Recipe:
     """How a variant is built and judged."""
 
     engine: Engine
-    precision: Literal["fp32", "int8"]
+    precision: Precision
     devices: tuple[Device, ...]
-    build: Callable[[Path, Path], object]
-    """From the fp32 graph to the variant's file."""
+    build: Build | None
+    """None: the engine takes the fp32 graph as it is."""
+    is_default: bool = True
+    """Whether it is built when nobody names variants."""
+    is_calibrated: bool = False
+    """Whether it needs the user's data."""
+    is_exact: bool = False
+    """Whether only the order of its sums may differ from torch's."""
+    is_searched: bool = False
+    """Whether nodes can be kept in fp32 where it fails its gate."""
 
-    def rule(self, max_drop: float) -> Rule:
-        """Return the gate of this precision."""
-        if self.precision == "fp32":
-            return Rule(max_abs_diff=EXACT, min_label_agreement=1.0, max_drop=max_drop)
-        return Rule(max_abs_diff=None, min_label_agreement=0.99, max_drop=max_drop)
+    def rule(self, max_drop: float, unit: float = 1.0) -> Rule:
+        """Return the gate of this precision; `unit` is what outputs are measured in."""
+        if self.is_exact:
+            return Rule(max_abs_diff=EXACT * unit, min_agreement=1.0, max_drop=max_drop)
+        return Rule(max_abs_diff=None, min_agreement=0.99, max_drop=max_drop)
 
-    def tolerance(self, evidence: Evidence) -> float:
+    def tolerance(self, evidence: Evidence, unit: float = 1.0) -> float:
         """Return what the golden cases may show elsewhere: twice what they showed here, as kernels differ."""
-        if self.precision == "fp32":
-            return EXACT
+        if self.is_exact:
+            return EXACT * unit
         return max(0.05, 2 * evidence.parity.golden_max_abs_diff)
 
 
+def _dynamic(material: Material, folder: Path) -> list[str]:
+    return quantize_dynamic(material.fp32, folder, material.kept)
+
+
+def _calibrated(material: Material, folder: Path) -> list[str]:
+    return quantize_calibrated(material.fp32, folder, material.feeds, material.kept, material.ranges)
+
+
+def _fused(material: Material, folder: Path) -> list[str]:
+    return fuse(material.fp32, folder, material.model_type, material.heads, material.hidden)
+
+
+def _nncf(material: Material, folder: Path) -> list[str]:
+    from export.openvino import quantize_nncf
+
+    return quantize_nncf(material.fp32, folder, material.feeds)
+
+
 RECIPES: dict[str, Recipe] = {
-    "fp32": Recipe("onnxruntime", "fp32", ("cpu", "cuda"), shutil.copyfile),
-    "int8": Recipe("onnxruntime", "int8", ("cpu",), quantize_dynamic),
+    "fp32": Recipe("onnxruntime", "fp32", ("cpu", "cuda"), None, is_exact=True),
+    "fused": Recipe("onnxruntime", "fp32", ("cpu", "cuda"), _fused, is_exact=True, is_default=False),
+    "int8": Recipe("onnxruntime", "int8", ("cpu",), _dynamic, is_searched=True),
+    "int8-static": Recipe(
+        "onnxruntime", "int8", ("cpu",), _calibrated, is_default=False, is_calibrated=True, is_searched=True
+    ),
+    "openvino": Recipe("openvino", "fp32", ("cpu",), None, is_exact=True),
+    "openvino-bf16": Recipe("openvino", "bf16", ("cpu",), None),
+    "openvino-int8": Recipe("openvino", "int8", ("cpu",), _nncf, is_calibrated=True),
 }
 
 
-def choose_recipes(names: tuple[str, ...], device: Device) -> dict[str, Recipe]:
+def choose_recipes(names: tuple[str, ...], device: Device, *, has_data: bool = True) -> dict[str, Recipe]:
     """Return the recipes to build, fp32 first and always; impossible combinations are refused here.
 
-    Without names, all that the device can run.
+    Without names, those that can pay on the device: what its processor, the packages installed and the data allow.
     """
     if unknown := [name for name in names if name not in RECIPES]:
         raise TuneportError(f"unknown variants {unknown}", f"choose among {', '.join(RECIPES)}")
     for name in names:
-        if device not in RECIPES[name].devices:
-            can = ", ".join(each for each, recipe in RECIPES.items() if device in recipe.devices)
-            raise TuneportError(f"{name} does not run on {device}", f"choose among {can}, or another --device")
-    wanted = names or tuple(name for name, recipe in RECIPES.items() if device in recipe.devices)
+        if why := _impossible(name, device, has_data):
+            able = [each for each in RECIPES if not _impossible(each, device, has_data)]
+            raise TuneportError(f"{name} {why[0]}", f"{why[1]}, or choose among {', '.join(able)}")
+    wanted = names or tuple(
+        name for name, recipe in RECIPES.items() if recipe.is_default and not _impossible(name, device, has_data)
+    )
     return {name: recipe for name, recipe in RECIPES.items() if name == "fp32" or name in wanted}
+
+
+def _impossible(name: str, device: Device, has_data: bool) -> tuple[str, str] | None:
+    """Say why a variant cannot be made here, and what would help; None if it can."""
+    recipe = RECIPES[name]
+    if device not in recipe.devices:
+        return f"does not run on {device}", "give another --device"
+    if recipe.engine == "openvino" and importlib.util.find_spec("openvino") is None:
+        return "needs OpenVINO", "install tuneport[openvino]"
+    if name == "openvino-int8" and importlib.util.find_spec("nncf") is None:
+        return "needs NNCF", "install tuneport[openvino]"
+    if recipe.precision == "bf16" and not Machine.here().has_bf16:
+        return "needs a processor that multiplies bfloat16, which this is not", "export on one that does"
+    if recipe.is_calibrated and not has_data:
+        return "is calibrated on data", "give some with --data"
+    return None

@@ -15,11 +15,12 @@ from typing import Any
 from seqeval.metrics import classification_report
 from seqeval.scheme import IOB1, IOB2, IOBES, Tokens
 
+from export.manifest import TagScheme
 from finetune.evaluate import ClassScore
 
 OUTSIDE = "O"
 TYPED = re.compile(r"[BIES]-.+")
-PARSERS: dict[str, Any] = {"IOB2": IOB2, "IOBES": IOBES, "IOB1": IOB1, "IO": IOB1}
+PARSERS: dict[TagScheme, Any] = {"IOB2": IOB2, "IOBES": IOBES, "IOB1": IOB1, "IO": IOB1}
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Entity:
 class Scheme:
     """How tags make entities."""
 
-    name: str
+    name: TagScheme
     is_typed: bool
     """Whether tags are a letter and a type (B-PER)."""
     is_bare: bool
@@ -66,7 +67,7 @@ def detect_scheme(sentences: Iterable[Sequence[str]]) -> Scheme:
     is_bare = not is_typed and not tags <= {OUTSIDE, *"BIES"}
     letters = set() if is_bare else {tag[:1] for tag in tags}
     if letters & {"E", "S"}:
-        name = "IOBES"
+        name: TagScheme = "IOBES"
     elif "B" not in letters:
         name = "IO"
     else:

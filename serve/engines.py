@@ -33,10 +33,9 @@ class Engine(Protocol):
 class OrtEngine:
     """ONNX Runtime on the provider that was asked for, or an error."""
 
-    streams = 1
-
-    def __init__(self, path: Path, *, device: Device = "cpu", threads: int | None = None) -> None:
-        """Open a session. `threads` counts processors for one batch; the container's quota when None."""
+    def __init__(self, path: Path, *, device: Device = "cpu", threads: int | None = None, streams: int = 1) -> None:
+        """Open a session. `threads` counts processors for all streams; the container's quota when None."""
+        self.streams = streams
         provider = PROVIDERS[device]
         if provider not in ort.get_available_providers():
             raise EngineError(
@@ -46,7 +45,7 @@ class OrtEngine:
         if device == "cuda":
             ort.preload_dlls()
         options = ort.SessionOptions()
-        options.intra_op_num_threads = threads or usable_cores()
+        options.intra_op_num_threads = max(1, (threads or usable_cores()) // streams)
         options.inter_op_num_threads = 1
         options.log_severity_level = ORT_ERROR
         try:
@@ -69,5 +68,14 @@ class OrtEngine:
 
 
 def open_engine(folder: Path, variant: Variant, *, threads: int | None = None) -> Engine:
-    """Open the engine that the manifest names for a variant."""
-    return OrtEngine(folder / variant.file.path, device=variant.device, threads=threads)
+    """Open the engine that the manifest names for a variant; an EngineError if it is not installed."""
+    path = folder / variant.files[0].path
+    if variant.engine == "openvino":
+        try:
+            from serve.openvino import OpenVinoEngine
+        except ImportError as error:
+            raise EngineError(
+                f"variant {variant.name} needs OpenVINO", "install tuneport[openvino], or serve another variant"
+            ) from error
+        return OpenVinoEngine(path, precision=variant.precision, threads=threads, streams=variant.streams)
+    return OrtEngine(path, device=variant.device, threads=threads, streams=variant.streams)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from export.files import ArtifactError
 from export.manifest import Processing
@@ -14,16 +14,20 @@ from export.manifest import Processing
 Ids = npt.NDArray[np.int64]
 Text = str | tuple[str, str]
 """A text, or a text with its pair."""
+Words = list[str]
+"""A text that was split into words."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One input as token ids, special tokens included."""
+    """One window of an input as token ids, special tokens included."""
 
     ids: list[int]
     type_ids: list[int]
     truncated: bool
     """Whether the input was longer than the model's maximum and lost its end."""
+    encoding: Encoding | None = None
+    """Tells each token's characters, word and text, for tasks that answer with places."""
 
     def __len__(self) -> int:
         """Count the tokens."""
@@ -31,7 +35,11 @@ class Row:
 
 
 class TextTokenizer:
-    """Encodes as the checkpoint's own tokenizer does with `truncation=True`; safe to call from threads."""
+    """Encodes as the checkpoint's own tokenizer does with `truncation=True`; safe to call from threads.
+
+    With a `doc_stride` nothing is cut: a longer input becomes several overlapping rows, of a pair its second text
+    in windows behind the whole first one.
+    """
 
     def __init__(self, path: Path, processing: Processing) -> None:
         """Load tokenizer.json."""
@@ -39,13 +47,20 @@ class TextTokenizer:
             self._tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception
             raise ArtifactError(f"{path} is not a tokenizer ({error})", "export the checkpoint again") from error
+        self._max_length = processing.max_length
+        self._stride = processing.doc_stride
         self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(processing.max_length, strategy="longest_first")
+        self._tokenizer.enable_truncation(
+            processing.max_length,
+            stride=self._stride or 0,
+            strategy="only_second" if self._stride is not None and processing.accepts_pairs else "longest_first",
+            direction="right",
+        )
         # Enough for max_length tokens of nearly every text, so that a megabyte costs no more than a page.
         self._prefix_chars = 16 * processing.max_length
 
     def encode(self, texts: Sequence[Text]) -> list[Row]:
-        """Return a row for each text, in order, each of at most `max_length` tokens."""
+        """Return a row for each text, in order, each cut at `max_length` tokens."""
         short = [self._prefix(text) if isinstance(text, str) else text for text in texts]
         encoded = self._tokenizer.encode_batch(short)
         rows = []
@@ -56,6 +71,24 @@ class TextTokenizer:
                 truncated = bool(encoding.overflowing)
             rows.append(Row(encoding.ids, encoding.type_ids, truncated))
         return rows
+
+    def windows(self, texts: Sequence[Text] | Sequence[Words]) -> list[list[Row]]:
+        """Return the overlapping rows of each text, in order; nothing is cut."""
+        are_words = bool(texts) and isinstance(texts[0], list)
+        encoded = self._tokenizer.encode_batch(list(texts), is_pretokenized=are_words)
+        return [
+            [Row(window.ids, window.type_ids, False, window) for window in (encoding, *encoding.overflowing)]
+            for encoding in encoded
+        ]
+
+    def room_beside(self, text: str) -> int:
+        """Count the tokens of a window that `text` leaves to its pair."""
+        taken = len(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        return self._max_length - self._tokenizer.num_special_tokens_to_add(is_pair=True) - taken
+
+    def id_of(self, token: str) -> int | None:
+        """Return the id of a token of the vocabulary."""
+        return self._tokenizer.token_to_id(token)
 
     def _prefix(self, text: str) -> str:
         """Cut a very long text after a whole word; exact, because tokens don't reach over white space.
@@ -68,11 +101,17 @@ class TextTokenizer:
         return words[0] if len(words) == 2 else text
 
 
-def pad(rows: Sequence[Row], pad_id: int) -> dict[str, Ids]:
+def pad(rows: Sequence[Row], processing: Processing) -> dict[str, Ids]:
     """Stack rows into the arrays that encoders take, each int64 of shape (rows, longest row)."""
     shape = (len(rows), max(map(len, rows)))
-    ids, mask, types = np.full(shape, pad_id, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    ids, mask = np.full(shape, processing.pad_token_id, np.int64), np.zeros(shape, np.int64)
+    types = np.full(shape, processing.pad_token_type_id, np.int64)
     for i, row in enumerate(rows):
-        n = len(row)
-        ids[i, :n], mask[i, :n], types[i, :n] = row.ids, 1, row.type_ids
+        place = span(row, shape[1], processing)
+        ids[i, place], mask[i, place], types[i, place] = row.ids, 1, row.type_ids
     return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+
+
+def span(row: Row, longest: int, processing: Processing) -> slice:
+    """Tell where a row's tokens stand among the `longest` of its batch."""
+    return slice(longest - len(row), longest) if processing.padding_side == "left" else slice(0, len(row))

@@ -9,7 +9,7 @@ from helpers import ROOT
 ROOMS = ("finetune", "export", "serve", "benchmarks", "tuneport")
 CONTRACT = ("export.manifest", "export.files", "export.machine")
 MAY_IMPORT = {
-    "finetune": ("finetune", *CONTRACT),
+    "finetune": ("finetune", "serve.spans", *CONTRACT),
     "serve": ("serve", *CONTRACT),
     "export": ("export", "serve", "finetune.data"),
     "benchmarks": ("benchmarks", "export", "serve", "finetune"),

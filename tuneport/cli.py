@@ -141,9 +141,21 @@ def export(
     data: Annotated[str | None, typer.Option(help="Labelled data for the gate; default: the run's own.")] = None,
     columns: Columns = None,
     name: Annotated[str | None, typer.Option(help="The model's name in answers; default: that of --out.")] = None,
+    task: Annotated[str | None, typer.Option(help="Where the architecture leaves it open; default: the run's.")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda: where it will serve.")] = "cpu",
-    variants: Annotated[str | None, typer.Option(help="Which to build: fp32,int8; default: all that fit.")] = None,
-    max_drop: Annotated[float, typer.Option(help="Accuracy a variant may lose; 0.01 is one point.")] = 0.01,
+    variants: Annotated[
+        str | None, typer.Option(help="Which to build, as fp32,int8; default: all that can pay on the device.")
+    ] = None,
+    objective: Annotated[
+        str, typer.Option(help="latency, throughput or size: what the default variant is chosen by.")
+    ] = "throughput",
+    max_drop: Annotated[float, typer.Option(help="What the metric may lose against torch; 0.01 is one point.")] = 0.01,
+    calibration: Annotated[
+        str, typer.Option(help="minmax, entropy or percentile: how int8-static reads ranges off the data.")
+    ] = "minmax",
+    search_minutes: Annotated[
+        float, typer.Option(help="For finding what an int8 variant that fails must keep in fp32; 0: don't.")
+    ] = 2.0,
     max_length: Annotated[int | None, typer.Option(help="Tokens of one input; default: the run's.")] = None,
     overwrite: Overwrite = False,
     trust_remote_code: TrustRemoteCode = False,
@@ -164,9 +176,13 @@ def export(
         name=name or _slug(out),
         data=data,
         columns=_columns(columns),
+        task=task,
         device=device,
         variants=tuple(part.strip() for part in variants.split(",")) if variants else (),
+        objective=objective,
         max_drop=max_drop,
+        calibration=calibration,
+        search_minutes=search_minutes,
         max_length=max_length,
         trust_remote_code=trust_remote_code,
     )
@@ -207,7 +223,7 @@ def verify(artifact: Artifact) -> None:
     from serve.verify import verify as run_verify
 
     for name, difference, tolerance in run_verify(artifact):
-        print(f"{name}: files and golden cases right, max |Δlogit| {difference:.2g} (allowed {tolerance:.2g})")
+        print(f"{name}: files and golden cases right, max |Δ| {difference:.2g} (allowed {tolerance:.2g})")
 
 
 @app.command()

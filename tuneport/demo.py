@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import numpy as np
 
-from benchmarks.baselines import torch_baselines
+from benchmarks.baselines import find_origin
 from benchmarks.engine import BASELINE, BenchConfig, bench, read_workload
 from export.files import GateError, TuneportError, check_out
 from export.manifest import Manifest
@@ -18,6 +18,7 @@ from finetune.config import load_config
 from finetune.embedded import MODEL, write_bbc_news
 from finetune.train import finetune
 from serve.bento import build, serve_command
+from serve.model import open_task
 from serve.process import free_port, running
 from serve.tasks.text_classification import softmax
 from tuneport.show import show_report, steps
@@ -65,17 +66,20 @@ def ask_and_compare(tag: str, artifact: Path, manifest: Manifest) -> str:
 
     Returns a sentence with what was found; a GateError if the labels don't agree.
     """
-    workload = read_workload(manifest, BenchConfig(artifact=artifact, texts=REQUESTS))
-    probabilities = softmax(torch_baselines(manifest, None)[BASELINE].logits(workload.texts))
+    origin = find_origin(manifest, None)
+    workload = read_workload(manifest, origin.task, BenchConfig(artifact=artifact, texts=REQUESTS))
+    serving = open_task(artifact, manifest.task, manifest.labels, manifest.processing)
+    outputs = origin.torch_models()[BASELINE].outputs(serving, [serving.read(each) for each in workload.inputs])
+    probabilities = softmax(np.stack([each[0]["logits"] for each in outputs]) / manifest.processing.temperature)
     expected = [manifest.labels[i] for i in probabilities.argmax(-1)]
     url = f"http://127.0.0.1:{free_port()}"
     started = time.monotonic()
     with running(serve_command(tag, host="127.0.0.1", port=int(url.rpartition(":")[2])), url):
         ready_s = time.monotonic() - started
         with httpx.Client(base_url=url, timeout=60) as client:
-            half = len(workload.texts) // 2
-            alone = [_ask(client, text)[0] for text in workload.texts[:half]]
-            answers = alone + _ask(client, workload.texts[half:])
+            half = len(workload.inputs) // 2
+            alone = [_ask(client, text)[0] for text in workload.inputs[:half]]
+            answers = alone + _ask(client, workload.inputs[half:])
     agreement = float(np.mean([answer["label"] == label for answer, label in zip(answers, expected, strict=True)]))
     gap = max(abs(answer["score"] - float(p.max())) for answer, p in zip(answers, probabilities, strict=True))
     said = f"ready in {ready_s:.1f} s; {agreement:.1%} of {len(answers)} answers "

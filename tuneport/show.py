@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.report import Report
-from export.card import evidence
+from export.card import calibration, evidence, kept, long_inputs
 from export.manifest import load_manifest
 
 
@@ -37,19 +37,23 @@ def show_artifact(folder: Path) -> None:
     manifest = load_manifest(folder)
     made = manifest.provenance
     console = _console()
-    console.print(
-        f"[bold]{manifest.name}[/] {manifest.version}: {manifest.task}, {len(manifest.labels)} labels", highlight=False
-    )
-    console.print(f"labels: {', '.join(manifest.labels)}", highlight=False, markup=False)
-    console.print(f"inputs: up to {manifest.processing.max_length} tokens", highlight=False)
+    console.print(f"[bold]{manifest.name}[/] {manifest.version}: {manifest.task}", highlight=False)
+    if manifest.task in ("text-classification", "token-classification"):
+        console.print(f"{len(manifest.labels)} labels: {', '.join(manifest.labels)}", highlight=False, markup=False)
+    console.print(long_inputs(manifest), highlight=False)
     head, rows = evidence(manifest)
     parity = manifest.variants[0].parity
     _print_table(
-        head, rows, f"{parity.golden_cases} golden cases and {parity.texts} validation texts. * serves by default."
+        head,
+        rows,
+        f"{parity.golden_cases} golden cases and {parity.texts} validation inputs. "
+        "* serves by default, † is beaten by another.",
     )
     lines = [
         f"default: {manifest.default_variant}, {manifest.default_because}",
+        *kept(manifest),
         *(f"rejected: {rejected.name}: {rejected.reason}" for rejected in manifest.rejected),
+        *calibration(manifest),
         f"measured on: {manifest.machine.cpu}, {manifest.machine.cores} cores",
         f"base model: {made.base_model or 'not recorded'}; checkpoint {made.checkpoint_sha256[:12]}; seed {made.seed}",
         f"data: {made.data.source}, {made.data.rows}, fingerprint {made.data.fingerprint[:12]}"
@@ -74,4 +78,4 @@ def _print_table(head: list[str], rows: list[list[str]], caption: str) -> None:
 def _console() -> Console:
     """Wide enough for a table also where there is no terminal to measure."""
     console = Console()
-    return console if console.is_terminal else Console(width=120)
+    return console if console.is_terminal else Console(width=150)

@@ -1,6 +1,9 @@
 """Checking the inputs of a request; what several tasks share."""
 
+from collections.abc import Mapping
 from typing import Any
+
+from pydantic import BaseModel, ConfigDict
 
 from export.files import TuneportError
 from serve.tokenizer import Text
@@ -10,31 +13,40 @@ class InputError(TuneportError):
     """An input of a request is not of the task's shape."""
 
 
+class Parameters(BaseModel):
+    """The base of every task's parameters: strict, and nothing unknown."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
 def read_text(value: Any, *, accepts_pairs: bool) -> Text:
     """Read a string, or an object with `text` and, where the model was trained on pairs, `text_pair`."""
     shape = 'an object with "text" and "text_pair"' if accepts_pairs else 'a string, or an object with "text"'
     fields = {"text": value} if isinstance(value, str) else value
-    wanted = {"text", "text_pair"} if accepts_pairs else {"text"}
-    if not isinstance(fields, dict) or set(fields) != wanted:
-        raise InputError(f"an input is {_describe(value)}", f"send {shape}")
-    for name, text in fields.items():
-        if not isinstance(text, str):
-            raise InputError(f'"{name}" is {_describe(text)}', "send a string")
-        if not _is_unicode(text):
-            raise InputError(f'"{name}" holds half of a surrogate pair', "send text that is valid Unicode")
-    return (fields["text"], fields["text_pair"]) if accepts_pairs else fields["text"]
+    texts = read_strings(fields, ("text", "text_pair") if accepts_pairs else ("text",), shape, given=value)
+    return (texts[0], texts[1]) if accepts_pairs else texts[0]
 
 
-def _is_unicode(text: str) -> bool:
-    """Tell whether a text can be encoded: JSON escapes and command lines can smuggle in what cannot."""
+def read_strings(fields: Any, names: tuple[str, ...], shape: str, *, given: Any = None) -> list[str]:
+    """Read an object that has just the fields `names`, each of them Unicode text."""
+    if not isinstance(fields, Mapping) or set(fields) != set(names):
+        raise InputError(f"an input is {describe(fields if given is None else given)}", f"send {shape}")
+    return [check_text(fields[name], name) for name in names]
+
+
+def check_text(text: Any, name: str) -> str:
+    """Check that a field holds text that can be encoded: JSON escapes and command lines can smuggle in other."""
+    if not isinstance(text, str):
+        raise InputError(f'"{name}" is {describe(text)}', "send a string")
     try:
         text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    except UnicodeEncodeError as error:
+        raise InputError(f'"{name}" holds half of a surrogate pair', "send text that is valid Unicode") from error
+    return text
 
 
-def _describe(value: Any) -> str:
+def describe(value: Any) -> str:
+    """Name the kind of a JSON value."""
     if isinstance(value, str):
         return "a string"
     if isinstance(value, dict):
