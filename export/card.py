@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from export.frontier import PICTURE, frontier
-from export.manifest import CARD, File, Manifest, Task, Variant
+from export.frontier import frontier
+from export.manifest import CARD, PICTURE, File, Manifest, Task, Variant
 
 TEXT = '"some text"'
 EXAMPLES: dict[Task, str] = {

@@ -5,10 +5,9 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-from export.manifest import File, Manifest, Variant
+from export.manifest import PICTURE, File, Manifest, Variant
 
 matplotlib.use("agg")
-PICTURE = "frontier.png"
 
 
 def frontier(variants: tuple[Variant, ...]) -> set[str]:

@@ -1,7 +1,7 @@
 """The contract: what a run's and an artifact's folder hold, and how they are read and checked.
 
     runs/x/       run.json  checkpoint/
-    artifacts/x/  manifest.json  tokenizer.json  golden.jsonl  README.md  onnx/<variant>/…
+    artifacts/x/  manifest.json  tokenizer.json  golden.jsonl  README.md  frontier.png  onnx/<variant>/…
 
 Every room may import this module, so it needs only the standard library and pydantic.
 """
@@ -17,7 +17,8 @@ from export.files import ArtifactError, digest, sha256
 from export.machine import Frozen, Machine
 
 SCHEMA_VERSION: Literal[1] = 1
-MANIFEST, TOKENIZER, GOLDEN, CARD = "manifest.json", "tokenizer.json", "golden.jsonl", "README.md"
+MANIFEST, TOKENIZER, GOLDEN = "manifest.json", "tokenizer.json", "golden.jsonl"
+CARD, PICTURE = "README.md", "frontier.png"
 RUN, CHECKPOINT = "run.json", "checkpoint"
 
 Task = Literal[
@@ -280,7 +281,7 @@ class Manifest(Frozen):
     def version(self) -> str:
         """Twelve hex digits that change when an answer could: a hash over the hashes of what serves."""
         served = [file.sha256 for variant in self.variants for file in variant.files]
-        shared = [file.sha256 for file in self.files if file.path != CARD]
+        shared = [file.sha256 for file in self.files if file.path not in (CARD, PICTURE)]
         content = {"labels": self.labels, "processing": self.processing.model_dump(), "files": [*shared, *served]}
         return digest(content)[:12]
 

@@ -59,5 +59,6 @@ def has_pairs(data: str | None, columns: dict[str, str], seed: int) -> bool:
     """Tell whether data has a `text_pair` beside its `text`."""
     if data is None:
         return False
-    read = read_data(data, columns=columns, required=("text",), optional=("text_pair",), seed=seed)
+    renamed = {name: column for name, column in columns.items() if name in ("text", "text_pair")}
+    read = read_data(data, columns=renamed, required=("text",), optional=("text_pair",), seed=seed)
     return "text_pair" in next(iter(read.splits.values())).column_names

@@ -63,7 +63,8 @@ def tiny_artifact(tiny_checkpoint: Path, tiny_data: Path, tmp_path_factory: pyte
     from export.pipeline import ExportConfig, export
 
     out = tmp_path_factory.mktemp("artifacts") / "tiny"
-    export(ExportConfig(checkpoint=tiny_checkpoint, name="tiny", data=str(tiny_data)), out)
+    config = ExportConfig(checkpoint=tiny_checkpoint, name="tiny", data=str(tiny_data), variants=("fp32", "int8"))
+    export(config, out)
     return out
 
 

@@ -151,8 +151,8 @@ def test_inspect_shows_every_variant_its_evidence_and_origin(tiny_artifact: Path
     out = tuneport("inspect", tiny_artifact).out
     for variant in manifest.variants:
         assert variant.name in out
-        assert f"{variant.parity.label_agreement:.2%}" in out
-    for word in (manifest.version, *LABELS, manifest.provenance.checkpoint_sha256[:12], "240 validation texts"):
+        assert f"{variant.parity.agreement:.2%}" in out
+    for word in (manifest.version, *LABELS, manifest.provenance.checkpoint_sha256[:12], "240 validation inputs"):
         assert word in out
 
 
@@ -206,8 +206,9 @@ def test_bench_writes_a_report_of_every_variant_against_torch(tiny_artifact: Pat
     results = {result["name"]: result for result in report["results"]}
     assert {"torch fp32", "fp32", "int8"} <= results.keys() <= {"torch fp32", "torch bf16", "fp32", "int8"}
     assert report["split"] == "test"
-    assert results["fp32"]["label_agreement"] == 1.0
-    assert results["fp32"]["accuracy"] == results["torch fp32"]["accuracy"] == pytest.approx(0.9)
+    assert results["fp32"]["agreement"] == 1.0
+    assert results["fp32"]["metric"] == results["torch fp32"]["metric"]
+    assert results["fp32"]["metric"]["value"] == pytest.approx(0.9)
     assert results["torch fp32"]["timing"]["speed_up"] == 1.0
     for result in results.values():
         timing = result["timing"]

@@ -32,7 +32,7 @@ def test_the_demo_trains_proves_serves_and_measures(tmp_path: Path) -> None:
     report = json.loads((tmp_path / "demo" / "report" / "report.json").read_text())
     results = {result["name"]: result for result in report["results"]}
     assert {"torch fp32", *speeds} <= results.keys()
-    assert all(result["accuracy"] >= 0.94 for result in results.values())
+    assert all(result["metric"]["value"] >= 0.94 for result in results.values())
     for head in ("accuracy", "agreement", "p50 ms", "p95 ms", "p99 ms", "texts/s", "size", "speed-up"):
         assert head in done.stdout
     assert f"tuneport serve {tmp_path / 'demo' / 'artifact'}" in done.stdout

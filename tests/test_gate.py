@@ -18,15 +18,26 @@ from transformers import BertForMaskedLM, BertForSequenceClassification
 
 from export import pipeline
 from export.checkpoint import open_checkpoint
+from export.choose import Objective, choose_default
 from export.files import CheckpointError, DataError, GateError, TuneportError
-from export.manifest import Manifest, Metric, Parity, load_manifest
-from export.parity import Evidence, Rule, compare, judge
-from export.pipeline import ExportConfig, choose_default, export
-from export.variants import EXACT, RECIPES, choose_recipes
+from export.frontier import frontier
+from export.gate import Evidence, Gate, Rule, judge
+from export.manifest import GoldenCase, Manifest, Metric, Parity, load_manifest
+from export.pipeline import ExportConfig, export
+from export.sample import Sample
+from export.tasks.text_classification import Task
+from export.variants import EXACT, RECIPES, Material, choose_recipes
+from serve.batcher import Result
+from serve.model import open_task
 from serve.verify import verify
 
 FP32 = RECIPES["fp32"].rule(0.01)
 INT8 = RECIPES["int8"].rule(0.01)
+
+
+def both(checkpoint: Path, data: Path) -> ExportConfig:
+    """fp32 and int8, the latter without a second chance."""
+    return ExportConfig(checkpoint=checkpoint, data=str(data), variants=("fp32", "int8"), search_minutes=0)
 
 
 def shift_logits(file: Path, by: float) -> None:
@@ -39,36 +50,36 @@ def shift_logits(file: Path, by: float) -> None:
     onnx.save(model, file)
 
 
-def to_shifted_onnx(by: float) -> Callable[[object, Path], None]:
+def to_shifted_onnx(by: float) -> Callable[[object, object, Path], list[str]]:
     real = pipeline.to_onnx
 
-    def build(checkpoint: object, file: Path) -> None:
-        real(checkpoint, file)  # type: ignore[arg-type]
-        shift_logits(file, by)
+    def build(model: object, checkpoint: object, folder: Path) -> list[str]:
+        names = real(model, checkpoint, folder)  # type: ignore[arg-type]
+        shift_logits(folder / names[0], by)
+        return names
 
     return build
 
 
-def copy_shifted(by: float) -> Callable[[Path, Path], None]:
-    def build(fp32: Path, file: Path) -> None:
-        shutil.copyfile(fp32, file)
-        shift_logits(file, by)
+def copy_shifted(by: float) -> Callable[[Material, Path], list[str]]:
+    def build(material: Material, folder: Path) -> list[str]:
+        shutil.copyfile(material.fp32, folder / "model.onnx")
+        shift_logits(folder / "model.onnx", by)
+        return ["model.onnx"]
 
     return build
 
 
 def evidence(*, difference: float = 0.0, agreement: float = 1.0, value: float = 0.9, torch: float = 0.9) -> Evidence:
-    parity = Parity(
-        golden_cases=1, texts=1, max_abs_diff=difference, golden_max_abs_diff=0.0, label_agreement=agreement
-    )
+    parity = Parity(golden_cases=1, texts=1, max_abs_diff=difference, golden_max_abs_diff=0.0, agreement=agreement)
     return Evidence(parity, Metric(name="accuracy", value=value, torch=torch))
 
 
 def test_both_variants_of_a_sound_model_pass_with_their_evidence(manifest: Manifest) -> None:
     fp32, int8 = manifest.variant("fp32"), manifest.variant("int8")
     assert fp32.parity.max_abs_diff <= 1e-3
-    assert fp32.parity.label_agreement == 1.0
-    assert int8.parity.label_agreement >= 0.99
+    assert fp32.parity.agreement == 1.0
+    assert int8.parity.agreement >= 0.99
     assert fp32.parity.max_abs_diff < int8.parity.max_abs_diff
     assert fp32.metric is not None
     assert fp32.metric.torch == pytest.approx(0.9)  # every tenth label is wrong on purpose
@@ -77,12 +88,12 @@ def test_both_variants_of_a_sound_model_pass_with_their_evidence(manifest: Manif
 
 def test_golden_cases_cover_what_breaks_models(tiny_artifact: Path) -> None:
     cases = read_rows(tiny_artifact / "golden.jsonl")
-    texts = [case["text"] for case in cases]
+    texts = [case["input"] for case in cases]
     assert {"one-word", "mixed", "full-length", "too-long", "awkward"} == {case["batch"] for case in cases}
     assert "" in texts
     assert any(not text.isascii() for text in texts)
-    assert len({len(case["text"]) for case in cases if case["batch"] == "mixed"}) > 3
-    assert all(len(case["logits"]) == 3 for case in cases)
+    assert len({len(case["input"]) for case in cases if case["batch"] == "mixed"}) > 3
+    assert all(len(window["logits"]) == 3 for case in cases for window in case["outputs"])
 
 
 @pytest.mark.parametrize("by", [0.002, -50.0, float("nan"), float("inf")])
@@ -91,7 +102,7 @@ def test_an_fp32_graph_that_is_off_leaves_no_artifact(
 ) -> None:
     monkeypatch.setattr(pipeline, "to_onnx", to_shifted_onnx(by))
     with pytest.raises(GateError, match="fp32 does not answer as torch does"):
-        export(ExportConfig(checkpoint=tiny_checkpoint, data=str(tiny_data)), tmp_path / "out")
+        export(both(tiny_checkpoint, tiny_data), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -102,18 +113,18 @@ def test_the_command_exits_with_1_and_keeps_the_old_artifact(
     before = load_manifest(artifact)
     answer = tuneport("export", tiny_checkpoint, "--out", artifact, "--overwrite")
     assert answer.code == 1
-    assert "max |Δlogit| 0.01 > 0.001" in answer.err.splitlines()[-1]
+    assert "max |Δ| 0.01 > 0.001" in answer.err.splitlines()[-1]
     assert load_manifest(artifact) == before
 
 
 @pytest.mark.parametrize(
-    ("by", "reason"), [(1000.0, "label agreement"), (float("nan"), "not finite"), (1000.0, "accuracy falls by")]
+    ("by", "reason"), [(1000.0, "agreement"), (float("nan"), "not finite"), (1000.0, "accuracy falls by")]
 )
 def test_an_int8_graph_that_loses_labels_is_left_out_with_its_reason(
     tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: float, reason: str
 ) -> None:
     monkeypatch.setitem(RECIPES, "int8", replace(RECIPES["int8"], build=copy_shifted(by)))
-    export(ExportConfig(checkpoint=tiny_checkpoint, data=str(tiny_data)), tmp_path / "out")
+    export(both(tiny_checkpoint, tiny_data), tmp_path / "out")
     manifest = load_manifest(tmp_path / "out")
     assert [variant.name for variant in manifest.variants] == ["fp32"]
     assert manifest.default_variant == "fp32"
@@ -126,42 +137,45 @@ def test_an_int8_graph_that_loses_labels_is_left_out_with_its_reason(
 def test_an_int8_graph_that_cannot_be_built_is_left_out_with_its_reason(
     tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(fp32: Path, file: Path) -> None:
+    def fail(material: Material, folder: Path) -> list[str]:
         raise ValueError("Unable to find data type for weight")
 
     monkeypatch.setitem(RECIPES, "int8", replace(RECIPES["int8"], build=fail))
-    manifest = export(ExportConfig(checkpoint=tiny_checkpoint, data=str(tiny_data)), tmp_path / "out")
+    manifest = export(both(tiny_checkpoint, tiny_data), tmp_path / "out")
     assert "Unable to find data type" in manifest.rejected[0].reason
     assert not (tmp_path / "out" / "onnx" / "int8").exists()
+
+
+def write_no_graph(material: Material, folder: Path) -> list[str]:
+    (folder / "model.onnx").write_bytes(b"no graph")
+    return ["model.onnx"]
 
 
 def test_an_int8_graph_that_does_not_load_is_left_out_with_its_reason(
     tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(
-        RECIPES, "int8", replace(RECIPES["int8"], build=lambda fp32, file: file.write_bytes(b"no graph"))
-    )
-    manifest = export(ExportConfig(checkpoint=tiny_checkpoint, data=str(tiny_data)), tmp_path / "out")
+    monkeypatch.setitem(RECIPES, "int8", replace(RECIPES["int8"], build=write_no_graph))
+    manifest = export(both(tiny_checkpoint, tiny_data), tmp_path / "out")
     assert "cannot load" in manifest.rejected[0].reason
 
 
 def test_a_disk_that_fills_while_quantizing_is_no_verdict_on_int8(
     tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fill_the_disk(fp32: Path, file: Path) -> None:
+    def fill_the_disk(material: Material, folder: Path) -> list[str]:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setitem(RECIPES, "int8", replace(RECIPES["int8"], build=fill_the_disk))
     with pytest.raises(TuneportError, match="no space left"):
-        export(ExportConfig(checkpoint=tiny_checkpoint, data=str(tiny_data)), tmp_path / "out")
+        export(both(tiny_checkpoint, tiny_data), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_without_data_int8_is_rejected_and_fp32_goes_in(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    answer = tuneport("export", tiny_checkpoint, "--out", tmp_path / "out")
+    answer = tuneport("export", tiny_checkpoint, "--out", tmp_path / "out", "--variants", "int8")
     manifest = load_manifest(tmp_path / "out")
     assert answer.code == 0
-    assert "not in the artifact: int8: no labelled text" in answer.out
+    assert "not in the artifact: int8: no labelled data" in answer.out
     assert [variant.name for variant in manifest.variants] == ["fp32"]
     assert manifest.provenance.data is None
     assert [name for name, *_ in verify(tmp_path / "out")] == ["fp32"]
@@ -204,26 +218,64 @@ def test_a_verdict_names_every_figure_that_breaks_the_rule() -> None:
     assert caught.value.problem.count(",") == 2
 
 
-def test_compare_measures_golden_cases_and_texts_together() -> None:
-    torch = np.array([[1, 0], [0, 1], [1, 0], [0, 1]], np.float32)
-    ours = np.array([[1, 0.5], [0, 1], [1, 3], [0, 1]], np.float32)
-    found = compare((ours[:2], torch[:2]), (ours[2:], torch[2:]), [0, 0])
-    assert found.parity == Parity(
-        golden_cases=2, texts=2, max_abs_diff=3.0, golden_max_abs_diff=0.5, label_agreement=0.75
-    )
+def logits(*rows: tuple[float, ...]) -> list[list[Result]]:
+    return [[{"logits": np.array(row, np.float32)}] for row in rows]
+
+
+@pytest.fixture
+def gate(tiny_checkpoint: Path, tiny_artifact: Path, manifest: Manifest) -> Gate:
+    """Torch says calm, loud to two golden cases and two texts, of which both are calm in truth."""
+    serving = open_task(tiny_artifact, manifest.task, manifest.labels, manifest.processing)
+    cases = [
+        GoldenCase(batch="b", input="a", outputs=({"logits": list(row)},)) for row in ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
+    ]
+    sample = Sample(["a", "b"], [[0], [0]], None, "validation")
+    return Gate(Task(open_checkpoint(tiny_checkpoint)), serving, cases, sample, logits((1, 0, 0), (0, 1, 0)))
+
+
+def test_the_gate_measures_golden_cases_and_texts_together(gate: Gate) -> None:
+    found = gate.compare(logits((1, 0.5, 0), (0, 1, 0)), logits((1, 3, 0), (0, 1, 0)))
+    assert found.parity == Parity(golden_cases=2, texts=2, max_abs_diff=3.0, golden_max_abs_diff=0.5, agreement=0.75)
     assert found.metric == Metric(name="accuracy", value=0.0, torch=0.5)
 
 
-def test_the_most_texts_per_second_win(manifest: Manifest) -> None:
-    timing = manifest.variants[0].timing
-    assert timing is not None
-    slow, fast = (timing.model_copy(update={"texts_per_s": speed}) for speed in (10.0, 20.0))
-    assert choose_default({"fp32": slow, "int8": fast})[0] == "int8"
-    assert choose_default({"fp32": fast, "int8": slow})[0] == "fp32"
+@pytest.mark.parametrize("texts", [logits((1, 0), (0, 1, 0)), logits((float("nan"), 0, 0), (0, 1, 0)), [[], []]])
+def test_outputs_of_another_shape_or_not_finite_agree_with_nothing(gate: Gate, texts: list[list[Result]]) -> None:
+    found = gate.compare(logits((1, 0, 0), (0, 1, 0)), texts)
+    assert found.parity.max_abs_diff == float("inf")
+    assert found.parity.agreement < 1
+    assert found.metric is None
+    with pytest.raises(GateError, match="not finite or not of torch's shape"):
+        judge(found, Rule(None, 0.0, 1.0))
+
+
+@pytest.mark.parametrize(("objective", "best"), [("throughput", "a"), ("latency", "b"), ("size", "c")])
+def test_the_objective_chooses_the_default(manifest: Manifest, objective: Objective, best: str) -> None:
+    variant = manifest.variants[0]
+    assert variant.timing is not None
+    figures = {"a": (30.0, 9.0, 20), "b": (20.0, 7.0, 30), "c": (10.0, 8.0, 10)}
+    variants = []
+    for name, (speed, p50, size) in figures.items():
+        timing = variant.timing.model_copy(update={"texts_per_s": speed, "latency_ms_p50": p50})
+        files = (variant.files[0].model_copy(update={"size_bytes": size}),)
+        variants.append(variant.model_copy(update={"name": name, "timing": timing, "files": files}))
+    name, because = choose_default(variants, objective)
+    assert name == best
+    assert all(f"{each.name} " in because for each in variants)
+
+
+def test_the_frontier_is_what_no_other_beats_in_everything(manifest: Manifest) -> None:
+    variant = manifest.variants[0]
+    assert variant.timing is not None
+    variants = []
+    for name, (speed, p50) in {"fast": (30.0, 9.0), "quick": (20.0, 7.0), "beaten": (20.0, 9.0)}.items():
+        timing = variant.timing.model_copy(update={"texts_per_s": speed, "latency_ms_p50": p50})
+        variants.append(variant.model_copy(update={"name": name, "timing": timing}))
+    assert frontier(tuple(variants)) == {"fast", "quick"}
 
 
 def test_recipes_have_fp32_first_and_always() -> None:
-    assert list(choose_recipes((), "cpu")) == ["fp32", "int8"]
+    assert list(choose_recipes((), "cpu"))[:2] == ["fp32", "int8"]
     assert list(choose_recipes(("int8",), "cpu")) == ["fp32", "int8"]
     assert list(choose_recipes((), "cuda")) == ["fp32"]
     assert EXACT == 1e-3
@@ -274,7 +326,6 @@ def cut_weights(folder: Path) -> None:
         (make_a_pickle_of_it, "only pytorch_model.bin, which can run code when loaded.*safe_serialization"),
         (cut_weights, "cannot be loaded"),
         (lambda folder: build_checkpoint(folder, architecture=BertForMaskedLM), "BertForMaskedLM.*has no task"),
-        (lambda folder: build_checkpoint(folder, labels=("only",)), "1 label"),
     ],
 )
 def test_a_checkpoint_that_lacks_something_is_refused_in_one_line(
@@ -284,6 +335,15 @@ def test_a_checkpoint_that_lacks_something_is_refused_in_one_line(
     with pytest.raises(CheckpointError, match=says) as caught:
         export(ExportConfig(checkpoint=checkpoint, variants=("fp32",)), tmp_path / "out")
     assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_head_that_does_not_fit_the_task_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    build_checkpoint(checkpoint, labels=("only",))
+    assert open_checkpoint(checkpoint).task == "regression"
+    config = ExportConfig(checkpoint=checkpoint, task="text-classification", variants=("fp32",))
+    with pytest.raises(CheckpointError, match=r"1 label\(s\).*--task regression"):
+        export(config, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -304,7 +364,7 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     [
         ([{"text": "a", "label": "angry"}], "row 1: label 'angry' is not one of the model's .*calm.*loud.*odd"),
         ([{"txt": "a", "label": "calm"}], "no column .*text"),
-        ([{"text": 7, "label": "calm"}], "row 1: a text is not a string"),
+        ([{"text": 7, "label": "calm"}], "row 1: text is not a string"),
     ],
 )
 def test_data_that_does_not_fit_the_model_is_refused(

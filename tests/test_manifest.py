@@ -9,7 +9,8 @@ from export.manifest import MANIFEST, Manifest, check_files, load_manifest
 from export.pipeline import ExportConfig, export
 
 FILES = (
-    "manifest.json", "tokenizer.json", "golden.jsonl", "README.md", "onnx/fp32/model.onnx", "onnx/int8/model.onnx",
+    "manifest.json", "tokenizer.json", "golden.jsonl", "README.md", "frontier.png", "onnx/fp32/model.onnx",
+    "onnx/int8/model.onnx",
 )  # fmt: skip
 
 
@@ -87,16 +88,16 @@ def test_a_rejected_variant_names_its_reason(manifest: Manifest) -> None:
 
     fp32 = manifest.variant("fp32")
     poorer = manifest.model_copy(
-        update={"variants": (fp32,), "rejected": (Rejected(name="int8", reason="label agreement 12.00% < 99%"),)}
+        update={"variants": (fp32,), "rejected": (Rejected(name="int8", reason="agreement 12.00% < 99%"),)}
     )
-    with pytest.raises(ArtifactError, match=r"label agreement 12\.00% < 99%.*choose one of: fp32"):
+    with pytest.raises(ArtifactError, match=r"agreement 12\.00% < 99%.*choose one of: fp32"):
         poorer.variant("int8")
 
 
 def test_the_same_checkpoint_gives_the_same_version(
     manifest: Manifest, tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
-    config = ExportConfig(checkpoint=tiny_checkpoint, name="tiny", data=str(tiny_data))
+    config = ExportConfig(checkpoint=tiny_checkpoint, name="tiny", data=str(tiny_data), variants=("fp32", "int8"))
     assert export(config, tmp_path / "again").version == manifest.version
 
 
@@ -108,9 +109,9 @@ def test_the_version_changes_with_all_that_decides_an_answer(manifest: Manifest,
     elif part == "processing":
         content["processing"]["max_length"] = 8
     elif part == "tokenizer":
-        content["files"][0]["sha256"] = "0" * 64
+        next(each for each in content["files"] if each["path"] == "tokenizer.json")["sha256"] = "0" * 64
     else:
-        content["variants"][0]["file"]["sha256"] = "0" * 64
+        content["variants"][0]["files"][0]["sha256"] = "0" * 64
     assert Manifest.model_validate(content).version != manifest.version
 
 
@@ -138,7 +139,8 @@ def test_every_file_carries_its_evidence(manifest: Manifest, tiny_artifact: Path
         assert variant.metric is not None
         assert variant.timing is not None
         assert variant.parity.texts == 240
-        assert variant.file.size_bytes == (tiny_artifact / variant.file.path).stat().st_size
+        assert variant.footprint is not None
+        assert variant.size_bytes == sum((tiny_artifact / file.path).stat().st_size for file in variant.files)
     assert manifest.default_variant in manifest.default_because
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from export.files import ArtifactError
-from export.manifest import TOKENIZER, Manifest
+from export.manifest import TOKENIZER, Manifest, Processing
 from serve.tokenizer import Row, TextTokenizer, pad
 
 
@@ -38,7 +38,7 @@ def assert_same(ours: TextTokenizer, theirs: PreTrainedTokenizerFast, text: str,
 
 def test_golden_texts(ours: TextTokenizer, theirs: PreTrainedTokenizerFast, tiny_artifact: Path) -> None:
     cases = read_rows(tiny_artifact / "golden.jsonl")
-    flags = [assert_same(ours, theirs, case["text"]).truncated for case in cases]
+    flags = [assert_same(ours, theirs, case["input"]).truncated for case in cases]
     assert {True, False} == set(flags)
 
 
@@ -139,11 +139,20 @@ def test_texts_keep_their_order(ours: TextTokenizer) -> None:
 
 
 def test_padding_gives_int64_arrays_of_the_longest_row() -> None:
-    feeds = pad([Row([5, 6, 7], [0, 0, 1], False), Row([8], [0], False)], pad_id=9)
+    rows = [Row([5, 6, 7], [0, 0, 1], False), Row([8], [0], False)]
+    feeds = pad(rows, Processing(max_length=8, pad_token_id=9))
     assert {values.dtype for values in feeds.values()} == {np.dtype(np.int64)}
     assert feeds["input_ids"].tolist() == [[5, 6, 7], [8, 9, 9]]
     assert feeds["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
     assert feeds["token_type_ids"].tolist() == [[0, 0, 1], [0, 0, 0]]
+
+
+def test_padding_on_the_left_keeps_the_end_of_rows_aligned() -> None:
+    rows = [Row([5, 6, 7], [0, 0, 1], False), Row([8], [0], False)]
+    feeds = pad(rows, Processing(max_length=8, pad_token_id=9, pad_token_type_id=3, padding_side="left"))
+    assert feeds["input_ids"].tolist() == [[5, 6, 7], [9, 9, 8]]
+    assert feeds["attention_mask"].tolist() == [[1, 1, 1], [0, 0, 1]]
+    assert feeds["token_type_ids"].tolist() == [[0, 0, 1], [3, 3, 0]]
 
 
 def test_a_file_that_is_no_tokenizer_is_an_artifact_error(tmp_path: Path, manifest: Manifest) -> None:
