@@ -94,12 +94,15 @@ def reread(record: DataSource, *, required: Sequence[str], optional: Sequence[st
 def rows_of(rows: Dataset) -> Iterator[tuple[int, dict[str, Any]]]:
     """Go through a split: rows, and their numbers from 1 in the file that they came from."""
     position = 0
-    places = None if rows._indices is None else rows._indices.column(0)  # drawn from the file, not all of it
     for batch in rows.iter(BATCH_ROWS):
         for values in zip(*batch.values(), strict=True):
-            place = position if places is None else places[position].as_py()
+            yield place_of(rows, position), dict(zip(batch, values, strict=True))
             position += 1
-            yield place + 1, dict(zip(batch, values, strict=True))
+
+
+def place_of(rows: Dataset, position: int) -> int:
+    """Return the number, from 1, that a split's row (counted from 0) has in the file that it came from."""
+    return 1 + (position if rows._indices is None else int(rows._indices.column(0)[position].as_py()))
 
 
 def short(value: Any) -> str:

@@ -1,5 +1,6 @@
 """The outcome of an evaluation: figures for run.json, and what the report shows beside them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ class Mistake(Frozen):
     """A row that the model got wrong, or most wrong."""
 
     row: int
-    """From 1, in the split's file."""
+    """From 1: in the split, when a task has scored it; in the split's file, in what `finetune.session` returns."""
     input: str
     expected: str
     predicted: str
@@ -105,3 +106,13 @@ def worst(losses: npt.NDArray[np.floating[Any]], wrong: npt.NDArray[np.bool_]) -
     """Return the indices of at most `WORST` wrong rows, the largest loss first; losses and wrong are (rows,)."""
     order = np.argsort(-losses, kind="stable")
     return [int(i) for i in order if wrong[i]][:WORST]
+
+
+def mistakes_of(
+    inputs: Sequence[str], expected: Sequence[str], predicted: Sequence[str], losses: npt.NDArray[np.floating[Any]]
+) -> tuple[Mistake, ...]:
+    """Show the rows with the largest losses above 0; losses are (rows,)."""
+    return tuple(
+        Mistake(row=i + 1, input=inputs[i], expected=expected[i], predicted=predicted[i], loss=float(losses[i]))
+        for i in worst(losses, losses > 0)
+    )

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from transformers import GenerationConfig, PreTrainedModel
 
 from export.files import CheckpointError
@@ -53,6 +55,12 @@ def make_consistent(model: PreTrainedModel) -> None:
     # Older checkpoints keep such settings in config.json, too, from where saving would bring them back.
     for name in model.config._get_non_default_generation_parameters():
         setattr(model.config, name, None)
+
+
+def texts_of(ids: npt.NDArray[Any], tokenizer: Any) -> list[str]:
+    """Turn generated token ids, int (rows, tokens) padded with -100, into texts without special tokens."""
+    padded = np.where(ids < 0, tokenizer.pad_token_id, ids)
+    return [text.strip() for text in tokenizer.batch_decode(padded, skip_special_tokens=True)]
 
 
 def check_sizes(model: PreTrainedModel, tokenizer: Any, source: str, **lengths: int) -> None:

@@ -23,7 +23,7 @@ from transformers import (
 from export.machine import Machine
 from finetune import bottleneck
 from finetune.config import FinetuneConfig
-from finetune.data import BATCH_ROWS, Data, duplicates_across_splits, read_data, short
+from finetune.data import BATCH_ROWS, Data, duplicates_across_splits, place_of, read_data, short
 from finetune.embedded import resolve_model
 from finetune.evaluate import Evaluation
 from finetune.more_data import with_more_rows, with_rehearsal
@@ -143,8 +143,9 @@ def save_trained(trainer: TuneportTrainer, checkpoint: Path) -> None:
 def evaluate(trainer: TuneportTrainer, prepared: Prepared, split: str) -> Evaluation:
     """Evaluate the model on a split: the task's metrics and the loss."""
     outputs, targets, loss = outputs_of(trainer, prepared.features[split])
-    scored = score(prepared, split, outputs, targets)
-    return scored.model_copy(update={"metrics": {**scored.metrics, "loss": loss}})
+    scored, rows = score(prepared, split, outputs, targets), prepared.data.splits[split]
+    mistakes = [each.model_copy(update={"row": place_of(rows, each.row - 1)}) for each in scored.mistakes]
+    return scored.model_copy(update={"metrics": {**scored.metrics, "loss": loss}, "mistakes": tuple(mistakes)})
 
 
 def outputs_of(trainer: TuneportTrainer, features: Dataset) -> tuple[Any, Any, float]:

@@ -15,8 +15,8 @@ from export.files import CheckpointError, TuneportError
 from finetune.audio import check_audio, read_audio
 from finetune.config import FinetuneConfig
 from finetune.data import Data, Problems, rows_of, short
-from finetune.evaluate import Evaluation, Mistake, worst
-from finetune.generation import check_sizes, prepare_to_write
+from finetune.evaluate import Evaluation, mistakes_of
+from finetune.generation import check_sizes, prepare_to_write, texts_of
 from finetune.loading import load_pretrained, one_clear_line
 
 
@@ -104,23 +104,11 @@ class Task:
 
     def evaluate(self, outputs: Any, targets: Any, rows: Dataset, features: Dataset) -> Evaluation:
         """Score generated token ids, int (rows, tokens); a mistake's loss is its row's word error rate."""
-        tokenizer = self.processor.tokenizer
-        ids = np.where(outputs < 0, tokenizer.pad_token_id, outputs)
-        predicted = [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+        predicted = texts_of(outputs, self.processor.tokenizer)
         expected = [text.strip() for text in rows["target"]]
         metrics = {"wer": float(jiwer.wer(expected, predicted)), "cer": float(jiwer.cer(expected, predicted))}
         rates = np.array([jiwer.wer(right, text) for right, text in zip(expected, predicted, strict=True)])
-        mistakes = tuple(
-            Mistake(
-                row=i + 1,
-                input=rows[i]["audio"],
-                expected=expected[i],
-                predicted=predicted[i],
-                loss=float(rates[i]),
-            )
-            for i in worst(rates, rates > 0)
-        )
-        return Evaluation(metrics=metrics, mistakes=mistakes)
+        return Evaluation(metrics=metrics, mistakes=mistakes_of(rows["audio"], expected, predicted, rates))
 
 
 class SpeechCollator:

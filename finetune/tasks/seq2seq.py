@@ -12,8 +12,8 @@ from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq, PreTrain
 from export.files import TuneportError
 from finetune.config import FinetuneConfig
 from finetune.data import Data, Problems, rows_of, short
-from finetune.evaluate import Evaluation, Mistake, worst
-from finetune.generation import check_sizes, prepare_to_write
+from finetune.evaluate import Evaluation, mistakes_of
+from finetune.generation import check_sizes, prepare_to_write, texts_of
 from finetune.loading import load_pretrained, load_tokenizer
 
 
@@ -99,22 +99,9 @@ class Seq2SeqTask(ABC):
 
     def evaluate(self, outputs: Any, targets: Any, rows: Dataset, features: Dataset) -> Evaluation:
         """Score generated token ids, int (rows, tokens); a mistake's loss is 1 minus its row's score."""
-        texts = self.tokenizer.batch_decode(
-            np.where(outputs < 0, self.tokenizer.pad_token_id, outputs), skip_special_tokens=True
-        )
-        predicted, expected = [text.strip() for text in texts], [text.strip() for text in rows["target"]]
+        predicted, expected = texts_of(outputs, self.tokenizer), [text.strip() for text in rows["target"]]
         metrics, scores = self.score(predicted, expected)
-        mistakes = tuple(
-            Mistake(
-                row=i + 1,
-                input=rows[i]["source"],
-                expected=expected[i],
-                predicted=predicted[i],
-                loss=float(1 - scores[i]),
-            )
-            for i in worst(1 - scores, scores < 1)
-        )
-        return Evaluation(metrics=metrics, mistakes=mistakes)
+        return Evaluation(metrics=metrics, mistakes=mistakes_of(rows["source"], expected, predicted, 1 - scores))
 
 
 def _check_language(tokenizer: Any, attribute: str, setting: str, code: str) -> None:

@@ -315,5 +315,15 @@ def test_one_file_is_split_with_the_seed(settings: Settings, tmp_path: Path, tex
     file = write_rows(tmp_path / "all.jsonl", read_rows(texts_and_labels / "train.jsonl"))
     data = prepare(settings(data=str(file))).data
     assert {name: len(rows) for name, rows in data.splits.items()} == {"train": 38, "validation": 5, "test": 5}
+    run = finetune(settings(data=str(file), max_steps=1, learning_rate=1e-9), tmp_path / "run")
+    mistakes = json.loads((tmp_path / "run" / "evaluation.json").read_text())["test"]["mistakes"]
+    rows = read_rows(file)
+    assert run.metrics["test"]["accuracy"] == pytest.approx(1 - len(mistakes) / 5)
+    assert mistakes
+    for mistake in mistakes:
+        assert (rows[mistake["row"] - 1]["text"], rows[mistake["row"] - 1]["label"]) == (
+            mistake["input"],
+            mistake["expected"],
+        )
     assert prepare(settings(data=str(file))).data.source.fingerprint == data.source.fingerprint
     assert prepare(settings(data=str(file), seed=1)).data.source.fingerprint != data.source.fingerprint
