@@ -2,14 +2,16 @@
 
 A batch is bounded by padded tokens, not by rows: the cost of a batch is rows x longest row, so rows of like
 length belong together. `plan` is that policy, pure; `Batcher` applies it to what is waiting each time a
-stream of the engine falls free. Nothing waits for a batch to fill.
+stream of the engine falls free. Nothing waits for a batch to fill, and nothing runs for a caller who left.
 """
 
 import asyncio
+import time
+from bisect import insort
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future as ThreadFuture
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from export.files import TuneportError
 from serve.engines import Output
@@ -20,11 +22,35 @@ Result = dict[str, Output]
 RunBatch = Callable[[Sequence[Row]], list[Result]]
 
 WINDOW = 64
-"""Rows, in order of arrival, among which like lengths are sought: longer pads less, shorter is fairer."""
+"""Rows, in order of their turn, among which like lengths are sought: longer pads less, shorter is fairer."""
+OVERTAKING = 4.0
+"""A row waits for at most so many times the work of its own request before it, however many others come."""
+MEMORY = 0.9
+"""Share of the old estimate that a batch's measured speed leaves standing."""
+TELLING_ROWS = WINDOW // 2
+"""A batch of so many rows, or of half the token budget, tells the engine's speed; one short row does not."""
 
 
 class Overloaded(TuneportError):
     """The queue is full, or closed."""
+
+    def __init__(self, problem: str, remedy: str, retry_after_s: float = 1.0) -> None:
+        """`retry_after_s` is how long what waits now will take."""
+        super().__init__(problem, remedy)
+        self.retry_after_s = retry_after_s
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReport:
+    """What a batch was."""
+
+    rows: int
+    tokens: int
+    """Without padding."""
+    padded_tokens: int
+    seconds: float
+    waited_s: list[float]
+    """How long each row waited for the engine."""
 
 
 def plan(lengths: Sequence[int], max_batch_tokens: int) -> list[list[int]]:
@@ -42,41 +68,54 @@ def plan(lengths: Sequence[int], max_batch_tokens: int) -> list[list[int]]:
     return batches
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, order=True)
 class _Job:
-    row: Row
-    done: asyncio.Future[Result]
+    turn: float
+    """Rows go in this order; in tokens, on the batcher's own clock."""
+    number: int
+    row: Row = field(compare=False)
+    done: asyncio.Future[Result] = field(compare=False)
+    since: float = field(compare=False)
+    deadline: float | None = field(compare=False)
 
 
 class Batcher:
     """Feeds an engine from concurrent requests. Lives in one event loop."""
 
-    def __init__(self, run: RunBatch, *, streams: int, max_batch_tokens: int, max_waiting: int) -> None:
+    def __init__(
+        self,
+        run: RunBatch,
+        *,
+        streams: int,
+        max_batch_tokens: int,
+        max_waiting: int,
+        max_queue_s: float | None = None,
+        report: Callable[[BatchReport], object] = lambda _: None,
+    ) -> None:
         """`run` is called in a thread of the batcher's own, at most `streams` calls at a time."""
         self._run = run
+        self._streams = self._free_streams = streams
         self._max_batch_tokens = max_batch_tokens
         self._max_waiting = max_waiting
-        self._free_streams = streams
+        self._max_queue_s = max_queue_s
+        self._report = report
         self._waiting: list[_Job] = []
+        self._tokens_begun = 0.0
+        self._numbers = 0
+        self._tokens_per_s: float | None = None
         self._pool = ThreadPoolExecutor(streams, thread_name_prefix="engine")
         self._closed = False
 
-    async def submit(self, rows: Sequence[Row]) -> list[Result]:
+    async def submit(self, rows: Sequence[Row], deadline: float | None = None) -> list[Result]:
         """Run rows among everyone else's and return their results in order.
 
-        When the caller is cancelled, rows that have not started are dropped. Raises Overloaded at once if
-        they don't fit into the queue, and whatever the engine raised for one of them.
+        `deadline` is a time of the event loop's clock. When it passes, or the caller is cancelled, rows that have
+        not started are dropped. Raises Overloaded at once if they would wait too long, TimeoutError at the
+        deadline, and whatever the engine raised for one of the rows.
         """
-        if self._closed:
-            raise _stopping()
-        if len(self._waiting) + len(rows) > self._max_waiting:
-            raise Overloaded(
-                f"{len(self._waiting)} inputs are waiting and at most {self._max_waiting} may",
-                "try again after a second, or add replicas",
-            )
         loop = asyncio.get_running_loop()
-        jobs = [_Job(row, loop.create_future()) for row in rows]
-        self._waiting += jobs
+        self._check_room(len(rows))
+        jobs = self._enqueue(rows, loop, deadline)
         self._pump(loop)
         try:
             return await asyncio.gather(*(job.done for job in jobs))
@@ -85,6 +124,11 @@ class Batcher:
                 job.done.cancel()
             if any(job.done.cancelled() for job in jobs):  # they must not keep others out of the queue
                 self._waiting = [job for job in self._waiting if not job.done.done()]
+
+    @property
+    def waiting(self) -> int:
+        """Rows that wait for a stream."""
+        return len(self._waiting)
 
     def close(self) -> None:
         """Refuse what waits, let running batches end and stop the threads. Call it in the event loop."""
@@ -95,52 +139,123 @@ class Batcher:
         self._waiting = []
         self._pool.shutdown()
 
-    def _pump(self, loop: asyncio.AbstractEventLoop) -> None:
-        while self._free_streams and (jobs := self._take()):
-            self._free_streams -= 1
-            started = self._pool.submit(_run_or_raise, self._run, [job.row for job in jobs])
-            started.add_done_callback(
-                lambda ended, jobs=jobs: loop.call_soon_threadsafe(self._finish, loop, jobs, ended)  # type: ignore[misc]
+    def _check_room(self, rows: int) -> None:
+        if self._closed:
+            raise _stopping()
+        queue_s = self._queue_s()
+        if len(self._waiting) + rows > self._max_waiting:
+            raise Overloaded(
+                f"{len(self._waiting)} inputs are waiting and at most {self._max_waiting} may",
+                "try again after the time in Retry-After, or add replicas",
+                queue_s,
+            )
+        if self._max_queue_s is not None and queue_s > self._max_queue_s:
+            raise Overloaded(
+                f"the queue takes {queue_s * 1000:.0f} ms and {self._max_queue_s * 1000:.0f} ms is the limit",
+                "try again after the time in Retry-After, add replicas, or raise TUNEPORT_MAX_QUEUE_MS",
+                queue_s,
             )
 
-    def _take(self) -> list[_Job]:
-        """Take the oldest waiting row and those of the window that share its batch."""
-        self._waiting = [job for job in self._waiting if not job.done.done()]
-        if not self._waiting:
+    def _queue_s(self) -> float:
+        """Estimate how long a new request would wait: what goes before it, at the speed measured so far.
+
+        A batch for each stream may always wait, however slow the engine.
+        """
+        if not self._tokens_per_s:
+            return 0.0
+        ahead = sum(len(job.row) for job in self._waiting if job.turn <= self._tokens_begun)
+        return ahead / self._tokens_per_s if ahead > self._streams * self._max_batch_tokens else 0.0
+
+    def _enqueue(self, rows: Sequence[Row], loop: asyncio.AbstractEventLoop, deadline: float | None) -> list[_Job]:
+        """Give the rows their turns: a request's first row now, the others after a multiple of its own work.
+
+        So requests of many rows leave room for those of few, and still get their share of a busy engine.
+        """
+        now, turn = loop.time(), self._tokens_begun
+        jobs = []
+        for row in rows:
+            self._numbers += 1
+            jobs.append(_Job(turn, self._numbers, row, loop.create_future(), now, deadline))
+            turn += OVERTAKING * len(row)
+        for job in jobs:
+            insort(self._waiting, job)
+        return jobs
+
+    def _pump(self, loop: asyncio.AbstractEventLoop) -> None:
+        while self._free_streams and (jobs := self._take(loop.time())):
+            self._free_streams -= 1
+            began = loop.time()
+            started = self._pool.submit(_run_or_raise, self._run, [job.row for job in jobs])
+            started.add_done_callback(
+                lambda ended, jobs=jobs, began=began: loop.call_soon_threadsafe(  # type: ignore[misc]
+                    self._finish, loop, jobs, ended, began
+                )
+            )
+
+    def _take(self, now: float) -> list[_Job]:
+        """Take the waiting row whose turn it is, and those of the window that share its batch."""
+        waiting = []
+        for job in self._waiting:
+            if job.deadline is not None and job.deadline <= now and not job.done.done():
+                job.done.set_exception(TimeoutError())
+            if not job.done.done():
+                waiting.append(job)
+        self._waiting = waiting
+        if not waiting:
             return []
-        window = self._waiting[:WINDOW]
+        window = waiting[:WINDOW]
         batches = plan([len(job.row) for job in window], self._max_batch_tokens)
         chosen = next(batch for batch in batches if 0 in batch)
         taken = set(chosen)
-        self._waiting = [job for i, job in enumerate(self._waiting) if i not in taken]
+        self._waiting = [job for i, job in enumerate(waiting) if i not in taken]
+        self._tokens_begun += sum(len(window[i].row) for i in chosen)
         return [window[i] for i in chosen]
 
     def _finish(
-        self, loop: asyncio.AbstractEventLoop, jobs: list[_Job], ended: "ThreadFuture[list[Result | Exception]]"
+        self,
+        loop: asyncio.AbstractEventLoop,
+        jobs: list[_Job],
+        ended: "ThreadFuture[tuple[list[Result | Exception], float]]",
+        began: float,
     ) -> None:
         self._free_streams += 1
-        for job, result in zip(jobs, ended.result(), strict=True):
+        results, seconds = ended.result()
+        for job, result in zip(jobs, results, strict=True):
             if job.done.done():
                 continue
             if isinstance(result, Exception):
                 job.done.set_exception(result)
             else:
                 job.done.set_result(result)
+        self._measure(jobs, seconds, began)
         self._pump(loop)
+
+    def _measure(self, jobs: list[_Job], seconds: float, began: float) -> None:
+        tokens = sum(len(job.row) for job in jobs)
+        padded = len(jobs) * max(len(job.row) for job in jobs)
+        if 2 * padded >= self._max_batch_tokens or len(jobs) >= TELLING_ROWS:
+            speed, old = self._streams * tokens / max(seconds, 1e-6), self._tokens_per_s
+            self._tokens_per_s = speed if old is None else MEMORY * old + (1 - MEMORY) * speed
+        self._report(BatchReport(len(jobs), tokens, padded, seconds, [began - job.since for job in jobs]))
 
 
 def _stopping() -> Overloaded:
     return Overloaded("the service is stopping", "send the request again, to another replica if there is one")
 
 
-def _run_or_raise(run: RunBatch, rows: list[Row]) -> list[Result | Exception]:
-    """Run a batch; if it fails run its rows alone, so that only the culprit's request fails."""
+def _run_or_raise(run: RunBatch, rows: list[Row]) -> tuple[list[Result | Exception], float]:
+    """Run a batch; if it fails run its rows alone, so that only the culprit's request fails.
+
+    Returns the seconds, too.
+    """
+    began = time.perf_counter()
     try:
         results = run(rows)
         if len(results) != len(rows):
             raise ValueError(f"{len(results)} results for {len(rows)} row(s)")
-        return list(results)
+        return list(results), time.perf_counter() - began
     except Exception as error:
         if len(rows) == 1:
-            return [error]
-        return [result for row in rows for result in _run_or_raise(run, [row])]
+            return [error], time.perf_counter() - began
+        alone = [_run_or_raise(run, [row])[0][0] for row in rows]
+        return alone, time.perf_counter() - began

@@ -10,11 +10,10 @@ from helpers import random_texts
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export.manifest import TOKENIZER, Manifest
-from serve.batcher import Batcher, Overloaded, Result, RunBatch, plan
-from serve.engines import open_engine
-from serve.predictor import Model
-from serve.tokenizer import Row, TextTokenizer
+from export.manifest import Manifest
+from serve.batcher import Batcher, BatchReport, Overloaded, Result, RunBatch, plan
+from serve.model import Model, open_model
+from serve.tokenizer import Row
 
 LENGTHS = st.lists(st.integers(min_value=1, max_value=600), max_size=200)
 BUDGETS = st.integers(min_value=1, max_value=2048)
@@ -86,13 +85,12 @@ def recorder() -> Recorder:
 
 @pytest.fixture(scope="module")
 def model(tiny_artifact: Path, manifest: Manifest) -> Model:
-    tokenizer = TextTokenizer(tiny_artifact / TOKENIZER, manifest.processing)
-    return Model(tokenizer, open_engine(tiny_artifact, manifest.variant("fp32")), manifest.processing.pad_token_id)
+    return open_model(tiny_artifact, manifest, manifest.variant("fp32"))
 
 
 def test_concurrent_callers_each_get_their_own_answers_in_order(model: Model) -> None:
     texts = [text for text, _ in zip(random_texts(11), range(300), strict=False)]
-    rows = model.tokenizer.encode(texts)
+    rows = [windows[0] for windows in model.task.encode(texts)]
     alone = [model.run_batch([each])[0]["logits"] for each in rows]
     requests = [range(start, min(start + size, 300)) for size in (1, 7, 40) for start in range(0, 300, size)]
 
@@ -208,7 +206,7 @@ def test_a_bad_row_fails_only_its_own_caller(recorder: Recorder) -> None:
     assert isinstance(after, list)
     assert values(before) + values(after) == [1, 3]
     assert isinstance(bad, ValueError)
-    assert recorder.batches[1] == [1, 2, -1, 3]
+    assert sorted(recorder.batches[1]) == [-1, 1, 2, 3]
 
 
 def test_the_rest_of_a_failed_request_does_not_run(recorder: Recorder) -> None:
@@ -275,3 +273,105 @@ def test_the_event_loop_stays_free_while_a_batch_runs(recorder: Recorder) -> Non
         feeding.close()
 
     asyncio.run(run())
+
+
+def test_rows_whose_deadline_has_passed_do_not_run(recorder: Recorder) -> None:
+    async def run() -> None:
+        recorder.go.clear()
+        feeding = batcher(recorder.run)
+        first = asyncio.ensure_future(feeding.submit([row(1)]))
+        await started(recorder)
+        now = asyncio.get_running_loop().time()
+        late = asyncio.ensure_future(feeding.submit([row(2), row(3)], deadline=now + 0.02))
+        patient = asyncio.ensure_future(feeding.submit([row(4)], deadline=now + 30))
+        await asyncio.sleep(0.05)
+        recorder.go.set()
+        assert values(await first) + values(await patient) == [1, 4]
+        with pytest.raises(TimeoutError):
+            await late
+        feeding.close()
+
+    asyncio.run(run())
+    assert recorder.batches == [[1], [4]]
+
+
+def test_a_request_of_one_row_overtakes_one_of_many_but_not_for_ever(recorder: Recorder) -> None:
+    async def one_after_another(feeding: Batcher, first: int) -> None:
+        for i in range(first, first + 20):
+            await feeding.submit([row(i, 10)])
+
+    async def run() -> None:
+        recorder.go.clear()
+        feeding = batcher(recorder.run, budget=10)  # a row of ten tokens fills a batch
+        bulk = asyncio.ensure_future(feeding.submit([row(i, 10) for i in range(100, 105)]))
+        await started(recorder)
+        callers = [asyncio.ensure_future(one_after_another(feeding, first)) for first in (1, 21)]
+        await asyncio.sleep(0)
+        recorder.go.set()
+        await asyncio.gather(bulk, *callers)
+        feeding.close()
+
+    asyncio.run(run())
+    order = [batch[0] for batch in recorder.batches]
+    assert order[:3] == [100, 1, 21]
+    places = [order.index(value) for value in range(100, 105)]
+    assert all(3 <= after - before <= 6 for before, after in itertools.pairwise(places)), places
+
+
+def test_a_queue_that_would_take_too_long_refuses_and_says_when_to_come_back() -> None:
+    reports: list[BatchReport] = []
+
+    def slow(rows: Sequence[Row]) -> list[Result]:
+        threading.Event().wait(0.02 * len(rows))  # 500 tokens a second
+        return [{"value": np.array(row.ids[0], np.float32)} for row in rows]
+
+    async def run() -> None:
+        feeding = Batcher(
+            slow, streams=1, max_batch_tokens=20, max_waiting=1000, max_queue_s=0.1, report=reports.append
+        )
+        await feeding.submit([row(0, 10), row(0, 10)])  # tells the speed
+        asking = [asyncio.ensure_future(feeding.submit([row(i, 10)])) for i in range(40)]
+        answers = await asyncio.gather(*asking, return_exceptions=True)
+        refused = [answer for answer in answers if isinstance(answer, Overloaded)]
+        assert 4 <= 40 - len(refused) <= 16
+        assert all(0.1 < error.retry_after_s < 1 for error in refused)
+        assert "TUNEPORT_MAX_QUEUE_MS" in refused[0].remedy
+        assert len(await feeding.submit([row(1, 10)])) == 1
+        feeding.close()
+
+    asyncio.run(run())
+    assert reports[0].rows == 2
+    assert (reports[0].tokens, reports[0].padded_tokens) == (20, 20)
+    assert sum(report.rows for report in reports) == sum(len(report.waited_s) for report in reports)
+
+
+def test_a_bulk_request_does_not_shut_others_out(recorder: Recorder) -> None:
+    """What waits behind a request's own first rows is not ahead of a newcomer."""
+
+    async def run() -> None:
+        feeding = Batcher(recorder.run, streams=1, max_batch_tokens=20, max_waiting=1000, max_queue_s=1e-9)
+        await feeding.submit([row(0, 10), row(0, 10)])
+        recorder.go.clear()
+        bulk = asyncio.ensure_future(feeding.submit([row(1, 10)] * 100))
+        await asyncio.sleep(0.02)
+        single = asyncio.ensure_future(feeding.submit([row(2, 10)]))
+        await asyncio.sleep(0.02)
+        recorder.go.set()
+        assert values(await single) == [2]
+        assert not bulk.done()
+        await bulk
+        feeding.close()
+
+    asyncio.run(run())
+
+
+def test_the_report_tells_padding(recorder: Recorder) -> None:
+    reports: list[BatchReport] = []
+
+    async def run() -> None:
+        feeding = Batcher(recorder.run, streams=1, max_batch_tokens=64, max_waiting=9, report=reports.append)
+        await feeding.submit([row(1, 3), row(2, 5)])
+        feeding.close()
+
+    asyncio.run(run())
+    assert [(each.rows, each.tokens, each.padded_tokens) for each in reports] == [(2, 8, 10)]
