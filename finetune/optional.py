@@ -1,5 +1,7 @@
 """Packages that only some settings need; they are looked for before any work begins."""
 
+import contextlib
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 
 from export.files import TuneportError
@@ -12,6 +14,11 @@ REMEDIES = {
     "mlflow": "pip install mlflow",
 }
 """Package → how to come by it."""
+SETUPS = {
+    "wandb": "run `wandb login`, or set WANDB_MODE=offline",
+    "mlflow": "set MLFLOW_TRACKING_URI to a store that it takes, such as sqlite:///mlflow.db",
+}
+"""Package → what it needs before it can watch a run."""
 
 
 def packages_of(config: FinetuneConfig) -> dict[str, str]:
@@ -28,3 +35,16 @@ def check_installed(needed: dict[str, str]) -> None:
         except PackageNotFoundError as error:
             problem = f"{reason} needs the package {package}, which is not installed"
             raise TuneportError(problem, REMEDIES[package]) from error
+
+
+@contextlib.contextmanager
+def watchers_fail_clearly(config: FinetuneConfig) -> Iterator[None]:
+    """Turn what Weights & Biases or MLflow raises, when training begins, into a TuneportError with the remedy."""
+    try:
+        yield
+    except Exception as error:
+        package = type(error).__module__.partition(".")[0]
+        if package not in SETUPS or package not in config.report_to:
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise TuneportError(f"{package} cannot watch the run ({reason})", SETUPS[package]) from error

@@ -25,7 +25,7 @@ from export.machine import Machine
 from export.manifest import CHECKPOINT, RUN, Run
 from finetune.config import FinetuneConfig
 from finetune.evaluate import Evaluation
-from finetune.optional import packages_of
+from finetune.optional import packages_of, watchers_fail_clearly
 from finetune.pseudo import with_pseudo_labels
 from finetune.report import write_report
 from finetune.session import TRAINER, Prepared, evaluate, load_model, make_trainer, prepare, save_trained
@@ -63,7 +63,8 @@ def finetune(config: FinetuneConfig, out: Path, *, overwrite: bool = False, resu
             prepared = with_pseudo_labels(prepared, _teacher(config, out / TEACHER), out / TEACHER)
         trainer = make_trainer(prepared, out, load_model(prepared))
         started = time.perf_counter()
-        trainer.train(resume_from_checkpoint=checkpoint)
+        with watchers_fail_clearly(config):
+            trainer.train(resume_from_checkpoint=checkpoint)
         train_seconds = time.perf_counter() - started
         trained = sum(parameter.numel() for parameter in trainer.model.parameters() if parameter.requires_grad)
         trainer.model = finish_strategy(trainer.accelerator.unwrap_model(trainer.model))
