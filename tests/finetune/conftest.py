@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from helpers import build_checkpoint, random_texts, write_rows
+from tiny import tiny_encoder
 from transformers import BertModel
 
 from finetune.config import FinetuneConfig, load_config
@@ -18,6 +19,12 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base")
     build_checkpoint(folder, architecture=BertModel)
     return folder
+
+
+@pytest.fixture(scope="session")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another one, with the words of `tiny`, for tasks whose targets are positions."""
+    return tiny_encoder(tmp_path_factory.mktemp("bert"))
 
 
 @pytest.fixture(scope="session")

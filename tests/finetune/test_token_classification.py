@@ -7,12 +7,11 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
-from tiny import FAMILIES, nested_byte_level, tiny_encoder, write_splits
+from tiny import FAMILIES, QUICK, nested_byte_level, read_splits, tiny_encoder, write_splits
 from transformers import AutoModelForTokenClassification, AutoTokenizer, ByT5Tokenizer
 
 from export.files import CheckpointError, DataError, TuneportError
 from finetune.config import FinetuneConfig, load_config
-from finetune.data import read_data
 from finetune.entities import Entity, detect_scheme, score_entities
 from finetune.tasks.token_classification import Task
 from finetune.train import finetune
@@ -26,25 +25,17 @@ ROWS = [
 
 
 @pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_encoder(tmp_path_factory.mktemp("bert"))
-
-
-@pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_splits(tmp_path_factory.mktemp("data"), train=ROWS * 4, validation=ROWS, test=ROWS)
 
 
 def _config(model: Path, data: Path, **changes: Any) -> FinetuneConfig:
-    values = {
-        "task": "token-classification", "model": str(model), "data": str(data), "max_length": 32, "max_steps": 2,
-        "per_device_train_batch_size": 8, "eval_strategy": "no", "save_strategy": "no", "report_to": [], "bf16": False,
-    }  # fmt: skip
-    return load_config(flags={**values, **changes})
+    values = {"task": "token-classification", "model": str(model), "data": str(data)}
+    return load_config(flags={**QUICK, **values, **changes})
 
 
 def _task(model: Path, data: Path, **changes: Any) -> tuple[Task, dict[str, datasets.Dataset]]:
-    read = read_data(str(data), columns={}, required=Task.required, optional=(), seed=1)
+    read = read_splits(data, Task.required)
     return Task(read, _config(model, data, **changes)), read.splits
 
 

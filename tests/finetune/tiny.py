@@ -1,7 +1,7 @@
 """Seeded random base models of every encoder family, with a fast tokenizer, a few kilobytes each."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from transformers import (
     XLNetConfig,
 )
 
+from finetune.data import Data, read_data
+
 FAMILIES = ("bert", "roberta", "distilbert", "deberta-v2", "modernbert", "electra", "xlnet")
 MAX_LENGTH = 64
 SEED = 7
@@ -28,6 +30,11 @@ WORDS = tuple(
     "the a of in at to and was is who where when what did does lives works met saw red blue old new big river city "
     "anna ben carl dora paris rome berlin oslo acme globex initech on monday friday march ? . ,".split()
 )
+QUICK: dict[str, Any] = {
+    "max_length": 32, "max_steps": 2, "per_device_train_batch_size": 8, "eval_strategy": "no", "save_strategy": "no",
+    "report_to": [], "bf16": False,
+}  # fmt: skip
+"""Settings of a run of a second."""
 SIZES: dict[str, Any] = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
@@ -83,6 +90,11 @@ def write_splits(folder: Path, **splits: Iterable[Any]) -> Path:
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")
     return folder
+
+
+def read_splits(folder: Path, columns: Sequence[str]) -> Data:
+    """Read what `write_splits` wrote."""
+    return read_data(str(folder), columns={}, required=columns, optional=(), seed=1)
 
 
 def _config(family: str, words: int) -> Any:
