@@ -19,14 +19,13 @@ def resident():
 
 import numpy, tokenizers
 from export.manifest import Processing, Variant
-from serve.engines import open_engine
-from serve.model import Model, open_task
+from serve.model import assemble, open_task
 ask = json.loads(sys.stdin.read())
 variant = Variant.model_validate(ask["variant"])
 processing = Processing.model_validate(ask["processing"])
 before, started = resident(), time.perf_counter()
 task = open_task(Path(ask["folder"]), ask["task"], tuple(ask["labels"]), processing)
-model = Model(task, open_engine(Path(ask["folder"]), variant), processing)
+model = assemble(Path(ask["folder"]), task, variant, processing)
 given = [task.read(each) for each in ask["inputs"]]
 rows = [row for rows in task.encode(given) for row in rows]
 model.run(rows[:1])

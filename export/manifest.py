@@ -19,6 +19,8 @@ from export.machine import Frozen, Machine
 SCHEMA_VERSION: Literal[1] = 1
 MANIFEST, TOKENIZER, GOLDEN = "manifest.json", "tokenizer.json", "golden.jsonl"
 CARD, PICTURE = "README.md", "frontier.png"
+PROCESSOR = "processor"
+"""Folder of the tokenizer, in place of tokenizer.json, and of the feature extractor of models that write."""
 RUN, CHECKPOINT = "run.json", "checkpoint"
 
 Task = Literal[
@@ -74,6 +76,8 @@ class Generation(Frozen):
     """Codes of multilingual models, such as `de_DE`."""
     sampling_rate: int | None = None
     """Hz that speech is brought to."""
+    positions: int
+    """The most tokens that the decoder can write; of text generation, prompt and answer together."""
 
 
 class Processing(Frozen):
@@ -109,6 +113,7 @@ class Parity(Frozen):
     max_abs_diff: float
     """The largest on golden cases and texts together: of an output's element, or share of generated tokens."""
     golden_max_abs_diff: float
+    """On golden cases: the largest, of generated tokens the mean."""
     agreement: float
     """Share of golden cases and texts with torch's answer: its label, labels, entities, span or tokens."""
 

@@ -193,7 +193,7 @@ class Batcher:
             )
 
     def _take(self, now: float) -> list[_Job]:
-        """Take the waiting row whose turn it is, and those of the window that share its batch."""
+        """Take the waiting row whose turn it is, and those of its group and window that share its batch."""
         waiting = []
         for job in self._waiting:
             if job.deadline is not None and job.deadline <= now and not job.done.done():
@@ -203,11 +203,11 @@ class Batcher:
         self._waiting = waiting
         if not waiting:
             return []
-        window = waiting[:WINDOW]
+        window = [job for job in waiting if job.row.group == waiting[0].row.group][:WINDOW]
         batches = plan([len(job.row) for job in window], self._max_batch_tokens)
         chosen = next(batch for batch in batches if 0 in batch)
-        taken = set(chosen)
-        self._waiting = [job for i, job in enumerate(waiting) if i not in taken]
+        taken = {window[i].number for i in chosen}
+        self._waiting = [job for job in waiting if job.number not in taken]
         self._tokens_begun += sum(len(window[i].row) for i in chosen)
         return [window[i] for i in chosen]
 

@@ -36,14 +36,7 @@ class OrtEngine:
     def __init__(self, path: Path, *, device: Device = "cpu", threads: int | None = None, streams: int = 1) -> None:
         """Open a session. `threads` counts processors for all streams; the container's quota when None."""
         self.streams = streams
-        provider = PROVIDERS[device]
-        if provider not in ort.get_available_providers():
-            raise EngineError(
-                f"this onnxruntime has no {provider}",
-                "install tuneport[gpu] instead of tuneport[cpu], or use a variant for another device",
-            )
-        if device == "cuda":
-            ort.preload_dlls()
+        provider = check_provider(device)
         options = ort.SessionOptions()
         options.intra_op_num_threads = max(1, (threads or usable_cores()) // streams)
         options.inter_op_num_threads = 1
@@ -65,6 +58,19 @@ class OrtEngine:
         """Run the graph once; feeds that it does not take are ignored."""
         values = self._session.run(self._outputs, {name: feeds[name] for name in self._inputs})
         return dict(zip(self._outputs, values, strict=True))
+
+
+def check_provider(device: Device) -> str:
+    """Return the execution provider of a device, made ready; an EngineError if this onnxruntime has none."""
+    provider = PROVIDERS[device]
+    if provider not in ort.get_available_providers():
+        raise EngineError(
+            f"this onnxruntime has no {provider}",
+            "install tuneport[gpu] instead of tuneport[cpu], or use a variant for another device",
+        )
+    if device == "cuda":
+        ort.preload_dlls()
+    return provider
 
 
 def open_engine(folder: Path, variant: Variant, *, threads: int | None = None) -> Engine:

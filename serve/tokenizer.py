@@ -1,6 +1,6 @@
 """Text to rows of token ids, with the `tokenizers` library alone."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,8 @@ class Row:
     """Whether the input was longer than the model's maximum and lost its end."""
     encoding: Encoding | None = None
     """Tells each token's characters, word and text, for tasks that answer with places."""
+    group: Hashable = None
+    """Only rows that agree in it share a batch."""
 
     def __len__(self) -> int:
         """Count the tokens."""

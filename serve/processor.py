@@ -1,0 +1,85 @@
+"""Text, chats and sound to what models that write read, and tokens back to text, by transformers' own processors.
+
+Imported for generative tasks only; needs the `generate` extra.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoFeatureExtractor, AutoTokenizer
+from transformers.utils import logging
+
+from export.files import ArtifactError
+from export.manifest import Processing
+from serve.sound import Samples
+from serve.tasks.inputs import InputError
+
+
+class TextProcessor:
+    """The checkpoint's tokenizer, and its feature extractor where it hears; calls must not overlap."""
+
+    def __init__(self, folder: Path, processing: Processing) -> None:
+        """Load from `folder`."""
+        assert processing.generation is not None
+        logging.set_verbosity_error()
+        self._generation = processing.generation
+        self._max_length = processing.max_length
+        try:
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            hears = self._generation.sampling_rate is not None
+            self._extractor: Any = (
+                AutoFeatureExtractor.from_pretrained(folder, local_files_only=True) if hears else None
+            )
+        except Exception as error:  # the tokenizers library raises bare ones
+            raise ArtifactError(f"{folder} has no usable tokenizer ({error})", "export the checkpoint again") from error
+        if processing.padding_side == "left":  # what comes next depends on the end of a prompt
+            self.tokenizer.truncation_side = "left"
+        if self._generation.source_language:
+            self.tokenizer.src_lang = self._generation.source_language
+
+    def encode(self, texts: Sequence[str], *, special: bool = True) -> list[tuple[list[int], bool]]:
+        """Return each text's token ids, `max_length` at most, and whether it was cut."""
+        made = []
+        for text in texts:
+            ids = self._ids(text, special, self._max_length + 1)
+            is_cut = len(ids) > self._max_length
+            ids = self._ids(text, special, self._max_length) if is_cut else ids
+            made.append((ids or [self._begin()], is_cut))
+        return made
+
+    def ids(self, text: str, *, special: bool = True) -> list[int]:
+        """Return all token ids of a text."""
+        return list(self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]) or [self._begin()]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Return the text of tokens, without special ones."""
+        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
+
+    def chat(self, messages: list[dict[str, str]], *, is_finished: bool = False) -> str:
+        """Render a chat by the model's template, ready for the next answer unless it is finished."""
+        if not self.tokenizer.chat_template:
+            raise InputError("this model has no chat template", "send a text instead of messages")
+        try:
+            rendered = self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=not is_finished
+            )
+        except Exception as error:  # templates raise what they like
+            raise InputError(f"the chat template refuses the messages ({str(error)[:200]})", "correct them") from error
+        return str(rendered)
+
+    def spectrogram(self, samples: Samples) -> tuple[Any, bool]:
+        """Return a recording's log-mel spectrogram, float32 (mels, frames), and whether its end was lost."""
+        rate = self._extractor.sampling_rate
+        features = self._extractor(samples, sampling_rate=rate, return_tensors="np")["input_features"][0]
+        return features, len(samples) > self._extractor.n_samples
+
+    def _ids(self, text: str, special: bool, limit: int) -> list[int]:
+        encoded = self.tokenizer(text, add_special_tokens=special, truncation=True, max_length=limit, verbose=False)
+        return list(encoded["input_ids"])
+
+    def _begin(self) -> int:
+        """Stand in for a prompt of no tokens, which no model can go on from."""
+        tokenizer = self.tokenizer
+        found = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, 0)
+        return next(int(token) for token in found if token is not None)
