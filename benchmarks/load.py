@@ -82,6 +82,9 @@ class Connection(Protocol):
     def ask(self, request: bytes) -> "asyncio.Future[tuple[int, bytes]]":
         """Send a prepared request; the answer's status and body come later, or a ConnectionError."""
 
+    def close(self) -> None:
+        """Close it."""
+
 
 class Load:
     """One plan at work."""
@@ -109,6 +112,9 @@ class Load:
         async with asyncio.timeout(self._plan.warm_up_s + self._plan.seconds + LAST_ANSWER_S):
             await loop()
         await watch
+        for connection in self._idle:
+            connection.close()
+        await asyncio.sleep(0)  # for the loop to close the sockets
         return Tally(
             seconds=self._plan.seconds,
             answered=len(self._latencies_ms),

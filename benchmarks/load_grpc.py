@@ -85,6 +85,10 @@ class GrpcConnection(asyncio.Protocol):
         self._send()
         return self._answer
 
+    def close(self) -> None:
+        """Close it."""
+        self._transport.close()
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greet, and let the server send without asking."""
         self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's are, without saying so

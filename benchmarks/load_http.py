@@ -36,6 +36,10 @@ class HttpConnection(asyncio.Protocol):
         self._transport.write(request)
         return self._answer
 
+    def close(self) -> None:
+        """Close it."""
+        self._transport.close()
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start."""
         self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's are, without saying so
