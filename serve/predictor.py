@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from export.manifest import Manifest, check_files, load_golden, load_manifest
 from serve.batcher import Batcher, Result
+from serve.explain import encode
 from serve.model import check_golden, group, open_model
 from serve.settings import Settings
 from serve.tasks.inputs import InputError
@@ -64,7 +65,7 @@ class Predictor:
         """Answer inputs here and now, in order; for the command line and tests."""
         checked = self.read_parameters(parameters)
         given = self.read_inputs(values)
-        windows = self._task.encode(given)
+        windows = encode(self._task, given, checked)
         results = self.model.run([row for rows in windows for row in rows], self._settings.max_batch_tokens)
         return self._decode(given, windows, results, checked)
 
@@ -78,7 +79,8 @@ class Predictor:
         """Answer one request among others: tokenize off the event loop, batch, run, decode."""
         checked = self.read_parameters(parameters)
         given = self.read_inputs(values)
-        windows = await asyncio.get_running_loop().run_in_executor(self._tokenizing, self._task.encode, given)
+        loop = asyncio.get_running_loop()
+        windows = await loop.run_in_executor(self._tokenizing, encode, self._task, given, checked)
         results = await self.batcher.submit([row for rows in windows for row in rows])
         return self._decode(given, windows, results, checked)
 

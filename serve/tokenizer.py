@@ -71,7 +71,7 @@ class TextTokenizer:
             if used is not text and not truncated:
                 encoding = self._tokenizer.encode(text)
                 truncated = bool(encoding.overflowing)
-            rows.append(Row(encoding.ids, encoding.type_ids, truncated))
+            rows.append(Row(encoding.ids, encoding.type_ids, truncated, encoding))
         return rows
 
     def windows(self, texts: Sequence[Text] | Sequence[Words]) -> list[list[Row]]:

@@ -7,6 +7,7 @@ import numpy as np
 from pydantic import Field
 
 from export.manifest import Processing
+from serve import explain
 from serve.batcher import Result
 from serve.engines import Output
 from serve.tasks import inputs
@@ -22,6 +23,8 @@ class Parameters(inputs.Parameters):
     """Answer a list of the k likeliest labels, best first."""
     threshold: float | None = Field(default=None, ge=0, le=1)
     """Leave out labels below this probability; a single label becomes null: the model abstains."""
+    explain: bool = False
+    """Add to each label what every word did for it."""
 
 
 class Task:
@@ -36,6 +39,7 @@ class Task:
         self._processing = processing
         self._tokenizer = tokenizer
         self._is_multi_label = processing.problem_type == "multi_label_classification"
+        self._mask = explain.mask_id(tokenizer)
 
     def read(self, value: Any) -> Text:
         """Check one input: a string, or an object with `text` (and `text_pair`)."""
@@ -45,19 +49,23 @@ class Task:
         """Return one row for each text, cut at the model's maximum."""
         return [[row] for row in self._tokenizer.encode(texts)]
 
+    def occlude(self, given: Text, row: Row) -> list[Row]:
+        """Return the rows that an explanation needs beside the text's own."""
+        return explain.occlusions(row, explain.pieces(given, row), self._mask)
+
     def decode(self, given: Text, rows: Sequence[Row], results: Sequence[Result], parameters: Parameters) -> Any:
         """Answer `{"label", "score"}`; a list of them, best first, for several labels or with `top_k`."""
-        scores = self.probabilities(results[0]["logits"])
+        every = self.probabilities(np.stack([result["logits"] for result in results]))
+        scores = every[0]
         is_list = self._is_multi_label or parameters.top_k is not None
         least = parameters.threshold
         if least is None:
             least = LIKELY if self._is_multi_label and parameters.top_k is None else 0.0
         best = np.argsort(-scores, kind="stable")[: parameters.top_k or (None if self._is_multi_label else 1)]
-        cut = {"truncated": True} if rows[0].truncated else {}
-        answers = [{"label": self._labels[i], "score": score(scores[i]), **cut} for i in best if scores[i] >= least]
+        answers = [self._answer(i, given, rows[0], every, parameters) for i in best if scores[i] >= least]
         if is_list:
             return answers
-        return answers[0] if answers else {"label": None, "score": score(scores[best[0]]), **cut}
+        return answers[0] if answers else self._answer(best[0], given, rows[0], every, parameters) | {"label": None}
 
     def same(self, prediction: Any, other: Any) -> bool:
         """Compare labels."""
@@ -67,6 +75,16 @@ class Task:
         """Turn logits (…, labels) into probabilities, float32."""
         logits = logits / self._processing.temperature
         return sigmoid(logits) if self._is_multi_label else softmax(logits)
+
+    def _answer(self, label: int, given: Text, row: Row, every: Output, parameters: Parameters) -> dict[str, Any]:
+        """`every` holds the probabilities (rows, labels) of the text, and of its occlusions where it is explained."""
+        answer: dict[str, Any] = {"label": self._labels[label], "score": score(every[0, label])}
+        if row.truncated:
+            answer["truncated"] = True
+        if parameters.explain:
+            shown = explain.pieces(given, row)
+            answer["explanation"] = explain.explanation(given, shown, every[0], every[1:], label)
+        return answer
 
 
 def softmax(logits: Output) -> Output:
