@@ -9,7 +9,7 @@ from export.checkpoint import Checkpoint, open_checkpoint
 from export.files import CheckpointError
 from export.machine import Machine, usable_cores
 from export.manifest import Manifest
-from export.reference import TorchModel
+from export.reference import TorchModel, load_reference
 from export.tasks import Task, task_class
 
 
@@ -23,9 +23,9 @@ class Origin:
     def torch_models(self) -> dict[str, TorchModel]:
         """Load the checkpoint in fp32, and in bf16 where the processor multiplies it."""
         torch.set_num_threads(usable_cores())
-        models = {"torch fp32": TorchModel(self.checkpoint, self.task)}
+        models = {"torch fp32": load_reference(self.checkpoint, self.task)}
         if Machine.here().has_bf16:
-            models["torch bf16"] = TorchModel(self.checkpoint, self.task, torch.bfloat16)
+            models["torch bf16"] = load_reference(self.checkpoint, self.task, torch.bfloat16)
         return models
 
 

@@ -63,7 +63,7 @@ def bench(
     contenders |= {name: Contender(model.run_batch, model.streams) for name, model in variants.items()}
     timings = time_side_by_side(
         contenders,
-        gate.rows,
+        gate.rows_to_time(len(gate.rows)),
         baseline=BASELINE,
         max_batch_tokens=config.max_batch_tokens,
         rounds=config.rounds,

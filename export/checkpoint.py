@@ -14,8 +14,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from export import generative_checkpoint as writers
 from export.files import CheckpointError, digest, sha256
-from export.manifest import CHECKPOINT, RUN, TOKENIZER, Run, Task
+from export.manifest import CHECKPOINT, PROCESSOR, RUN, TOKENIZER, Run, Task
 from finetune.heads import PooledClassifier, PooledConfig
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
@@ -44,11 +45,16 @@ class Checkpoint:
     task: Task
     config: PretrainedConfig
     tokenizer: PreTrainedTokenizerFast
+    """Of models that write it may be a slow one."""
     labels: tuple[str, ...]
     max_length: int
     trust_remote_code: bool
     pairs_in_data: bool = False
     """Whether the data says so, for a checkpoint that was trained elsewhere."""
+    sizes: writers.Sizes | None = None
+    """Of models that write."""
+    extractor: Any = None
+    """Turns sound into spectrograms, for models that hear."""
 
     @property
     def accepts_pairs(self) -> bool:
@@ -56,7 +62,15 @@ class Checkpoint:
         return bool(self.run and self.run.accepts_pairs) or self.pairs_in_data
 
     def write_tokenizer(self, folder: Path) -> None:
-        """Write tokenizer.json without settings of its own: serving has those of the manifest."""
+        """Write tokenizer.json without settings of its own: serving has those of the manifest.
+
+        Of models that write, transformers' own files, which hold chat templates and slow tokenizers, too.
+        """
+        if self.sizes:
+            self.tokenizer.save_pretrained(folder / PROCESSOR)
+            if self.extractor is not None:
+                self.extractor.save_pretrained(folder / PROCESSOR)
+            return
         backend = self.tokenizer.backend_tokenizer
         backend.no_truncation()  # left over settings would make the bytes depend on history
         backend.no_padding()
@@ -64,10 +78,10 @@ class Checkpoint:
 
     def hash(self) -> str:
         """Hash the files that make the model: configuration, weights, tokenizer."""
-        files = sorted(
-            path for path in self.folder.iterdir() if path.suffix in {".json", ".safetensors", ".txt", ".model"}
-        )
-        return digest([(path.name, sha256(path)) for path in files])
+        kinds = {".json", ".safetensors", ".txt", ".model", ".spm", ".jinja"}
+        everything = [*self.folder.iterdir(), *(self.folder / "adapter").glob("*")]
+        files = sorted(path for path in everything if path.suffix in kinds)
+        return digest([(path.relative_to(self.folder).as_posix(), sha256(path)) for path in files])
 
 
 def open_checkpoint(
@@ -80,8 +94,13 @@ def open_checkpoint(
     run = _read_run(path / RUN) if (path / RUN).is_file() else None
     folder = path / CHECKPOINT if run else path
     _check_files(path, folder)
+    wanted = max_length or (run.config["max_length"] if run else None)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        task = task or (run.task if run else _task_of(config, folder))
+        writers.check_fits(config, task, folder)
+        if task in writers.GENERATIVE:
+            return _open_writer(folder, run, task, config, max_length, trust_remote_code)
         tokenizer = _load_tokenizer(folder, trust_remote_code)
     except CheckpointError:
         raise
@@ -90,12 +109,31 @@ def open_checkpoint(
     return Checkpoint(
         folder=folder,
         run=run,
-        task=task or (run.task if run else _task_of(config, folder)),
+        task=task,
         config=config,
         tokenizer=tokenizer,
         labels=tuple(str(config.id2label[i]) for i in range(config.num_labels)),
-        max_length=_max_length(config, tokenizer, max_length or (run.config["max_length"] if run else None)),
+        max_length=_max_length(config, tokenizer, wanted),
         trust_remote_code=trust_remote_code,
+    )
+
+
+def _open_writer(
+    folder: Path, run: Run | None, task: Task, config: PretrainedConfig, max_length: int | None, trust_remote_code: bool
+) -> Checkpoint:
+    tokenizer = writers.load_tokenizer(folder, run, trust_remote_code=trust_remote_code)
+    sizes = writers.sizes_of(folder, config, tokenizer, task, run, max_length)
+    return Checkpoint(
+        folder=folder,
+        run=run,
+        task=task,
+        config=config,
+        tokenizer=tokenizer,
+        labels=(),
+        max_length=sizes.max_length,
+        trust_remote_code=trust_remote_code,
+        sizes=sizes,
+        extractor=writers.load_extractor(folder, task),
     )
 
 
@@ -122,6 +160,8 @@ def _check_files(path: Path, folder: Path) -> None:
         )
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder} has no config.json", "give a folder that save_pretrained wrote")
+    if (folder / "adapter_config.json").is_file():
+        raise _not_merged(folder)
     if not any((folder / name).is_file() for name in WEIGHTS):
         others = [file.name for file in folder.glob("*.bin")] + [file.name for file in folder.glob("*.pt")]
         found = f", only {', '.join(others)}, which can run code when loaded" if others else ""
@@ -130,6 +170,17 @@ def _check_files(path: Path, folder: Path) -> None:
     if not any((folder / name).is_file() for name in TOKENIZERS):
         remedy = f"run AutoTokenizer.from_pretrained(BASE_MODEL).save_pretrained({str(folder)!r})"
         raise CheckpointError(f"{folder} has no tokenizer", remedy)
+
+
+def _not_merged(folder: Path) -> CheckpointError:
+    kind = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("peft_type", "adapter")
+    if kind == "PREFIX_TUNING":
+        said = "a prefix beside the weights, which enters every layer as if it had been read before: no graph takes it"
+        return CheckpointError(
+            f"{folder} holds {said}", "fine-tune with another strategy, such as lora, which is merged"
+        )
+    remedy = "load it with peft, call merge_and_unload(), and save the model"
+    return CheckpointError(f"{folder} holds a {kind} adapter that is not merged into the weights", remedy)
 
 
 def _load_tokenizer(folder: Path, trust_remote_code: bool) -> PreTrainedTokenizerFast:
@@ -153,9 +204,11 @@ def _task_of(config: PretrainedConfig, folder: Path) -> Task:
         if any(name.endswith(ending) for name in architectures):
             is_number = config.problem_type == "regression" or config.num_labels == 1
             return "regression" if task == "text-classification" and is_number else task
+    if writes := writers.task_of(config, folder):
+        return writes
     raise CheckpointError(
         f"{folder} holds {', '.join(architectures) or 'an unnamed architecture'}, which has no task here",
-        f"give a model whose architecture ends in one of: {', '.join(TASKS)}",
+        f"give a model whose architecture ends in one of: {', '.join(TASKS)}, or one that writes",
     )
 
 

@@ -12,7 +12,7 @@ from export.reference import TorchModel
 from export.sample import Sample
 from export.tasks import Task
 from serve.batcher import Result
-from serve.model import Model, difference, golden_outputs, group
+from serve.model import Model, difference, golden_figure, golden_outputs, group
 from serve.tasks import Task as ServingTask
 from serve.tokenizer import Row
 
@@ -62,7 +62,8 @@ class Gate:
         self._torch_score = self.score(expected)
         # Logits have a scale of their own; regression has that of its data.
         largest = max(
-            (float(np.abs(values).max()) for each in expected for r in each for values in r.values()), default=1
+            (float(np.abs(values).max(initial=0)) for each in expected for r in each for values in r.values()),
+            default=1,
         )
         self.unit = max(1.0, largest) if task.processing().problem_type == "regression" else 1.0
         """What an output's difference is measured against."""
@@ -73,6 +74,14 @@ class Gate:
     def rows(self) -> list[Row]:
         """The rows of all inputs of the sample, in order."""
         return [row for windows in self.windows for row in windows]
+
+    def rows_to_time(self, count: int) -> list[Row]:
+        """Return rows of the sample, or of golden cases where there is none, for a stopwatch."""
+        if self._task.processing().generation is None:
+            return (self.rows or self.golden_rows)[:count]
+        from export.generative import rows_to_time
+
+        return rows_to_time((self.rows or self.golden_rows)[:count], self._expected)
 
     @property
     def golden_rows(self) -> list[Row]:
@@ -117,7 +126,7 @@ class Gate:
             golden_cases=len(golden),
             texts=len(texts),
             max_abs_diff=max(golden_gaps + gaps),
-            golden_max_abs_diff=max(golden_gaps),
+            golden_max_abs_diff=golden_figure(golden_gaps, self.golden),
             agreement=float(np.mean(same)),
         )
         score = self.score(texts) if np.isfinite(parity.max_abs_diff) else None
@@ -137,8 +146,9 @@ class Gate:
         parameters = self._serving.parameters()
         same = []
         for each, rows, mine, theirs in zip(given, windows, ours, torchs, strict=True):
-            if not np.isfinite(difference(mine, theirs)):
-                same.append(False)
+            gap = difference(mine, theirs)
+            if not np.isfinite(gap) or gap == 0:  # nothing to decode, or nothing left to compare
+                same.append(gap == 0)
                 continue
             predictions = [self._serving.decode(each, rows, results, parameters) for results in (mine, theirs)]
             same.append(self._serving.same(*predictions))

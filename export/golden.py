@@ -40,6 +40,16 @@ def golden_cases(
     checkpoint: Checkpoint, task: Task, serving: ServingTask, reference: TorchModel, inputs: Sequence[Any]
 ) -> list[GoldenCase]:
     """Choose the cases and ask torch for its outputs, every case alone and unpadded."""
+    choose = getattr(task, "golden_inputs", None)  # of a task whose inputs are no texts
+    chosen = choose(inputs) if choose else _texts(checkpoint, task, inputs)
+    cases = []
+    for batch, given in chosen:
+        (outputs,) = reference.outputs(serving, [serving.read(given)])
+        cases.append(GoldenCase(batch=batch, input=given, outputs=tuple(map(_plain, outputs))))
+    return cases
+
+
+def _texts(checkpoint: Checkpoint, task: Task, inputs: Sequence[Any]) -> list[tuple[str, Any]]:
     real = sorted(inputs or [task.with_text(text, task.example) for text in PLAIN], key=lambda each: len(str(each)))
     spread = [real[round(i * (len(real) - 1) / (MIXED - 1))] for i in range(MIXED)]
     words = " ".join(" ".join(_strings(each)) for each in spread).split()
@@ -53,12 +63,7 @@ def golden_cases(
     }
     chosen: list[tuple[str, Any]] = [("mixed", each) for each in spread]
     like = min(real, key=lambda each: len(str(each)))
-    chosen += [(batch, task.with_text(text, like)) for batch, texts in batches.items() for text in texts]
-    cases = []
-    for batch, given in chosen:
-        (outputs,) = reference.outputs(serving, [serving.read(given)])
-        cases.append(GoldenCase(batch=batch, input=given, outputs=tuple(map(_plain, outputs))))
-    return cases
+    return chosen + [(batch, task.with_text(text, like)) for batch, texts in batches.items() for text in texts]
 
 
 def _plain(result: Result) -> dict[str, Any]:
@@ -67,7 +72,9 @@ def _plain(result: Result) -> dict[str, Any]:
 
 
 def _rounded(value: Any) -> Any:
-    return [_rounded(each) for each in value] if isinstance(value, list) else float(f"{value:.8g}")
+    if isinstance(value, list):
+        return [_rounded(each) for each in value]
+    return value if isinstance(value, int) else float(f"{value:.8g}")
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -33,11 +33,11 @@ from export.manifest import (
 )
 from export.manifest import Task as TaskName
 from export.quantize import Ranges
-from export.reference import TorchModel
+from export.reference import load_reference
 from export.sample import Sample, has_pairs, read_sample
 from export.tasks import Task, task_class
-from export.to_onnx import signature, to_onnx
-from export.variants import FEWEST_CALIBRATION_ROWS, Material, choose_recipes
+from export.to_onnx import signature_of, to_onnx
+from export.variants import FEWEST_CALIBRATION_ROWS, Kind, Material, choose_recipes
 from export.workshop import Terms, Workshop
 from serve.batcher import plan
 from serve.model import open_task
@@ -103,7 +103,8 @@ def export(
     progress("reading the checkpoint and the data")
     subject = _read(config)
     enough = len(subject.sample.inputs) >= FEWEST_CALIBRATION_ROWS
-    recipes = choose_recipes(config.variants, config.device, has_data=enough)
+    kind = _kind(subject.checkpoint)
+    recipes = choose_recipes(config.variants, config.device, has_data=enough, kind=kind)
     with new_folder(out, marker=MANIFEST, overwrite=overwrite) as folder:
         workshop = _set_up(config, folder, subject, progress)
         calibration = _calibrate(workshop, subject)
@@ -112,7 +113,7 @@ def export(
             workshop.admit(name, recipe)
         variants, torchs = workshop.time()
         default, because = choose_default(variants, config.objective)
-        inputs, outputs = signature(workshop.material.fp32)
+        inputs, outputs = signature_of(workshop.material.fp32)
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
             name=config.name,
@@ -154,7 +155,7 @@ def _read(config: ExportConfig) -> _Subject:
         columns=config.columns,
         seed=config.seed,
         splits=("validation",),
-        count=config.max_texts,
+        count=min(config.max_texts, getattr(task, "most_rows", config.max_texts)),
     )
     return _Subject(checkpoint, task, sample)
 
@@ -166,7 +167,7 @@ def _set_up(config: ExportConfig, folder: Path, subject: _Subject, progress: Pro
     processing = task.processing()
     checkpoint.write_tokenizer(folder)
     serving = open_task(folder, checkpoint.task, checkpoint.labels, processing)
-    reference = TorchModel(checkpoint, task)
+    reference = load_reference(checkpoint, task)
     golden = golden_cases(checkpoint, task, serving, reference, sample.inputs)
     expected = reference.outputs(serving, [serving.read(each) for each in sample.inputs])
     write_lines(folder / GOLDEN, (case.model_dump() for case in golden))
@@ -179,11 +180,12 @@ def _set_up(config: ExportConfig, folder: Path, subject: _Subject, progress: Pro
     material = Material(
         fp32=fp32 / files[0],
         files=tuple(files),
-        feeds=_feeds(gate.rows, processing, config.calibration_rows),
+        feeds=[] if checkpoint.sizes else _feeds(gate.rows, processing, config.calibration_rows),
         ranges=config.calibration,
         model_type=reference.model.config.model_type,
         heads=getattr(reference.model.config, "num_attention_heads", 0) or 0,
         hidden=getattr(reference.model.config, "hidden_size", 0) or 0,
+        kind=_kind(checkpoint),
     )
     return Workshop(
         folder=folder,
@@ -197,6 +199,10 @@ def _set_up(config: ExportConfig, folder: Path, subject: _Subject, progress: Pro
         material=material,
         progress=progress,
     )
+
+
+def _kind(checkpoint: Checkpoint) -> Kind:
+    return "writer" if checkpoint.sizes else "encoder"
 
 
 def _feeds(rows: Sequence[Row], processing: Processing, count: int) -> list[dict[str, Ids]]:

@@ -11,11 +11,21 @@ from safetensors import SafetensorError
 
 from export.checkpoint import Checkpoint, unloadable
 from export.tasks import Task
+from finetune.bottleneck import load_adapter
 from serve.batcher import Result
 from serve.tasks import Task as ServingTask
 from serve.tokenizer import Row, pad
 
 SIDE = ("overflow_to_sample_mapping", "special_tokens_mask", "offset_mapping")
+
+
+def load_reference(checkpoint: Checkpoint, task: Task, dtype: torch.dtype = torch.float32) -> "TorchModel":
+    """Load the checkpoint's weights as what fits the task: one that writes is asked otherwise."""
+    if checkpoint.sizes is None:
+        return TorchModel(checkpoint, task, dtype)
+    from export.generative import TorchWriter
+
+    return TorchWriter(checkpoint, task, dtype)
 
 
 class TorchModel:
@@ -28,9 +38,10 @@ class TorchModel:
         self._processing = task.processing()
         kind = getattr(transformers, task.auto_model)
         try:
-            self.model = kind.from_pretrained(
+            model = kind.from_pretrained(
                 checkpoint.folder, dtype=dtype, use_safetensors=True, trust_remote_code=checkpoint.trust_remote_code
-            ).eval()
+            )
+            self.model = load_adapter(model, checkpoint.folder).to(dtype).eval()
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise unloadable(checkpoint.folder, error) from error
         if self.model.config.pad_token_id is None:  # GPT-2's kin; a batch of texts needs one

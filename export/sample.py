@@ -36,10 +36,13 @@ def read_sample(
     """
     if data is None:
         return Sample([], [], None, "")
+    optional = getattr(task, "optional", ())
     if isinstance(data, DataSource):
-        read = reread(data, required=task.columns, optional=())
+        read = reread(data, required=task.columns, optional=optional)
     else:
-        read = read_data(data, columns=columns, required=task.columns, optional=(), seed=seed)
+        read = read_data(data, columns=columns, required=task.columns, optional=optional, seed=seed)
+    if locate := getattr(task, "locate", None):  # its rows name files
+        locate(read.source.source)
     split = next(name for name in splits if name in read.splits)
     inputs, targets = [], []
     problems = Problems(REMEDY)

@@ -30,20 +30,30 @@ def to_onnx(model: Any, checkpoint: Checkpoint, folder: Path) -> list[str]:
 
     Raises CheckpointError if Optimum cannot export the architecture.
     """
+    if checkpoint.sizes:
+        from export.generative_onnx import writer_to_onnx
+
+        with _one_clear_line(checkpoint):
+            return writer_to_onnx(model, checkpoint, folder)
     task = "text-classification" if checkpoint.task == "regression" else checkpoint.task
     with tempfile.TemporaryDirectory(dir=folder) as made:
-        try:
-            with quiet():
-                kind = TasksManager.get_exporter_config_constructor(
-                    "onnx", model_type=model.config.model_type, task=task, library_name="transformers"
-                )
-                settings = kind(model.config)
-                convert(model, settings, Path(made) / "model.onnx", opset=settings.DEFAULT_ONNX_OPSET)
-        except (ValueError, KeyError, NotImplementedError, RuntimeError) as error:
-            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:250]
-            problem = f"Optimum cannot export {checkpoint.config.model_type} for {checkpoint.task} ({reason})"
-            raise CheckpointError(problem, "use an architecture that it knows") from error
+        with _one_clear_line(checkpoint), quiet():
+            kind = TasksManager.get_exporter_config_constructor(
+                "onnx", model_type=model.config.model_type, task=task, library_name="transformers"
+            )
+            settings = kind(model.config)
+            convert(model, settings, Path(made) / "model.onnx", opset=settings.DEFAULT_ONNX_OPSET)
         return save_graph(Path(made) / "model.onnx", folder / "model.onnx")
+
+
+@contextlib.contextmanager
+def _one_clear_line(checkpoint: Checkpoint) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, KeyError, NotImplementedError, RuntimeError) as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:250]
+        problem = f"Optimum cannot export {checkpoint.config.model_type} for {checkpoint.task} ({reason})"
+        raise CheckpointError(problem, "use an architecture that it knows") from error
 
 
 def save_graph(source: Path, file: Path, largest_in_one_file: int | None = None) -> list[str]:
@@ -63,6 +73,13 @@ def save_graph(source: Path, file: Path, largest_in_one_file: int | None = None)
         size_threshold=1024,
     )
     return [file.name, data]
+
+
+def signature_of(file: Path) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Read what goes in and what comes out of a model whose first graph is `file`."""
+    from export.generative_onnx import WRITERS, writer_signature
+
+    return writer_signature(file.parent) if (file.parent / WRITERS).is_file() else signature(file)
 
 
 def signature(file: Path) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:

@@ -7,6 +7,7 @@ import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from export.files import TuneportError
 from export.fuse import fuse
@@ -19,6 +20,12 @@ from serve.tokenizer import Ids
 EXACT = 1e-3
 """|Δ| of an output that a change of engine alone may bring."""
 FEWEST_CALIBRATION_ROWS = 32
+WRITTEN_AT_MOST = 0.95
+"""Share of golden tokens that a quantized model may write otherwise on another machine: not all of them."""
+
+
+Kind = Literal["encoder", "writer"]
+"""One graph that is run once, or a decoder that is run for every token."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,7 @@ class Material:
     hidden: int
     kept: tuple[str, ...] = ()
     """Nodes that stay in fp32."""
+    kind: Kind = "encoder"
 
 
 Build = Callable[[Material, Path], list[str]]
@@ -59,23 +67,37 @@ class Recipe:
     is_exact: bool = False
     """Whether only the order of its sums may differ from torch's."""
     is_searched: bool = False
-    """Whether nodes can be kept in fp32 where it fails its gate."""
+    """Whether nodes can be kept in fp32 where it fails its gate; of encoders."""
+    kinds: tuple[Kind, ...] = ("encoder",)
+    """What it can be made of."""
 
-    def rule(self, max_drop: float, unit: float = 1.0) -> Rule:
+    def rule(self, max_drop: float, unit: float = 1.0, kind: Kind = "encoder") -> Rule:
         """Return the gate of this precision; `unit` is what outputs are measured in."""
         if self.is_exact:
             return Rule(max_abs_diff=EXACT * unit, min_agreement=1.0, max_drop=max_drop)
-        return Rule(max_abs_diff=None, min_agreement=0.99, max_drop=max_drop)
+        # A text goes on otherwise after one token that tips over, and may be as good: its metric tells.
+        return Rule(max_abs_diff=None, min_agreement=0.99 if kind == "encoder" else 0.0, max_drop=max_drop)
 
-    def tolerance(self, evidence: Evidence, unit: float = 1.0) -> float:
+    def tolerance(self, evidence: Evidence, unit: float = 1.0, kind: Kind = "encoder") -> float:
         """Return what the golden cases may show elsewhere: twice what they showed here, as kernels differ."""
         if self.is_exact:
             return EXACT * unit
-        return max(0.05, 2 * evidence.parity.golden_max_abs_diff)
+        twice = max(0.05, 2 * evidence.parity.golden_max_abs_diff)
+        return twice if kind == "encoder" else min(twice, WRITTEN_AT_MOST)
 
 
 def _dynamic(material: Material, folder: Path) -> list[str]:
+    if material.kind == "writer":
+        from export.generative_onnx import quantize_writer
+
+        return quantize_writer(material.fp32, material.files, folder)
     return quantize_dynamic(material.fp32, folder, material.kept)
+
+
+def _int4(material: Material, folder: Path) -> list[str]:
+    from export.generative_onnx import quantize_writer_int4
+
+    return quantize_writer_int4(material.fp32, material.files, folder)
 
 
 def _calibrated(material: Material, folder: Path) -> list[str]:
@@ -93,38 +115,46 @@ def _nncf(material: Material, folder: Path) -> list[str]:
 
 
 RECIPES: dict[str, Recipe] = {
-    "fp32": Recipe("onnxruntime", "fp32", ("cpu", "cuda"), None, is_exact=True),
+    "fp32": Recipe("onnxruntime", "fp32", ("cpu", "cuda"), None, is_exact=True, kinds=("encoder", "writer")),
     "fused": Recipe("onnxruntime", "fp32", ("cpu", "cuda"), _fused, is_exact=True, is_default=False),
-    "int8": Recipe("onnxruntime", "int8", ("cpu",), _dynamic, is_searched=True),
+    "int8": Recipe("onnxruntime", "int8", ("cpu",), _dynamic, is_searched=True, kinds=("encoder", "writer")),
     "int8-static": Recipe(
         "onnxruntime", "int8", ("cpu",), _calibrated, is_default=False, is_calibrated=True, is_searched=True
     ),
     "openvino": Recipe("openvino", "fp32", ("cpu",), None, is_exact=True),
     "openvino-bf16": Recipe("openvino", "bf16", ("cpu",), None),
     "openvino-int8": Recipe("openvino", "int8", ("cpu",), _nncf, is_calibrated=True),
+    "int4": Recipe("onnxruntime", "int4", ("cpu", "cuda"), _int4, kinds=("writer",)),
 }
 
 
-def choose_recipes(names: tuple[str, ...], device: Device, *, has_data: bool = True) -> dict[str, Recipe]:
+def choose_recipes(
+    names: tuple[str, ...], device: Device, *, has_data: bool = True, kind: Kind | None = None
+) -> dict[str, Recipe]:
     """Return the recipes to build, fp32 first and always; impossible combinations are refused here.
+
+    `kind` is what they are made of; None while that is not known yet.
 
     Without names, those that can pay on the device: what its processor, the packages installed and the data allow.
     """
     if unknown := [name for name in names if name not in RECIPES]:
         raise TuneportError(f"unknown variants {unknown}", f"choose among {', '.join(RECIPES)}")
     for name in names:
-        if why := _impossible(name, device, has_data):
-            able = [each for each in RECIPES if not _impossible(each, device, has_data)]
+        if why := _impossible(name, device, has_data, kind):
+            able = [each for each in RECIPES if not _impossible(each, device, has_data, kind)]
             raise TuneportError(f"{name} {why[0]}", f"{why[1]}, or choose among {', '.join(able)}")
     wanted = names or tuple(
-        name for name, recipe in RECIPES.items() if recipe.is_default and not _impossible(name, device, has_data)
+        name for name, recipe in RECIPES.items() if recipe.is_default and not _impossible(name, device, has_data, kind)
     )
     return {name: recipe for name, recipe in RECIPES.items() if name == "fp32" or name in wanted}
 
 
-def _impossible(name: str, device: Device, has_data: bool) -> tuple[str, str] | None:
+def _impossible(name: str, device: Device, has_data: bool, kind: Kind | None) -> tuple[str, str] | None:
     """Say why a variant cannot be made here, and what would help; None if it can."""
     recipe = RECIPES[name]
+    if kind is not None and kind not in recipe.kinds:
+        what = "models that write" if "writer" in recipe.kinds else "models that write nothing"
+        return f"is for {what}", "leave it out"
     if device not in recipe.devices:
         return f"does not run on {device}", "give another --device"
     if recipe.engine == "openvino" and importlib.util.find_spec("openvino") is None:

@@ -63,7 +63,7 @@ class Workshop:
             evidence = self._judge(model, recipe)
         except _Failed as failed:
             evidence = failed.evidence
-            found = self._search(name, recipe) if recipe.is_searched else None
+            found = self._search(name, recipe) if recipe.is_searched and self.material.kind == "encoder" else None
             if name == "fp32" or found is None:
                 self._leave_out(name, failed, evidence)
                 return
@@ -74,7 +74,7 @@ class Workshop:
         proven = {
             "parity": evidence.parity,
             "metric": evidence.metric,
-            "tolerance": recipe.tolerance(evidence, self.gate.unit),
+            "tolerance": recipe.tolerance(evidence, self.gate.unit, self.material.kind),
         }
         self.passed[name] = variant.model_copy(update=proven), model
 
@@ -83,7 +83,7 @@ class Workshop:
 
         Returns the variants with the better of both and what they cost in memory and at the start, and torch's timing.
         """
-        rows = (self.gate.rows or self.gate.golden_rows)[:TIMED_TEXTS]
+        rows = self.gate.rows_to_time(TIMED_TEXTS)
         many = usable_cores() if self.terms.device == "cpu" and self.terms.objective == "throughput" else 1
         contenders = {BASELINE: Contender(self.reference.run_batch)}
         for name, (variant, model) in self.passed.items():
@@ -111,7 +111,7 @@ class Workshop:
         try:
             if not recipe.is_exact and not self.gate.given:
                 raise GateError("no labelled data to judge it by", "give some with --data")
-            judge(evidence, recipe.rule(self.terms.max_drop, self.gate.unit))
+            judge(evidence, recipe.rule(self.terms.max_drop, self.gate.unit, self.material.kind))
         except GateError as error:
             raise _Failed(error, evidence) from error
         return evidence
