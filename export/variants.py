@@ -144,7 +144,9 @@ def choose_recipes(
             able = [each for each in RECIPES if not _impossible(each, device, has_data, kind)]
             raise TuneportError(f"{name} {why[0]}", f"{why[1]}, or choose among {', '.join(able)}")
     wanted = names or tuple(
-        name for name, recipe in RECIPES.items() if recipe.is_default and not _impossible(name, device, has_data, kind)
+        name
+        for name, recipe in RECIPES.items()
+        if recipe.is_default and not _impossible(name, device, has_data, kind or "encoder")
     )
     return {name: recipe for name, recipe in RECIPES.items() if name == "fp32" or name in wanted}
 

@@ -11,7 +11,16 @@ CONTRACT = ("export.manifest", "export.files", "export.machine")
 MAY_IMPORT = {
     "finetune": ("finetune", "serve.spans", *CONTRACT),
     "serve": ("serve", *CONTRACT),
-    "export": ("export", "serve", "finetune.data"),
+    "export": (
+        "export",
+        "serve",
+        "finetune.bottleneck",
+        "finetune.data",
+        "finetune.entities",
+        "finetune.heads",
+        "finetune.spans",
+        "finetune.tasks.summarization",
+    ),
     "benchmarks": ("benchmarks", "export", "serve", "finetune"),
     "tuneport": ROOMS,
 }
