@@ -16,8 +16,9 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[1]
 CONSTRAINTS, IMAGE = ROOT / "constraints.txt", ROOT / "serve" / "requirements.txt"
 SERVING = (
-    "bentoml", "httptools", "numpy", "onnxruntime", "orjson", "pydantic", "pydantic-settings", "starlette",
-    "tokenizers", "uvloop",
+    "bentoml", "grpcio", "grpcio-health-checking", "grpcio-reflection", "httptools", "numpy", "onnxruntime",
+    "openvino", "orjson", "prometheus-client", "protobuf", "psutil", "pydantic", "pydantic-settings", "starlette",
+    "tokenizers", "uvicorn", "uvloop",
 )  # fmt: skip
 """What a bento imports; the rest of its image follows from these."""
 GPU_HEAD = "# Only the gpu extra needs these:"

@@ -76,6 +76,7 @@ class _Job:
     row: Row = field(compare=False)
     done: asyncio.Future[Result] = field(compare=False)
     since: float = field(compare=False)
+    """Of `time.monotonic`: the clock of uvloop ticks in milliseconds."""
     deadline: float | None = field(compare=False)
 
 
@@ -171,7 +172,7 @@ class Batcher:
 
         So requests of many rows leave room for those of few, and still get their share of a busy engine.
         """
-        now, turn = loop.time(), self._tokens_begun
+        now, turn = time.monotonic(), self._tokens_begun
         jobs = []
         for row in rows:
             self._numbers += 1
@@ -184,7 +185,7 @@ class Batcher:
     def _pump(self, loop: asyncio.AbstractEventLoop) -> None:
         while self._free_streams and (jobs := self._take(loop.time())):
             self._free_streams -= 1
-            began = loop.time()
+            began = time.monotonic()
             started = self._pool.submit(_run_or_raise, self._run, [job.row for job in jobs])
             started.add_done_callback(
                 lambda ended, jobs=jobs, began=began: loop.call_soon_threadsafe(  # type: ignore[misc]

@@ -1,8 +1,12 @@
 """Registering an artifact with BentoML, building the bento, and the command that serves."""
 
+import contextlib
 import os
 import shutil
+import signal
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import bentoml
@@ -52,3 +56,25 @@ def serve_command(target: str, *, host: str, port: int, model: str | None = None
 def serve_environment() -> dict[str, str]:
     """Return this environment with what makes BentoML's own request path cheap, unless set otherwise."""
     return {"OTEL_SDK_DISABLED": "true", "BENTOML_DO_NOT_TRACK": "true", **os.environ}
+
+
+def run_service(command: list[str], environment: dict[str, str]) -> int:
+    """Run the service until it ends or a signal comes, and return its exit code.
+
+    Raises what stopped it from starting.
+    """
+    from serve.lifecycle import START_REPORT, read_failed_start
+
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report"
+        process = subprocess.Popen(command, cwd=ROOT, env={**environment, START_REPORT: str(report)})
+        while True:
+            try:
+                code = process.wait()
+                break
+            except KeyboardInterrupt:  # a SIGTERM, too: the command line turns it into one
+                with contextlib.suppress(ProcessLookupError):
+                    process.send_signal(signal.SIGTERM)
+        if error := read_failed_start(report):
+            raise error
+        return code

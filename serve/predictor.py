@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from export.manifest import Manifest, check_files, load_golden, load_manifest
-from serve.batcher import Batcher, Result
+from serve.batcher import Batcher, BatchReport, Result
+from serve.errors import Refused
 from serve.explain import encode
 from serve.model import check_golden, group, open_model
 from serve.settings import Settings
@@ -35,6 +36,8 @@ class Predictor:
         self._task = self.model.task
         check_golden(self.model, load_golden(folder), self.variant)  # warms the engine up, too
         self._settings = settings
+        self.on_batch: Callable[[BatchReport], object] = lambda _: None
+        """Told of every batch that ran."""
         self._batcher: Batcher | None = None
         self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
 
@@ -75,13 +78,21 @@ class Predictor:
         while chunk := list(itertools.islice(source, window)):
             yield from self.predict(chunk)
 
-    async def answer(self, values: Sequence[Any], parameters: Any = None) -> list[Any]:
-        """Answer one request among others: tokenize off the event loop, batch, run, decode."""
+    async def answer(self, values: Sequence[Any], parameters: Any = None, deadline: float | None = None) -> list[Any]:
+        """Answer one request among others: tokenize off the event loop, batch, run, decode.
+
+        Raises Refused for a request of too many tokens, and what `Batcher.submit` raises.
+        """
         checked = self.read_parameters(parameters)
         given = self.read_inputs(values)
         loop = asyncio.get_running_loop()
         windows = await loop.run_in_executor(self._tokenizing, encode, self._task, given, checked)
-        results = await self.batcher.submit([row for rows in windows for row in rows])
+        rows = [row for rows in windows for row in rows]
+        tokens = sum(map(len, rows))
+        if tokens > self._settings.max_tokens:
+            problem = f"{tokens} tokens in one request, and the limit is {self._settings.max_tokens}"
+            raise Refused(413, "too_many_tokens", problem, "send several requests, or raise TUNEPORT_MAX_TOKENS")
+        results = await self.batcher.submit(rows, deadline)
         return self._decode(given, windows, results, checked)
 
     @property
@@ -93,6 +104,8 @@ class Predictor:
                 streams=self.model.streams,
                 max_batch_tokens=self._settings.max_batch_tokens,
                 max_waiting=self._settings.max_waiting_inputs,
+                max_queue_s=self._settings.max_queue_ms / 1000,
+                report=lambda report: self.on_batch(report),
             )
         return self._batcher
 

@@ -8,17 +8,17 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import BinaryIO
 
 import httpx
 
 from export.files import TuneportError
 from serve.bento import serve_environment
+from serve.lifecycle import START_REPORT, read_failed_start
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0
-WORKER_FAILED = "Application startup failed"
-"""uvicorn's words for a service whose constructor raised."""
 
 
 def free_port() -> int:
@@ -34,17 +34,21 @@ def running(command: Sequence[str], url: str, environment: dict[str, str] | None
 
     Raises TuneportError with the end of the server's log if it exits or is not ready in time.
     """
-    with tempfile.TemporaryFile() as log:
+    with tempfile.TemporaryFile() as log, tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report"
         process = subprocess.Popen(
             command,
             stdout=log,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            env={**serve_environment(), **(environment or {})},
+            # No gRPC unless asked for: several servers cannot share its fixed port.
+            env={**serve_environment(), "TUNEPORT_GRPC_PORT": "0", START_REPORT: str(report), **(environment or {})},
             start_new_session=True,  # a Ctrl-C is for us; we stop the server ourselves
         )
         try:
-            if not _ready(process, url, log):
+            if not _ready(process, url, report):
+                if error := read_failed_start(report):
+                    raise TuneportError(f"the server at {url} did not start: {error.problem}", error.remedy)
                 tail = " | ".join(line.strip() for line in _read(log).splitlines()[-8:])
                 raise TuneportError(f"the server at {url} did not get ready: {tail}", "mend what its log says")
             yield process.pid
@@ -52,14 +56,12 @@ def running(command: Sequence[str], url: str, environment: dict[str, str] | None
             _stop(process)
 
 
-def _ready(process: "subprocess.Popen[bytes]", url: str, log: BinaryIO) -> bool:
+def _ready(process: "subprocess.Popen[bytes]", url: str, report: Path) -> bool:
     deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline and process.poll() is None:
-        # BentoML's parent process outlives a worker that could not start.
-        if WORKER_FAILED in _read(log):
-            return False
+    verify = not url.startswith("https://127.0.0.1")  # a test's own certificate
+    while time.monotonic() < deadline and process.poll() is None and not report.exists():
         with contextlib.suppress(httpx.TransportError):
-            if httpx.get(f"{url}/readyz", timeout=2).status_code == httpx.codes.OK:
+            if httpx.get(f"{url}/readyz", timeout=2, verify=verify).status_code == httpx.codes.OK:
                 return True
         time.sleep(0.05)
     return False

@@ -4,16 +4,23 @@ Which artifact it serves is the bento argument `model` (`--arg model=tuneport:1f
 that was registered last. A built bento keeps the one it was built with.
 """
 
+import asyncio
+import math
+import os
 from pathlib import Path
+from typing import Any
 
 import bentoml
 from bentoml.models import BentoModel
 from pydantic import BaseModel
 
+from export.files import TuneportError
+from serve import lifecycle, logs
 from serve.bento import MODEL_NAME
+from serve.desk import Desk
 from serve.http import create_app
 from serve.predictor import Predictor
-from serve.settings import read_settings
+from serve.settings import Settings, read_settings
 
 
 class Arguments(BaseModel):
@@ -22,26 +29,88 @@ class Arguments(BaseModel):
     model: str = f"{MODEL_NAME}:latest"
 
 
+def bentoml_settings(settings: Settings) -> dict[str, Any]:
+    """Say in BentoML's words what only its supervisor can do, and leave out what the doors do themselves."""
+    tls: dict[str, Any] = {}
+    if settings.tls_certfile and settings.tls_keyfile:
+        certificate, key = (str(path.absolute()) for path in (settings.tls_certfile, settings.tls_keyfile))
+        tls = {"ssl": {"enabled": True, "certfile": certificate, "keyfile": key}}
+    return {
+        "workers": settings.workers,
+        # Its middleware holds a timer for each request as long as this; ours has answered before.
+        "traffic": {"timeout": math.ceil(settings.request_timeout_s + settings.body_timeout_s) + 5},
+        "metrics": {"enabled": False},
+        "logging": {"access": {"enabled": False}},
+        "tracing": {"excluded_urls": ".*"},
+        **tls,
+    }
+
+
 arguments = bentoml.use_arguments(Arguments)
-app = create_app()
+# Read here because the supervisor, too, needs to know about workers and TLS.
+settings = read_settings()
+app = create_app(settings.origins())
 
 
-@bentoml.service(name="tuneport", workers=1, traffic={"timeout": 60})
+@bentoml.service(name="tuneport", **bentoml_settings(settings))
 @bentoml.asgi_app(app)
 class Tuneport:
-    """A fine-tuned model behind `POST /predict`."""
+    """A fine-tuned model behind `POST /predict` and the Open Inference Protocol."""
 
     model = BentoModel(arguments.model)
 
     def __init__(self) -> None:
-        """Load and prove the artifact; the worker is not ready before, and exits if it fails."""
-        app.state.settings = read_settings()
-        app.state.predictor = Predictor(_artifact(), app.state.settings)
+        """Load and prove the artifact; the worker is not ready before, and the service ends if it fails."""
+        logs.set_up()
+        try:
+            self.desk = app.state.desk = Desk(Predictor(_artifact(), settings), settings)
+        except TuneportError as error:
+            lifecycle.report_failed_start(error)
+            raise
+        self._grpc: Any = None
+        self._metrics_server: Any = None
+
+    @bentoml.on_startup
+    async def open_doors(self) -> None:
+        """Open the gRPC door in this worker's event loop; BentoML opens the HTTP one after it."""
+        try:
+            if settings.grpc_port:
+                from serve.grpc import GrpcDoor
+
+                self._grpc = GrpcDoor(self.desk)
+                await self._grpc.start()
+            if settings.metrics_port and bentoml.server_context.worker_index in (None, 1):
+                self._metrics_server = self.desk.metrics.listen(settings.metrics_port, settings.grpc_host)
+        except TuneportError as error:
+            lifecycle.report_failed_start(error)
+            raise
+        lifecycle.take_over(settings, self._drain)
+        lifecycle.report_ready()
+        logs.log("ready", model=self.desk.predictor.describe(), pid=os.getpid())
+
+    async def __is_ready__(self) -> bool:
+        """Answer /readyz: false from when the service is told to stop."""
+        return self.desk.ready
+
+    async def _drain(self) -> None:
+        """Say not ready for a while, then close the gRPC door beside the HTTP one."""
+        logs.log("stopping", drain_s=settings.drain_s, grace_s=settings.grace_s)
+        self.desk.ready = False
+        if self._grpc:
+            await self._grpc.set_ready(False)
+        await asyncio.sleep(settings.drain_s)
+        if self._grpc:
+            self._closing = asyncio.ensure_future(self._grpc.stop(settings.grace_s))
 
     @bentoml.on_shutdown
-    def stop(self) -> None:
-        """Let running batches end."""
-        app.state.predictor.close()
+    async def stop(self) -> None:
+        """Let what is under way end."""
+        self.desk.ready = False
+        if self._grpc:
+            await self._grpc.stop(settings.grace_s)
+        if self._metrics_server:
+            self._metrics_server.shutdown()
+        self.desk.predictor.close()
 
 
 def _artifact() -> Path:

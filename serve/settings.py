@@ -1,8 +1,9 @@
 """What a deployment may set: `TUNEPORT_…` variables, read when the service starts."""
 
+from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from export.files import TuneportError
@@ -14,27 +15,100 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="TUNEPORT_", frozen=True, extra="forbid")
 
     variant: str | None = None
-    """Which variant serves; the manifest's default when unset."""
+    """Which variant serves; when unset the manifest's default, or the fastest here on an unlike machine."""
     device: Literal["cpu", "cuda"] | None = None
     """Must agree with the variant's; unset means the variant's own."""
     threads: int | None = Field(default=None, ge=1)
-    """Processors for inference; as many as the container's quota grants when unset."""
+    """Processors for a worker's inference; its share of the container's quota when unset."""
+    workers: int = Field(default=1, ge=1)
+    """Processes that serve, each with an engine of its own."""
     max_batch_tokens: int = Field(default=1024, ge=1)
     """Padded tokens of one micro-batch (rows x longest row); one longer row still runs, alone."""
+
     max_waiting_inputs: int = Field(default=4096, ge=1)
     """Inputs that may wait for the engine before requests are refused with 429."""
+    max_queue_ms: float = Field(default=150.0, gt=0)
+    """Estimated wait for the engine above which new requests are refused with 429."""
+    max_requests: int = Field(default=1024, ge=1)
+    """Requests that a worker handles at a time, both doors together; more are refused with 429."""
     max_inputs: int = Field(default=512, ge=1)
     """Inputs of one request; more is refused with 413."""
+    max_tokens: int = Field(default=2**18, ge=1)
+    """Tokens of one request, those that overlapping windows share counted twice; more is refused with 413."""
     max_body_bytes: int = Field(default=8 * 2**20, ge=1)
     """Size of one request; more is refused with 413."""
+
     request_timeout_s: float = Field(default=30.0, gt=0)
     """After this the request is dropped wherever it is and answered with 503."""
+    header_timeout_s: float = Field(default=10.0, gt=0)
+    """Time for a request's headers before the connection is closed."""
+    body_timeout_s: float = Field(default=20.0, gt=0)
+    """Time for a request's body before it is refused with 408."""
+    idle_timeout_s: int = Field(default=30, ge=1)
+    """After this a connection without a request is closed."""
+    drain_s: float = Field(default=0.0, ge=0)
+    """When told to stop, how long to go on while readiness already says no."""
+    grace_s: int = Field(default=30, ge=0)
+    """After that, how long requests that are under way may take to finish."""
+
+    grpc_port: int = Field(default=3001, ge=0, le=65535)
+    """Port of the gRPC door; 0 leaves it out."""
+    grpc_host: str = "0.0.0.0"
+    """Address that the gRPC door listens on."""
+    metrics_port: int | None = Field(default=None, ge=1, le=65535)
+    """A port of its own for /metrics, which then is not at the HTTP door."""
+    api_keys: SecretStr | None = None
+    """Keys that requests must bring one of, separated by commas."""
+    api_keys_file: Path | None = None
+    """A file with further keys, one a line."""
+    tls_certfile: Path | None = None
+    """Certificate chain (PEM) for both doors."""
+    tls_keyfile: Path | None = None
+    """Private key (PEM) for both doors."""
+    cors_origins: str | None = None
+    """Origins whose pages may call the service, separated by commas; none when unset."""
+
+    log_requests: bool = True
+    """Log a line of JSON for each request."""
+    log_inputs: bool = False
+    """Log the inputs of requests, too: texts may be confidential."""
+
+    def keys(self) -> tuple[bytes, ...]:
+        """Read the API keys; a TuneportError for a file that cannot be read, or that has none."""
+        found = self.api_keys.get_secret_value().split(",") if self.api_keys else []
+        if self.api_keys_file:
+            try:
+                found += self.api_keys_file.read_text(encoding="utf-8").splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                raise TuneportError(f"TUNEPORT_API_KEYS_FILE cannot be read ({error})", "mend its path") from error
+        keys = tuple(key.strip().encode() for key in found if key.strip())
+        if (self.api_keys or self.api_keys_file) and not keys:
+            raise TuneportError("there is no key in TUNEPORT_API_KEYS or its file", "set one, or unset both")
+        return keys
+
+    def origins(self) -> list[str]:
+        """List the origins for CORS."""
+        return [origin.strip() for origin in (self.cors_origins or "").split(",") if origin.strip()]
+
+    def tls(self) -> tuple[bytes, bytes] | None:
+        """Read certificate chain and key; None without TLS."""
+        if not self.tls_certfile and not self.tls_keyfile:
+            return None
+        if not self.tls_certfile or not self.tls_keyfile:
+            raise TuneportError("TLS needs a certificate and its key", "set TUNEPORT_TLS_CERTFILE and …_KEYFILE")
+        try:
+            return self.tls_certfile.read_bytes(), self.tls_keyfile.read_bytes()
+        except OSError as error:
+            raise TuneportError(f"TLS: {error}", "mend TUNEPORT_TLS_CERTFILE or TUNEPORT_TLS_KEYFILE") from error
 
 
 def read_settings() -> Settings:
     """Read the environment; a TuneportError names every variable that is wrong."""
     try:
-        return Settings()
+        settings = Settings()
     except ValidationError as error:
         wrong = ", ".join(f"TUNEPORT_{e['loc'][0]!s}".upper() + f": {e['msg']}" for e in error.errors())
         raise TuneportError(f"wrong settings: {wrong}", "correct or unset them") from error
+    settings.keys()
+    settings.tls()
+    return settings

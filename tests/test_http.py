@@ -16,6 +16,7 @@ from starlette.testclient import TestClient
 from export.files import TuneportError
 from export.manifest import Manifest
 from serve.bento import MODEL_NAME, register, serve_command
+from serve.desk import Desk
 from serve.http import create_app
 from serve.predictor import Predictor
 from serve.process import free_port, running
@@ -181,18 +182,23 @@ def test_another_method_is_405_and_names_the_right_one(client: httpx.Client, met
     assert answer.headers["allow"] == "POST"
 
 
-def test_another_path_is_404(client: httpx.Client) -> None:
-    assert client.post("/predictions", json={"inputs": "bank"}).status_code == 404
+@pytest.mark.parametrize("path", ["/predictions", "/predict/", "/v3", "/no/such/path", "/docs"])
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+def test_another_path_is_404(client: httpx.Client, method: str, path: str) -> None:
+    assert_error(client.request(method, path), 404, path)
+
+
+def test_every_answer_has_a_request_id_and_takes_a_safe_one(client: httpx.Client) -> None:
+    for given, kept in (("order-7.a", True), ("a" * 128, True), ("a" * 129, False), ("two words", False)):
+        answer = client.post("/predict", json={"inputs": "bank"}, headers={"x-request-id": given})
+        assert (answer.headers["x-request-id"] == given) is kept
+    ids = {client.get("/nowhere").headers["x-request-id"] for _ in range(5)}
+    assert len(ids) == 5
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics", "/docs.json"])
 def test_what_bentoml_brings_is_there(client: httpx.Client, path: str) -> None:
     assert client.get(path).status_code == 200
-
-
-def test_the_metrics_count_requests(client: httpx.Client) -> None:
-    client.post("/predict", json={"inputs": "bank"})
-    assert "bentoml_service_request_total" in client.get("/metrics").text
 
 
 def test_concurrent_clients_each_get_their_own_answers(server: Server, expected: list[dict[str, Any]]) -> None:
@@ -246,8 +252,8 @@ def predictor(tiny_artifact: Path) -> Iterator[Predictor]:
 @pytest.fixture
 def local(predictor: Predictor) -> Iterator[TestClient]:
     app = create_app()
-    app.state.predictor, app.state.settings = predictor, predictor._settings
-    with TestClient(app, raise_server_exceptions=False) as client:
+    app.state.desk = Desk(predictor, predictor._settings)
+    with TestClient(app) as client:
         yield client
 
 

@@ -21,7 +21,7 @@ from serve.verify import verify
 def alter_golden(folder: Path, by: float) -> None:
     """Change torch's answers and the manifest with them, so that only the self-check can notice."""
     rows = read_rows(folder / "golden.jsonl")
-    rows[3]["logits"][0] += by
+    rows[3]["outputs"][0]["logits"][0] += by
     write_rows(folder / "golden.jsonl", rows)
     manifest = load_manifest(folder)
     files = tuple(File.of(folder, file.path) for file in manifest.files)
@@ -31,7 +31,7 @@ def alter_golden(folder: Path, by: float) -> None:
 @pytest.mark.skipif("CUDAExecutionProvider" in ort.get_available_providers(), reason="this onnxruntime has CUDA")
 def test_cuda_on_a_cpu_onnxruntime_is_refused_with_a_remedy(tiny_artifact: Path, manifest: Manifest) -> None:
     with pytest.raises(EngineError, match="no CUDAExecutionProvider") as caught:
-        OrtEngine(tiny_artifact / manifest.variant("fp32").file.path, device="cuda")
+        OrtEngine(tiny_artifact / manifest.variant("fp32").files[0].path, device="cuda")
     assert "tuneport[gpu]" in caught.value.remedy
 
 
@@ -48,7 +48,7 @@ def test_a_provider_that_falls_back_is_refused(
         lambda path, options, providers: real(path, options, providers=["CPUExecutionProvider"]),
     )
     with pytest.raises(EngineError, match="CPUExecutionProvider was given"):
-        OrtEngine(tiny_artifact / manifest.variant("fp32").file.path, device="cuda")
+        OrtEngine(tiny_artifact / manifest.variant("fp32").files[0].path, device="cuda")
 
 
 def test_a_file_that_is_no_graph_is_an_engine_error(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_a_damaged_file_stops_the_start(artifact: Path) -> None:
 
 def test_a_variant_that_answers_otherwise_here_stops_the_start(artifact: Path) -> None:
     alter_golden(artifact, 0.01)
-    case = load_golden(artifact)[3].text[:20]
+    case = str(load_golden(artifact)[3].input)[:20]
     with pytest.raises(GateError, match=r"differs from torch by 0\.01") as caught:
         Predictor(artifact, Settings(variant="fp32"))
     assert case in caught.value.problem

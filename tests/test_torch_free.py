@@ -54,7 +54,7 @@ from serve.bento import register
 register(Path({str(tiny_artifact)!r}))
 from serve.service import Tuneport, app
 Tuneport.inner()
-print(app.state.predictor.describe()["name"])
+print(app.state.desk.predictor.describe()["name"])
 """
     printed, heavy = modules_after(script, {"BENTOML_HOME": str(tmp_path)})
     assert printed == ["tiny"]

@@ -265,15 +265,20 @@ def serve(
     artifact: Artifact,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="HTTP port.")] = 3000,
+    grpc_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="gRPC port; 0 for none. Default: TUNEPORT_GRPC_PORT or 3001.")
+    ] = None,
 ) -> None:
-    """Serve an artifact with BentoML over HTTP, until Ctrl-C. TUNEPORT_… variables set the limits."""
-    from serve.bento import ROOT, SERVICE, register, serve_command, serve_environment
+    """Serve an artifact with BentoML over HTTP and gRPC, until Ctrl-C. TUNEPORT_… variables set the limits."""
+    from serve.bento import SERVICE, register, run_service, serve_command, serve_environment
     from serve.settings import read_settings
 
     read_settings()  # a wrong variable should fail here, not in a worker's log
     command = serve_command(SERVICE, host=host, port=port, model=register(artifact))
-    os.chdir(ROOT)
-    os.execve(command[0], command, serve_environment())
+    environment = {"TUNEPORT_GRPC_HOST": host, **serve_environment()}
+    if grpc_port is not None:
+        environment["TUNEPORT_GRPC_PORT"] = str(grpc_port)
+    raise typer.Exit(run_service(command, environment))
 
 
 @app.command()
