@@ -25,6 +25,14 @@ MASKS = ("[MASK]", "<mask>")
 FIELDS = ("text", "text_pair")
 
 
+@runtime_checkable
+class Asked(Protocol):
+    """A task whose rows run as a request's parameters say."""
+
+    def ask(self, rows: Sequence[Any], parameters: Any) -> list[Row]:
+        """Return rows that do."""
+
+
 @dataclass(frozen=True)
 class Piece:
     """A word, or neighbouring words, of a text that the model saw."""
@@ -48,6 +56,8 @@ class Explainable(Protocol):
 def encode(task: Any, given: Sequence[Any], parameters: BaseModel) -> list[list[Row]]:
     """Encode inputs, with the rows of their explanations where `parameters` ask for them."""
     windows: list[list[Row]] = task.encode(given)
+    if isinstance(task, Asked):
+        return [task.ask(rows, parameters) for rows in windows]
     if not getattr(parameters, "explain", False) or not isinstance(task, Explainable):
         return windows
     return [[rows[0], *task.occlude(each, rows[0])] for each, rows in zip(given, windows, strict=True)]

@@ -3,6 +3,7 @@
 Imported for generative tasks only; needs the `generate` extra.
 """
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,14 @@ from serve.tasks.inputs import InputError
 
 
 class TextProcessor:
-    """The checkpoint's tokenizer, and its feature extractor where it hears; calls must not overlap."""
+    """The checkpoint's tokenizer, and its feature extractor where it hears; safe to call from threads."""
 
     def __init__(self, folder: Path, processing: Processing) -> None:
         """Load from `folder`."""
         assert processing.generation is not None
         logging.set_verbosity_error()
+        # transformers changes a tokenizer's settings while it encodes, which must not meet another call.
+        self._lock = threading.RLock()
         self._generation = processing.generation
         self._max_length = processing.max_length
         try:
@@ -50,11 +53,14 @@ class TextProcessor:
 
     def ids(self, text: str, *, special: bool = True) -> list[int]:
         """Return all token ids of a text."""
-        return list(self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]) or [self._begin()]
+        with self._lock:
+            ids = list(self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
+        return ids or [self._begin()]
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens, without special ones."""
-        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
+        with self._lock:
+            return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
 
     def chat(self, messages: list[dict[str, str]], *, is_finished: bool = False) -> str:
         """Render a chat by the model's template, ready for the next answer unless it is finished."""
@@ -75,7 +81,8 @@ class TextProcessor:
         return features, len(samples) > self._extractor.n_samples
 
     def _ids(self, text: str, special: bool, limit: int) -> list[int]:
-        encoded = self.tokenizer(text, add_special_tokens=special, truncation=True, max_length=limit, verbose=False)
+        with self._lock:
+            encoded = self.tokenizer(text, add_special_tokens=special, truncation=True, max_length=limit, verbose=False)
         return list(encoded["input_ids"])
 
     def _begin(self) -> int:
