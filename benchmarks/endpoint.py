@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--overwrite", action="store_true")
     given = vars(parser.parse_args(arguments))
     out, overwrite = given.pop("out"), given.pop("overwrite")
-    given["connections"] = tuple(int(each) for each in given["connections"].split(","))
+    given["connections"] = tuple(given["connections"].split(","))
     try:
         bench_endpoint(EndpointConfig(**given), out, overwrite=overwrite, progress=lambda step: _say(step))
     except TuneportError as error:

@@ -154,6 +154,13 @@ class EndpointReport(Frozen):
             f"{each.client_cpu_ms_per_request:.3f} ms of processor time a request."
             for each in self.ceilings
         ]
+        lines += [
+            f"{standing.name} at {level.connections} connections: the load used {level.client_cpu_share:.0%} of a "
+            "processor and may be what was measured."
+            for standing in self.standings
+            for level in standing.levels
+            if level.client_cpu_share > MOST_CLIENT_SHARE
+        ]
         return [*lines, *self.notes]
 
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
@@ -41,10 +41,11 @@ class EndpointConfig(Frozen):
     checkpoint: Path | None = None
     """Unset: the folder that the artifact was exported from."""
     variant: str | None = None
-    connections: tuple[int, ...] = (1, 8, 32)
-    seconds: float = 10.0
-    rounds: int = 3
-    texts: int = 1000
+    connections: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (1, 8, 32)
+    seconds: Annotated[float, Field(gt=0)] = 10.0
+    """Of each level, after the warm-up."""
+    rounds: Annotated[int, Field(ge=1)] = 3
+    texts: Annotated[int, Field(ge=1)] = 1000
 
 
 @dataclass(frozen=True)

@@ -260,6 +260,44 @@ def bench(
     print(f"wrote {out}")
 
 
+@app.command("bench-endpoint")
+def bench_endpoint(
+    artifact: Artifact,
+    *,
+    out: Out,
+    connections: Annotated[str, typer.Option(help="Connections of each level.")] = "1,8,32",
+    seconds: Annotated[float, typer.Option(min=0.1, help="Of each level, after a second's warm-up.")] = 10.0,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns that every contender gets.")] = 3,
+    texts: Annotated[int, typer.Option(min=1, help="Inputs that are sent in turn.")] = 1000,
+    variant: Annotated[str | None, typer.Option(help="Which variant; default: the artifact's own.")] = None,
+    data: Annotated[str | None, typer.Option(help="Labelled data; default: what the artifact was judged with.")] = None,
+    columns: Columns = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="The torch checkpoint; default: where it was.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Time whole servers under load: tuneport's doors, BentoML's batcher, and BentoML over torch."""
+    from benchmarks.endpoint import bench_endpoint as run_bench
+    from benchmarks.endpoint_rounds import EndpointConfig
+    from benchmarks.report import TABLE
+
+    config = _config(
+        EndpointConfig,
+        artifact=artifact,
+        connections=tuple(part.strip() for part in connections.split(",")),
+        seconds=seconds,
+        rounds=rounds,
+        texts=texts,
+        variant=variant,
+        data=data,
+        columns=_columns(columns),
+        checkpoint=checkpoint,
+    )
+    with _steps() as step:
+        run_bench(config, out, overwrite=overwrite, progress=step)
+    print((out / TABLE).read_text(encoding="utf-8"))
+    print(f"wrote {out}")
+
+
 @app.command()
 def serve(
     artifact: Artifact,
