@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -151,26 +152,30 @@ class GrpcDoor:
         }
         handlers = {
             name: grpc.unary_unary_rpc_method_handler(
-                self._guarded(call, operation) if operation else call,
-                request_deserializer=kind.FromString,
+                self._guarded(call, kind, operation),
                 response_serializer=lambda answer: answer.SerializeToString(),
             )
             for name, (call, kind, operation) in calls.items()
         }
         return grpc.method_handlers_generic_handler(SERVICE, handlers)
 
-    def _guarded(self, call: Call, operation: str) -> Call:
-        """Frame a call: key, place, request id, errors as codes, and what is counted and logged of it."""
+    def _guarded(self, call: Call, kind: Any, operation: str) -> Call:
+        """Frame a call: key, place, request id, errors as codes, and what is counted and logged of it.
 
-        async def guarded(request: Any, context: "grpc.aio.ServicerContext[Any, Any]") -> Any:
+        Without an operation it is about health: no key, no place, no notes.
+        """
+
+        async def guarded(raw: bytes, context: "grpc.aio.ServicerContext[Any, Any]") -> Any:
             began, code = time.perf_counter(), "CANCELLED"
             metadata = {str(key): value for key, value in context.invocation_metadata() or ()}
             request_id = logs.request_id(_text(metadata.get("x-request-id")))
             context.set_trailing_metadata((("x-request-id", request_id),))
             try:
+                if not operation:
+                    return await call(_parse(kind, raw), context)
                 self._desk.check_key(_text(metadata.get("authorization")), _text(metadata.get("x-api-key")))
                 with self._desk.seat():
-                    answer = await call(request, context)
+                    answer = await call(_parse(kind, raw), context)
                 code = "OK"
                 return answer
             except asyncio.CancelledError:
@@ -184,9 +189,18 @@ class GrpcDoor:
                 context.set_trailing_metadata(_trailer(refusal, request_id))
                 await context.abort(status, f"{refusal.message}; {refusal.remedy}")
             finally:
-                self._desk.note("grpc", operation, code, began, request_id)
+                if operation:
+                    self._desk.note("grpc", operation, code, began, request_id)
 
         return guarded
+
+
+def _parse(kind: Any, raw: bytes) -> Any:
+    """Read a message here and not in grpc's own code, which would call a broken one UNKNOWN and log a traceback."""
+    try:
+        return kind.FromString(raw)
+    except DecodeError as error:
+        raise InputError("the message cannot be read", f"send {kind.DESCRIPTOR.full_name}") from error
 
 
 def _trailer(refusal: Refusal, request_id: str) -> tuple[tuple[str, str], ...]:
