@@ -101,7 +101,9 @@ def open_checkpoint(
         writers.check_fits(config, task, folder)
         if task in writers.GENERATIVE:
             return _open_writer(folder, run, task, config, max_length, trust_remote_code)
-        tokenizer = _load_tokenizer(folder, trust_remote_code)
+        # Byte-level tokenizers take a word of a list for one within a text only if they put a space before it.
+        options = {"add_prefix_space": True} if task == "token-classification" else {}
+        tokenizer = _load_tokenizer(folder, trust_remote_code, options)
     except CheckpointError:
         raise
     except Exception as error:  # the tokenizers library raises bare ones
@@ -183,13 +185,13 @@ def _not_merged(folder: Path) -> CheckpointError:
     return CheckpointError(f"{folder} holds a {kind} adapter that is not merged into the weights", remedy)
 
 
-def _load_tokenizer(folder: Path, trust_remote_code: bool) -> PreTrainedTokenizerFast:
+def _load_tokenizer(folder: Path, trust_remote_code: bool, options: dict[str, bool]) -> PreTrainedTokenizerFast:
     """Load the tokenizer in its fast form, the only one that serving without transformers can run."""
     settings = folder / "tokenizer_config.json"
     name = json.loads(settings.read_text(encoding="utf-8")).get("tokenizer_class") if settings.is_file() else None
     # transformers 5 writes a class name that 4.57 doesn't know; the tokenizer.json beside it is fine.
     loader: Any = PreTrainedTokenizerFast if name == "TokenizersBackend" else AutoTokenizer
-    tokenizer = loader.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    tokenizer = loader.from_pretrained(folder, trust_remote_code=trust_remote_code, **options)
     if not tokenizer.is_fast:
         raise CheckpointError(
             f"{folder} has a tokenizer without a fast form ({type(tokenizer).__name__})",

@@ -1,5 +1,6 @@
 """The other side of every comparison: torch and transformers, eager, with transformers' own tokenizer."""
 
+import inspect
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +17,8 @@ from serve.batcher import Result
 from serve.tasks import Task as ServingTask
 from serve.tokenizer import Row, pad
 
-SIDE = ("overflow_to_sample_mapping", "special_tokens_mask", "offset_mapping")
+NAMES = ("input_ids", "attention_mask", "token_type_ids")
+"""What an encoder may take; some tokenizers make token types for models that have none."""
 
 
 def load_reference(checkpoint: Checkpoint, task: Task, dtype: torch.dtype = torch.float32) -> "TorchModel":
@@ -44,6 +46,7 @@ class TorchModel:
             self.model = load_adapter(model, checkpoint.folder).to(dtype).eval()
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise unloadable(checkpoint.folder, error) from error
+        self._takes = set(inspect.signature(self.model.forward).parameters) & set(NAMES)
         if self.model.config.pad_token_id is None:  # GPT-2's kin; a batch of texts needs one
             self.model.config.pad_token_id = checkpoint.tokenizer.pad_token_id
 
@@ -65,13 +68,12 @@ class TorchModel:
     def run_batch(self, rows: Sequence[Row]) -> Any:
         """Run rows in one padded batch, as a variant's engine does; for timing."""
         feeds = pad(rows, self._processing)
-        names = self._checkpoint.tokenizer.model_input_names
         with torch.inference_mode():
-            return self.model(**{name: torch.from_numpy(feeds[name]) for name in names})
+            return self.model(**{name: torch.from_numpy(feeds[name]) for name in self._takes})
 
     def _run(self, feeds: Any, per_token: bool) -> list[Result]:
         with torch.inference_mode():
-            made = self.model(**{name: values for name, values in feeds.items() if name not in SIDE})
+            made = self.model(**{name: values for name, values in feeds.items() if name in self._takes})
         arrays = {name: made[name].float().numpy() for name in self._task.outputs}
         masks = feeds["attention_mask"].bool().numpy() if per_token else itertools.repeat(slice(None))
         rows = range(len(feeds["input_ids"]))

@@ -11,14 +11,12 @@ from typing import Literal
 
 from export.files import TuneportError
 from export.fuse import fuse
-from export.gate import Evidence, Rule
+from export.gate import EXACT, Evidence, Rule
 from export.machine import Machine
 from export.manifest import Device, Engine, Precision
 from export.quantize import Ranges, quantize_calibrated, quantize_dynamic
 from serve.tokenizer import Ids
 
-EXACT = 1e-3
-"""|Δ| of an output that a change of engine alone may bring."""
 FEWEST_CALIBRATION_ROWS = 32
 WRITTEN_AT_MOST = 0.95
 """Share of golden tokens that a quantized model may write otherwise on another machine: not all of them."""

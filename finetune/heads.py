@@ -4,6 +4,7 @@ The saved checkpoint carries this file, so that transformers alone can load it (
 import nothing but torch and transformers.
 """
 
+import inspect
 from typing import Any
 
 import torch
@@ -41,6 +42,8 @@ class PooledClassifier(PreTrainedModel):
         self.attention = nn.Linear(size, 1) if config.pooling == "attention" else None
         self.dropout = nn.Dropout(getattr(encoder_config, "hidden_dropout_prob", 0.1))
         self.classifier = nn.Linear(size, config.num_labels)
+        # Some tokenizers make token types for encoders that have none.
+        self._takes_types = "token_type_ids" in inspect.signature(self.encoder.forward).parameters
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -76,7 +79,7 @@ class PooledClassifier(PreTrainedModel):
     ) -> SequenceClassifierOutput:
         """Map int64 (rows, tokens) to logits, float (rows, labels)."""
         feeds = {"attention_mask": attention_mask, "inputs_embeds": inputs_embeds}
-        if token_type_ids is not None:
+        if token_type_ids is not None and self._takes_types:
             feeds["token_type_ids"] = token_type_ids
         states = self.encoder(input_ids, **feeds).last_hidden_state
         if attention_mask is None:

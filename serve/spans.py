@@ -25,8 +25,9 @@ def best_span(starts: npt.NDArray[Any], ends: npt.NDArray[Any], offsets: npt.NDA
 
     `starts` and `ends` are a window's logits (tokens,), `offsets` (tokens, 2) its characters, `OUTSIDE` elsewhere.
     """
-    context = np.flatnonzero(offsets[:, 0] != OUTSIDE)
-    if not len(context):  # of characters that the tokenizer drops
+    # Tokens without characters, such as a byte-level blank, are no place to begin or end.
+    context = np.flatnonzero((offsets[:, 0] != OUTSIDE) & (offsets[:, 1] > offsets[:, 0]))
+    if not len(context):  # characters that the tokenizer drops
         return Span(-np.inf, 0, 0)
     longest = min(MAX_ANSWER_TOKENS, len(context))
     padded = np.pad(np.asarray(ends, np.float64)[context], (0, longest - 1), constant_values=-np.inf)

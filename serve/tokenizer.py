@@ -85,7 +85,10 @@ class TextTokenizer:
 
     def room_beside(self, text: str) -> int:
         """Count the tokens of a window that `text` leaves to its pair."""
-        taken = len(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        try:
+            taken = len(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        except Exception:  # bare, of the library: alone it is longer than a window, and has no pair to cut
+            return 0
         return self._max_length - self._tokenizer.num_special_tokens_to_add(is_pair=True) - taken
 
     def id_of(self, token: str) -> int | None:

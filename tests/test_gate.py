@@ -21,12 +21,12 @@ from export.checkpoint import open_checkpoint
 from export.choose import Objective, choose_default
 from export.files import CheckpointError, DataError, GateError, TuneportError
 from export.frontier import frontier
-from export.gate import Evidence, Gate, Rule, judge
+from export.gate import EXACT, Evidence, Gate, Rule, judge
 from export.manifest import GoldenCase, Manifest, Metric, Parity, load_manifest
 from export.pipeline import ExportConfig, export
 from export.sample import Sample
 from export.tasks.text_classification import Task
-from export.variants import EXACT, RECIPES, Material, choose_recipes
+from export.variants import RECIPES, Material, choose_recipes
 from serve.batcher import Result
 from serve.model import open_task
 from serve.verify import verify
