@@ -32,7 +32,7 @@ class Predictor:
                 "choose a variant of that device or unset TUNEPORT_DEVICE",
             )
         check_files(folder, self.manifest, self.variant.name)
-        self.model = open_model(folder, self.manifest, self.variant, threads=settings.threads)
+        self.model = open_model(folder, self.manifest, self.variant, threads=settings.threads_each())
         self._task = self.model.task
         check_golden(self.model, load_golden(folder), self.variant)  # warms the engine up, too
         self._settings = settings

@@ -20,6 +20,7 @@ from serve.bento import MODEL_NAME
 from serve.desk import Desk
 from serve.http import create_app
 from serve.predictor import Predictor
+from serve.retune import fastest_if_unlike
 from serve.settings import Settings, read_settings
 
 
@@ -58,6 +59,14 @@ class Tuneport:
     """A fine-tuned model behind `POST /predict` and the Open Inference Protocol."""
 
     model = BentoModel(arguments.model)
+
+    @bentoml.on_deployment
+    @staticmethod
+    def choose_variant() -> None:
+        """Choose for all workers, before they start, where the artifact was timed on another machine."""
+        logs.set_up()
+        if settings.variant is None and (variant := fastest_if_unlike(_artifact(), settings)):
+            os.environ["TUNEPORT_VARIANT"] = variant
 
     def __init__(self) -> None:
         """Load and prove the artifact; the worker is not ready before, and the service ends if it fails."""

@@ -7,6 +7,7 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from export.files import TuneportError
+from export.machine import usable_cores
 
 
 class Settings(BaseSettings):
@@ -72,6 +73,10 @@ class Settings(BaseSettings):
     """Log a line of JSON for each request."""
     log_inputs: bool = False
     """Log the inputs of requests, too: texts may be confidential."""
+
+    def threads_each(self) -> int:
+        """Return the processors of one worker."""
+        return self.threads or max(1, usable_cores() // self.workers)
 
     def keys(self) -> tuple[bytes, ...]:
         """Read the API keys; a TuneportError for a file that cannot be read, or that has none."""
