@@ -1,6 +1,7 @@
 """Streams of /predict and OpenAI's /v1, over a real server, with the public `openai` client."""
 
 import asyncio
+import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -189,7 +190,13 @@ def test_a_stream_that_nobody_reads_any_more_ends_its_row(chat: Path) -> None:
         desk.predictor.on_batch = lambda report: written.append(report.rows)
         writer, steps = desk.predictor.model.writer, []  # type: ignore[attr-defined]
         forward = writer.forward
-        writer.forward = lambda *args, **kwargs: (steps.append(1), forward(*args, **kwargs))[1]
+
+        @functools.wraps(forward)
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            steps.append(1)
+            return forward(*args, **kwargs)
+
+        writer.forward = counted
         stream = pieces(desk, "one two", {"max_new_tokens": 120})
         began = asyncio.get_running_loop().time()
         await anext(stream)
