@@ -17,6 +17,7 @@ import httpx
 import pytest
 import uvicorn
 from helpers import LABELS, Server, build_checkpoint
+from tiny_generative import build_causal, byte_tokenizer
 from transformers import BertForQuestionAnswering, BertForTokenClassification
 
 from export.pipeline import ExportConfig, export
@@ -132,6 +133,15 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     yield from serve_architecture(folder, "question-answering", ("A", "B"), BertForQuestionAnswering)
 
 
+@pytest.fixture(scope="module")
+def writer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("writer")
+    base = build_causal(folder / "checkpoint", "gpt2", byte_tokenizer(["one two three four five six"]))
+    export(ExportConfig(checkpoint=base, name="tiny", task="text-generation", variants=("fp32",)), folder / "out")
+    settings = Settings(log_requests=False)
+    yield from serve_in_thread(Predictor(folder / "out", settings), settings)
+
+
 def predict(url: str, inputs: Any, **parameters: Any) -> Any:
     answer = httpx.post(f"{url}/predict", json={"inputs": inputs, "parameters": parameters})
     assert answer.status_code == 200, answer.text
@@ -239,6 +249,29 @@ def test_the_answer_is_marked_in_its_context(reader: str, tmp_path: Path) -> Non
     assert page.one("mark") == best["answer"]
     (prose,) = page.find("p", class_="prose")
     assert prose["text"] == context
+
+
+@in_browser
+def test_written_text_is_shown(writer: str, tmp_path: Path) -> None:
+    page = browse(writer, tmp_path, text="one two", max_new_tokens="9", stream="0", run="1")
+    expected = predict(writer, "one two", max_new_tokens=9)
+    assert expected["text"]
+    assert page.one("p", id="written") == expected["text"]
+    assert '"max_new_tokens": 9' in page.one("pre")
+
+
+@in_browser
+def test_text_is_shown_while_it_is_written(writer: str, tmp_path: Path) -> None:
+    """The browser's virtual time does not wait for the rest of a streamed answer, so what it shows may be a part."""
+    expected = predict(writer, "one two", max_new_tokens=9)["text"]
+    for _ in range(5):
+        page = browse(writer, tmp_path, text="one two", max_new_tokens="9", run="1")
+        assert page.find("div", role="alert") == []
+        shown = "".join(each["text"] for each in page.find("p", class_="plain"))
+        assert expected.startswith(shown)
+        if shown:
+            return
+    raise AssertionError("nothing was shown")
 
 
 @in_browser
