@@ -160,10 +160,10 @@ def _check_files(path: Path, folder: Path) -> None:
         raise CheckpointError(
             f"{path} {why}", "give the folder that `tuneport finetune … --out` wrote, or a checkpoint"
         )
-    if not (folder / "config.json").is_file():
-        raise CheckpointError(f"{folder} has no config.json", "give a folder that save_pretrained wrote")
     if (folder / "adapter_config.json").is_file():
         raise _not_merged(folder)
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"{folder} has no config.json", "give a folder that save_pretrained wrote")
     if not any((folder / name).is_file() for name in WEIGHTS):
         others = [file.name for file in folder.glob("*.bin")] + [file.name for file in folder.glob("*.pt")]
         found = f", only {', '.join(others)}, which can run code when loaded" if others else ""

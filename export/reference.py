@@ -10,9 +10,9 @@ import torch
 import transformers
 from safetensors import SafetensorError
 
+from export.adapter import with_adapter
 from export.checkpoint import Checkpoint, unloadable
 from export.tasks import Task
-from finetune.bottleneck import load_adapter
 from serve.batcher import Result
 from serve.tasks import Task as ServingTask
 from serve.tokenizer import Row, pad
@@ -43,7 +43,7 @@ class TorchModel:
             model = kind.from_pretrained(
                 checkpoint.folder, dtype=dtype, use_safetensors=True, trust_remote_code=checkpoint.trust_remote_code
             )
-            self.model = load_adapter(model, checkpoint.folder).to(dtype).eval()
+            self.model = with_adapter(model, checkpoint.folder).to(dtype).eval()
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise unloadable(checkpoint.folder, error) from error
         self._takes = set(inspect.signature(self.model.forward).parameters) & set(NAMES)
