@@ -17,6 +17,7 @@ from transformers import (
 from export import generative_checkpoint as writers
 from export.files import CheckpointError, digest, sha256
 from export.manifest import CHECKPOINT, PROCESSOR, RUN, TOKENIZER, Run, Task
+from finetune.bottleneck import NAME as ADAPTER
 from finetune.heads import PooledClassifier, PooledConfig
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
@@ -79,8 +80,8 @@ class Checkpoint:
     def hash(self) -> str:
         """Hash the files that make the model: configuration, weights, tokenizer."""
         kinds = {".json", ".safetensors", ".txt", ".model", ".spm", ".jinja"}
-        everything = [*self.folder.iterdir(), *(self.folder / "adapter").glob("*")]
-        files = sorted(path for path in everything if path.suffix in kinds)
+        files = sorted(path for path in self.folder.iterdir() if path.suffix in kinds)
+        files += sorted((self.folder / ADAPTER).glob("*"))
         return digest([(path.relative_to(self.folder).as_posix(), sha256(path)) for path in files])
 
 
