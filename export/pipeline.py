@@ -180,7 +180,7 @@ def _set_up(config: ExportConfig, folder: Path, subject: _Subject, progress: Pro
     material = Material(
         fp32=fp32 / files[0],
         files=tuple(files),
-        feeds=[] if checkpoint.sizes else _feeds(gate.rows, processing, config.calibration_rows),
+        feeds=[] if checkpoint.sizes else _feeds(gate.rows, processing, config),
         ranges=config.calibration,
         model_type=reference.model.config.model_type,
         heads=getattr(reference.model.config, "num_attention_heads", 0) or 0,
@@ -205,9 +205,13 @@ def _kind(checkpoint: Checkpoint) -> Kind:
     return "writer" if checkpoint.sizes else "encoder"
 
 
-def _feeds(rows: Sequence[Row], processing: Processing, count: int) -> list[dict[str, Ids]]:
+def _feeds(rows: Sequence[Row], processing: Processing, config: ExportConfig) -> list[dict[str, Ids]]:
     """Batch rows for calibration, like lengths together: ranges must not be those of padding."""
-    chosen = [rows[round(i)] for i in np.linspace(0, len(rows) - 1, min(count, len(rows)))]
+    count = min(config.calibration_rows, len(rows))
+    chosen = [rows[round(i)] for i in np.linspace(0, len(rows) - 1, count)]
+    if config.calibration != "minmax":  # onnxruntime's histograms want one shape
+        longest = max(map(len, chosen), default=0)
+        return [pad([row], processing, longest) for row in chosen]
     batches = plan([len(row) for row in chosen], CALIBRATION_TOKENS)
     return [pad([chosen[i] for i in batch], processing) for batch in batches]
 

@@ -1,5 +1,7 @@
 """An fp32 graph to int8: dynamic through Optimum, and static (QDQ) with ranges calibrated on the user's data."""
 
+import contextlib
+import io
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -46,7 +48,7 @@ def quantize_calibrated(
 
     `feeds` are padded batches as engines take them. `kept` names nodes that stay in fp32.
     """
-    with tempfile.TemporaryDirectory(dir=folder) as made, quiet():
+    with tempfile.TemporaryDirectory(dir=folder) as made, quiet(), contextlib.redirect_stdout(io.StringIO()):
         target = Path(made) / "quantized.onnx"
         quantize_static(
             str(fp32),

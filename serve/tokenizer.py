@@ -106,9 +106,9 @@ class TextTokenizer:
         return words[0] if len(words) == 2 else text
 
 
-def pad(rows: Sequence[Row], processing: Processing) -> dict[str, Ids]:
-    """Stack rows into the arrays that encoders take, each int64 of shape (rows, longest row)."""
-    shape = (len(rows), max(map(len, rows)))
+def pad(rows: Sequence[Row], processing: Processing, length: int = 0) -> dict[str, Ids]:
+    """Stack rows into the arrays that encoders take, each int64 of shape (rows, longest row or `length`)."""
+    shape = (len(rows), max(length, *map(len, rows)))
     ids, mask = np.full(shape, processing.pad_token_id, np.int64), np.zeros(shape, np.int64)
     types = np.full(shape, processing.pad_token_type_id, np.int64)
     for i, row in enumerate(rows):

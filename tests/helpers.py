@@ -86,7 +86,7 @@ def random_texts(seed: int) -> Iterator[str]:
         yield " ".join(word.title() if chance.random() < 0.1 else word for word in words)
 
 
-def write_data(folder: Path, checkpoint: Path) -> None:
+def write_data(folder: Path, checkpoint: Path, margin: float = MARGIN) -> None:
     """Write three splits of texts that the model is sure about; every tenth row has another label."""
     torch_model = TorchReference(checkpoint)
     texts = random_texts(SEED)
@@ -95,7 +95,7 @@ def write_data(folder: Path, checkpoint: Path) -> None:
         while len(rows) < count:
             text = next(texts)
             best, second = np.sort(torch_model.logits([text])[0])[:-3:-1]
-            if best - second > MARGIN:
+            if best - second > margin:
                 chosen = torch_model.labels([text])[0]
                 wrong = LABELS[(LABELS.index(chosen) + 1) % len(LABELS)]
                 rows.append({"text": text, "label": wrong if len(rows) % 10 == 9 else chosen})

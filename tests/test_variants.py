@@ -1,0 +1,189 @@
+"""What is made of an fp32 graph: each variant answers, and one that fails keeps as little as it must in fp32."""
+
+import importlib.util
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from helpers import LABELS, TorchReference, build_checkpoint, read_rows, tuneport, write_data
+from transformers import AutoModelForSequenceClassification
+
+from export import to_onnx
+from export.calibration import calibrate, calibration_error, fit_temperature
+from export.files import TuneportError
+from export.machine import Machine
+from export.manifest import Manifest, load_manifest
+from export.pipeline import ExportConfig, export
+from export.variants import RECIPES, choose_recipes
+from serve.predictor import Predictor
+from serve.settings import Settings
+from serve.verify import verify
+
+needs_openvino = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="OpenVINO is not installed")
+TEXTS = ["bank", "the team won the game", "Größe 🙂"]
+
+
+def made(checkpoint: Path, data: Path, out: Path, *variants: str, **settings: Any) -> Manifest:
+    config = {"checkpoint": checkpoint, "data": str(data), "variants": variants, **settings}
+    return export(ExportConfig.model_validate(config), out)
+
+
+def labels(artifact: Path, variant: str) -> list[str]:
+    predictor = Predictor(artifact, Settings(variant=variant))
+    return [answer["label"] for answer in predictor.predict(TEXTS)]
+
+
+def op_types(file: Path) -> set[str]:
+    return {node.op_type for node in onnx.load(file).graph.node}
+
+
+def test_the_fused_graph_has_fused_operators_and_the_same_answers(
+    tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    manifest = made(tiny_checkpoint, tiny_data, tmp_path / "out", "fused")
+    fused = manifest.variant("fused")
+    assert fused.parity.max_abs_diff <= 1e-3
+    assert {"Attention", "SkipLayerNormalization"} <= op_types(tmp_path / "out" / fused.files[0].path)
+    assert labels(tmp_path / "out", "fused") == TorchReference(tiny_checkpoint).labels(TEXTS)
+
+
+@pytest.mark.parametrize("ranges", ["minmax", "entropy", "percentile"])
+def test_static_int8_is_calibrated_by_every_method(
+    tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path, ranges: str
+) -> None:
+    settings = {"calibration": ranges, "calibration_rows": 40, "search_minutes": 0, "max_drop": 1}
+    manifest = made(tiny_checkpoint, tiny_data, tmp_path / "out", "int8-static", **settings)
+    judged = [each.parity for each in (*manifest.variants, *manifest.rejected) if each.name == "int8-static"]
+    assert judged[0] is not None
+    assert judged[0].agreement > 0.9
+    if not manifest.rejected:
+        assert "QuantizeLinear" in op_types(tmp_path / "out" / manifest.variant("int8-static").files[0].path)
+
+
+@needs_openvino
+def test_openvino_serves_the_same_file_and_an_int8_one_of_its_own(
+    tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    manifest = made(tiny_checkpoint, tiny_data, tmp_path / "out", "openvino", "openvino-int8", max_drop=1)
+    assert manifest.variant("openvino").files == manifest.variant("fp32").files
+    assert labels(tmp_path / "out", "openvino") == TorchReference(tiny_checkpoint).labels(TEXTS)
+    assert [file.path for file in manifest.variant("openvino-int8").files] == [
+        "onnx/openvino-int8/model.xml", "onnx/openvino-int8/model.bin",
+    ]  # fmt: skip
+    assert {name for name, *_ in verify(tmp_path / "out")} == {"fp32", "openvino", "openvino-int8"}
+
+
+def plant_outlier(checkpoint: Path) -> None:
+    """Let one hidden value of a layer dwarf the others, as some large models' do: one scale fits them all badly."""
+    model = AutoModelForSequenceClassification.from_pretrained(checkpoint)
+    layer = model.bert.encoder.layer[1]
+    with torch.no_grad():
+        layer.output.dense.weight *= 4
+        layer.intermediate.dense.weight[3] *= 1e4
+        layer.output.dense.weight[:, 3] /= 1e4
+    model.save_pretrained(checkpoint)
+
+
+def test_a_quantized_variant_that_fails_keeps_the_parts_it_needs_in_fp32(tmp_path: Path) -> None:
+    build_checkpoint(tmp_path / "checkpoint")
+    plant_outlier(tmp_path / "checkpoint")
+    (tmp_path / "data").mkdir()
+    write_data(tmp_path / "data", tmp_path / "checkpoint", margin=0.2)
+    at_once = made(tmp_path / "checkpoint", tmp_path / "data", tmp_path / "at_once", "int8", search_minutes=0)
+    assert [each.name for each in at_once.rejected] == ["int8"]
+    manifest = made(tmp_path / "checkpoint", tmp_path / "data", tmp_path / "out", "int8", search_minutes=3)
+    int8 = manifest.variant("int8")
+    assert int8.parity.agreement >= 0.99
+    assert any("layer.1/output" in part for part in int8.kept_in_higher_precision)
+    assert len(int8.kept_in_higher_precision) <= 3
+    assert "MatMulInteger" in op_types(tmp_path / "out" / int8.files[0].path)
+    shown = tuneport("inspect", tmp_path / "out").out
+    assert "keeps in fp32" in shown
+
+
+def test_weights_beyond_one_file_stand_in_a_second(
+    tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(to_onnx, "LARGEST_IN_ONE_FILE", 10_000)
+    variants = ["int8", *(["openvino"] if importlib.util.find_spec("openvino") else [])]
+    manifest = made(tiny_checkpoint, tiny_data, tmp_path / "out", *variants)
+    fp32 = [file.path for file in manifest.variant("fp32").files]
+    assert fp32 == ["onnx/fp32/model.onnx", "onnx/fp32/model.onnx_data"]
+    assert (tmp_path / "out" / fp32[0]).stat().st_size < (tmp_path / "out" / fp32[1]).stat().st_size
+    assert {name for name, *_ in verify(tmp_path / "out")} == {"fp32", *variants}
+    (tmp_path / "out" / fp32[1]).write_bytes(b"")
+    assert tuneport("verify", tmp_path / "out").code == 1
+
+
+def test_what_the_machine_cannot_run_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Machine, "has_bf16", property(lambda _: False))
+    with pytest.raises(TuneportError, match="openvino-bf16 needs"):
+        choose_recipes(("openvino-bf16",), "cpu")
+    assert "openvino-bf16" not in choose_recipes((), "cpu")
+    with pytest.raises(TuneportError, match="int8-static is calibrated on data"):
+        choose_recipes(("int8-static",), "cpu", has_data=False)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(TuneportError, match=r"openvino needs OpenVINO.*tuneport\[openvino\]"):
+        choose_recipes(("openvino",), "cpu")
+    assert set(choose_recipes((), "cpu")) == {"fp32", "int8"}
+    assert all(recipe.engine for recipe in RECIPES.values())
+
+
+def random_logits(temperature: float, rows: int = 4000) -> tuple[Any, Any]:
+    """Logits whose labels are drawn from their own probabilities at a temperature."""
+    chance = np.random.default_rng(1)
+    logits = chance.normal(size=(rows, 3)).astype(np.float32) * 3
+    powers = np.exp(logits / temperature)
+    shares = powers / powers.sum(-1, keepdims=True)
+    targets = np.array([chance.choice(3, p=row) for row in shares])
+    return logits, targets
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
+def test_a_temperature_is_found_again(temperature: float) -> None:
+    logits, targets = random_logits(temperature)
+    assert fit_temperature(logits, targets) == pytest.approx(temperature, rel=0.1)
+    found = calibrate(logits, targets)
+    assert found is not None
+    assert found.error_after < 0.03
+    assert (found.error_before > 2 * found.error_after) == (temperature != 1.0)
+
+
+def test_the_error_of_a_model_that_is_sure_and_half_right_is_one_half() -> None:
+    logits = np.array([[50.0, 0.0]] * 10, np.float32)
+    assert calibration_error(logits, np.array([0] * 5 + [1] * 5)) == pytest.approx(0.5)
+    assert calibrate(logits, np.zeros(10, np.int64)) is None
+
+
+def test_the_temperature_that_helps_is_applied_in_serving(manifest: Manifest, tiny_artifact: Path) -> None:
+    made = manifest.calibration
+    assert made is not None
+    helps = made.error_after < made.error_before
+    assert manifest.processing.temperature == (made.temperature if helps else 1.0)
+    predictor = Predictor(tiny_artifact, Settings(variant="fp32"))
+    case = read_rows(tiny_artifact / "golden.jsonl")[0]
+    logits = np.array(case["outputs"][0]["logits"]) / manifest.processing.temperature
+    shares = np.exp(logits) / np.exp(logits).sum()
+    answer = predictor.predict([case["input"]])[0]
+    assert answer["label"] == LABELS[int(shares.argmax())]
+    assert answer["score"] == pytest.approx(float(shares.max()), abs=1e-3)
+
+
+def files_of(folder: Path) -> Iterable[tuple[str, bytes]]:
+    return sorted((str(path.relative_to(folder)), path.read_bytes()) for path in folder.rglob("*") if path.is_file())
+
+
+def test_exporting_twice_differs_in_what_was_measured_alone(
+    tiny_checkpoint: Path, tiny_data: Path, tiny_artifact: Path, tmp_path: Path
+) -> None:
+    made(tiny_checkpoint, tiny_data, tmp_path / "again", "fp32", "int8", name="tiny")
+    pairs = zip(files_of(tiny_artifact), files_of(tmp_path / "again"), strict=True)
+    differ = {name for (name, before), (_, after) in pairs if before != after}
+    assert differ <= {"manifest.json", "README.md", "frontier.png"}
+    assert load_manifest(tmp_path / "again").version == load_manifest(tiny_artifact).version
