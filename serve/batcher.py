@@ -119,6 +119,8 @@ class Batcher:
         jobs = self._enqueue(rows, loop, deadline)
         self._pump(loop)
         try:
+            if len(jobs) == 1:
+                return [await jobs[0].done]
             return await asyncio.gather(*(job.done for job in jobs))
         finally:
             for job in jobs:  # a no-op for those that are done

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from serve import logs
+from serve import logs, tracing
 from serve.errors import Refused
 from serve.metrics import Metrics
 from serve.predictor import Predictor
@@ -23,6 +23,7 @@ class Desk:
         self.settings = settings
         self.metrics = Metrics(predictor.describe(), workers=settings.workers)
         predictor.on_batch = self.metrics.batch
+        self._record = tracing.recorder(predictor.describe())
         self.ready = True
         """Goes false when the service is told to stop."""
         self._keys = settings.keys()
@@ -76,14 +77,26 @@ class Desk:
             problem = f"{inputs} inputs in one request, and the limit is {self.settings.max_inputs}"
             raise Refused(413, "too_many_inputs", problem, "send several requests, or raise TUNEPORT_MAX_INPUTS")
 
-    def note(self, door: str, operation: str, status: str, began: float, request_id: str, inputs: Any = None) -> None:
-        """Count a request that has ended, and log it. `began` is of `time.perf_counter`."""
+    def note(
+        self,
+        door: str,
+        operation: str,
+        status: str,
+        began: float,
+        request_id: str,
+        *,
+        inputs: Any = None,
+        traceparent: str | None = None,
+    ) -> None:
+        """Count, trace and log a request that has ended. `began` is of `time.perf_counter`."""
         seconds = time.perf_counter() - began
         self.metrics.request(door, operation, status, seconds)
+        if self._record:
+            attributes = {"door": door, "status": status, "request_id": request_id}
+            self._record(operation, began, attributes, traceparent)
         if self.settings.log_requests:
             fields: dict[str, Any] = {"inputs": inputs} if self.settings.log_inputs and inputs is not None else {}
-            logs.log(
-                "request",
+            logs.log_request(
                 request_id=request_id,
                 door=door,
                 operation=operation,

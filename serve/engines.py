@@ -36,6 +36,7 @@ class OrtEngine:
     def __init__(self, path: Path, *, device: Device = "cpu", threads: int | None = None, streams: int = 1) -> None:
         """Open a session. `threads` counts processors for all streams; the container's quota when None."""
         self.streams = streams
+        self._device = device
         provider = check_provider(device)
         options = ort.SessionOptions()
         options.intra_op_num_threads = max(1, (threads or usable_cores()) // streams)
@@ -56,8 +57,20 @@ class OrtEngine:
 
     def run(self, feeds: Mapping[str, Ids]) -> dict[str, Output]:
         """Run the graph once; feeds that it does not take are ignored."""
+        if self._device != "cpu":
+            return self._run_bound(feeds)
         values = self._session.run(self._outputs, {name: feeds[name] for name in self._inputs})
         return dict(zip(self._outputs, values, strict=True))
+
+    def _run_bound(self, feeds: Mapping[str, Ids]) -> dict[str, Output]:
+        """Run with the outputs kept on the device until all are there, then copied back at once."""
+        binding = self._session.io_binding()
+        for name in self._inputs:
+            binding.bind_cpu_input(name, np.ascontiguousarray(feeds[name]))
+        for name in self._outputs:
+            binding.bind_output(name, self._device)
+        self._session.run_with_iobinding(binding)
+        return dict(zip(self._outputs, binding.copy_outputs_to_cpu(), strict=True))
 
 
 def check_provider(device: Device) -> str:

@@ -190,7 +190,8 @@ class GrpcDoor:
                 await context.abort(status, f"{refusal.message}; {refusal.remedy}")
             finally:
                 if operation:
-                    self._desk.note("grpc", operation, code, began, request_id)
+                    traceparent = _text(metadata.get("traceparent"))
+                    self._desk.note("grpc", operation, code, began, request_id, traceparent=traceparent)
 
         return guarded
 

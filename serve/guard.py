@@ -60,7 +60,15 @@ class Guard:
                 raise
             await answer_refusal(refusal, scope["path"])(scope, receive, send_on)
         finally:
-            desk.note("http", _operation(scope["path"]), str(status), began, request_id, state.get("inputs"))
+            desk.note(
+                "http",
+                _operation(scope["path"]),
+                str(status),
+                began,
+                request_id,
+                inputs=state.get("inputs"),
+                traceparent=headers.get(b"traceparent"),
+            )
 
 
 def answer_refusal(refusal: Refusal, path: str) -> Response:

@@ -105,17 +105,25 @@ async def read_body(request: Request) -> bytes:
 
 async def unless_left(request: Request, answering: Awaitable[Answer]) -> Answer:
     """Wait for an answer; when the client goes away it is cancelled, and ClientDisconnect raised."""
-    task = asyncio.ensure_future(answering)
+    task, has_left = asyncio.current_task(), False
+    assert task is not None
+
+    def cancel(_: Any) -> None:
+        nonlocal has_left
+        has_left = True
+        task.cancel()
+
     leaving = asyncio.ensure_future(_disconnected(request))
-    leaving.add_done_callback(lambda _: task.cancel())
+    leaving.add_done_callback(cancel)
     try:
-        return await task
+        return await answering
     except asyncio.CancelledError:
-        if leaving.done() and not leaving.cancelled():
+        if has_left:
+            task.uncancel()
             raise ClientDisconnect from None
         raise
     finally:
-        task.cancel()
+        leaving.remove_done_callback(cancel)
         leaving.cancel()
 
 

@@ -13,6 +13,7 @@ import orjson
 LOGGER = logging.getLogger("tuneport")
 REQUEST_ID = re.compile(r"[\w.:/+=@-]{1,128}", re.ASCII)
 OWN_FIELDS = "tuneport_fields"
+PID = os.getpid()
 
 
 class JsonLines(logging.Formatter):
@@ -46,6 +47,13 @@ def set_up() -> None:
 def log(event: str, level: int = logging.INFO, *, exc_info: Any = None, **fields: Any) -> None:
     """Log an event with its fields."""
     LOGGER.log(level, event, exc_info=exc_info, extra={OWN_FIELDS: fields})
+
+
+def log_request(**fields: Any) -> None:
+    """Log a request: the same line as `log`'s, without the cost of `logging`, which is that of a short answer."""
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    line = orjson.dumps({"time": now, "level": "info", "event": "request", "worker": PID, **fields}, default=str)
+    sys.stderr.write(line.decode() + "\n")
 
 
 def request_id(given: str | None) -> str:

@@ -18,6 +18,8 @@ from serve.settings import Settings
 from serve.tasks.inputs import InputError
 from serve.tokenizer import Row
 
+SMALL_CHARS = 1000
+
 
 class Predictor:
     """Answers requests on one variant of an artifact."""
@@ -79,14 +81,17 @@ class Predictor:
             yield from self.predict(chunk)
 
     async def answer(self, values: Sequence[Any], parameters: Any = None, deadline: float | None = None) -> list[Any]:
-        """Answer one request among others: tokenize off the event loop, batch, run, decode.
+        """Answer one request among others: tokenize (off the event loop unless it is short), batch, run, decode.
 
         Raises Refused for a request of too many tokens, and what `Batcher.submit` raises.
         """
         checked = self.read_parameters(parameters)
         given = self.read_inputs(values)
-        loop = asyncio.get_running_loop()
-        windows = await loop.run_in_executor(self._tokenizing, encode, self._task, given, checked)
+        if _is_small(values):
+            windows = encode(self._task, given, checked)
+        else:
+            loop = asyncio.get_running_loop()
+            windows = await loop.run_in_executor(self._tokenizing, encode, self._task, given, checked)
         rows = [row for rows in windows for row in rows]
         tokens = sum(map(len, rows))
         if tokens > self._settings.max_tokens:
@@ -120,3 +125,11 @@ class Predictor:
     ) -> list[Any]:
         parts = zip(given, windows, group(results, windows), strict=True)
         return [self._task.decode(*part, parameters) for part in parts]
+
+
+def _is_small(values: Sequence[Any]) -> bool:
+    """Tell whether tokenizing takes less than going to another thread and back."""
+    if len(values) != 1:
+        return False
+    fields = values[0].values() if isinstance(values[0], dict) else values
+    return sum(len(field) if isinstance(field, str) else SMALL_CHARS for field in fields) < SMALL_CHARS

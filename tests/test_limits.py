@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -281,3 +282,35 @@ def test_logs_are_json_with_ids_and_without_texts(door: Any, capfd: pytest.Captu
     assert said["two", "request"]["inputs"] == ["a secret"]
     assert said["three", "failed"]["exception"] == "RuntimeError"
     assert said["three", "failed"]["at"]
+
+
+def test_a_request_is_a_span_where_an_exporter_is_configured(
+    door: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from serve import tracing
+
+    assert tracing.recorder({"name": "tiny"}) is None
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console")
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
+    served = door()
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    served.post("a secret", headers={"traceparent": f"00-{trace}-b7ad6b7169203331-01", "x-request-id": "one"})
+    said = ""
+    limit = time.monotonic() + 10
+    while '"request_id": "one"' not in said:
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+        said += capfd.readouterr().out
+    assert f"0x{trace}" in said
+    assert '"name": "predict"' in said
+    assert "secret" not in said
+
+
+def test_an_exporter_that_is_not_installed_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    from serve import tracing
+
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318")
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
+    with pytest.raises(TuneportError, match="exporter is not installed"):
+        tracing.recorder({"name": "tiny"})

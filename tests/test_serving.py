@@ -51,6 +51,17 @@ def test_a_provider_that_falls_back_is_refused(
         OrtEngine(tiny_artifact / manifest.variant("fp32").files[0].path, device="cuda")
 
 
+def test_bound_outputs_are_the_plain_ones(tiny_artifact: Path, manifest: Manifest) -> None:
+    """On a device outputs are bound to it; binding them to the processor shows that the way is right."""
+    engine = OrtEngine(tiny_artifact / manifest.variant("fp32").files[0].path)
+    for shape in ((1, 3), (4, 17)):
+        ids = np.arange(np.prod(shape), dtype=np.int64).reshape(shape) % 50
+        feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+        plain, bound = engine.run(feeds), engine._run_bound(feeds)
+        assert bound.keys() == plain.keys()
+        np.testing.assert_array_equal(bound["logits"], plain["logits"])
+
+
 def test_a_file_that_is_no_graph_is_an_engine_error(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"no graph")
     with pytest.raises(EngineError, match="cannot load"):
