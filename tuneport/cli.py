@@ -208,6 +208,8 @@ def predict(
     settings = read_settings()
     predictor = Predictor(artifact, settings.model_copy(update={"variant": variant or settings.variant}))
     inputs: Iterator[Any] = iter(texts) if texts else _lines()
+    if local := getattr(predictor.model.task, "read_local", None):  # inputs are paths
+        inputs = map(local, inputs)
     try:
         for prediction in predictor.predict_lines(inputs):
             print(json.dumps(prediction, ensure_ascii=False))
