@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ARTIFACT ?= demo/artifact
 
-.PHONY: demo test slow check serve clean
+.PHONY: demo test slow check serve protocol clean
 
 demo: $(INSTALLED)
 	$(BIN)/tuneport demo --out demo --overwrite
@@ -23,6 +23,10 @@ check: $(INSTALLED)
 
 serve: $(INSTALLED)
 	$(BIN)/tuneport serve $(ARTIFACT)
+
+# The messages of the gRPC door, after a change of their .proto file.
+protocol: $(INSTALLED)
+	$(BIN)/python -m serve.protocol.generate
 
 clean:
 	rm -rf $(VENV) build dist demo .mypy_cache .pytest_cache .ruff_cache *.egg-info
