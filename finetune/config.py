@@ -105,6 +105,8 @@ class FinetuneConfig(Frozen):
     """Share of a text's words that a synonym replaces, in one more copy of each train row."""
     synonyms: str | None = None
     """Lexicon for it: JSON, word → list of synonyms."""
+    back_translation: tuple[str, str] | None = None
+    """Two translation artifacts, there and back: one more copy of each train row, as it comes back."""
     pseudo_label_data: str | None = None
     """Unlabelled data: after a first training its confident predictions join train, and a second one follows."""
     pseudo_label_threshold: float = Field(default=0.9, gt=0, le=1)

@@ -7,6 +7,7 @@ from datasets import concatenate_datasets
 
 from export.files import DataError
 from finetune.augment import Augmenter
+from finetune.back_translation import check_translators, paraphrases
 from finetune.config import FinetuneConfig
 from finetune.data import Data, read_data
 
@@ -33,6 +34,8 @@ def with_rehearsal(data: Data, config: FinetuneConfig) -> Data:
 
 def with_more_rows(data: Data, config: FinetuneConfig) -> Data:
     """Add to train what the settings ask for; validation and test stay as they are."""
+    if config.back_translation:
+        check_translators(config)
     splits = dict(data.splits)
     train, old = splits["train"], splits.pop(REHEARSAL, None)
     if old is not None:
@@ -42,4 +45,7 @@ def with_more_rows(data: Data, config: FinetuneConfig) -> Data:
     augmenter = Augmenter.from_config(config)
     if augmenter:
         train = concatenate_datasets([train, augmenter.copies(train)])
+    if config.back_translation:
+        own = splits["train"]
+        train = concatenate_datasets([train, paraphrases(own, config.back_translation).cast(train.features)])
     return replace(data, splits={**splits, "train": train})
