@@ -109,10 +109,16 @@ class Predictor:
                 streams=self.model.streams,
                 max_batch_tokens=self._settings.max_batch_tokens,
                 max_waiting=self._settings.max_waiting_inputs,
-                max_queue_s=self._settings.max_queue_ms / 1000,
+                max_queue_s=self._max_queue_s(),
                 report=lambda report: self.on_batch(report),
             )
         return self._batcher
+
+    def _max_queue_s(self) -> float:
+        """Take the setting; a model that writes is slow by nature and, unless it is set, has a request's whole time."""
+        is_set = "max_queue_ms" in self._settings.model_fields_set
+        writes = self.manifest.processing.generation is not None
+        return self._settings.request_timeout_s if writes and not is_set else self._settings.max_queue_ms / 1000
 
     def close(self) -> None:
         """Stop the threads."""

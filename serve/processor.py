@@ -74,6 +74,11 @@ class TextProcessor:
             raise InputError(f"the chat template refuses the messages ({str(error)[:200]})", "correct them") from error
         return str(rendered)
 
+    @property
+    def longest_s(self) -> float:
+        """Tell how long a recording the model hears at once."""
+        return float(self._extractor.n_samples / self._extractor.sampling_rate)
+
     def spectrogram(self, samples: Samples) -> tuple[Any, bool]:
         """Return a recording's log-mel spectrogram, float32 (mels, frames), and whether its end was lost."""
         rate = self._extractor.sampling_rate

@@ -252,6 +252,18 @@ def test_recordings_are_uploaded_as_they_are_or_in_a_form(ear: Path, tmp_path: P
     assert (broken.status_code, path.status_code, elsewhere.status_code) == (422, 422, 404)
 
 
+def test_a_recording_that_would_not_end_is_read_no_further(tmp_path: Path) -> None:
+    from serve.sound import read_sound
+    from serve.tasks.inputs import InputError
+
+    soundfile.write(tmp_path / "long.flac", np.zeros(16_000 * 120), 16_000)
+    assert read_sound((tmp_path / "long.flac").read_bytes(), 16_000, 30).shape == (31 * 16_000,)
+    for name, samples, rate in (("many", np.zeros((9, 9)), 16_000), ("slow", np.zeros(9), 10)):
+        soundfile.write(tmp_path / f"{name}.wav", samples, rate)
+        with pytest.raises(InputError, match="the recording has"):
+            read_sound((tmp_path / f"{name}.wav").read_bytes(), 16_000, 30)
+
+
 def test_a_form_carries_any_bytes() -> None:
     from serve.uploads import read_upload
 

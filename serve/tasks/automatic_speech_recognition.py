@@ -36,7 +36,7 @@ class Task(WritingTask):
         if not isinstance(content, bytes):
             raise InputError(f'"audio" is {inputs.describe(content)}', f"send {SHAPE}")
         assert self.generation.sampling_rate is not None
-        return read_sound(content, self.generation.sampling_rate)
+        return read_sound(content, self.generation.sampling_rate, self.processor.longest_s)
 
     def read_local(self, value: Any) -> Any:
         """Make an input of what the command line was given: a path."""
