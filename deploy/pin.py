@@ -15,12 +15,17 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 CONSTRAINTS, IMAGE = ROOT / "constraints.txt", ROOT / "serve" / "requirements.txt"
+WRITING_IMAGE = ROOT / "serve" / "requirements-generate.txt"
 SERVING = (
     "bentoml", "grpcio", "grpcio-health-checking", "grpcio-reflection", "httptools", "numpy", "onnxruntime",
     "openvino", "orjson", "prometheus-client", "protobuf", "psutil", "pydantic", "pydantic-settings", "starlette",
     "tokenizers", "uvicorn", "uvloop",
 )  # fmt: skip
 """What a bento imports; the rest of its image follows from these."""
+WRITING = (
+    *SERVING, "jinja2", "optimum", "optimum-onnx", "scipy", "sentencepiece", "soundfile", "torch", "transformers",
+)  # fmt: skip
+"""What one imports whose model writes."""
 GPU_HEAD = "# Only the gpu extra needs these:"
 
 
@@ -38,7 +43,7 @@ def closure(roots: list[str]) -> dict[str, str]:
         try:
             installed = distribution(requirement.name)
         except PackageNotFoundError:
-            sys.exit(f"{requirement.name} is not installed; install tuneport[cpu,demo,dev,openvino] first")
+            sys.exit(f"{requirement.name} is not installed; install tuneport[cpu,demo,dev,generate,openvino] first")
         found[canonicalize_name(requirement.name)] = installed.version.partition("+")[0]
         for need in map(Requirement, installed.requires or []):
             wanted = [{"extra": extra} for extra in requirement.extras] or [{"extra": ""}]
@@ -70,17 +75,24 @@ def gpu_pins(anew: bool) -> list[str]:
     return [f"{canonicalize_name(name)}=={version}" for name, version in sorted(set(pins))]
 
 
+def write_image(file: Path, roots: tuple[str, ...]) -> dict[str, str]:
+    """Write what a bento installs; returns name → version."""
+    image = closure(list(roots))
+    head = "# What a bento installs; written by deploy/pin.py from the same environment as constraints.txt."
+    file.write_text("\n".join([head, *(f"{name}=={version}" for name, version in sorted(image.items()))]) + "\n")
+    return image
+
+
 def main() -> None:
-    """Write both files."""
-    everything = closure(["tuneport[cpu,demo,dev,openvino]"])
+    """Write all files."""
+    everything = closure(["tuneport[cpu,demo,dev,generate,openvino]"])
     everything.pop("tuneport")
     pins = [f"{name}=={version}" for name, version in sorted(everything.items())]
     gpu = [line for line in gpu_pins("--gpu" in sys.argv) if line.partition("==")[0] not in everything]
     head = "# Every version that the tests passed with; written by deploy/pin.py."
     CONSTRAINTS.write_text("\n".join([head, *pins, GPU_HEAD, *gpu]) + "\n")
-    image = closure(list(SERVING))
-    head = "# What a bento installs; written by deploy/pin.py from the same environment as constraints.txt."
-    IMAGE.write_text("\n".join([head, *(f"{name}=={version}" for name, version in sorted(image.items()))]) + "\n")
+    image = write_image(IMAGE, SERVING)
+    write_image(WRITING_IMAGE, WRITING)
     print(f"{len(pins)} pins, {len(gpu)} for gpu alone, {len(image)} for the image")
 
 

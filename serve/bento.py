@@ -17,6 +17,9 @@ from export.manifest import MANIFEST, check_files, load_manifest
 MODEL_NAME = "tuneport"
 SERVICE = "serve.service:Tuneport"
 ROOT = Path(__file__).parents[1]
+BENTOFILE = ROOT / "bentofile.yaml"
+REQUIREMENTS = "serve/requirements.txt", "serve/requirements-generate.txt"
+"""What bentofile.yaml names, and what stands for it where the model writes."""
 
 
 def register(artifact: Path) -> str:
@@ -42,9 +45,14 @@ def register(artifact: Path) -> str:
 
 
 def build(artifact: Path) -> bentoml.Bento:
-    """Register an artifact and build the bento that serves it."""
+    """Register an artifact and build the bento that serves it; for a model that writes one with torch in its image."""
     tag = register(artifact)
-    return bentoml.bentos.build_bentofile(str(ROOT / "bentofile.yaml"), build_ctx=str(ROOT), args={"model": tag})
+    writes = load_manifest(artifact).processing.generation is not None
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as bentofile:
+        text = BENTOFILE.read_text(encoding="utf-8")
+        bentofile.write(text.replace(*REQUIREMENTS) if writes else text)
+        bentofile.flush()
+        return bentoml.bentos.build_bentofile(bentofile.name, build_ctx=str(ROOT), args={"model": tag})
 
 
 def serve_command(target: str, *, host: str, port: int, model: str | None = None) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from helpers import change_byte, read_rows, tuneport, write_rows
+from helpers import ROOT, change_byte, read_rows, tuneport, write_rows
 from tiny_generative import (
     CHAT_TEMPLATE,
     build_causal,
@@ -422,3 +422,15 @@ def test_a_variant_that_is_not_the_file_that_passed_is_refused(made: Callable[[s
     answer = tuneport("verify", copy)
     assert answer.code == 1
     assert "tokenizer.json is not the file" in answer.err
+
+
+def test_the_bento_of_a_model_that_writes_has_torch(made: Callable[[str], Made]) -> None:
+    import bentoml
+
+    from serve.bento import build
+
+    bento = bentoml.bentos.get(build(made("gpt2").artifact).tag)
+    packed = (Path(bento.path) / "env" / "python" / "requirements.txt").read_text()
+    assert "torch==" in packed
+    assert "optimum-onnx==" in packed
+    assert (ROOT / "serve" / "requirements-generate.txt").read_text().count("\n") > 50

@@ -18,8 +18,9 @@ def pins(file: Path) -> dict[str, str]:
     return {match[1]: match[2] for match in found if match}
 
 
-def test_the_image_gets_the_versions_that_were_tested() -> None:
-    image, constraints = pins(ROOT / "serve" / "requirements.txt"), pins(ROOT / "constraints.txt")
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-generate.txt"])
+def test_the_image_gets_the_versions_that_were_tested(name: str) -> None:
+    image, constraints = pins(ROOT / "serve" / name), pins(ROOT / "constraints.txt")
     assert {name: constraints.get(name) for name in image} == image
 
 
