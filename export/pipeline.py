@@ -75,6 +75,8 @@ class ExportConfig(Frozen):
     """Validation rows that static quantization sees."""
     calibration: Ranges = "minmax"
     """How static quantization reads ranges off them."""
+    smooth_quant: bool = False
+    """Whether static quantization moves outliers of activations into the weights first."""
     search_minutes: float = Field(default=2.0, ge=0)
     """For finding what a quantized variant that fails must keep in fp32; 0: it is left out at once."""
     seed: int = 42
@@ -182,6 +184,7 @@ def _set_up(config: ExportConfig, folder: Path, subject: _Subject, progress: Pro
         files=tuple(files),
         feeds=[] if checkpoint.sizes else _feeds(gate.rows, processing, config),
         ranges=config.calibration,
+        smooth=config.smooth_quant,
         model_type=reference.model.config.model_type,
         heads=getattr(reference.model.config, "num_attention_heads", 0) or 0,
         hidden=getattr(reference.model.config, "hidden_size", 0) or 0,

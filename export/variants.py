@@ -4,6 +4,7 @@ A new variant is an entry here with the function that builds it.
 """
 
 import importlib.util
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,11 @@ from typing import Literal
 from export.files import TuneportError
 from export.fuse import fuse
 from export.gate import EXACT, Evidence, Rule
+from export.half import to_half
 from export.machine import Machine
 from export.manifest import Device, Engine, Precision
 from export.quantize import Ranges, quantize_calibrated, quantize_dynamic
+from export.smooth import smooth
 from serve.tokenizer import Ids
 
 FEWEST_CALIBRATION_ROWS = 32
@@ -37,6 +40,8 @@ class Material:
     feeds: Sequence[Mapping[str, Ids]]
     """Padded batches of the user's data, for calibration."""
     ranges: Ranges
+    smooth: bool
+    """Whether static quantization moves outliers of activations into weights first."""
     model_type: str
     heads: int
     hidden: int
@@ -99,11 +104,20 @@ def _int4(material: Material, folder: Path) -> list[str]:
 
 
 def _calibrated(material: Material, folder: Path) -> list[str]:
-    return quantize_calibrated(material.fp32, folder, material.feeds, material.kept, material.ranges)
+    if not material.smooth:
+        return quantize_calibrated(material.fp32, folder, material.feeds, material.kept, material.ranges)
+    with tempfile.TemporaryDirectory(dir=folder) as made:
+        smoothed = Path(made) / "smoothed.onnx"
+        smooth(material.fp32, smoothed, material.feeds)
+        return quantize_calibrated(smoothed, folder, material.feeds, material.kept, material.ranges)
 
 
 def _fused(material: Material, folder: Path) -> list[str]:
     return fuse(material.fp32, folder, material.model_type, material.heads, material.hidden)
+
+
+def _half(material: Material, folder: Path) -> list[str]:
+    return to_half(material.fp32, folder, material.feeds)
 
 
 def _nncf(material: Material, folder: Path) -> list[str]:
@@ -119,6 +133,7 @@ RECIPES: dict[str, Recipe] = {
     "int8-static": Recipe(
         "onnxruntime", "int8", ("cpu",), _calibrated, is_default=False, is_calibrated=True, is_searched=True
     ),
+    "fp16": Recipe("onnxruntime", "fp16", ("cuda",), _half, is_calibrated=True),
     "openvino": Recipe("openvino", "fp32", ("cpu",), None, is_exact=True),
     "openvino-bf16": Recipe("openvino", "bf16", ("cpu",), None),
     "openvino-int8": Recipe("openvino", "int8", ("cpu",), _nncf, is_calibrated=True),

@@ -277,7 +277,7 @@ def test_the_frontier_is_what_no_other_beats_in_everything(manifest: Manifest) -
 def test_recipes_have_fp32_first_and_always() -> None:
     assert list(choose_recipes((), "cpu"))[:2] == ["fp32", "int8"]
     assert list(choose_recipes(("int8",), "cpu")) == ["fp32", "int8"]
-    assert list(choose_recipes((), "cuda")) == ["fp32"]
+    assert list(choose_recipes((), "cuda")) == ["fp32", "fp16"]
     assert EXACT == 1e-3
 
 

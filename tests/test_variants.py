@@ -15,12 +15,17 @@ from transformers import AutoModelForSequenceClassification
 from export import to_onnx
 from export.calibration import calibrate, calibration_error, fit_temperature
 from export.files import TuneportError
+from export.half import nodes_beyond_half, to_half
 from export.machine import Machine
 from export.manifest import Manifest, load_manifest
 from export.pipeline import ExportConfig, export
+from export.smooth import smooth
 from export.variants import RECIPES, choose_recipes
+from serve.engines import OrtEngine
+from serve.model import open_task
 from serve.predictor import Predictor
 from serve.settings import Settings
+from serve.tokenizer import pad
 from serve.verify import verify
 
 needs_openvino = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="OpenVINO is not installed")
@@ -105,6 +110,28 @@ def test_a_quantized_variant_that_fails_keeps_the_parts_it_needs_in_fp32(tmp_pat
     assert "keeps in fp32" in shown
 
 
+def test_smoothing_computes_the_same_and_tames_an_outlier(
+    tmp_path: Path, tiny_artifact: Path, manifest: Manifest
+) -> None:
+    build_checkpoint(tmp_path / "checkpoint")
+    plant_outlier(tmp_path / "checkpoint")
+    (tmp_path / "data").mkdir()
+    write_data(tmp_path / "data", tmp_path / "checkpoint", margin=0.2)
+    gaps = []
+    for smooth_quant in (False, True):
+        settings = {"search_minutes": 0, "max_drop": 1, "smooth_quant": smooth_quant}
+        out = tmp_path / str(smooth_quant)
+        made_now = made(tmp_path / "checkpoint", tmp_path / "data", out, "int8-static", **settings)
+        every = (*made_now.variants, *made_now.rejected)
+        gaps.append(next(1 - each.parity.agreement for each in every if each.name == "int8-static" and each.parity))
+    assert gaps[1] < 0.5 * gaps[0]
+    fp32 = tiny_artifact / manifest.variant("fp32").files[0].path
+    feeds = feeds_of(tiny_artifact, manifest)
+    smooth(fp32, tmp_path / "smoothed.onnx", feeds)
+    before, after = (OrtEngine(path).run(feeds[0])["logits"] for path in (fp32, tmp_path / "smoothed.onnx"))
+    assert np.abs(before - after).max() < 1e-4
+
+
 def test_weights_beyond_one_file_stand_in_a_second(
     tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,3 +214,35 @@ def test_exporting_twice_differs_in_what_was_measured_alone(
     differ = {name for (name, before), (_, after) in pairs if before != after}
     assert differ <= {"manifest.json", "README.md", "frontier.png"}
     assert load_manifest(tmp_path / "again").version == load_manifest(tiny_artifact).version
+
+
+def feeds_of(tiny_artifact: Path, manifest: Manifest) -> list[Any]:
+    task = open_task(tiny_artifact, manifest.task, manifest.labels, manifest.processing)
+    return [pad([row for rows in task.encode(TEXTS) for row in rows], manifest.processing)]
+
+
+def test_fp16_keeps_what_it_cannot_hold_in_fp32(tmp_path: Path, tiny_artifact: Path, manifest: Manifest) -> None:
+    """Run on the CPU, which casts to fp32 for want of kernels but stores in fp16: ranges show, speed does not."""
+    graph = onnx.load(tiny_artifact / manifest.variant("fp32").files[0].path)
+    feeds = feeds_of(tiny_artifact, manifest)
+    assert nodes_beyond_half(graph, feeds) == []
+    weight = next(each for each in graph.graph.initializer if each.dims == [32, 64] or each.dims == [64, 32])
+    weight.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight) * 1e5, weight.name))
+    loud = tmp_path / "loud.onnx"
+    onnx.save(graph, loud)
+    kept = nodes_beyond_half(graph, feeds)
+    assert 0 < len(kept) < len(graph.graph.node) / 2
+    (tmp_path / "half").mkdir()
+    assert to_half(loud, tmp_path / "half", feeds) == ["model.onnx"]
+    fp32, fp16 = (OrtEngine(path).run(feeds[0])["logits"] for path in (loud, tmp_path / "half" / "model.onnx"))
+    assert np.isfinite(fp16).all()
+    assert np.abs(fp16 - fp32).max() < 0.05
+    dtypes = {each.data_type for each in onnx.load(tmp_path / "half" / "model.onnx").graph.initializer}
+    assert {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16} <= dtypes
+
+
+def test_fp16_is_for_cuda_and_wants_data() -> None:
+    with pytest.raises(TuneportError, match="fp16 does not run on cpu"):
+        choose_recipes(("fp16",), "cpu")
+    assert list(choose_recipes((), "cuda")) == ["fp32", "fp16"]
+    assert list(choose_recipes((), "cuda", has_data=False)) == ["fp32"]

@@ -153,6 +153,9 @@ def export(
     calibration: Annotated[
         str, typer.Option(help="minmax, entropy or percentile: how int8-static reads ranges off the data.")
     ] = "minmax",
+    smooth_quant: Annotated[
+        bool, typer.Option("--smooth-quant", help="Let int8-static move outliers of activations into the weights.")
+    ] = False,
     search_minutes: Annotated[
         float, typer.Option(help="For finding what an int8 variant that fails must keep in fp32; 0: don't.")
     ] = 2.0,
@@ -182,6 +185,7 @@ def export(
         objective=objective,
         max_drop=max_drop,
         calibration=calibration,
+        smooth_quant=smooth_quant,
         search_minutes=search_minutes,
         max_length=max_length,
         trust_remote_code=trust_remote_code,
