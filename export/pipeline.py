@@ -32,6 +32,7 @@ from export.manifest import (
     Provenance,
 )
 from export.manifest import Task as TaskName
+from export.prune import prune
 from export.quantize import Ranges
 from export.reference import load_reference
 from export.sample import Sample, has_pairs, read_sample
@@ -41,12 +42,15 @@ from export.variants import FEWEST_CALIBRATION_ROWS, Kind, Material, choose_reci
 from export.workshop import Terms, Workshop
 from serve.batcher import plan
 from serve.model import open_task
+from serve.tasks import Task as ServingTask
 from serve.tokenizer import Ids, Row, pad
 
 LIBRARIES = ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "tokenizers")
 FP32 = "fp32"
 CALIBRATION_TOKENS = 1024
 """Padded tokens of a batch that static quantization sees."""
+MOST_LESSONS = 20_000
+"""Rows of train that teach a pruned model."""
 Progress = Callable[[str], object]
 
 
@@ -77,6 +81,10 @@ class ExportConfig(Frozen):
     """How static quantization reads ranges off them."""
     smooth_quant: bool = False
     """Whether static quantization moves outliers of activations into the weights first."""
+    drop_layers: int = Field(default=2, ge=1)
+    """Layers that pruned variants do without."""
+    recovery_steps: int = Field(default=300, ge=0)
+    """Batches that teach them the full model's outputs."""
     search_minutes: float = Field(default=2.0, ge=0)
     """For finding what a quantized variant that fails must keep in fp32; 0: it is left out at once."""
     seed: int = 42
@@ -151,15 +159,19 @@ def _read(config: ExportConfig) -> _Subject:
     if is_foreign and has_pairs(config.data, config.columns, config.seed):
         checkpoint = replace(checkpoint, pairs_in_data=True)
     task = task_class(checkpoint.task)(checkpoint)
-    sample = read_sample(
+    count = min(config.max_texts, getattr(task, "most_rows", config.max_texts))
+    return _Subject(checkpoint, task, _sample(config, checkpoint, task, "validation", count))
+
+
+def _sample(config: ExportConfig, checkpoint: Checkpoint, task: Task, split: str, count: int) -> Sample:
+    return read_sample(
         task,
         data=config.data or (checkpoint.run.data if checkpoint.run else None),
         columns=config.columns,
         seed=config.seed,
-        splits=("validation",),
-        count=min(config.max_texts, getattr(task, "most_rows", config.max_texts)),
+        splits=(split,),
+        count=count,
     )
-    return _Subject(checkpoint, task, sample)
 
 
 def _set_up(config: ExportConfig, folder: Path, subject: _Subject, progress: Progress) -> Workshop:
@@ -189,6 +201,7 @@ def _set_up(config: ExportConfig, folder: Path, subject: _Subject, progress: Pro
         heads=getattr(reference.model.config, "num_attention_heads", 0) or 0,
         hidden=getattr(reference.model.config, "hidden_size", 0) or 0,
         kind=_kind(checkpoint),
+        prune=_pruner(config, subject, serving, reference, progress),
     )
     return Workshop(
         folder=folder,
@@ -202,6 +215,22 @@ def _set_up(config: ExportConfig, folder: Path, subject: _Subject, progress: Pro
         material=material,
         progress=progress,
     )
+
+
+def _pruner(
+    config: ExportConfig, subject: _Subject, serving: ServingTask, reference: Any, progress: Progress
+) -> Callable[[Path], list[str]] | None:
+    """Return what makes the pruned model when it is asked for; train's inputs teach it, never those of the gate."""
+    if subject.checkpoint.sizes or not subject.sample.inputs:
+        return None
+
+    def build(folder: Path) -> list[str]:
+        inputs = _sample(config, subject.checkpoint, subject.task, "train", MOST_LESSONS).inputs
+        given = [serving.read(each) for each in inputs]
+        lessons = {"drop": config.drop_layers, "steps": config.recovery_steps, "seed": config.seed}
+        return to_onnx(prune(reference, given, **lessons, progress=progress), subject.checkpoint, folder)
+
+    return build
 
 
 def _kind(checkpoint: Checkpoint) -> Kind:

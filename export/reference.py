@@ -56,14 +56,29 @@ class TorchModel:
         outputs: list[list[Result]] = [[] for _ in given]
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
-            arguments = self._task.for_torch([given[i] for i in chosen])
-            feeds = self._checkpoint.tokenizer(
-                **arguments, max_length=self._checkpoint.max_length, padding=True, return_tensors="pt", verbose=False
-            )
+            feeds = self._tokenize([given[i] for i in chosen])
             owners = feeds.get("overflow_to_sample_mapping", range(len(chosen)))
             for owner, result in zip(owners, self._run(feeds, serving.per_token), strict=True):
                 outputs[chosen[int(owner)]].append(result)
         return outputs
+
+    @property
+    def outputs_named(self) -> tuple[str, ...]:
+        """Name the outputs that count."""
+        return self._task.outputs
+
+    def encode(self, given: Sequence[Any]) -> dict[str, torch.Tensor]:
+        """Turn inputs into what the model takes, each int64 (windows, tokens), padded."""
+        return {name: values for name, values in self._tokenize(given).items() if name in self._takes}
+
+    def _tokenize(self, given: Sequence[Any]) -> Any:
+        return self._checkpoint.tokenizer(
+            **self._task.for_torch(given),
+            max_length=self._checkpoint.max_length,
+            padding=True,
+            return_tensors="pt",
+            verbose=False,
+        )
 
     def run_batch(self, rows: Sequence[Row]) -> Any:
         """Run rows in one padded batch, as a variant's engine does; for timing."""

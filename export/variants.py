@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from export.files import TuneportError
 from export.fuse import fuse
@@ -45,6 +45,8 @@ class Material:
     model_type: str
     heads: int
     hidden: int
+    prune: Callable[[Path], list[str]] | None = None
+    """Makes a shallower model and converts it into a folder; None where there is nothing to teach it with."""
     kept: tuple[str, ...] = ()
     """Nodes that stay in fp32."""
     kind: Kind = "encoder"
@@ -69,6 +71,8 @@ class Recipe:
     """Whether it needs the user's data."""
     is_exact: bool = False
     """Whether only the order of its sums may differ from torch's."""
+    min_agreement: float = 0.99
+    """Share of torch's answers that one which is not exact must give."""
     is_searched: bool = False
     """Whether nodes can be kept in fp32 where it fails its gate; of encoders."""
     kinds: tuple[Kind, ...] = ("encoder",)
@@ -79,7 +83,9 @@ class Recipe:
         if self.is_exact:
             return Rule(max_abs_diff=EXACT * unit, min_agreement=1.0, max_drop=max_drop)
         # A text goes on otherwise after one token that tips over, and may be as good: its metric tells.
-        return Rule(max_abs_diff=None, min_agreement=0.99 if kind == "encoder" else 0.0, max_drop=max_drop)
+        return Rule(
+            max_abs_diff=None, min_agreement=self.min_agreement if kind == "encoder" else 0.0, max_drop=max_drop
+        )
 
     def tolerance(self, evidence: Evidence, unit: float = 1.0, kind: Kind = "encoder") -> float:
         """Return what the golden cases may show elsewhere: twice what they showed here, as kernels differ."""
@@ -126,6 +132,18 @@ def _nncf(material: Material, folder: Path) -> list[str]:
     return quantize_nncf(material.fp32, folder, material.feeds)
 
 
+def _pruned(material: Material, folder: Path) -> list[str]:
+    assert material.prune is not None  # refused before, as it is calibrated on data
+    return material.prune(folder)
+
+
+def _pruned_int8(material: Material, folder: Path) -> list[str]:
+    with tempfile.TemporaryDirectory(dir=folder) as made:
+        return quantize_dynamic(Path(made) / _pruned(material, Path(made))[0], folder)
+
+
+PRUNED: dict[str, Any] = {"is_default": False, "is_calibrated": True, "min_agreement": 0.9}
+"""A shallower model is another model: the metric decides, and agreement guards against one that is right elsewhere."""
 RECIPES: dict[str, Recipe] = {
     "fp32": Recipe("onnxruntime", "fp32", ("cpu", "cuda"), None, is_exact=True, kinds=("encoder", "writer")),
     "fused": Recipe("onnxruntime", "fp32", ("cpu", "cuda"), _fused, is_exact=True, is_default=False),
@@ -137,6 +155,8 @@ RECIPES: dict[str, Recipe] = {
     "openvino": Recipe("openvino", "fp32", ("cpu",), None, is_exact=True),
     "openvino-bf16": Recipe("openvino", "bf16", ("cpu",), None),
     "openvino-int8": Recipe("openvino", "int8", ("cpu",), _nncf, is_calibrated=True),
+    "pruned": Recipe("onnxruntime", "fp32", ("cpu", "cuda"), _pruned, **PRUNED),
+    "pruned-int8": Recipe("onnxruntime", "int8", ("cpu",), _pruned_int8, **PRUNED),
     "int4": Recipe("onnxruntime", "int4", ("cpu", "cuda"), _int4, kinds=("writer",)),
 }
 

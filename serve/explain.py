@@ -11,7 +11,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 from pydantic import BaseModel
 
@@ -25,7 +25,6 @@ MASKS = ("[MASK]", "<mask>")
 FIELDS = ("text", "text_pair")
 
 
-@runtime_checkable
 class Asked(Protocol):
     """A task whose rows run as a request's parameters say."""
 
@@ -45,7 +44,6 @@ class Piece:
     """Of its tokens in the row."""
 
 
-@runtime_checkable
 class Explainable(Protocol):
     """A task that can explain its predictions."""
 
@@ -56,11 +54,14 @@ class Explainable(Protocol):
 def encode(task: Any, given: Sequence[Any], parameters: BaseModel) -> list[list[Row]]:
     """Encode inputs, with the rows of their explanations where `parameters` ask for them."""
     windows: list[list[Row]] = task.encode(given)
-    if isinstance(task, Asked):
-        return [task.ask(rows, parameters) for rows in windows]
-    if not getattr(parameters, "explain", False) or not isinstance(task, Explainable):
+    # Looked up by name: to ask whether a task has a protocol costs as much as to tokenize its text.
+    asked: Asked | None = task if hasattr(task, "ask") else None
+    if asked:
+        return [asked.ask(rows, parameters) for rows in windows]
+    explainable: Explainable | None = task if hasattr(task, "occlude") else None
+    if explainable is None or not getattr(parameters, "explain", False):
         return windows
-    return [[rows[0], *task.occlude(each, rows[0])] for each, rows in zip(given, windows, strict=True)]
+    return [[rows[0], *explainable.occlude(each, rows[0])] for each, rows in zip(given, windows, strict=True)]
 
 
 def mask_id(tokenizer: TextTokenizer) -> int | None:

@@ -10,15 +10,17 @@ import onnx
 import pytest
 import torch
 from helpers import LABELS, TorchReference, build_checkpoint, read_rows, tuneport, write_data
-from transformers import AutoModelForSequenceClassification
+from tiny import FAMILIES, tiny_encoder
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from export import to_onnx
 from export.calibration import calibrate, calibration_error, fit_temperature
-from export.files import TuneportError
+from export.files import EngineError, TuneportError
 from export.half import nodes_beyond_half, to_half
 from export.machine import Machine
 from export.manifest import Manifest, load_manifest
 from export.pipeline import ExportConfig, export
+from export.prune import drop_layers
 from export.smooth import smooth
 from export.variants import RECIPES, choose_recipes
 from serve.engines import OrtEngine
@@ -246,3 +248,28 @@ def test_fp16_is_for_cuda_and_wants_data() -> None:
         choose_recipes(("fp16",), "cpu")
     assert list(choose_recipes((), "cuda")) == ["fp32", "fp16"]
     assert list(choose_recipes((), "cuda", has_data=False)) == ["fp32"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_layers_are_dropped_evenly_from_every_family(family: str, tmp_path: Path) -> None:
+    config = AutoConfig.from_pretrained(tiny_encoder(tmp_path, family))
+    config.num_hidden_layers = 6
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    assert drop_layers(model, 2) == [0, 2, 3, 5]
+    assert model.config.num_hidden_layers == 4
+    ids = torch.tensor([[2, 5, 6, 3]])
+    assert torch.isfinite(model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits).all()
+    with pytest.raises(EngineError, match="4 of its 4 layers"):
+        drop_layers(model, 4)
+
+
+def test_a_pruned_model_is_taught_by_the_full_one(tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path) -> None:
+    settings = {"drop_layers": 1, "max_drop": 1, "search_minutes": 0}
+    parities = []
+    for steps in (0, 120):
+        out = tmp_path / str(steps)
+        manifest = made(tiny_checkpoint, tiny_data, out, "pruned", recovery_steps=steps, **settings)
+        every = (*manifest.variants, *manifest.rejected)
+        parities.append(next(each.parity for each in every if each.name == "pruned" and each.parity))
+    assert parities[1].agreement > parities[0].agreement
+    assert parities[1].golden_cases == parities[0].golden_cases

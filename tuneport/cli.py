@@ -153,6 +153,8 @@ def export(
     calibration: Annotated[
         str, typer.Option(help="minmax, entropy or percentile: how int8-static reads ranges off the data.")
     ] = "minmax",
+    drop_layers: Annotated[int, typer.Option(help="Layers that pruned and pruned-int8 do without.")] = 2,
+    recovery_steps: Annotated[int, typer.Option(help="Batches that teach them the full model's outputs.")] = 300,
     smooth_quant: Annotated[
         bool, typer.Option("--smooth-quant", help="Let int8-static move outliers of activations into the weights.")
     ] = False,
@@ -185,6 +187,8 @@ def export(
         objective=objective,
         max_drop=max_drop,
         calibration=calibration,
+        drop_layers=drop_layers,
+        recovery_steps=recovery_steps,
         smooth_quant=smooth_quant,
         search_minutes=search_minutes,
         max_length=max_length,
