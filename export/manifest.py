@@ -37,7 +37,7 @@ Engine = Literal["onnxruntime", "openvino"]
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 TagScheme = Literal["IOB2", "IOBES", "IOB1", "IO"]
-Device = Literal["cpu", "cuda"]
+Device = Literal["cpu", "cuda", "tensorrt"]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 
 

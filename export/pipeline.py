@@ -14,6 +14,7 @@ from export.calibration import calibrate
 from export.card import write_card
 from export.checkpoint import Checkpoint, open_checkpoint
 from export.choose import Objective, choose_default
+from export.device import check_device
 from export.files import check_out, git_commit, new_folder, write_lines
 from export.frontier import draw
 from export.gate import Gate
@@ -110,6 +111,7 @@ def export(
     """
     check_out(out, marker=MANIFEST, overwrite=overwrite)
     choose_recipes(config.variants, config.device)  # refuses what is impossible on this machine before any work
+    check_device(config.device)
     progress("reading the checkpoint and the data")
     subject = _read(config)
     enough = len(subject.sample.inputs) >= FEWEST_CALIBRATION_ROWS

@@ -142,20 +142,21 @@ def _pruned_int8(material: Material, folder: Path) -> list[str]:
         return quantize_dynamic(Path(made) / _pruned(material, Path(made))[0], folder)
 
 
+EVERYWHERE: tuple[Device, ...] = ("cpu", "cuda", "tensorrt")
 PRUNED: dict[str, Any] = {"is_default": False, "is_calibrated": True, "min_agreement": 0.9}
 """A shallower model is another model: the metric decides, and agreement guards against one that is right elsewhere."""
 RECIPES: dict[str, Recipe] = {
-    "fp32": Recipe("onnxruntime", "fp32", ("cpu", "cuda"), None, is_exact=True, kinds=("encoder", "writer")),
+    "fp32": Recipe("onnxruntime", "fp32", EVERYWHERE, None, is_exact=True, kinds=("encoder", "writer")),
     "fused": Recipe("onnxruntime", "fp32", ("cpu", "cuda"), _fused, is_exact=True, is_default=False),
     "int8": Recipe("onnxruntime", "int8", ("cpu",), _dynamic, is_searched=True, kinds=("encoder", "writer")),
     "int8-static": Recipe(
-        "onnxruntime", "int8", ("cpu",), _calibrated, is_default=False, is_calibrated=True, is_searched=True
+        "onnxruntime", "int8", ("cpu", "tensorrt"), _calibrated, is_default=False, is_calibrated=True, is_searched=True
     ),
-    "fp16": Recipe("onnxruntime", "fp16", ("cuda",), _half, is_calibrated=True),
+    "fp16": Recipe("onnxruntime", "fp16", ("cuda", "tensorrt"), _half, is_calibrated=True),
     "openvino": Recipe("openvino", "fp32", ("cpu",), None, is_exact=True),
     "openvino-bf16": Recipe("openvino", "bf16", ("cpu",), None),
     "openvino-int8": Recipe("openvino", "int8", ("cpu",), _nncf, is_calibrated=True),
-    "pruned": Recipe("onnxruntime", "fp32", ("cpu", "cuda"), _pruned, **PRUNED),
+    "pruned": Recipe("onnxruntime", "fp32", EVERYWHERE, _pruned, **PRUNED),
     "pruned-int8": Recipe("onnxruntime", "int8", ("cpu",), _pruned_int8, **PRUNED),
     "int4": Recipe("onnxruntime", "int4", ("cpu", "cuda"), _int4, kinds=("writer",)),
 }

@@ -15,7 +15,11 @@ from serve.tokenizer import Ids
 
 Output = npt.NDArray[np.float32]
 
-PROVIDERS: dict[Device, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+PROVIDERS: dict[Device, str] = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
 ORT_ERROR = 3
 """onnxruntime's log severity: errors only. Its warnings on quantized graphs have no reader here."""
 
@@ -43,14 +47,17 @@ class OrtEngine:
         options.inter_op_num_threads = 1
         options.log_severity_level = ORT_ERROR
         try:
-            self._session = ort.InferenceSession(str(path), options, providers=[provider])
+            # What TensorRT cannot compile, CUDA runs.
+            providers = [provider, PROVIDERS["cuda"]] if device == "tensorrt" else [provider]
+            self._session = ort.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # onnxruntime raises a family of bare exceptions
             raise EngineError(f"onnxruntime cannot load {path} ({error})", "export the checkpoint again") from error
         # Asked for CUDA without its libraries, onnxruntime logs a line and takes the CPU.
         if self._session.get_providers()[0] != provider:
             raise EngineError(
                 f"{provider} was asked for and {self._session.get_providers()[0]} was given",
-                "install CUDA's libraries (tuneport[gpu] brings them) and check the driver with nvidia-smi",
+                "install CUDA's libraries (tuneport[gpu] brings them; TensorRT's come apart) and check the driver with "
+                "nvidia-smi",
             )
         self._inputs = [tensor.name for tensor in self._session.get_inputs()]
         self._outputs = [tensor.name for tensor in self._session.get_outputs()]
@@ -68,7 +75,7 @@ class OrtEngine:
         for name in self._inputs:
             binding.bind_cpu_input(name, np.ascontiguousarray(feeds[name]))
         for name in self._outputs:
-            binding.bind_output(name, self._device)
+            binding.bind_output(name, "cuda")
         self._session.run_with_iobinding(binding)
         return dict(zip(self._outputs, binding.copy_outputs_to_cpu(), strict=True))
 
@@ -81,7 +88,7 @@ def check_provider(device: Device) -> str:
             f"this onnxruntime has no {provider}",
             "install tuneport[gpu] instead of tuneport[cpu], or use a variant for another device",
         )
-    if device == "cuda":
+    if device != "cpu":
         ort.preload_dlls()
     return provider
 

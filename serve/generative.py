@@ -101,7 +101,7 @@ def open_writer(folder: Path, task: Task, variant: Variant, processing: Processi
     kind = kind or (ORTModelForCausalLM if (graphs / "model.onnx").is_file() else ORTModelForSeq2SeqLM)
     settings = {"local_files_only": True, "provider": provider, "session_options": options}
     try:
-        writer = kind.from_pretrained(graphs, use_io_binding=variant.device == "cuda", **settings)
+        writer = kind.from_pretrained(graphs, use_io_binding=variant.device != "cpu", **settings)
     except Exception as error:  # onnxruntime and Optimum raise a family of bare exceptions
         raise EngineError(f"onnxruntime cannot load {graphs} ({str(error)[:200]})", "export it again") from error
     if writer.providers[0] != provider:

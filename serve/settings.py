@@ -1,13 +1,13 @@
 """What a deployment may set: `TUNEPORT_…` variables, read when the service starts."""
 
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from export.files import TuneportError
 from export.machine import usable_cores
+from export.manifest import Device
 
 
 class Settings(BaseSettings):
@@ -17,7 +17,7 @@ class Settings(BaseSettings):
 
     variant: str | None = None
     """Which variant serves; when unset the manifest's default, or the fastest here on an unlike machine."""
-    device: Literal["cpu", "cuda"] | None = None
+    device: Device | None = None
     """Must agree with the variant's; unset means the variant's own."""
     threads: int | None = Field(default=None, ge=1)
     """Processors for a worker's inference; its share of the container's quota when unset."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 import torch
 from helpers import LABELS, TorchReference, build_checkpoint, read_rows, tuneport, write_data
@@ -18,7 +19,7 @@ from export.calibration import calibrate, calibration_error, fit_temperature
 from export.files import EngineError, TuneportError
 from export.half import nodes_beyond_half, to_half
 from export.machine import Machine
-from export.manifest import Manifest, load_manifest
+from export.manifest import Device, Manifest, load_manifest
 from export.pipeline import ExportConfig, export
 from export.prune import drop_layers
 from export.smooth import smooth
@@ -162,6 +163,15 @@ def test_what_the_machine_cannot_run_is_refused_before_any_work(
         choose_recipes(("openvino",), "cpu")
     assert set(choose_recipes((), "cpu")) == {"fp32", "int8"}
     assert all(recipe.engine for recipe in RECIPES.values())
+
+
+@pytest.mark.skipif("CUDAExecutionProvider" in ort.get_available_providers(), reason="this onnxruntime has CUDA")
+@pytest.mark.parametrize("device", ["cuda", "tensorrt"])
+def test_a_device_that_is_not_there_is_refused_before_any_work(tmp_path: Path, device: Device) -> None:
+    config = ExportConfig(checkpoint=tmp_path / "nowhere", device=device)
+    with pytest.raises(EngineError, match=r"this onnxruntime has no .*; install tuneport\[gpu\]"):
+        export(config, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
 
 
 def random_logits(temperature: float, rows: int = 4000) -> tuple[Any, Any]:

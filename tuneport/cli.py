@@ -142,7 +142,7 @@ def export(
     columns: Columns = None,
     name: Annotated[str | None, typer.Option(help="The model's name in answers; default: that of --out.")] = None,
     task: Annotated[str | None, typer.Option(help="Where the architecture leaves it open; default: the run's.")] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda: where it will serve.")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu, cuda or tensorrt: where it will serve.")] = "cpu",
     variants: Annotated[
         str | None, typer.Option(help="Which to build, as fp32,int8; default: all that can pay on the device.")
     ] = None,
