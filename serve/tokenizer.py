@@ -1,7 +1,7 @@
 """Text to rows of token ids, with the `tokenizers` library alone."""
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ class Row:
     type_ids: list[int]
     truncated: bool
     """Whether the input was longer than the model's maximum and lost its end."""
-    encoding: Encoding | None = None
+    encoding: Encoding | None = field(default=None, compare=False)
     """Tells each token's characters, word and text, for tasks that answer with places."""
     group: Hashable = None
     """Only rows that agree in it share a batch."""

@@ -378,7 +378,7 @@ def test_data_that_does_not_fit_the_model_is_refused(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sent", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_stopped_export_leaves_nothing_behind(
     tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path, sent: signal.Signals
 ) -> None:

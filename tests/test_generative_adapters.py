@@ -66,6 +66,7 @@ def _probabilities(model: Any, tokenizer: Any, texts: list[str]) -> Any:
         return torch.softmax(model.eval()(**feeds).logits, -1).numpy()
 
 
+@pytest.mark.slow
 def test_a_model_that_writes_is_exported_with_its_adapter(tmp_path: Path) -> None:
     base = build_seq2seq(tmp_path / "base", "bart")
     data = write_pairs(tmp_path / "data", pairs(16), pairs(16)[:8])

@@ -39,6 +39,7 @@ def settings(tmp_path: Path, **changes: object) -> FinetuneConfig:
     return load_config(None, [], flags)
 
 
+@pytest.mark.slow
 def test_rows_come_back_with_their_labels(translator: Path, tmp_path: Path) -> None:
     prepared = prepare(settings(tmp_path, back_translation=[str(translator), str(translator)]))
     train = prepared.data.splits["train"].to_list()
@@ -54,11 +55,11 @@ def test_rows_come_back_with_their_labels(translator: Path, tmp_path: Path) -> N
     assert len(prepared.features["validation"]) == 4
 
 
-def test_what_is_no_translation_artifact_is_refused(translator: Path, tiny_artifact: Path, tmp_path: Path) -> None:
+def test_what_is_no_translation_artifact_is_refused(tiny_artifact: Path, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="is for text-classification"):
-        prepare(settings(tmp_path / "a", back_translation=[str(translator), str(tiny_artifact)]))
+        prepare(settings(tmp_path / "a", back_translation=[str(tiny_artifact), str(tiny_artifact)]))
     with pytest.raises(ArtifactError, match="does not exist"):
-        prepare(settings(tmp_path / "b", back_translation=[str(tmp_path / "nowhere"), str(translator)]))
+        prepare(settings(tmp_path / "b", back_translation=[str(tmp_path / "nowhere"), str(tiny_artifact)]))
     rows = write_rows(
         tmp_path / "tagged.jsonl", [{"tokens": ["a"], "tags": ["O"]}, {"tokens": ["b"], "tags": ["B-X"]}] * 9
     )
@@ -68,6 +69,6 @@ def test_what_is_no_translation_artifact_is_refused(translator: Path, tiny_artif
                 tmp_path / "c",
                 task="token-classification",
                 data=str(rows),
-                back_translation=[str(translator), str(translator)],
+                back_translation=[str(tiny_artifact), str(tiny_artifact)],
             )
         )

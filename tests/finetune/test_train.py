@@ -78,7 +78,7 @@ def test_markup_in_a_text_is_text_in_the_report(settings: Settings, tmp_path: Pa
     assert "&lt;script&gt;" in page
 
 
-@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("kill", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_killed_run_resumes_to_the_result_of_an_unbroken_one(
     settings: Settings, tmp_path: Path, kill: signal.Signals
 ) -> None:
