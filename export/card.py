@@ -38,7 +38,8 @@ def card(manifest: Manifest) -> str:
         "",
         *variant_table(manifest),
         "",
-        f"`*` serves, `†` is beaten by another in metric, latency and throughput at once. Timed on "
+        f"`*` serves, `†` is beaten by another in metric, latency and throughput at once, `×2` runs in two streams, "
+        "each on its share of the cores. Timed on "
         f"{manifest.machine.cpu}, {manifest.machine.cores} cores, side by side with torch fp32 "
         f"({manifest.torch_texts_per_s:g} inputs/s).",
         "",
@@ -129,10 +130,11 @@ def _evidence_of(variant: Variant, manifest: Manifest) -> list[str]:
     metric, timing, footprint = variant.metric, variant.timing, variant.footprint
     mark = " *" if variant.name == manifest.default_variant else ""
     beaten = "" if variant.name in frontier(manifest.variants) else " †"
-    streams = f", {variant.streams} streams" if variant.streams > 1 else ""
+    device = "" if variant.device == "cpu" else f" {variant.device}"
+    streams = f" ×{variant.streams}" if variant.streams > 1 else ""
     return [
         f"{variant.name}{mark}{beaten}",
-        f"{variant.engine} {variant.precision} {variant.device}{streams}",
+        f"{variant.engine} {variant.precision}{device}{streams}",
         f"{variant.size_bytes / 1e6:.1f} MB",
         f"{variant.parity.max_abs_diff:.2g}",
         f"{variant.parity.agreement:.2%}",
