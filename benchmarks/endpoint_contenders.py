@@ -14,7 +14,7 @@ from export.manifest import Manifest
 from serve.bento import ROOT, SERVICE, register, serve_command
 
 HTTP, GRPC = "tuneport HTTP", "tuneport gRPC"
-BATCHED = "same engine, BentoML's batcher"
+BATCHED = "tuneport HTTP, BentoML's batcher"
 TORCH_FP32, TORCH_BF16 = "BentoML + torch fp32", "BentoML + torch bf16"
 HOST = "127.0.0.1"
 LENGTH_BYTES = 4
@@ -40,14 +40,7 @@ class Contender:
 def contenders(artifact: Path, manifest: Manifest, checkpoint: Path, variant: str | None) -> list[Contender]:
     """Return all that can serve this model on this machine; tuneport's own come first."""
     own = ours(artifact, variant)
-    batched = Contender(
-        name=BATCHED,
-        command=_peer("bento_batched:Batched"),
-        path="/predict",
-        body=lambda given: orjson.dumps({"inputs": [given]}),
-        prediction=lambda body: orjson.loads(body)[0],
-        environment={"ARTIFACT": str(artifact.resolve()), "VARIANT": manifest.variant(variant).name},
-    )
+    batched = replace(own, name=BATCHED, environment=own.environment | {"TUNEPORT_BATCHER": "bentoml"})
     return [own, *_grpc(own, manifest), batched, *_torch(manifest, checkpoint)]
 
 

@@ -13,10 +13,11 @@ from export.files import DataError, check_out, git_commit, new_folder
 from export.gate import Gate
 from export.machine import Frozen, Machine
 from export.manifest import Manifest, check_files, load_golden, load_manifest
-from export.measure import Contender, time_side_by_side
+from export.measure import Contender, budgets, time_side_by_side
 from export.sample import Sample, read_sample
 from export.tasks import Task
 from serve.model import check_golden, open_model, open_task
+from serve.plan import Budget
 
 BASELINE = "torch fp32"
 
@@ -31,7 +32,6 @@ class BenchConfig(Frozen):
     """Unset: the folder that the artifact was exported from."""
     texts: int = 300
     rounds: int = 3
-    max_batch_tokens: int = 1024
 
 
 def bench(
@@ -59,13 +59,16 @@ def bench(
     gate = Gate(origin.task, serving, golden, workload, torchs[BASELINE].outputs(serving, given))
     evidence = {name: gate.compare_torch(model) for name, model in torchs.items()}
     evidence |= {name: gate.examine(model) for name, model in variants.items()}
-    contenders = {name: Contender(model.run_batch) for name, model in torchs.items()}
-    contenders |= {name: Contender(model.run_batch, model.streams) for name, model in variants.items()}
+    tried = (lambda budget, _: (budget,)) if manifest.processing.generation else budgets
+    contenders = {name: Contender(model.run_batch, 1, tried(Budget(), "cpu")) for name, model in torchs.items()}
+    contenders |= {
+        each.name: Contender(model.run_batch, model.streams, tried(model.budget, each.device))
+        for each, model in zip(manifest.variants, variants.values(), strict=True)
+    }
     timings = time_side_by_side(
         contenders,
         gate.rows_to_time(len(gate.rows)),
         baseline=BASELINE,
-        max_batch_tokens=config.max_batch_tokens,
         rounds=config.rounds,
         progress=progress,
     )

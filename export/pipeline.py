@@ -41,15 +41,13 @@ from export.tasks import Task, task_class
 from export.to_onnx import signature_of, to_onnx
 from export.variants import FEWEST_CALIBRATION_ROWS, Kind, Material, choose_recipes
 from export.workshop import Terms, Workshop
-from serve.batcher import plan
 from serve.model import open_task
+from serve.plan import Budget, plan
 from serve.tasks import Task as ServingTask
 from serve.tokenizer import Ids, Row, pad
 
 LIBRARIES = ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "tokenizers")
 FP32 = "fp32"
-CALIBRATION_TOKENS = 1024
-"""Padded tokens of a batch that static quantization sees."""
 MOST_LESSONS = 20_000
 """Rows of train that teach a pruned model."""
 Progress = Callable[[str], object]
@@ -246,7 +244,7 @@ def _feeds(rows: Sequence[Row], processing: Processing, config: ExportConfig) ->
     if config.calibration != "minmax":  # onnxruntime's histograms want one shape
         longest = max(map(len, chosen), default=0)
         return [pad([row], processing, longest) for row in chosen]
-    batches = plan([len(row) for row in chosen], CALIBRATION_TOKENS)
+    batches = plan([len(row) for row in chosen], Budget())
     return [pad([chosen[i] for i in batch], processing) for batch in batches]
 
 

@@ -2,9 +2,10 @@
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from export.choose import Objective
 from export.files import EngineError, GateError, TuneportError
@@ -12,12 +13,14 @@ from export.footprint import measure_footprint
 from export.gate import Evidence, Gate, judge
 from export.machine import usable_cores
 from export.manifest import Device, File, Parity, Processing, Rejected, Timing, Variant
-from export.measure import Contender, time_side_by_side
+from export.measure import Contender, budgets, time_side_by_side
 from export.reference import TorchModel
 from export.sensitivity import kept_sets
 from export.variants import Material, Recipe
 from serve.model import Model, assemble
+from serve.plan import Budget
 from serve.tasks import Task as ServingTask
+from serve.tokenizer import Row
 
 TIMED_TEXTS = 200
 BASELINE = "torch fp32"
@@ -85,14 +88,19 @@ class Workshop:
         """
         rows = self.gate.rows_to_time(TIMED_TEXTS)
         many = usable_cores() if self.terms.device == "cpu" and self.terms.objective == "throughput" else 1
-        contenders = {BASELINE: Contender(self.reference.run_batch)}
+        contenders = {BASELINE: self._contender(self.reference.run_batch, Budget())}
         for name, (variant, model) in self.passed.items():
-            contenders[name] = Contender(model.run_batch)
+            contenders[name] = self._contender(model.run_batch, model.budget)
             if many > 1 and model.splits:
                 split = self._open(variant.model_copy(update={"streams": many}))
-                contenders[_split(name)] = Contender(split.run_batch, many)
+                contenders[_split(name)] = self._contender(split.run_batch, split.budget, many)
         timings = time_side_by_side(contenders, rows, baseline=BASELINE, progress=self.progress)
         return [self._settle(name, many, timings) for name in self.passed], timings[BASELINE]
+
+    def _contender(self, run: Callable[[Sequence[Row]], Any], budget: Budget, streams: int = 1) -> Contender:
+        """Let an encoder choose its batches; a prompt's tokens are the least of what writing costs."""
+        tried = budgets(budget, self.terms.device) if self.material.kind == "encoder" else (budget,)
+        return Contender(run, streams, tried)
 
     def _settle(self, name: str, many: int, timings: dict[str, Timing]) -> Variant:
         self.progress(f"measuring memory and cold start of {name}")

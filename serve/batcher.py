@@ -1,8 +1,7 @@
-"""Which rows run together, and running them off the event loop.
+"""From concurrent requests to batches, off the event loop.
 
-A batch is bounded by padded tokens, not by rows: the cost of a batch is rows x longest row, so rows of like
-length belong together. `plan` is that policy, pure; `Batcher` applies it to what is waiting each time a
-stream of the engine falls free. Nothing waits for a batch to fill, and nothing runs for a caller who left.
+Each time a stream of the engine falls free, `serve.plan` chooses from what waits. Nothing waits for a batch to
+fill, and nothing runs for a caller who left.
 """
 
 import asyncio
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field
 
 from export.files import TuneportError
 from serve.engines import Output
+from serve.plan import Budget, choose
 from serve.tokenizer import Row
 
 Result = dict[str, Output]
@@ -22,7 +22,7 @@ Result = dict[str, Output]
 RunBatch = Callable[[Sequence[Row]], list[Result]]
 
 WINDOW = 64
-"""Rows, in order of their turn, among which like lengths are sought: longer pads less, shorter is fairer."""
+"""Rows, in order of their turn, among which like lengths are sought at least: more pad less, fewer are fairer."""
 OVERTAKING = 4.0
 """A row waits for at most so many times the work of its own request before it, however many others come."""
 MEMORY = 0.9
@@ -52,20 +52,11 @@ class BatchReport:
     waited_s: list[float]
     """How long each row waited for the engine."""
 
-
-def plan(lengths: Sequence[int], max_batch_tokens: int) -> list[list[int]]:
-    """Split rows into batches of like length with rows x longest ≤ `max_batch_tokens`.
-
-    Returns indices into `lengths`, shortest rows first. A row that is longer than the budget gets a batch of
-    its own.
-    """
-    batches: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batches and (len(batches[-1]) + 1) * lengths[index] <= max_batch_tokens:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
-    return batches
+    @classmethod
+    def of(cls, rows: Sequence[Row], budget: Budget, seconds: float, waited_s: list[float]) -> "BatchReport":
+        """Count what was run."""
+        padded = len(rows) * budget.padded(max(map(len, rows)))
+        return cls(len(rows), sum(map(len, rows)), padded, seconds, waited_s)
 
 
 @dataclass(slots=True, order=True)
@@ -88,7 +79,7 @@ class Batcher:
         run: RunBatch,
         *,
         streams: int,
-        max_batch_tokens: int,
+        budget: Budget,
         max_waiting: int,
         max_queue_s: float | None = None,
         report: Callable[[BatchReport], object] = lambda _: None,
@@ -96,7 +87,8 @@ class Batcher:
         """`run` is called in a thread of the batcher's own, at most `streams` calls at a time."""
         self._run = run
         self._streams = self._free_streams = streams
-        self._max_batch_tokens = max_batch_tokens
+        self._budget = budget
+        self._window = max(WINDOW, budget.tokens // WINDOW)
         self._max_waiting = max_waiting
         self._max_queue_s = max_queue_s
         self._report = report
@@ -138,13 +130,13 @@ class Batcher:
         self._closed = True
         for job in self._waiting:
             if not job.done.done():
-                job.done.set_exception(_stopping())
+                job.done.set_exception(stopping())
         self._waiting = []
         self._pool.shutdown()
 
     def _check_room(self, rows: int) -> None:
         if self._closed:
-            raise _stopping()
+            raise stopping()
         queue_s = self._queue_s()
         if len(self._waiting) + rows > self._max_waiting:
             raise Overloaded(
@@ -167,7 +159,7 @@ class Batcher:
         if not self._tokens_per_s:
             return 0.0
         ahead = sum(len(job.row) for job in self._waiting if job.turn <= self._tokens_begun)
-        return ahead / self._tokens_per_s if ahead > self._streams * self._max_batch_tokens else 0.0
+        return ahead / self._tokens_per_s if ahead > self._streams * self._budget.tokens else 0.0
 
     def _enqueue(self, rows: Sequence[Row], loop: asyncio.AbstractEventLoop, deadline: float | None) -> list[_Job]:
         """Give the rows their turns: a request's first row now, the others after a multiple of its own work.
@@ -188,7 +180,7 @@ class Batcher:
         while self._free_streams and (jobs := self._take(loop.time())):
             self._free_streams -= 1
             began = time.monotonic()
-            started = self._pool.submit(_run_or_raise, self._run, [job.row for job in jobs])
+            started = self._pool.submit(run_or_raise, self._run, [job.row for job in jobs])
             started.add_done_callback(
                 lambda ended, jobs=jobs, began=began: loop.call_soon_threadsafe(  # type: ignore[misc]
                     self._finish, loop, jobs, ended, began
@@ -206,9 +198,8 @@ class Batcher:
         self._waiting = waiting
         if not waiting:
             return []
-        window = [job for job in waiting if job.row.group == waiting[0].row.group][:WINDOW]
-        batches = plan([len(job.row) for job in window], self._max_batch_tokens)
-        chosen = next(batch for batch in batches if 0 in batch)
+        window = [job for job in waiting if job.row.group == waiting[0].row.group][: self._window]
+        chosen = choose([len(job.row) for job in window], self._budget)
         taken = {window[i].number for i in chosen}
         self._waiting = [job for job in waiting if job.number not in taken]
         self._tokens_begun += sum(len(window[i].row) for i in chosen)
@@ -234,19 +225,19 @@ class Batcher:
         self._pump(loop)
 
     def _measure(self, jobs: list[_Job], seconds: float, began: float) -> None:
-        tokens = sum(len(job.row) for job in jobs)
-        padded = len(jobs) * max(len(job.row) for job in jobs)
-        if 2 * padded >= self._max_batch_tokens or len(jobs) >= TELLING_ROWS:
-            speed, old = self._streams * tokens / max(seconds, 1e-6), self._tokens_per_s
+        report = BatchReport.of([job.row for job in jobs], self._budget, seconds, [began - job.since for job in jobs])
+        if 2 * report.padded_tokens >= self._budget.tokens or report.rows >= TELLING_ROWS:
+            speed, old = self._streams * report.tokens / max(seconds, 1e-6), self._tokens_per_s
             self._tokens_per_s = speed if old is None else MEMORY * old + (1 - MEMORY) * speed
-        self._report(BatchReport(len(jobs), tokens, padded, seconds, [began - job.since for job in jobs]))
+        self._report(report)
 
 
-def _stopping() -> Overloaded:
+def stopping() -> Overloaded:
+    """Return the refusal of a batcher that was closed."""
     return Overloaded("the service is stopping", "send the request again, to another replica if there is one")
 
 
-def _run_or_raise(run: RunBatch, rows: list[Row]) -> tuple[list[Result | Exception], float]:
+def run_or_raise(run: RunBatch, rows: list[Row]) -> tuple[list[Result | Exception], float]:
     """Run a batch; if it fails run its rows alone, so that only the culprit's request fails.
 
     Returns the seconds, too.
@@ -260,5 +251,5 @@ def _run_or_raise(run: RunBatch, rows: list[Row]) -> tuple[list[Result | Excepti
     except Exception as error:
         if len(rows) == 1:
             return [error], time.perf_counter() - began
-        alone = [_run_or_raise(run, [row])[0][0] for row in rows]
+        alone = [run_or_raise(run, [row])[0][0] for row in rows]
         return alone, time.perf_counter() - began

@@ -29,6 +29,8 @@ class Engine(Protocol):
 
     streams: int
     """How many batches may run at a time."""
+    step: int
+    """Lengths that are multiples of it are worth some padding: the engine prepares itself for every new shape."""
 
     def run(self, feeds: Mapping[str, Ids]) -> dict[str, Output]:
         """Run the graph on int64 arrays (rows, tokens); returns every output by name, rows first."""
@@ -37,10 +39,14 @@ class Engine(Protocol):
 class OrtEngine:
     """ONNX Runtime on the provider that was asked for, or an error."""
 
+    step = 1
+
     def __init__(self, path: Path, *, device: Device = "cpu", threads: int | None = None, streams: int = 1) -> None:
         """Open a session. `threads` counts processors for all streams; the container's quota when None."""
         self.streams = streams
         self._device = device
+        if device == "tensorrt":  # builds an engine of its own for shapes outside those it has seen
+            self.step = 16
         provider = check_provider(device)
         options = ort.SessionOptions()
         options.intra_op_num_threads = max(1, (threads or usable_cores()) // streams)

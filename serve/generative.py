@@ -21,6 +21,7 @@ from export.manifest import Processing, Variant
 from serve.batcher import Result
 from serve.engines import ORT_ERROR, check_provider
 from serve.model import Model
+from serve.plan import Budget
 from serve.tasks import Task
 from serve.tasks.generation import Prompt, Writing, WritingTask
 from serve.tokenizer import Row
@@ -43,6 +44,7 @@ class GenerativeModel(Model):
         assert isinstance(task, WritingTask)
         self.task = self._reader = task
         self.writer = writer
+        self.budget = Budget()
         self._processing = processing
         self._ends = end_tokens(writer)
 

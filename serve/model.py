@@ -10,8 +10,9 @@ import numpy as np
 
 from export.files import EngineError, GateError
 from export.manifest import PROCESSOR, TOKENIZER, GoldenCase, Manifest, Processing, Variant
-from serve.batcher import Result, plan
+from serve.batcher import Result
 from serve.engines import Engine, open_engine
+from serve.plan import DEFAULT_TOKENS, Budget, plan
 from serve.tasks import Task, task_class
 from serve.tokenizer import Row, TextTokenizer, pad, span
 
@@ -24,10 +25,12 @@ END = -1
 class Model:
     """Runs rows through an engine."""
 
-    def __init__(self, task: Task, engine: Engine, processing: Processing) -> None:
+    def __init__(self, task: Task, engine: Engine, processing: Processing, batch_tokens: int = DEFAULT_TOKENS) -> None:
         """Join the two."""
         self.task = task
         self.engine = engine
+        self.budget = Budget(batch_tokens, engine.step, processing.max_length)
+        """Of the batches that serve best, unless a deployment sets another."""
         self._processing = processing
 
     splits = True
@@ -40,18 +43,18 @@ class Model:
 
     def run_batch(self, rows: Sequence[Row]) -> list[Result]:
         """Run rows in one batch, padded to the longest; one result a row, without its padding."""
-        outputs = self.engine.run(pad(rows, self._processing))
+        longest = self.budget.padded(max(map(len, rows)))
+        outputs = self.engine.run(pad(rows, self._processing, longest))
         results = [{name: values[i] for name, values in outputs.items()} for i in range(len(rows))]
         if not self.task.per_token:
             return results
-        longest = max(map(len, rows))
         places = [span(row, longest, self._processing) for row in rows]
         return [{name: values[at] for name, values in each.items()} for each, at in zip(results, places, strict=True)]
 
-    def run(self, rows: Sequence[Row], max_batch_tokens: int = 1024) -> list[Result]:
-        """Run any number of rows in the micro-batches that serving would make; results in order."""
+    def run(self, rows: Sequence[Row]) -> list[Result]:
+        """Run any number of rows in micro-batches of like length; results in order."""
         results: list[Result] = [{}] * len(rows)
-        for batch in plan([len(row) for row in rows], max_batch_tokens):
+        for batch in plan([len(row) for row in rows], self.budget):
             for i, result in zip(batch, self.run_batch([rows[i] for i in batch]), strict=True):
                 results[i] = result
         return results
@@ -71,7 +74,8 @@ def assemble(
         with needs_generate():
             from serve.generative import open_writer
         return open_writer(folder, task, variant, processing, threads)
-    return Model(task, open_engine(folder, variant, threads=threads), processing)
+    batch_tokens = variant.timing.batch_tokens if variant.timing else DEFAULT_TOKENS
+    return Model(task, open_engine(folder, variant, threads=threads), processing, batch_tokens)
 
 
 def open_task(folder: Path, name: str, labels: tuple[str, ...], processing: Processing) -> Task:

@@ -4,8 +4,9 @@ import asyncio
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
@@ -17,6 +18,9 @@ from serve.model import check_golden, group, open_model
 from serve.settings import Settings
 from serve.tasks.inputs import InputError
 from serve.tokenizer import Row
+
+if TYPE_CHECKING:
+    from serve.bento_batcher import BentoBatcher
 
 SMALL_CHARS = 1000
 
@@ -35,12 +39,14 @@ class Predictor:
             )
         check_files(folder, self.manifest, self.variant.name)
         self.model = open_model(folder, self.manifest, self.variant, threads=settings.threads_each())
+        if settings.max_batch_tokens:
+            self.model.budget = replace(self.model.budget, tokens=settings.max_batch_tokens)
         self._task = self.model.task
         check_golden(self.model, load_golden(folder), self.variant)  # warms the engine up, too
         self._settings = settings
         self.on_batch: Callable[[BatchReport], object] = lambda _: None
         """Told of every batch that ran."""
-        self._batcher: Batcher | None = None
+        self._batcher: Batcher | BentoBatcher | None = None
         self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
 
     def describe(self) -> dict[str, str]:
@@ -71,7 +77,7 @@ class Predictor:
         checked = self.read_parameters(parameters)
         given = self.read_inputs(values)
         windows = encode(self._task, given, checked)
-        results = self.model.run([row for rows in windows for row in rows], self._settings.max_batch_tokens)
+        results = self.model.run([row for rows in windows for row in rows])
         return self._decode(given, windows, results, checked)
 
     def predict_lines(self, values: Iterable[Any], window: int = 256) -> Iterator[Any]:
@@ -101,18 +107,26 @@ class Predictor:
         return self._decode(given, windows, results, checked)
 
     @property
-    def batcher(self) -> Batcher:
+    def batcher(self) -> "Batcher | BentoBatcher":
         """The batcher of this process, made on first use."""
         if self._batcher is None:
-            self._batcher = Batcher(
-                self.model.run_batch,
-                streams=self.model.streams,
-                max_batch_tokens=self._settings.max_batch_tokens,
-                max_waiting=self._settings.max_waiting_inputs,
-                max_queue_s=self._max_queue_s(),
-                report=lambda report: self.on_batch(report),
-            )
+            self._batcher = self._make_batcher()
         return self._batcher
+
+    def _make_batcher(self) -> "Batcher | BentoBatcher":
+        run, streams, budget = self.model.run_batch, self.model.streams, self.model.budget
+        if self._settings.batcher == "bentoml":
+            from serve.bento_batcher import BentoBatcher
+
+            return BentoBatcher(run, streams=streams, budget=budget, report=lambda report: self.on_batch(report))
+        return Batcher(
+            run,
+            streams=streams,
+            budget=budget,
+            max_waiting=self._settings.max_waiting_inputs,
+            max_queue_s=self._max_queue_s(),
+            report=lambda report: self.on_batch(report),
+        )
 
     def _max_queue_s(self) -> float:
         """Take the setting; a model that writes is slow by nature and, unless it is set, has a request's whole time."""

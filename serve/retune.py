@@ -12,8 +12,8 @@ from export.files import EngineError, GateError
 from export.machine import Machine
 from export.manifest import GoldenCase, check_files, load_golden, load_manifest
 from serve import logs
-from serve.batcher import plan
 from serve.model import Model, check_golden, open_model
+from serve.plan import plan
 from serve.settings import Settings
 from serve.tokenizer import Row
 
@@ -42,7 +42,7 @@ def fastest_if_unlike(folder: Path, settings: Settings) -> str | None:
         except (EngineError, GateError) as error:
             logs.log("passed over", variant=variant.name, reason=error.problem)
             continue
-        speeds[variant.name] = rows_per_s(model, golden, settings.max_batch_tokens)
+        speeds[variant.name] = rows_per_s(model, golden)
     best = max(speeds, key=speeds.__getitem__) if speeds else default.name
     logs.log(
         "measured again",
@@ -60,11 +60,11 @@ def is_unlike(here: Machine, there: Machine) -> bool:
     return here.cores != there.cores or here.instructions != there.instructions
 
 
-def rows_per_s(model: Model, golden: list[GoldenCase], max_batch_tokens: int) -> float:
+def rows_per_s(model: Model, golden: list[GoldenCase]) -> float:
     """Run the golden cases' rows in serving's batches on all streams for a moment; the best of some turns."""
     windows = model.task.encode([model.task.read(case.input) for case in golden])
     rows = [row for each in windows for row in each] * 4
-    batches: list[list[Row]] = [[rows[i] for i in batch] for batch in plan([*map(len, rows)], max_batch_tokens)]
+    batches: list[list[Row]] = [[rows[i] for i in batch] for batch in plan([*map(len, rows)], model.budget)]
     best = 0.0
     with ThreadPoolExecutor(model.streams) as pool:
         list(pool.map(model.run_batch, [batches[0]] * model.streams))

@@ -1,6 +1,7 @@
 """What a deployment may set: `TUNEPORT_…` variables, read when the service starts."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -23,8 +24,10 @@ class Settings(BaseSettings):
     """Processors for a worker's inference; its share of the container's quota when unset."""
     workers: int = Field(default=1, ge=1)
     """Processes that serve, each with an engine of its own."""
-    max_batch_tokens: int = Field(default=1024, ge=1)
-    """Padded tokens of one micro-batch (rows x longest row); one longer row still runs, alone."""
+    batcher: Literal["tuneport", "bentoml"] = "tuneport"
+    """What gathers concurrent requests: tuneport's own batcher, or BentoML's adaptive batching."""
+    max_batch_tokens: int | None = Field(default=None, ge=1)
+    """Padded tokens of one micro-batch (rows x longest row); what was measured to be best when unset."""
 
     max_waiting_inputs: int = Field(default=4096, ge=1)
     """Inputs that may wait for the engine before requests are refused with 429."""

@@ -7,41 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import random_texts
-from hypothesis import given
-from hypothesis import strategies as st
 
 from export.manifest import Manifest
-from serve.batcher import Batcher, BatchReport, Overloaded, Result, RunBatch, plan
+from serve.batcher import Batcher, BatchReport, Overloaded, Result, RunBatch
 from serve.model import Model, open_model
+from serve.plan import Budget
 from serve.tokenizer import Row
-
-LENGTHS = st.lists(st.integers(min_value=1, max_value=600), max_size=200)
-BUDGETS = st.integers(min_value=1, max_value=2048)
-
-
-@given(LENGTHS, BUDGETS)
-def test_a_plan_takes_every_row_once(lengths: list[int], budget: int) -> None:
-    assert sorted(index for batch in plan(lengths, budget) for index in batch) == list(range(len(lengths)))
-
-
-@given(LENGTHS, BUDGETS)
-def test_a_plan_keeps_its_budget_but_for_a_single_longer_row(lengths: list[int], budget: int) -> None:
-    for batch in plan(lengths, budget):
-        assert len(batch) * max(lengths[index] for index in batch) <= budget or len(batch) == 1
-
-
-@given(LENGTHS, BUDGETS)
-def test_a_plan_groups_like_lengths(lengths: list[int], budget: int) -> None:
-    batches = plan(lengths, budget)
-    for shorter, longer in itertools.pairwise(batches):
-        assert max(lengths[index] for index in shorter) <= min(lengths[index] for index in longer)
-
-
-@given(LENGTHS, BUDGETS)
-def test_a_plan_has_no_batch_that_would_have_taken_the_next_row(lengths: list[int], budget: int) -> None:
-    batches = plan(lengths, budget)
-    for batch, following in itertools.pairwise(batches):
-        assert (len(batch) + 1) * lengths[following[0]] > budget
 
 
 class Recorder:
@@ -65,7 +36,7 @@ def row(value: int, length: int = 1) -> Row:
 
 
 def batcher(run: RunBatch, *, budget: int = 64, waiting: int = 1000, streams: int = 1) -> Batcher:
-    return Batcher(run, streams=streams, max_batch_tokens=budget, max_waiting=waiting)
+    return Batcher(run, streams=streams, budget=Budget(budget), max_waiting=waiting)
 
 
 def values(results: Sequence[Result]) -> list[int]:
@@ -326,9 +297,7 @@ def test_a_queue_that_would_take_too_long_refuses_and_says_when_to_come_back() -
         return [{"value": np.array(row.ids[0], np.float32)} for row in rows]
 
     async def run() -> None:
-        feeding = Batcher(
-            slow, streams=1, max_batch_tokens=20, max_waiting=1000, max_queue_s=0.1, report=reports.append
-        )
+        feeding = Batcher(slow, streams=1, budget=Budget(20), max_waiting=1000, max_queue_s=0.1, report=reports.append)
         await feeding.submit([row(0, 10), row(0, 10)])  # tells the speed
         asking = [asyncio.ensure_future(feeding.submit([row(i, 10)])) for i in range(40)]
         answers = await asyncio.gather(*asking, return_exceptions=True)
@@ -349,7 +318,7 @@ def test_a_bulk_request_does_not_shut_others_out(recorder: Recorder) -> None:
     """What waits behind a request's own first rows is not ahead of a newcomer."""
 
     async def run() -> None:
-        feeding = Batcher(recorder.run, streams=1, max_batch_tokens=20, max_waiting=1000, max_queue_s=1e-9)
+        feeding = Batcher(recorder.run, streams=1, budget=Budget(20), max_waiting=1000, max_queue_s=1e-9)
         await feeding.submit([row(0, 10), row(0, 10)])
         recorder.go.clear()
         bulk = asyncio.ensure_future(feeding.submit([row(1, 10)] * 100))
@@ -369,7 +338,7 @@ def test_the_report_tells_padding(recorder: Recorder) -> None:
     reports: list[BatchReport] = []
 
     async def run() -> None:
-        feeding = Batcher(recorder.run, streams=1, max_batch_tokens=64, max_waiting=9, report=reports.append)
+        feeding = Batcher(recorder.run, streams=1, budget=Budget(64), max_waiting=9, report=reports.append)
         await feeding.submit([row(1, 3), row(2, 5)])
         feeding.close()
 

@@ -236,7 +236,7 @@ def test_the_whole_benchmark(tiny_artifact: Path, tmp_path: Path) -> None:
     report = bench_endpoint(config, tmp_path / "report")
     names = [standing.name for standing in report.standings]
     assert names[0] == "tuneport HTTP"
-    assert "same engine, BentoML's batcher" in names
+    assert "tuneport HTTP, BentoML's batcher" in names
     assert "BentoML + torch fp32" in names
     for standing in report.standings:
         assert standing.agreement >= 0.95
