@@ -107,7 +107,7 @@ class Batcher:
         deadline, and whatever the engine raised for one of the rows.
         """
         loop = asyncio.get_running_loop()
-        self._check_room(len(rows))
+        self.check_room(len(rows))
         jobs = self._enqueue(rows, loop, deadline)
         self._pump(loop)
         try:
@@ -120,21 +120,8 @@ class Batcher:
             if any(job.done.cancelled() for job in jobs):  # they must not keep others out of the queue
                 self._waiting = [job for job in self._waiting if not job.done.done()]
 
-    @property
-    def waiting(self) -> int:
-        """Rows that wait for a stream."""
-        return len(self._waiting)
-
-    def close(self) -> None:
-        """Refuse what waits, let running batches end and stop the threads. Call it in the event loop."""
-        self._closed = True
-        for job in self._waiting:
-            if not job.done.done():
-                job.done.set_exception(stopping())
-        self._waiting = []
-        self._pool.shutdown()
-
-    def _check_room(self, rows: int) -> None:
+    def check_room(self, rows: int = 1) -> None:
+        """Raise Overloaded if so many rows more would be too many, or would wait too long."""
         if self._closed:
             raise stopping()
         queue_s = self._queue_s()
@@ -150,6 +137,20 @@ class Batcher:
                 "try again after the time in Retry-After, add replicas, or raise TUNEPORT_MAX_QUEUE_MS",
                 queue_s,
             )
+
+    @property
+    def waiting(self) -> int:
+        """Rows that wait for a stream."""
+        return len(self._waiting)
+
+    def close(self) -> None:
+        """Refuse what waits, let running batches end and stop the threads. Call it in the event loop."""
+        self._closed = True
+        for job in self._waiting:
+            if not job.done.done():
+                job.done.set_exception(stopping())
+        self._waiting = []
+        self._pool.shutdown()
 
     def _queue_s(self) -> float:
         """Estimate how long a new request would wait: what goes before it, at the speed measured so far.

@@ -30,13 +30,13 @@ BENTOML_S = ("/", "/static_content")
 """Paths of BentoML's own page, which the catch-all leaves to it."""
 
 
-def create_app(origins: list[str] | None = None) -> Starlette:
-    """Make the application; it answers once `app.state.desk` is set. `origins` may call it from their pages."""
+def create_app(desk: Desk, origins: list[str] | None = None) -> Starlette:
+    """Make the application in front of a desk; `origins` may call it from their pages."""
     from serve.openai import routes as openai_routes
     from serve.protocol.http import routes as protocol_routes
 
     cors = [Middleware(CORSMiddleware, allow_origins=origins or [], allow_methods=["*"], allow_headers=["*"])]
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/predict", predict, methods=["POST"]),
             *protocol_routes,
@@ -55,6 +55,8 @@ def create_app(origins: list[str] | None = None) -> Starlette:
             HTTPException: _not_routed,
         },
     )
+    app.state.desk = desk
+    return app
 
 
 async def predict(request: Request) -> Response:

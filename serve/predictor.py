@@ -32,6 +32,8 @@ class Predictor:
         """Load and prove it; raises a TuneportError unless files, engine and golden cases are all right."""
         self.manifest: Manifest = load_manifest(folder)
         self.variant = self.manifest.variant(settings.variant)
+        if settings.batcher == "bentoml":  # it runs one batch at a time
+            self.variant = self.variant.model_copy(update={"streams": 1})
         if settings.device and settings.device != self.variant.device:
             raise InputError(
                 f"variant {self.variant.name} is for {self.variant.device}, and {settings.device} was asked for",
@@ -91,6 +93,7 @@ class Predictor:
 
         Raises Refused for a request of too many tokens, and what `Batcher.submit` raises.
         """
+        self.batcher.check_room()  # before it costs anything: there are many to refuse when there are too many
         checked = self.read_parameters(parameters)
         given = self.read_inputs(values)
         if _is_small(values):
@@ -118,7 +121,7 @@ class Predictor:
         if self._settings.batcher == "bentoml":
             from serve.bento_batcher import BentoBatcher
 
-            return BentoBatcher(run, streams=streams, budget=budget, report=lambda report: self.on_batch(report))
+            return BentoBatcher(run, budget=budget, report=lambda report: self.on_batch(report))
         return Batcher(
             run,
             streams=streams,

@@ -7,15 +7,17 @@ wrong elsewhere. Only what still answers as torch does takes part.
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from export.files import EngineError, GateError
 from export.machine import Machine
 from export.manifest import GoldenCase, check_files, load_golden, load_manifest
 from serve import logs
-from serve.model import Model, check_golden, open_model
 from serve.plan import plan
 from serve.settings import Settings
-from serve.tokenizer import Row
+
+if TYPE_CHECKING:
+    from serve.model import Model
 
 SECONDS_EACH = 0.7
 TURNS = 3
@@ -32,6 +34,8 @@ def fastest_if_unlike(folder: Path, settings: Settings) -> str | None:
     rivals = [each for each in manifest.variants if each.device == (settings.device or default.device)]
     if len(rivals) < 2 or manifest.processing.generation or not is_unlike(Machine.here(), manifest.machine):
         return None
+    from serve.model import check_golden, open_model  # BentoML's supervisor gets here; most often that was all it needs
+
     golden = load_golden(folder)
     speeds: dict[str, float] = {}
     for variant in rivals:
@@ -60,11 +64,11 @@ def is_unlike(here: Machine, there: Machine) -> bool:
     return here.cores != there.cores or here.instructions != there.instructions
 
 
-def rows_per_s(model: Model, golden: list[GoldenCase]) -> float:
+def rows_per_s(model: "Model", golden: list[GoldenCase]) -> float:
     """Run the golden cases' rows in serving's batches on all streams for a moment; the best of some turns."""
     windows = model.task.encode([model.task.read(case.input) for case in golden])
     rows = [row for each in windows for row in each] * 4
-    batches: list[list[Row]] = [[rows[i] for i in batch] for batch in plan([*map(len, rows)], model.budget)]
+    batches = [[rows[i] for i in batch] for batch in plan([*map(len, rows)], model.budget)]
     best = 0.0
     with ThreadPoolExecutor(model.streams) as pool:
         list(pool.map(model.run_batch, [batches[0]] * model.streams))

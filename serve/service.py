@@ -1,5 +1,7 @@
 """The BentoML service: `bentoml serve serve.service:Tuneport`, `bentoml build`.
 
+BentoML's supervisor imports this module only to start the workers, so what answers requests is imported by them alone.
+
 Which artifact it serves is the bento argument `model` (`--arg model=tuneport:1f2e3d…`); without it, the one
 that was registered last. A built bento keeps the one it was built with.
 """
@@ -13,14 +15,11 @@ from typing import Any
 import bentoml
 from bentoml.models import BentoModel
 from pydantic import BaseModel
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from export.files import TuneportError
 from serve import lifecycle, logs
 from serve.bento import MODEL_NAME
-from serve.desk import Desk
-from serve.http import create_app
-from serve.predictor import Predictor
-from serve.retune import fastest_if_unlike
 from serve.settings import Settings, read_settings
 
 
@@ -50,7 +49,13 @@ def bentoml_settings(settings: Settings) -> dict[str, Any]:
 arguments = bentoml.use_arguments(Arguments)
 # Read here because the supervisor, too, needs to know about workers and TLS.
 settings = read_settings()
-app = create_app(settings.origins())
+_app: ASGIApp | None = None
+
+
+async def app(scope: Scope, receive: Receive, send: Send) -> None:
+    """Hand over to the HTTP door, which opens with the worker."""
+    assert _app is not None
+    await _app(scope, receive, send)
 
 
 @bentoml.service(name="tuneport", **bentoml_settings(settings))
@@ -65,14 +70,22 @@ class Tuneport:
     def choose_variant() -> None:
         """Choose for all workers, before they start, where the artifact was timed on another machine."""
         logs.set_up()
+        from serve.retune import fastest_if_unlike
+
         if settings.variant is None and (variant := fastest_if_unlike(_artifact(), settings)):
             os.environ["TUNEPORT_VARIANT"] = variant
 
     def __init__(self) -> None:
         """Load and prove the artifact; the worker is not ready before, and the service ends if it fails."""
+        from serve.desk import Desk
+        from serve.http import create_app
+        from serve.predictor import Predictor
+
+        global _app
         logs.set_up()
         try:
-            self.desk = app.state.desk = Desk(Predictor(_artifact(), settings), settings)
+            self.desk = Desk(Predictor(_artifact(), settings), settings)
+            _app = create_app(self.desk, settings.origins())
         except TuneportError as error:
             lifecycle.report_failed_start(error)
             raise

@@ -251,8 +251,7 @@ def predictor(tiny_artifact: Path) -> Iterator[Predictor]:
 
 @pytest.fixture
 def local(predictor: Predictor) -> Iterator[TestClient]:
-    app = create_app()
-    app.state.desk = Desk(predictor, predictor._settings)
+    app = create_app(Desk(predictor, predictor._settings))
     with TestClient(app) as client:
         yield client
 

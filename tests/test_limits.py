@@ -31,8 +31,8 @@ class Door:
     def __init__(self, artifact: Path, chosen: dict[str, Any]) -> None:
         self.settings = Settings(**{"variant": "fp32", "log_requests": False, **chosen})
         predictor = Predictor(artifact, self.settings)
-        app = create_app(self.settings.origins())
-        self.desk = app.state.desk = Desk(predictor, self.settings)
+        self.desk = Desk(predictor, self.settings)
+        app = create_app(self.desk, self.settings.origins())
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         config = uvicorn.Config(app, port=self.port, log_config=None, lifespan="off", ws="none", http="httptools")

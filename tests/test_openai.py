@@ -234,8 +234,8 @@ def test_recordings_are_uploaded_as_they_are_or_in_a_form(ear: Path, tmp_path: P
     wave = np.random.default_rng(1).normal(0, 0.2, 8000)
     for kind in ("wav", "flac"):
         soundfile.write(tmp_path / f"a.{kind}", wave, 16_000)
-    app, own = create_app(), Predictor(ear, Settings())
-    app.state.desk = Desk(own, Settings())
+    own = Predictor(ear, Settings())
+    app = create_app(Desk(own, Settings()))
     content = (tmp_path / "a.wav").read_bytes()
     (expected,) = own.predict([{"audio": content}])
     with TestClient(app) as local:

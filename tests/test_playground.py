@@ -88,8 +88,7 @@ def browse(url: str, tmp_path: Path, **query: str) -> Page:
 
 
 def serve_in_thread(predictor: Predictor, settings: Settings) -> Iterator[str]:
-    app = create_app()
-    app.state.desk = Desk(predictor, settings)
+    app = create_app(Desk(predictor, settings))
     port = free_port()
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning", ws="none", lifespan="off"))
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()))

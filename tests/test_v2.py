@@ -33,8 +33,7 @@ HEADER = "Inference-Header-Content-Length"
 def local(tiny_artifact: Path) -> Iterator[TestClient]:
     chosen = Settings(variant="fp32", log_requests=False)
     predictor = Predictor(tiny_artifact, chosen)
-    app = create_app()
-    app.state.desk = Desk(predictor, chosen)
+    app = create_app(Desk(predictor, chosen))
     with TestClient(app) as client:
         yield client
     predictor.close()
