@@ -289,16 +289,16 @@ def test_on_an_unlike_machine_the_variants_are_timed_again(
 
 def test_a_variant_without_its_engine_is_passed_over(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from export.files import EngineError
-    from serve import retune
+    from serve import model
 
-    real = retune.open_model
+    real = model.open_model
 
     def without_int8(folder: Path, manifest: object, variant: object, **options: object) -> object:
         if getattr(variant, "name", "") != "fp32":
             raise EngineError("no such engine", "install it")
         return real(folder, manifest, variant, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(retune, "open_model", without_int8)
+    monkeypatch.setattr(model, "open_model", without_int8)
     assert fastest_if_unlike(unlike(artifact, cores=99), Settings()) == "fp32"
 
 
@@ -309,7 +309,7 @@ def test_the_measuring_measures(tiny_artifact: Path) -> None:
 
     manifest = load_manifest(tiny_artifact)
     model = open_model(tiny_artifact, manifest, manifest.variant("fp32"))
-    assert rows_per_s(model, load_golden(tiny_artifact), 1024) > 10
+    assert rows_per_s(model, load_golden(tiny_artifact)) > 10
 
 
 def test_on_a_like_machine_the_manifest_s_choice_stands(tiny_artifact: Path, artifact: Path) -> None:

@@ -52,13 +52,17 @@ def test_the_service_is_torch_free(tiny_artifact: Path, tmp_path: Path) -> None:
 from pathlib import Path
 from serve.bento import register
 register(Path({str(tiny_artifact)!r}))
-from serve.service import Tuneport, app
-Tuneport.inner()
-print(app.state.desk.predictor.describe()["name"])
+from serve.service import Tuneport
+print(Tuneport.inner().desk.predictor.describe()["name"])
 """
     printed, heavy = modules_after(script, {"BENTOML_HOME": str(tmp_path)})
     assert printed == ["tiny"]
     assert heavy == []
+
+
+def test_what_only_starts_workers_imports_no_engine() -> None:
+    script = "import sys, serve.service; print([name for name in ('onnxruntime', 'tokenizers') if name in sys.modules])"
+    assert modules_after(script) == (["[]"], [])
 
 
 @pytest.mark.parametrize("arguments", [("verify",), ("predict",)])
