@@ -1,26 +1,27 @@
-"""Labelled data: JSONL, CSV and Parquet files and hub names, read through `datasets`, checked row by row.
+"""Labelled data: the splits with a task's columns, checked row by row; `sources` reads the files.
 
 Everything stays on disk as Arrow, so memory does not grow with the number of rows.
 """
 
-import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import datasets
-from datasets import ClassLabel, Dataset, DatasetDict
+from datasets import ClassLabel, Dataset, List, Value
 
 from export.files import DataError, digest
 from export.manifest import DataSource
+from finetune.sources import load
+from finetune.splits import complete
 
-FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
-SPLITS = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
-"""Split → names that its file may have."""
 SHOWN_PROBLEMS = 5
+NUMBERS = ("score",)
+"""Columns of numbers."""
 BATCH_ROWS = 1000
 
 
@@ -64,10 +65,8 @@ def read_data(
     A single file is split 80/10/10 with the seed; where a folder or hub name has no validation split, a tenth
     of train becomes it. Raises DataError for what cannot be read, an absent column, or a file without rows.
     """
-    with _quiet():
-        loaded, files = _load(source)
-    splits = {name: _select(rows, files[name], columns, required, optional) for name, rows in loaded.items()}
-    splits = _complete(splits, source, seed)
+    selected, files = read_files(source, columns=columns, required=required, optional=optional)
+    splits = complete(selected, source, seed)
     record = DataSource(
         source=str(Path(source).resolve()) if Path(source).exists() else source,
         columns=dict(columns),
@@ -77,6 +76,28 @@ def read_data(
     )
     whole = files.get("train") or files["all"]
     return Data(splits, record, {name: files.get(name, f"{whole} ({name})") for name in splits})
+
+
+def read_files(
+    source: str, *, columns: Mapping[str, str], required: Sequence[str], optional: Sequence[str]
+) -> tuple[dict[str, Dataset], dict[str, str]]:
+    """Read the splits that are there with the task's columns, and what to call each; one file is the split `all`.
+
+    Raises DataError as `read_data` does, for all files at once.
+    """
+    names = _names(columns, required, optional)
+    loaded, files = load(source)
+    absent = [
+        f"{files[split]} has no column {missing}, it has {rows.column_names}"
+        for split, rows in loaded.items()
+        if (missing := [c for n, c in names.items() if (n in required or n in columns) and c not in rows.column_names])
+    ]
+    if absent:
+        raise DataError(", ".join(absent), f"rename with --columns {[*required, *optional][0]}=YOUR_COLUMN")
+    problems = Problems("correct these rows, or rename columns with --columns")
+    splits = {split: _select(rows, files[split], names, problems) for split, rows in loaded.items()}
+    problems.raise_if_any()
+    return splits, files
 
 
 def reread(record: DataSource, *, required: Sequence[str], optional: Sequence[str]) -> Data:
@@ -138,95 +159,59 @@ def _content(row: dict[str, Any]) -> str:
     return json.dumps(row, sort_keys=True, ensure_ascii=False, default=str)
 
 
-def _load(source: str) -> tuple[dict[str, Dataset], dict[str, str]]:
-    """Return the splits as they are and what to call each in a message."""
-    path = Path(source)
-    if path.is_file():
-        return {"all": _load_file(path)}, {"all": path.name}
-    if path.is_dir():
-        found = {split: file for split, names in SPLITS.items() if (file := _find(path, names))}
-        if "train" not in found:
-            raise DataError(f"{path} has no train file", f"add train.jsonl, or any of {', '.join(FORMATS)}")
-        return {split: _load_file(file) for split, file in found.items()}, {s: f.name for s, f in found.items()}
-    if path.suffix in FORMATS or source.startswith((".", "/", "~")):
-        raise DataError(f"{source} does not exist", "give a file, a folder with a train file, or a hub name")
-    return _load_hub(source)
-
-
-def _find(folder: Path, names: Iterable[str]) -> Path | None:
-    found = [
-        folder / f"{name}{suffix}" for name in names for suffix in FORMATS if (folder / f"{name}{suffix}").is_file()
-    ]
-    if len(found) > 1:
-        both = " and ".join(file.name for file in found)
-        raise DataError(f"{folder} has {both} for one split", "keep one of them")
-    return found[0] if found else None
-
-
-def _load_file(path: Path) -> Dataset:
-    if path.suffix not in FORMATS:
-        raise DataError(f"{path} has an unknown format", f"give one of {', '.join(FORMATS)}")
-    if path.stat().st_size == 0:
-        raise DataError(f"{path} is empty", "give a file with rows")
-    if path.suffix != ".parquet":
-        _check_utf8(path)
-    # A text "NA" or "null" in a CSV is a text, not an absent value.
-    options: dict[str, Any] = {"keep_default_na": False} if path.suffix == ".csv" else {}
-    try:
-        rows = datasets.load_dataset(FORMATS[path.suffix], data_files=str(path), split="train", **options)
-    except Exception as error:  # datasets wraps pyarrow's and pandas' exceptions in its own
-        if "corresponds to no data" in str(error):
-            raise DataError(f"{path} has no rows", "give a file with rows") from error
-        raise DataError(f"{path} cannot be read: {_cause(path, error)}", "correct the file") from error
-    if not len(rows):
-        raise DataError(f"{path} has no rows", "give a file with rows")
-    return rows
-
-
-def _load_hub(name: str) -> tuple[dict[str, Dataset], dict[str, str]]:
-    """Load `user/name` or `user/name:configuration` from the hub (or its cache)."""
-    repository, _, configuration = name.partition(":")
-    try:
-        loaded = datasets.load_dataset(repository, configuration or None)
-    except Exception as error:
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        remedy = "give an existing file or folder, or a hub name that this machine can reach"
-        raise DataError(f"{name} is neither a path nor a data set that loads ({reason})", remedy) from error
-    assert isinstance(loaded, DatasetDict)
-    found = {s: loaded[n] for s, names in SPLITS.items() for n in names if n in loaded}
-    if "train" not in found:
-        raise DataError(f"{name} has no train split, only {', '.join(loaded)}", "choose another data set")
-    return found, {split: f"{name} ({split})" for split in found}
-
-
-def _select(
-    rows: Dataset, file: str, columns: Mapping[str, str], required: Sequence[str], optional: Sequence[str]
-) -> Dataset:
-    """Keep the task's columns under the task's names; label numbers of the hub become label names."""
+def _names(columns: Mapping[str, str], required: Sequence[str], optional: Sequence[str]) -> dict[str, str]:
+    """Return the data's column for each of the task's columns, after `--columns`."""
     wanted = [*required, *optional]
     if unknown := [name for name in columns if name not in wanted]:
         raise DataError(f"--columns names {unknown}, and the task knows {wanted}", "write task-column=your-column")
-    names = {name: columns.get(name, name) for name in wanted}
-    absent = [names[name] for name in required if names[name] not in rows.column_names]
-    absent += [columns[name] for name in optional if name in columns and columns[name] not in rows.column_names]
-    if absent:
-        example = f"--columns {wanted[0]}=YOUR_COLUMN"
-        raise DataError(f"{file} has no column {absent}, it has {rows.column_names}", f"rename with {example}")
+    # An optional column that was renamed is no longer there under its own name.
+    names = {n: columns.get(n, n) for n in wanted if n in columns or n in required or n not in columns.values()}
+    if twice := sorted(column for column, count in Counter(names.values()).items() if count > 1):
+        raise DataError(f"{twice} would be several of the task's columns at once", "name each in --columns once")
+    return names
+
+
+def _select(rows: Dataset, file: str, names: Mapping[str, str], problems: Problems) -> Dataset:
+    """Keep the task's columns under the task's names; label numbers of the hub become label names."""
     kept = {name: column for name, column in names.items() if column in rows.column_names}
     for name, column in kept.items():
         rows = _with_label_names(rows, column, f"{file}: {name} names")
-    return rows.select_columns(list(kept.values())).rename_columns({c: n for n, c in kept.items() if c != n})
+    rows = rows.select_columns(list(kept.values())).rename_columns({c: n for n, c in kept.items() if c != n})
+    for name in NUMBERS:
+        # A cell of a CSV is a string; in the other formats a string is no number.
+        if name in kept and file.endswith(".csv"):
+            rows = _with_numbers(rows, file, name, problems)
+    return rows
+
+
+def _with_numbers(rows: Dataset, file: str, column: str, problems: Problems) -> Dataset:
+    """Turn a column of strings into float64; cells that are no finite numbers are reported, each with its row."""
+    numbers: list[float] = []
+    for number, row in rows_of(rows.select_columns(column)):
+        value = _number(row[column])
+        if not math.isfinite(value):
+            problems.add(f"{file} row {number}", f"{column} is {short(row[column])}, and a number is expected")
+        numbers.append(value)
+    return rows.remove_columns(column).add_column(column, numbers)
+
+
+def _number(cell: str) -> float:
+    """Read a cell; nan for what is no number."""
+    try:
+        return math.nan if "_" in cell else float(cell)  # Python alone reads 1_000
+    except ValueError:
+        return math.nan
 
 
 def _with_label_names(rows: Dataset, column: str, description: str) -> Dataset:
     """Replace the hub's label numbers by their names, in a column of numbers or of lists of numbers."""
     feature = rows.features[column]
     if isinstance(feature, ClassLabel):
-        numbers = rows.cast_column(column, datasets.Value("int64"))
+        numbers = rows.cast_column(column, Value("int64"))
         return numbers.map(lambda row: {column: _label_name(feature, row[column])}, desc=description)
     inner = getattr(feature, "feature", None)
     if isinstance(inner, ClassLabel):
-        numbers = rows.cast_column(column, datasets.List(datasets.Value("int64")))
+        numbers = rows.cast_column(column, List(Value("int64")))
         return numbers.map(
             lambda row: {column: None if row[column] is None else [_label_name(inner, n) for n in row[column]]},
             desc=description,
@@ -238,70 +223,9 @@ def _label_name(feature: ClassLabel, number: int | None) -> str | None:
     return None if number is None or number < 0 else str(feature.int2str(number))
 
 
-def _complete(splits: dict[str, Dataset], source: str, seed: int) -> dict[str, Dataset]:
-    """Make the splits that are not there."""
-    if "all" in splits:
-        rows = splits["all"]
-        if len(rows) < 10:
-            raise DataError(
-                f"{source} has {len(rows)} rows, too few to split", "give at least 10, or a folder of splits"
-            )
-        first = rows.train_test_split(test_size=0.2, seed=seed)
-        rest = first["test"].train_test_split(test_size=0.5, seed=seed)
-        return {"train": first["train"], "validation": rest["train"], "test": rest["test"]}
-    if "validation" in splits:
-        return splits
-    if len(splits["train"]) < 10:
-        raise DataError(
-            f"{source} has no validation file and too few rows to take it from train", "add validation rows"
-        )
-    parts = splits["train"].train_test_split(test_size=0.1, seed=seed)
-    return {**splits, "train": parts["train"], "validation": parts["test"]}
-
-
 def _fingerprint(rows: Dataset) -> str:
     sha = hashlib.sha256()
     for _, row in rows_of(rows):
         sha.update(_content(row).encode(errors="surrogatepass"))
         sha.update(b"\n")
     return sha.hexdigest()
-
-
-def _check_utf8(path: Path) -> None:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError as error:
-                byte = f"byte 0x{line[error.start]:02x}"
-                remedy = f"convert it, for example: iconv -f LATIN1 -t UTF-8 {path.name}"
-                raise DataError(f"{path} is not UTF-8: {byte} in line {number}", remedy) from error
-
-
-def _cause(path: Path, error: Exception) -> str:
-    """Find the line that a JSON reader stumbled over; its own message names a column or a block."""
-    if path.suffix in {".jsonl", ".json"}:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    value = json.loads(line)
-                except ValueError as wrong:
-                    return f"line {number} is not JSON ({wrong}): {line.strip()[:60]!r}"
-                if not isinstance(value, dict):
-                    return f"line {number} is not an object: {line.strip()[:60]!r}"
-    root: BaseException = error
-    while root.__cause__ or root.__context__:
-        root = root.__cause__ or root.__context__ or root
-    return str(root).splitlines()[0][:200] if str(root) else type(root).__name__
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the progress bars of reading a file, which last less than a second."""
-    was_on = not datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if was_on:
-            datasets.enable_progress_bars()

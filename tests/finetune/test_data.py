@@ -123,3 +123,92 @@ def test_a_wrong_row_is_one_line_on_stderr_and_exit_code_1(tmp_path: Path, base:
     assert done.err.count("\n") == 1
     assert "empty string" in done.err
     assert not (tmp_path / "o").exists()
+
+
+def _csv(file: Path, lines: list[str]) -> Path:
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return file
+
+
+@pytest.mark.parametrize("labels", [("01", "02", "10"), ("True", "False"), ("1.0", "2.50"), ("7", "unknown")])
+def test_cells_of_a_csv_are_read_as_they_are_written(tmp_path: Path, labels: tuple[str, ...]) -> None:
+    lines = ["text,label", *(f"{i},{labels[i % len(labels)]}" for i in range(30))]
+    data = _read(_csv(tmp_path / "x.csv", lines))
+    rows = [row for split in data.splits.values() for row in split]
+    assert {row["label"] for row in rows} == set(labels)
+    assert {row["text"] for row in rows} == {str(i) for i in range(30)}
+
+
+def test_one_late_word_does_not_spoil_a_column_of_numbers(tmp_path: Path) -> None:
+    """Arrow takes the type of a column from its first thousands of rows."""
+    lines = ["text,label", *(f"t{i},{i % 3}" for i in range(10_500)), "late,unknown"]
+    rows = _read(_csv(tmp_path / "x.csv", lines)).splits
+    assert {label for split in rows.values() for label in split["label"]} == {"0", "1", "2", "unknown"}
+
+
+def test_scores_of_a_csv_are_numbers_and_only_bad_rows_are_named(tmp_path: Path) -> None:
+    lines = ["text,score", *(f"t{i},{i / 2}" for i in range(12))]
+
+    def read() -> Data:
+        return read_data(str(tmp_path), columns={}, required=("text", "score"), optional=(), seed=0)
+
+    _csv(tmp_path / "train.csv", lines)
+    _csv(tmp_path / "validation.csv", lines)
+    assert list(read().splits["train"]["score"]) == [i / 2 for i in range(12)]
+    _csv(tmp_path / "train.csv", [*lines, "a,", "b,nan", "c,3;5"])
+    _csv(tmp_path / "validation.csv", [*lines, "d,inf"])
+    with pytest.raises(DataError) as error:
+        read()
+    for part in ("train.csv row 13: score is an empty string", "row 14: score is 'nan'", "row 15: score is '3;5'"):
+        assert part in str(error.value)
+    assert "validation.csv row 13: score is 'inf'" in str(error.value)
+    assert "more" not in error.value.problem
+
+
+def test_absent_columns_of_all_files_are_named_at_once(tmp_path: Path) -> None:
+    write_rows(tmp_path / "train.jsonl", [{"texts": "a", "label": "b"}])
+    write_rows(tmp_path / "validation.jsonl", [{"text": "a", "labels_": "b"}])
+    with pytest.raises(DataError, match=r"train\.jsonl has no column \['text'\].*validation\.jsonl has no column"):
+        _read(tmp_path)
+
+
+@pytest.mark.parametrize("columns", [{"text": "text", "text_pair": "text"}, {"text_pair": "text"}])
+def test_a_column_cannot_be_two_of_the_tasks(tmp_path: Path, columns: dict[str, str]) -> None:
+    with pytest.raises(DataError, match="several of the task's columns"):
+        _read(write_rows(tmp_path / "x.jsonl", ROWS), **columns)
+
+
+def test_half_a_character_is_named_with_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "x.jsonl"
+    file.write_text('{"text": "a", "label": 1}\n{"text": "b \\ud800", "label": 1}\n')
+    with pytest.raises(DataError, match=r"line 2 has half a character, \\ud800"):
+        _read(file)
+
+
+def test_a_csv_with_surplus_cells_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="more cells in row 1"):
+        _read(_csv(tmp_path / "x.csv", ["text,label", "a, b,c", "a,b,d"]))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_class_of_a_file_has_a_row_in_train(tmp_path: Path, seed: int) -> None:
+    labels = ["once", *["thrice"] * 3, *["common"] * 56]
+    file = write_rows(tmp_path / "x.jsonl", [{"text": f"text {i}", "label": label} for i, label in enumerate(labels)])
+    data = read_data(str(file), columns={}, required=("text", "label"), optional=(), seed=seed)
+    assert {name: len(rows) for name, rows in data.splits.items()} == {"train": 48, "validation": 6, "test": 6}
+    assert set(data.splits["train"]["label"]) == set(labels)
+    several = [{"text": f"text {i}", "labels": [label, "all"]} for i, label in enumerate(labels)]
+    write_rows(file, several)
+    data = read_data(str(file), columns={}, required=("text", "labels"), optional=(), seed=seed)
+    assert {each for row in data.splits["train"]["labels"] for each in row} == {*labels, "all"}
+
+
+def test_classes_are_divided_evenly_and_rows_keep_their_numbers(tmp_path: Path) -> None:
+    rows = [{"text": f"text {i}", "label": "abcd"[i % 4]} for i in range(200)]
+    data = _read(write_rows(tmp_path / "x.jsonl", rows))
+    for name, count in {"train": 40, "validation": 5, "test": 5}.items():
+        assert all(abs(list(data.splits[name]["label"]).count(label) - count) <= 1 for label in "abcd")
+    few = _read(write_rows(tmp_path / "y.jsonl", rows[:10]))
+    assert {len(few.splits[name]) for name in ("validation", "test")} == {1}
+    for split in few.splits.values():
+        assert all(row["text"] == f"text {number - 1}" for number, row in rows_of(split))
