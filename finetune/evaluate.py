@@ -8,10 +8,10 @@ import numpy.typing as npt
 from pydantic import Field
 from sklearn.metrics import (
     accuracy_score,
-    classification_report,
     confusion_matrix,
     f1_score,
     matthews_corrcoef,
+    precision_recall_fscore_support,
 )
 
 from export.machine import Frozen
@@ -87,18 +87,19 @@ def class_scores(
     targets: npt.NDArray[Any], predicted: npt.NDArray[Any], labels: tuple[str, ...]
 ) -> tuple[ClassScore, ...]:
     """Return precision, recall, F1 and support of each class."""
-    report = classification_report(
-        targets, predicted, labels=range(len(labels)), target_names=list(labels), output_dict=True, zero_division=0
+    # Not sklearn's report: it has rows of its own, and a class may be called "accuracy", too.
+    precision, recall, f1, support = precision_recall_fscore_support(
+        targets, predicted, labels=range(len(labels)), average=None, zero_division=0
     )
     return tuple(
         ClassScore(
             label=label,
-            precision=report[label]["precision"],
-            recall=report[label]["recall"],
-            f1=report[label]["f1-score"],
-            support=int(report[label]["support"]),
+            precision=float(precision[i]),
+            recall=float(recall[i]),
+            f1=float(f1[i]),
+            support=int(support[i]),
         )
-        for label in labels
+        for i, label in enumerate(labels)
     )
 
 

@@ -4,7 +4,9 @@ The pictures stand beside it as PNG, and inside it, so that the page can be pass
 """
 
 import base64
-from collections.abc import Sequence
+import contextlib
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,17 @@ from export.manifest import Run
 from finetune.evaluate import Evaluation
 
 matplotlib.use("agg")
-from matplotlib import pyplot
+from matplotlib import font_manager, pyplot
 
 REPORT, CURVES, CONFUSION = "report.html", "curves.png", "confusion.png"
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 MOST_LABELS = 40
 """A larger confusion matrix is not legible as a picture; its table is in evaluation.json."""
+FALLBACK_FONTS = (
+    "Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "IPAGothic", "Hiragino Sans", "Microsoft YaHei",
+    "Noto Sans Arabic", "Noto Sans Devanagari", "Noto Sans Thai", "Noto Sans",
+)  # fmt: skip
+"""For scripts that matplotlib's own font lacks, where they are installed."""
 NUMBERED = 20
 """Up to so many labels the cells carry their counts."""
 
@@ -32,13 +39,14 @@ def write_report(out: Path, run: Run, evaluations: dict[str, Evaluation], histor
     `history` is the Trainer's log: dicts with `epoch`, and `loss`, `learning_rate` or `eval_…`.
     """
     pictures = {}
-    if _draw_curves(out / CURVES, history):
-        pictures["Learning curves"] = out / CURVES
     split = "test" if "test" in evaluations else "validation"
     shown = evaluations[split]
-    if shown.confusion and len(run.labels) <= MOST_LABELS:
-        _draw_confusion(out / CONFUSION, np.array(shown.confusion), run.labels, split)
-        pictures["Confusion matrix"] = out / CONFUSION
+    with plain_text():
+        if _draw_curves(out / CURVES, history):
+            pictures["Learning curves"] = out / CURVES
+        if shown.confusion and len(run.labels) <= MOST_LABELS:
+            _draw_confusion(out / CONFUSION, np.array(shown.confusion), run.labels, split)
+            pictures["Confusion matrix"] = out / CONFUSION
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         name=out.name,
@@ -49,6 +57,20 @@ def write_report(out: Path, run: Run, evaluations: dict[str, Evaluation], histor
         pictures={title: base64.b64encode(file.read_bytes()).decode() for title, file in pictures.items()},
     )
     (out / REPORT).write_text(page, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def plain_text() -> Iterator[None]:
+    """Draw texts as they are: a dollar is no formula, and a script that the main font lacks comes from another.
+
+    Where no font has it, its characters are drawn as boxes, without a warning for each: the table has the names.
+    """
+    here = {font.name for font in font_manager.fontManager.ttflist}
+    fonts = [*pyplot.rcParams["font.sans-serif"][:1], *(name for name in FALLBACK_FONTS if name in here)]
+    changes: dict[Any, Any] = {"text.parse_math": False, "font.family": fonts}
+    with pyplot.rc_context(changes), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        yield
 
 
 def _draw_curves(file: Path, history: Sequence[dict[str, Any]]) -> bool:

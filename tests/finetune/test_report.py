@@ -1,0 +1,31 @@
+"""The report of a run whose labels are odd."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from finetune.evaluate import score_classes, score_multilabel
+from finetune.report import _draw_confusion, plain_text
+
+ODD = ("accuracy", "macro avg", "weighted avg", "plain")
+
+
+def test_a_class_may_be_called_like_a_row_of_sklearns_report() -> None:
+    targets, predicted = np.array([0, 1, 2, 3, 0]), np.array([0, 1, 2, 0, 0])
+    _, classes, _ = score_classes(predicted, targets, ODD)
+    assert [(each.label, each.support, each.recall) for each in classes] == [
+        ("accuracy", 2, 1.0), ("macro avg", 1, 1.0), ("weighted avg", 1, 1.0), ("plain", 1, 0.0),
+    ]  # fmt: skip
+    _, several = score_multilabel(np.eye(4, dtype=int), np.eye(4, dtype=int), ODD)
+    assert [each.f1 for each in several] == [1.0] * 4
+
+
+@pytest.mark.parametrize("labels", [("$10_$20", "$0_$10"), ("体育", "новости"), ("\\alpha$", "a\nb")])
+def test_labels_are_drawn_as_they_are(tmp_path: Path, labels: tuple[str, ...]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with plain_text():
+            _draw_confusion(tmp_path / "x.png", np.eye(2), labels, "test")
+    assert (tmp_path / "x.png").stat().st_size > 1000
