@@ -5,12 +5,15 @@ fill, and nothing runs for a caller who left.
 """
 
 import asyncio
+import contextlib
+import os
+import sys
+import threading
 import time
 from bisect import insort
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future as ThreadFuture
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 from export.files import TuneportError
 from serve.engines import Output
@@ -27,6 +30,8 @@ OVERTAKING = 4.0
 """A row waits for at most so many times the work of its own request before it, however many others come."""
 MEMORY = 0.9
 """Share of the old estimate that a batch's measured speed leaves standing."""
+NICE = 5
+"""Of the engine's threads; 19 would be the least priority."""
 TELLING_ROWS = WINDOW // 2
 """A batch of so many rows, or of half the token budget, tells the engine's speed; one short row does not."""
 
@@ -72,7 +77,10 @@ class _Job:
 
 
 class Batcher:
-    """Feeds an engine from concurrent requests. Lives in one event loop."""
+    """Feeds an engine from concurrent requests. Lives in one event loop, its streams in threads of their own.
+
+    A stream that falls free takes its next batch itself: on a busy machine the event loop would let it wait.
+    """
 
     def __init__(
         self,
@@ -86,18 +94,22 @@ class Batcher:
     ) -> None:
         """`run` is called in a thread of the batcher's own, at most `streams` calls at a time."""
         self._run = run
-        self._streams = self._free_streams = streams
+        self._streams = streams
         self._budget = budget
         self._window = max(WINDOW, budget.tokens // WINDOW)
         self._max_waiting = max_waiting
         self._max_queue_s = max_queue_s
         self._report = report
+        self._tokens_per_s: float | None = None
+        # Guards what follows, and wakes streams.
+        self._work = threading.Condition()
         self._waiting: list[_Job] = []
         self._tokens_begun = 0.0
         self._numbers = 0
-        self._tokens_per_s: float | None = None
-        self._pool = ThreadPoolExecutor(streams, thread_name_prefix="engine")
         self._closed = False
+        self._threads = [threading.Thread(target=self._serve, name=f"engine_{i}", daemon=True) for i in range(streams)]
+        for thread in self._threads:
+            thread.start()
 
     async def submit(self, rows: Sequence[Row], deadline: float | None = None) -> list[Result]:
         """Run rows among everyone else's and return their results in order.
@@ -107,9 +119,10 @@ class Batcher:
         deadline, and whatever the engine raised for one of the rows.
         """
         loop = asyncio.get_running_loop()
-        self.check_room(len(rows))
-        jobs = self._enqueue(rows, loop, deadline)
-        self._pump(loop)
+        with self._work:
+            self.check_room(len(rows))
+            jobs = self._enqueue(rows, loop, deadline)
+            self._work.notify(len(jobs))
         try:
             if len(jobs) == 1:
                 return [await jobs[0].done]
@@ -118,16 +131,18 @@ class Batcher:
             for job in jobs:  # a no-op for those that are done
                 job.done.cancel()
             if any(job.done.cancelled() for job in jobs):  # they must not keep others out of the queue
-                self._waiting = [job for job in self._waiting if not job.done.done()]
+                with self._work:
+                    self._waiting = [job for job in self._waiting if not job.done.done()]
 
     def check_room(self, rows: int = 1) -> None:
         """Raise Overloaded if so many rows more would be too many, or would wait too long."""
         if self._closed:
             raise stopping()
-        queue_s = self._queue_s()
-        if len(self._waiting) + rows > self._max_waiting:
+        with self._work:
+            waiting, queue_s = len(self._waiting), self._queue_s()
+        if waiting + rows > self._max_waiting:
             raise Overloaded(
-                f"{len(self._waiting)} inputs are waiting and at most {self._max_waiting} may",
+                f"{waiting} inputs are waiting and at most {self._max_waiting} may",
                 "try again after the time in Retry-After, or add replicas",
                 queue_s,
             )
@@ -145,12 +160,15 @@ class Batcher:
 
     def close(self) -> None:
         """Refuse what waits, let running batches end and stop the threads. Call it in the event loop."""
-        self._closed = True
-        for job in self._waiting:
-            if not job.done.done():
-                job.done.set_exception(stopping())
-        self._waiting = []
-        self._pool.shutdown()
+        with self._work:
+            self._closed = True
+            for job in self._waiting:
+                if not job.done.done():
+                    job.done.set_exception(stopping())
+            self._waiting = []
+            self._work.notify_all()
+        for thread in self._threads:
+            thread.join()
 
     def _queue_s(self) -> float:
         """Estimate how long a new request would wait: what goes before it, at the speed measured so far.
@@ -177,24 +195,30 @@ class Batcher:
             insort(self._waiting, job)
         return jobs
 
-    def _pump(self, loop: asyncio.AbstractEventLoop) -> None:
-        while self._free_streams and (jobs := self._take(loop.time())):
-            self._free_streams -= 1
+    def _serve(self) -> None:
+        """Be one of the streams."""
+        _give_way()
+        while jobs := self._next():
             began = time.monotonic()
-            started = self._pool.submit(run_or_raise, self._run, [job.row for job in jobs])
-            started.add_done_callback(
-                lambda ended, jobs=jobs, began=began: loop.call_soon_threadsafe(  # type: ignore[misc]
-                    self._finish, loop, jobs, ended, began
-                )
-            )
+            results, seconds = run_or_raise(self._run, [job.row for job in jobs])
+            _in_loop(jobs[0], self._finish, jobs, results, seconds, began)
+
+    def _next(self) -> list[_Job]:
+        """Wait for a batch; nothing when the batcher is closed."""
+        with self._work:
+            while not self._closed:
+                if jobs := self._take(time.monotonic()):
+                    return jobs
+                self._work.wait()
+        return []
 
     def _take(self, now: float) -> list[_Job]:
         """Take the waiting row whose turn it is, and those of its group and window that share its batch."""
         waiting = []
         for job in self._waiting:
-            if job.deadline is not None and job.deadline <= now and not job.done.done():
-                job.done.set_exception(TimeoutError())
-            if not job.done.done():
+            if job.deadline is not None and job.deadline <= now:
+                _in_loop(job, _expire, job)
+            elif not job.done.done():
                 waiting.append(job)
         self._waiting = waiting
         if not waiting:
@@ -206,15 +230,7 @@ class Batcher:
         self._tokens_begun += sum(len(window[i].row) for i in chosen)
         return [window[i] for i in chosen]
 
-    def _finish(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        jobs: list[_Job],
-        ended: "ThreadFuture[tuple[list[Result | Exception], float]]",
-        began: float,
-    ) -> None:
-        self._free_streams += 1
-        results, seconds = ended.result()
+    def _finish(self, jobs: list[_Job], results: list[Result | Exception], seconds: float, began: float) -> None:
         for job, result in zip(jobs, results, strict=True):
             if job.done.done():
                 continue
@@ -223,7 +239,6 @@ class Batcher:
             else:
                 job.done.set_result(result)
         self._measure(jobs, seconds, began)
-        self._pump(loop)
 
     def _measure(self, jobs: list[_Job], seconds: float, began: float) -> None:
         report = BatchReport.of([job.row for job in jobs], self._budget, seconds, [began - job.since for job in jobs])
@@ -231,6 +246,24 @@ class Batcher:
             speed, old = self._streams * report.tokens / max(seconds, 1e-6), self._tokens_per_s
             self._tokens_per_s = speed if old is None else MEMORY * old + (1 - MEMORY) * speed
         self._report(report)
+
+
+def _give_way() -> None:
+    """Let the event loop's thread go before this one: what it has to do is short, and every request waits for it."""
+    if sys.platform == "linux":  # where a thread has a priority of its own
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+
+
+def _in_loop(job: _Job, call: Callable[..., object], *arguments: Any) -> None:
+    """Call in the event loop that waits for a job, from a stream's thread."""
+    with contextlib.suppress(RuntimeError):  # the loop was closed; nobody waits any more
+        job.done.get_loop().call_soon_threadsafe(call, *arguments)
+
+
+def _expire(job: _Job) -> None:
+    if not job.done.done():
+        job.done.set_exception(TimeoutError())
 
 
 def stopping() -> Overloaded:

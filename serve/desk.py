@@ -13,6 +13,9 @@ from serve.metrics import Metrics
 from serve.predictor import Predictor
 from serve.settings import Settings
 
+ANSWERING = ("predict", "infer", "openai")
+"""Operations that need the engine."""
+
 
 class Desk:
     """One in each worker, in front of its predictor."""
@@ -42,11 +45,17 @@ class Desk:
             raise Refused(401, "unauthenticated", problem, "send Authorization: Bearer KEY, or x-api-key: KEY")
 
     @contextmanager
-    def seat(self) -> Iterator[None]:
-        """Take one of the places for requests, for as long as the block lasts."""
+    def seat(self, operation: str) -> Iterator[None]:
+        """Take one of the places for requests, for as long as the block lasts.
+
+        Where the engine has too much to do already, a request for answers is refused before it costs anything: there
+        are many to refuse when there are too many.
+        """
         if self._inside >= self.settings.max_requests:
             problem = f"{self._inside} requests are under way and at most {self.settings.max_requests} may"
             raise Refused(429, "overloaded", problem, "try again after a second, or add replicas")
+        if operation in ANSWERING:
+            self.predictor.batcher.check_room()
         self._inside += 1
         try:
             yield

@@ -174,7 +174,7 @@ class GrpcDoor:
                 if not operation:
                     return await call(_parse(kind, raw), context)
                 self._desk.check_key(_text(metadata.get("authorization")), _text(metadata.get("x-api-key")))
-                with self._desk.seat():
+                with self._desk.seat(operation):
                     answer = await call(_parse(kind, raw), context)
                 code = "OK"
                 return answer

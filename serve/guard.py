@@ -36,7 +36,7 @@ class Guard:
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         request_id = logs.request_id(headers.get(b"x-request-id"))
         state = scope.setdefault("state", {})
-        status = 0
+        operation, status = _operation(scope["path"]), 0
 
         async def send_on(message: Message) -> None:
             nonlocal status
@@ -50,7 +50,7 @@ class Guard:
                 await self._app(scope, receive, send_on)
                 return
             desk.check_key(headers.get(b"authorization"), headers.get(b"x-api-key"))
-            with desk.seat():
+            with desk.seat(operation):
                 await self._app(scope, receive, send_on)
         except Exception as error:
             refusal = refusal_of(error)
@@ -62,7 +62,7 @@ class Guard:
         finally:
             desk.note(
                 "http",
-                _operation(scope["path"]),
+                operation,
                 str(status),
                 began,
                 request_id,
@@ -95,4 +95,4 @@ def _operation(path: str) -> str:
         return "predict"
     if path.startswith("/v2"):
         return "infer" if path.endswith("/infer") else "v2"
-    return "openai" if path.startswith("/v1/") else "other"
+    return "openai" if path.startswith("/v1/") and path.endswith("completions") else "other"

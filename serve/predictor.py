@@ -93,7 +93,6 @@ class Predictor:
 
         Raises Refused for a request of too many tokens, and what `Batcher.submit` raises.
         """
-        self.batcher.check_room()  # before it costs anything: there are many to refuse when there are too many
         checked = self.read_parameters(parameters)
         given = self.read_inputs(values)
         if _is_small(values):

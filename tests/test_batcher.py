@@ -271,9 +271,13 @@ def test_a_request_of_one_row_overtakes_one_of_many_but_not_for_ever(recorder: R
         for i in range(first, first + 20):
             await feeding.submit([row(i, 10)])
 
+    def not_at_once(rows: Sequence[Row]) -> list[Result]:
+        threading.Event().wait(0.01)  # so that who has an answer asks again before the next batch
+        return recorder.run(rows)
+
     async def run() -> None:
         recorder.go.clear()
-        feeding = batcher(recorder.run, budget=10)  # a row of ten tokens fills a batch
+        feeding = batcher(not_at_once, budget=10)  # a row of ten tokens fills a batch
         bulk = asyncio.ensure_future(feeding.submit([row(i, 10) for i in range(100, 105)]))
         await started(recorder)
         callers = [asyncio.ensure_future(one_after_another(feeding, first)) for first in (1, 21)]
