@@ -1,10 +1,9 @@
 """What is trained, and how fast: layer groups, freezing, gradual unfreezing, layer-wise rates, adapters.
 
-A model is seen as groups from the bottom up: embeddings, each transformer layer, head. Gradual unfreezing and
-discriminative rates are those of Howard and Ruder, "Universal Language Model Fine-tuning" (2018).
+Gradual unfreezing and discriminative rates are those of Howard and Ruder, "Universal Language Model Fine-tuning for
+Text Classification" (2018); the groups that they go by are those of `finetune.layers`.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,60 +12,12 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.optimization import Adafactor
-from transformers.pytorch_utils import Conv1D
 
 from export.files import TuneportError
 from finetune.bottleneck import add_adapter
 from finetune.config import FinetuneConfig
-
-EMBEDDINGS = re.compile(r"embed|(^|\.)(wte|wpe|shared|conv1|conv2|mask_emb)(\.|$)")
-"""Parameters below the first layer, by the names that the families give them."""
-PEFT_TASKS = {
-    "text-classification": "SEQ_CLS",
-    "regression": "SEQ_CLS",
-    "token-classification": "TOKEN_CLS",
-    "question-answering": "QUESTION_ANS",
-    "translation": "SEQ_2_SEQ_LM",
-    "summarization": "SEQ_2_SEQ_LM",
-    "text-generation": "CAUSAL_LM",
-}
-"""Task → peft's name for it; it decides which head is trained beside the adapter."""
-
-
-def layer_groups(model: nn.Module) -> list[list[str]]:
-    """Group the names of all parameters from the bottom up: embeddings, every layer in order, head.
-
-    The layers of an encoder come before those of a decoder. Poolers and last norms belong to the head; a head that
-    is tied to the embeddings is one weight with them and learns when they do.
-    """
-    stacks = _layer_stacks(model)
-    groups: list[list[str]] = [[] for _ in range(2 + sum(len(stack) for stack in stacks.values()))]
-    starts: dict[str, int] = {}
-    start = 1
-    for path, stack in stacks.items():
-        starts[path], start = start, start + len(stack)
-    for name, _ in model.named_parameters():
-        inside = next((path for path in stacks if name.startswith(f"{path}.")), None)
-        if inside is not None:
-            index = int(name.removeprefix(f"{inside}.").partition(".")[0])
-            groups[starts[inside] + index].append(name)
-        else:
-            groups[0 if EMBEDDINGS.search(name) else -1].append(name)
-    return groups
-
-
-def _layer_stacks(model: nn.Module) -> dict[str, nn.ModuleList]:
-    """Find the lists of layers that are not inside another list, of one class each."""
-    stacks: dict[str, nn.ModuleList] = {}
-    for path, module in model.named_modules():
-        inside = any(path.startswith(f"{outer}.") for outer in stacks)
-        if isinstance(module, nn.ModuleList) and len(module) and not inside:
-            classes = {type(layer) for layer in module}
-            if len(classes) == 1 and any(True for _ in module[0].parameters()):
-                stacks[path] = module
-    if not stacks:
-        raise TuneportError(f"{type(model).__name__} has no layers to tell apart", "use strategy = full")
-    return stacks
+from finetune.layers import layer_groups
+from finetune.peft_models import add_low_rank, add_prefix, merge
 
 
 def head_is_tied(model: Any) -> bool:
@@ -99,59 +50,14 @@ def apply_strategy(model: PreTrainedModel, config: FinetuneConfig) -> nn.Module:
         # What writes text has learnt its head with the rest of it; a task's head is new.
         head = [] if model.get_output_embeddings() is not None else layer_groups(model)[-1]
         return add_adapter(model, set(head), config)
-    return _wrap_with_peft(model, config)
+    return add_prefix(model, config) if config.strategy == "prefix" else add_low_rank(model, config)
 
 
 def finish_strategy(model: Any) -> Any:
     """Merge what peft trained into the weights where that is exact; a prefix and an adapter stay beside them."""
     if not isinstance(model, peft.PeftModel) or isinstance(model.active_peft_config, peft.PrefixTuningConfig):
         return model
-    return model.merge_and_unload()
-
-
-def _wrap_with_peft(model: PreTrainedModel, config: FinetuneConfig) -> nn.Module:
-    targets: Any = list(config.target_modules) or None
-    try:
-        return peft.get_peft_model(model, _peft_config(model, config, targets))
-    except ValueError as error:
-        if targets or "target_modules" not in str(error):
-            raise TuneportError(
-                f"{config.strategy} does not fit this model ({error})", "choose another strategy"
-            ) from error
-    return peft.get_peft_model(model, _peft_config(model, config, "all-linear"))
-
-
-def _peft_config(model: nn.Module, config: FinetuneConfig, targets: Any) -> peft.PeftConfig:
-    task = PEFT_TASKS.get(config.task)
-    transposed = any(isinstance(module, Conv1D) for module in model.modules())  # GPT-2 keeps its weights so
-    if config.strategy == "prefix":
-        return peft.PrefixTuningConfig(task_type=task, num_virtual_tokens=config.num_virtual_tokens)
-    if config.strategy == "ia3":
-        return peft.IA3Config(
-            task_type=task,
-            target_modules=targets,
-            feedforward_modules=[] if targets else None,
-            fan_in_fan_out=transposed,
-        )
-    if config.strategy == "adalora":
-        return peft.AdaLoraConfig(
-            task_type=task,
-            fan_in_fan_out=transposed,
-            target_modules=targets,
-            target_r=config.lora_r,
-            init_r=config.lora_r + config.lora_r // 2 + 1,
-            lora_alpha=config.lora_alpha,
-            lora_dropout=config.lora_dropout,
-            total_step=1,  # the real number is known when training begins: AdaLoraBudget
-        )
-    return peft.LoraConfig(
-        task_type=task,
-        fan_in_fan_out=transposed,
-        target_modules=targets,
-        r=config.lora_r,
-        lora_alpha=config.lora_alpha,
-        lora_dropout=config.lora_dropout,
-    )
+    return merge(model)
 
 
 class GradualUnfreezing(TrainerCallback):

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import peft
 import torch
 from torch import nn
 from torch.utils.data import SequentialSampler
@@ -29,6 +30,13 @@ class TuneportTrainer(Trainer):
             )
             self.optimizer = make_optimizer(self.settings, groups, self.args.learning_rate)
         return self.optimizer
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model, and beside a prefix the base model's config.json, which knows labels and problem type."""
+        super().save_model(output_dir, _internal_call)
+        model = self.accelerator.unwrap_model(self.model)
+        if self.args.should_save and isinstance(model, peft.PeftModel):
+            model.get_base_model().config.save_pretrained(output_dir or self.args.output_dir)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
         """Keep the rows in order: Trainer would group them by length, and metrics could not find their rows."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import (
     AutoConfig,
@@ -27,8 +28,8 @@ from transformers import (
 
 from export.files import TuneportError
 from finetune.config import FinetuneConfig
+from finetune.layers import layer_groups
 from finetune.session import evaluate, load_model, load_trained, make_trainer, prepare
-from finetune.strategies import layer_groups
 from finetune.train import finetune
 
 Settings = Callable[..., FinetuneConfig]
@@ -138,6 +139,27 @@ def test_each_layer_learns_at_a_fraction_of_the_rate_above(settings: Settings, t
     assert rates["bert.embeddings.word_embeddings.weight"] == pytest.approx(1e-4)
 
 
+def _rates(config: FinetuneConfig, out: Path) -> dict[str, float]:
+    prepared = prepare(config)
+    trainer = make_trainer(prepared, out, load_model(prepared))
+    names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
+    return {names[id(p)]: group["lr"] for group in trainer.create_optimizer().param_groups for p in group["params"]}
+
+
+def test_a_prefix_learns_at_the_whole_rate(settings: Settings, tmp_path: Path) -> None:
+    rates = _rates(settings(strategy="prefix", layer_lr_decay=0.5, learning_rate=8e-4), tmp_path)
+    assert {name.partition(".")[0] for name in rates} == {"base_model", "prompt_encoder"}
+    assert set(rates.values()) == {8e-4}
+
+
+def test_adapters_learn_at_the_rates_of_their_layers(settings: Settings, tmp_path: Path) -> None:
+    rates = _rates(settings(strategy="adapter", layer_lr_decay=0.5, learning_rate=8e-4), tmp_path)
+    down = "bert.encoder.layer.{}.output.adapters.adapter.adapter_down.0.weight"
+    assert rates["classifier.weight"] == pytest.approx(8e-4)
+    assert rates[down.format(1)] == pytest.approx(4e-4)
+    assert rates[down.format(0)] == pytest.approx(2e-4)
+
+
 def test_biases_and_norms_do_not_decay(settings: Settings, tmp_path: Path) -> None:
     prepared = prepare(settings(weight_decay=0.1))
     trainer = make_trainer(prepared, tmp_path, load_model(prepared))
@@ -189,6 +211,15 @@ def test_a_prefix_is_loaded_again_with_its_head(settings: Settings, tmp_path: Pa
     assert not any(".encoder." in name or ".embeddings." in name for name in changed)
     scored = evaluate(make_trainer(prepared, tmp_path, model), prepared, "test").metrics
     assert scored == pytest.approx(run.metrics["test"])
+    # As docs/finetuning.md says, without tuneport.
+    checkpoint = tmp_path / "run" / "checkpoint"
+    alone = PeftModel.from_pretrained(
+        AutoModelForSequenceClassification.from_pretrained(config.model, config=AutoConfig.from_pretrained(checkpoint)),
+        checkpoint,
+    )
+    assert alone.config.id2label == {0: "film", 1: "vote"}
+    ids = torch.tensor([[2, 10, 11, 3]])
+    assert torch.equal(alone.eval()(input_ids=ids).logits, model.eval()(input_ids=ids).logits)
 
 
 def test_freezing_what_fgm_moves_is_refused(settings: Settings, tmp_path: Path) -> None:

@@ -1,0 +1,50 @@
+"""A model as groups of parameters from the bottom up: embeddings, each transformer layer, head."""
+
+import re
+
+from torch import nn
+
+from export.files import TuneportError
+
+EMBEDDINGS = re.compile(r"embed|(^|\.)(wte|wpe|shared|conv1|conv2|mask_emb)(\.|$)")
+"""Parameters below the first layer, by the names that the families give them."""
+PREFIX = "prompt_encoder."
+"""What the name of a prefix begins with; it is new, as a head is."""
+
+
+def layer_groups(model: nn.Module) -> list[list[str]]:
+    """Group the names of all parameters from the bottom up: embeddings, every layer in order, head.
+
+    The layers of an encoder come before those of a decoder. Poolers and last norms belong to the head; a head that
+    is tied to the embeddings is one weight with them and learns when they do.
+    """
+    stacks = layer_stacks(model)
+    groups: list[list[str]] = [[] for _ in range(2 + sum(len(stack) for stack in stacks.values()))]
+    starts: dict[str, int] = {}
+    start = 1
+    for path, stack in stacks.items():
+        starts[path], start = start, start + len(stack)
+    for name, _ in model.named_parameters():
+        inside = next((path for path in stacks if name.startswith(f"{path}.")), None)
+        if inside is not None:
+            index = int(name.removeprefix(f"{inside}.").partition(".")[0])
+            groups[starts[inside] + index].append(name)
+        else:
+            is_below = EMBEDDINGS.search(name) and not name.startswith(PREFIX)
+            groups[0 if is_below else -1].append(name)
+    return groups
+
+
+def layer_stacks(model: nn.Module) -> dict[str, nn.ModuleList]:
+    """Find the lists of layers that are not inside another list, of one class each."""
+    stacks: dict[str, nn.ModuleList] = {}
+    for path, module in model.named_modules():
+        inside = any(path.startswith(f"{outer}.") for outer in stacks)
+        if isinstance(module, nn.ModuleList) and len(module) and not inside:
+            # By name: bottleneck adapters make of each layer's class one of its own.
+            classes = {type(layer).__qualname__ for layer in module}
+            if len(classes) == 1 and any(True for _ in module[0].parameters()):
+                stacks[path] = module
+    if not stacks:
+        raise TuneportError(f"{type(model).__name__} has no layers to tell apart", "use strategy = full")
+    return stacks
