@@ -10,11 +10,14 @@ ARTIFACT ?= demo/artifact
 demo: $(INSTALLED)
 	$(BIN)/tuneport demo --out demo --overwrite
 
+# A process for each processor, a file's tests together: they share what is dear to make.
+PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 slow: $(INSTALLED)
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(PYTEST) -m "slow or not slow"
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
