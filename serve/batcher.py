@@ -6,8 +6,6 @@ fill, and nothing runs for a caller who left.
 
 import asyncio
 import contextlib
-import os
-import sys
 import threading
 import time
 from bisect import insort
@@ -30,8 +28,6 @@ OVERTAKING = 4.0
 """A row waits for at most so many times the work of its own request before it, however many others come."""
 MEMORY = 0.9
 """Share of the old estimate that a batch's measured speed leaves standing."""
-NICE = 5
-"""Of the engine's threads; 19 would be the least priority."""
 TELLING_ROWS = WINDOW // 2
 """A batch of so many rows, or of half the token budget, tells the engine's speed; one short row does not."""
 
@@ -197,7 +193,6 @@ class Batcher:
 
     def _serve(self) -> None:
         """Be one of the streams."""
-        _give_way()
         while jobs := self._next():
             began = time.monotonic()
             results, seconds = run_or_raise(self._run, [job.row for job in jobs])
@@ -246,13 +241,6 @@ class Batcher:
             speed, old = self._streams * report.tokens / max(seconds, 1e-6), self._tokens_per_s
             self._tokens_per_s = speed if old is None else MEMORY * old + (1 - MEMORY) * speed
         self._report(report)
-
-
-def _give_way() -> None:
-    """Let the event loop's thread go before this one: what it has to do is short, and every request waits for it."""
-    if sys.platform == "linux":  # where a thread has a priority of its own
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
 
 
 def _in_loop(job: _Job, call: Callable[..., object], *arguments: Any) -> None:
