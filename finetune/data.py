@@ -139,23 +139,8 @@ def check_strings(rows: Dataset, file: str, problems: Problems, columns: Sequenc
                 problems.add(f"{file} row {number}", f"{column} is {short(row[column])}")
 
 
-def duplicates_across_splits(data: Data) -> list[str]:
-    """Count rows of train that stand in another split, too, and so flatter its metrics; a warning for each split."""
-    hashes = {
-        name: {hash(_content(row)) for _, row in rows_of(rows)} for name, rows in data.splits.items() if name != "train"
-    }
-    found = dict.fromkeys(hashes, 0)
-    for _, row in rows_of(data.splits["train"]):
-        for name, known in hashes.items():
-            found[name] += hash(_content(row)) in known
-    return [
-        f"{count} of train's {len(data.splits['train'])} rows stand in {data.files[name]}, too"
-        for name, count in found.items()
-        if count
-    ]
-
-
-def _content(row: dict[str, Any]) -> str:
+def content(row: dict[str, Any]) -> str:
+    """Write a row as one string, the same for equal rows."""
     return json.dumps(row, sort_keys=True, ensure_ascii=False, default=str)
 
 
@@ -226,6 +211,6 @@ def _label_name(feature: ClassLabel, number: int | None) -> str | None:
 def _fingerprint(rows: Dataset) -> str:
     sha = hashlib.sha256()
     for _, row in rows_of(rows):
-        sha.update(_content(row).encode(errors="surrogatepass"))
+        sha.update(content(row).encode(errors="surrogatepass"))
         sha.update(b"\n")
     return sha.hexdigest()

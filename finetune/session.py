@@ -20,19 +20,24 @@ from transformers import (
     TrainingArguments,
 )
 
+from export.files import CheckpointError, TuneportError
 from export.machine import Machine
 from finetune import bottleneck
 from finetune.config import FinetuneConfig
-from finetune.data import BATCH_ROWS, Data, duplicates_across_splits, place_of, read_data, short
-from finetune.embedded import resolve_model
+from finetune.data import Data, place_of, read_data
+from finetune.divergence import StopsWhenDiverged, check_metrics
+from finetune.embedded import MODEL, resolve_model
 from finetune.evaluate import Evaluation
+from finetune.metrics import greater_is_better, metric_of
 from finetune.more_data import with_more_rows, with_rehearsal
+from finetune.oddities import cut_rows, odd_labels, oddities
 from finetune.optional import check_installed, packages_of
 from finetune.strategies import AdaLoraBudget, GradualUnfreezing, apply_strategy
-from finetune.tasks import Counts, Reduces, Task, first_output, task_class
+from finetune.tasks import Reduces, Task, first_output, task_class
 from finetune.trainer import TuneportSeq2SeqTrainer, TuneportTrainer
+from finetune.unfinished import TRAINER
 
-TRAINER, LOGS = "trainer", "logs"
+LOGS = "logs"
 PASSED_ON = {
     "num_train_epochs", "max_steps", "learning_rate", "per_device_train_batch_size", "per_device_eval_batch_size",
     "gradient_accumulation_steps", "gradient_checkpointing", "weight_decay", "max_grad_norm", "warmup_ratio",
@@ -60,35 +65,43 @@ class Prepared:
 def prepare(config: FinetuneConfig) -> Prepared:
     """Read and check the data, then load the tokenizer and encode."""
     check_installed(packages_of(config))
+    _check_adversary(config)
+    source = resolve_model(config.model)
     kind = task_class(config.task)
     with PartialState().local_main_process_first():  # the others find what it has cached
         data = read_data(
             config.data, columns=config.columns, required=kind.required, optional=kind.optional, seed=config.seed
         )
-        warnings = duplicates_across_splits(data)
+        warnings = oddities(data)
         data = with_rehearsal(data, config)
         task = kind(data, config)
-        if isinstance(task, Counts) and (rare := [label for label in task.labels if task.counts[label] == 1]):
-            warnings.append(f"{data.files['train']} has {short(rare)} only once, too little to learn it from")
+        metric_of(config, task)
+        warnings += odd_labels(task, data.files["train"])
         data = with_more_rows(data, config)
-        source = resolve_model(config.model)
-        processor = task.load_processor(source)
+        processor = _load_processor(task, source)
         features = {name: task.encode(rows, processor, train=name == "train") for name, rows in data.splits.items()}
-        warnings += _warn_of_cuts(data, features)
+        warnings += cut_rows(data, features)
     return Prepared(config, task, data, source, processor, features, tuple(warnings))
 
 
-def _warn_of_cuts(data: Data, features: dict[str, Dataset]) -> list[str]:
-    """Count the rows that encoding shortened or left out, for tasks that mark them."""
-    warnings = []
-    for name, rows in features.items():
-        if "cut" in rows.column_names:
-            of = f"of {len(data.splits[name])} rows of {data.files[name]}"
-            if cut := sum(sum(batch["cut"]) for batch in rows.select_columns("cut").iter(BATCH_ROWS)):
-                warnings.append(f"{cut} {of} are longer than the settings allow and were cut")
-            if left_out := len(data.splits[name]) - len(rows):
-                warnings.append(f"{left_out} {of} were left out: their targets lie beyond max_length")
-    return warnings
+def _load_processor(task: Task, source: str) -> Any:
+    """Load the tokenizer; a name that is neither here nor on the hub is told apart from a model that does not fit."""
+    try:
+        return task.load_processor(source)
+    except CheckpointError as error:
+        is_path = source.startswith((".", "/", "~")) or source.count("/") > 1
+        unknown = "connect" in error.problem or "not a valid model identifier" in error.problem
+        if Path(source).exists() or not (is_path or unknown):
+            raise
+        problem = f"there is no folder {source}{'' if is_path else ', and no hub model of that name in reach'}"
+        raise CheckpointError(problem, f"correct the path, or give a hub name or {MODEL}") from error
+
+
+def _check_adversary(config: FinetuneConfig) -> None:
+    """Refuse FGM where the embeddings that it moves are frozen."""
+    if config.adversarial_epsilon and config.strategy not in ("full", "last_layers"):
+        problem = f"adversarial_epsilon moves embeddings, and strategy = {config.strategy} freezes them"
+        raise TuneportError(problem, "use strategy = full")
 
 
 def make_trainer(
@@ -120,7 +133,11 @@ def make_trainer(
 def load_model(prepared: Prepared) -> Any:
     """Load the base model with the task's head, frozen or wrapped as the strategy says."""
     transformers.set_seed(prepared.config.seed)  # the new head's weights
-    return apply_strategy(prepared.task.load_model(prepared.source), prepared.config)
+    config = prepared.config
+    model: Any = apply_strategy(prepared.task.load_model(prepared.source), config)
+    if config.adversarial_epsilon and not model.get_input_embeddings().weight.requires_grad:
+        raise TuneportError("adversarial_epsilon moves embeddings, and they are frozen", "use strategy = full")
+    return model
 
 
 def load_trained(prepared: Prepared, checkpoint: Path) -> Any:
@@ -143,9 +160,12 @@ def save_trained(trainer: TuneportTrainer, checkpoint: Path) -> None:
 def evaluate(trainer: TuneportTrainer, prepared: Prepared, split: str) -> Evaluation:
     """Evaluate the model on a split: the task's metrics and the loss."""
     outputs, targets, loss = outputs_of(trainer, prepared.features[split])
+    check_metrics({"loss": loss}, split)
     scored, rows = score(prepared, split, outputs, targets), prepared.data.splits[split]
     mistakes = [each.model_copy(update={"row": place_of(rows, each.row - 1)}) for each in scored.mistakes]
-    return scored.model_copy(update={"metrics": {**scored.metrics, "loss": loss}, "mistakes": tuple(mistakes)})
+    metrics = {**scored.metrics, "loss": loss}
+    check_metrics(metrics, split)
+    return scored.model_copy(update={"metrics": metrics, "mistakes": tuple(mistakes)})
 
 
 def outputs_of(trainer: TuneportTrainer, features: Dataset) -> tuple[Any, Any, float]:
@@ -165,7 +185,7 @@ def _arguments(config: FinetuneConfig, task: Task, out: Path) -> TrainingArgumen
     if bf16 is None:
         has = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else Machine.here().has_bf16
         bf16 = has and not config.fp16
-    metric = config.metric_for_best_model or task.best_metric
+    metric = metric_of(config, task)
     options: dict[str, Any] = {}
     if task.generates:
         options = {"predict_with_generate": True, "generation_max_length": config.max_target_length}
@@ -179,7 +199,7 @@ def _arguments(config: FinetuneConfig, task: Task, out: Path) -> TrainingArgumen
         use_cpu=not torch.cuda.is_available(),
         load_best_model_at_end=config.restores_best,
         metric_for_best_model=metric,
-        greater_is_better=False if metric == "loss" else task.greater_is_better,
+        greater_is_better=greater_is_better(metric),
         save_total_limit=1,
         report_to=list(config.report_to),
         length_column_name="length",
@@ -197,7 +217,7 @@ def _arguments(config: FinetuneConfig, task: Task, out: Path) -> TrainingArgumen
 
 
 def _callbacks(config: FinetuneConfig) -> list[TrainerCallback]:
-    callbacks: list[TrainerCallback] = []
+    callbacks: list[TrainerCallback] = [StopsWhenDiverged()]
     if config.strategy == "gradual":
         callbacks.append(GradualUnfreezing())
     if config.strategy == "adalora":

@@ -11,6 +11,7 @@ runs/x/run.json         what was done and what came of it; written last
 import json
 import shutil
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -18,81 +19,105 @@ from typing import Any
 
 import transformers
 from accelerate import PartialState
-from transformers.trainer_utils import get_last_checkpoint
 
-from export.files import TuneportError, check_out, full_disk_is_an_error, git_commit
+from export.files import check_out, full_disk_is_an_error, git_commit
 from export.machine import Machine
 from export.manifest import CHECKPOINT, RUN, Run
 from finetune.config import FinetuneConfig
+from finetune.divergence import check_weights
 from finetune.evaluate import Evaluation
 from finetune.optional import packages_of, watchers_fail_clearly
-from finetune.pseudo import with_pseudo_labels
+from finetune.pseudo import read_unlabelled, with_pseudo_labels
 from finetune.report import write_report
-from finetune.session import TRAINER, Prepared, evaluate, load_model, make_trainer, prepare, save_trained
+from finetune.session import Prepared, evaluate, load_model, make_trainer, prepare, save_trained
 from finetune.strategies import finish_strategy
 from finetune.trainer import TuneportTrainer
+from finetune.unfinished import (
+    SETTINGS,
+    TEACHER,
+    TRAINER,
+    check_place,
+    check_same,
+    last_checkpoint,
+    nothing_left_of_a_failure,
+)
 
-SETTINGS, EVALUATION, TEACHER = "settings.json", "evaluation.json", "teacher"
+EVALUATION = "evaluation.json"
 LIBRARIES = ("torch", "transformers", "datasets", "accelerate", "tokenizers", "peft")
 
 
-def finetune(config: FinetuneConfig, out: Path, *, overwrite: bool = False, resume: bool = False) -> Run:
+def finetune(
+    config: FinetuneConfig,
+    out: Path,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    warn: Callable[[str], None] | None = None,
+) -> Run:
     """Fine-tune a model and write the run folder; bad data or settings are found before any training.
 
     `resume` goes on with an unfinished run of the same settings and data, to the same result as if it had not
-    been interrupted. Raises TuneportError for data, settings or a model that cannot be used. The same seed, data
-    and machine give the same metrics.
+    been interrupted. `warn` gets each warning before training begins. Raises TuneportError for data, settings or a
+    model that cannot be used, and for training that diverges. The same seed, data and machine give the same metrics.
     """
     state = PartialState()
-    checkpoint = _check_unfinished(config, out) if resume else None
+    check_place(out)
+    checkpoint = last_checkpoint(out, tidy=state.is_main_process) if resume else None
     if not resume and state.is_main_process:
         check_out(out, marker=SETTINGS, overwrite=overwrite)
     transformers.set_seed(config.seed)
     prepared = prepare(config)
+    if resume:
+        check_same(out, _identity(prepared), "settings or data")
+    unlabelled = read_unlabelled(prepared) if config.pseudo_label_data else None
+    model = load_model(prepared)  # before --overwrite removes anything
+    if warn and state.is_main_process:
+        for warning in prepared.warnings:
+            warn(warning)
     state.wait_for_everyone()
     if state.is_main_process and not resume:
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
         write_json(out / SETTINGS, _identity(prepared))
     state.wait_for_everyone()
-    if resume and json.loads((out / SETTINGS).read_text()) != _identity(prepared):
-        raise TuneportError(f"{out} was begun with other settings or data", "pass the same ones, or --overwrite")
 
-    with full_disk_is_an_error(out):
-        if config.pseudo_label_data:
-            prepared = with_pseudo_labels(prepared, _teacher(config, out / TEACHER), out / TEACHER)
-        trainer = make_trainer(prepared, out, load_model(prepared))
+    with full_disk_is_an_error(out), nothing_left_of_a_failure(out, keep=resume):
+        if unlabelled is not None:
+            del model
+            teacher = _teacher(config, out / TEACHER)
+            prepared = with_pseudo_labels(prepared, unlabelled, teacher, out / TEACHER)
+            model = load_model(prepared)
+        trainer = make_trainer(prepared, out, model)
         started = time.perf_counter()
         with watchers_fail_clearly(config):
-            trainer.train(resume_from_checkpoint=checkpoint)
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         train_seconds = time.perf_counter() - started
-        trained = sum(parameter.numel() for parameter in trainer.model.parameters() if parameter.requires_grad)
-        trainer.model = finish_strategy(trainer.accelerator.unwrap_model(trainer.model))
-        trainer.model_wrapped = trainer.model
-        evaluations = {name: evaluate(trainer, prepared, name) for name in prepared.features if name != "train"}
-        save_trained(trainer, out / CHECKPOINT)
-        run = _record(prepared, trainer, evaluations, train_seconds, trained)
-        if state.is_main_process:
-            _finish(out, run, evaluations, trainer.state.log_history)
-        state.wait_for_everyone()
-    return run
+        check_weights(trainer.model, "in its last steps")
+        return _finish(out, prepared, trainer, train_seconds)
 
 
 def _teacher(config: FinetuneConfig, out: Path) -> Path:
     """Train the model that labels the unlabelled rows, unless it is there already; returns its checkpoint."""
     if not (out / RUN).is_file():
         settings = config.model_copy(update={"pseudo_label_data": None})
-        finetune(settings, out, resume=(out / SETTINGS).is_file())
+        begun = (out / SETTINGS).is_file()
+        finetune(settings, out, overwrite=not begun, resume=begun)
     return out / CHECKPOINT
 
 
-def _check_unfinished(config: FinetuneConfig, out: Path) -> str | None:
-    """Return the last checkpoint of an unfinished run; None if it was interrupted before its first."""
-    if (out / RUN).is_file():
-        raise TuneportError(f"{out} is finished", "give a run that was interrupted, or pass --overwrite")
-    if not (out / SETTINGS).is_file():
-        raise TuneportError(f"{out} holds no unfinished run", "leave out --resume to begin one")
-    return get_last_checkpoint(str(out / TRAINER)) if (out / TRAINER).is_dir() else None
+def _finish(out: Path, prepared: Prepared, trainer: TuneportTrainer, train_seconds: float) -> Run:
+    """Evaluate what was trained, and write all that stays of the run; run.json appears whole and last."""
+    trained = sum(parameter.numel() for parameter in trainer.model.parameters() if parameter.requires_grad)
+    trainer.model = finish_strategy(trainer.accelerator.unwrap_model(trainer.model))
+    trainer.model_wrapped = trainer.model
+    evaluations = {name: evaluate(trainer, prepared, name) for name in prepared.features if name != "train"}
+    save_trained(trainer, out / CHECKPOINT)
+    run = _record(prepared, trainer, evaluations, train_seconds, trained)
+    state = PartialState()
+    if state.is_main_process:
+        _write(out, run, evaluations, trainer.state.log_history)
+    state.wait_for_everyone()
+    return run
 
 
 def _identity(prepared: Prepared) -> dict[str, Any]:
@@ -129,7 +154,7 @@ def _record(
     )
 
 
-def _finish(out: Path, run: Run, evaluations: dict[str, Evaluation], history: list[dict[str, Any]]) -> None:
+def _write(out: Path, run: Run, evaluations: dict[str, Evaluation], history: list[dict[str, Any]]) -> None:
     """Write what the main process writes once; run.json appears whole and last."""
     (out / CHECKPOINT / "training_args.bin").unlink(missing_ok=True)  # a pickle; run.json says it in the open
     write_json(out / EVALUATION, {name: each.model_dump(mode="json") for name, each in evaluations.items()})

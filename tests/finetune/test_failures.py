@@ -1,0 +1,180 @@
+"""What cannot end well is refused before training, in words, and leaves nothing; what was interrupted goes on."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import Dataset, Features, Value
+from helpers import write_rows
+from tiny import write_splits
+
+from export.files import TuneportError
+from finetune.config import FinetuneConfig
+from finetune.session import make_trainer, prepare
+from finetune.train import finetune
+
+Settings = Callable[..., FinetuneConfig]
+ROWS = [{"text": f"{word} {i}", "label": word} for i in range(12) for word in ("film", "vote")]
+
+
+@pytest.fixture
+def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a test fail that comes as far as training."""
+
+    def train(*_: Any, **__: Any) -> None:
+        raise AssertionError("training began")
+
+    monkeypatch.setattr("finetune.trainer.TuneportTrainer.train", train)
+
+
+@pytest.mark.parametrize("damage", ["only config.json", "no state", "half a state"])
+def test_a_run_killed_while_saving_goes_on_from_the_checkpoint_before(
+    settings: Settings, tmp_path: Path, damage: str
+) -> None:
+    changes = {"max_steps": 8, "save_strategy": "steps", "save_steps": 4}
+    whole = finetune(settings(**changes), tmp_path / "whole")
+    out = _interrupted(settings(**changes), tmp_path / "run", at=4)
+    good, bad = out / "trainer" / "checkpoint-4", out / "trainer" / "checkpoint-8"
+    shutil.copytree(good, bad)
+    (bad / "trainer_state.json").write_text('{"epoch": 1.0, "glo' if damage == "half a state" else "{}")
+    if damage != "half a state":
+        (bad / "trainer_state.json").unlink()
+    for file in bad.iterdir() if damage == "only config.json" else ():
+        if file.name != "config.json":
+            file.unlink()
+    resumed = finetune(settings(**changes), out, resume=True)
+    assert resumed.metrics == whole.metrics
+
+
+def _interrupted(config: FinetuneConfig, out: Path, at: int) -> Path:
+    """Leave what a run that was killed after its checkpoint of step `at` leaves."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("finetune.session.StopsWhenDiverged.on_step_end", _kill_at(at + 1))
+        with pytest.raises(KeyboardInterrupt):
+            finetune(config, out)
+    return out
+
+
+def _kill_at(step: int) -> Callable[..., None]:
+    def on_step_end(self: Any, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == step:
+            raise KeyboardInterrupt
+
+    return on_step_end
+
+
+def test_training_that_diverges_is_an_error_and_leaves_nothing(settings: Settings, tmp_path: Path) -> None:
+    options = {"optim": "sgd", "learning_rate": 1e25, "max_grad_norm": 0, "max_steps": 6, "warmup_ratio": 0}
+    with pytest.raises(TuneportError, match=r"diverged .*; lower learning_rate"):
+        finetune(settings(**options), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(TuneportError, match="diverged by step 2"):
+        finetune(settings(**options, logging_steps=2), tmp_path / "run")
+
+
+@pytest.mark.usefixtures("no_training")
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"metric_for_best_model": "acc"}, "'acc' is no metric.*f1_macro"),
+        ({"metric_for_best_model": "f1_micro"}, "no metric of this task and data"),
+        ({"adversarial_epsilon": 0.1, "strategy": "head"}, "strategy = head freezes"),
+        ({"adversarial_epsilon": 0.1, "strategy": "gradual"}, "strategy = gradual freezes"),
+        ({"adversarial_epsilon": 0.1, "strategy": "last_layers", "num_last_layers": 1}, "they are frozen"),
+        ({"model": "./no/such/model"}, "there is no folder ./no/such/model"),
+        ({"model": "no-such-model"}, "no folder no-such-model, and no hub model"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_before_training(
+    settings: Settings, tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "settings.json").write_text("{}")
+    with pytest.raises(TuneportError, match=words):
+        finetune(settings(**changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(TuneportError, match=words):
+        finetune(settings(**changes), tmp_path / "old", overwrite=True)
+    assert (tmp_path / "old" / "settings.json").is_file()
+
+
+def test_a_failure_before_the_first_checkpoint_leaves_nothing(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("finetune.trainer.TuneportTrainer.train", fail)
+    with pytest.raises(RuntimeError):
+        finetune(settings(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_less_of_an_error_is_better(settings: Settings, tmp_path: Path) -> None:
+    rows = [{"text": f"film {i}", "score": i / 2} for i in range(20)]
+    data = write_splits(tmp_path / "data", train=rows, validation=rows)
+    prepared = prepare(settings(task="regression", data=str(data), metric_for_best_model="mse"))
+    trainer = make_trainer(prepared, tmp_path / "run", prepared.task.load_model(prepared.source))
+    assert trainer.args.greater_is_better is False
+
+
+@pytest.mark.usefixtures("no_training")
+def test_unlabelled_data_is_checked_before_any_training(settings: Settings, tmp_path: Path) -> None:
+    bad = write_rows(tmp_path / "bad.jsonl", [{"text": "a"}, {"text": " "}, {"text": None}])
+    for source, words in (
+        (str(tmp_path / "none.jsonl"), "does not exist"),
+        (str(bad), r"bad\.jsonl row 2: text is an empty string, bad\.jsonl row 3: text is None"),
+        (str(write_rows(tmp_path / "other.jsonl", [{"texts": "a"}])), "no column"),
+    ):
+        with pytest.raises(TuneportError, match=words):
+            finetune(settings(pseudo_label_data=source), tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+    several = write_splits(tmp_path / "s", train=[{"text": r["text"], "labels": [r["label"]]} for r in ROWS])
+    with pytest.raises(TuneportError, match="one label a row"):
+        finetune(settings(data=str(several), pseudo_label_data=str(bad)), tmp_path / "run")
+
+
+@pytest.mark.parametrize("kind", ["mixed", "large_string", "numbers"])
+def test_labels_of_any_type_can_be_pseudo_labels(settings: Settings, tmp_path: Path, kind: str) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    if kind == "large_string":
+        types = Features({"text": Value("large_string"), "label": Value("large_string")})
+        for name in ("train", "validation"):
+            Dataset.from_list(ROWS, features=types).to_parquet(data / f"{name}.parquet")
+    else:
+        names = {"film": 1, "vote": "two" if kind == "mixed" else 2}
+        numbered = [{**row, "label": names[row["label"]]} for row in ROWS]
+        write_splits(data, train=numbered, validation=numbered)
+    few = write_rows(tmp_path / "few.jsonl", [{"text": f"film {i}"} for i in range(5)])
+    run = finetune(
+        settings(data=str(data), pseudo_label_data=str(few), pseudo_label_threshold=0.5, max_steps=2), tmp_path / "run"
+    )
+    assert run.train_rows == len(ROWS) + 5
+
+
+def test_the_out_folder_may_not_lie_below_a_file(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TuneportError, match=r"file/run/deep cannot be made: .*file is a file"):
+        finetune(settings(), tmp_path / "file" / "run" / "deep")
+
+
+def test_warnings_come_before_training(settings: Settings, tmp_path: Path) -> None:
+    train = [*ROWS, {"text": "film 99", "label": "film "}, {"text": "film 99", "label": "film "}]
+    flipped = {"text": "vote 3", "label": "film"}
+    data = write_splits(tmp_path / "data", train=train, validation=[*ROWS[:2], flipped])
+    said: list[str] = []
+
+    def stop(warning: str) -> None:
+        said.append(warning)
+        assert not (tmp_path / "run").exists()
+
+    run = finetune(settings(data=str(data), max_steps=1), tmp_path / "run", warn=stop)
+    assert said == list(run.warnings)
+    assert said == [
+        "2 of train's 26 rows stand in validation.jsonl, too",
+        "1 of train's 26 rows stand in validation.jsonl with another label",
+        "train.jsonl has ['film', 'film '], which differ only in spaces",
+    ]
