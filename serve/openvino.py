@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import openvino
 
 from export.files import EngineError
@@ -44,6 +45,9 @@ class OpenVinoEngine:
             )
         self._inputs = [port.any_name for port in self._compiled.inputs]
         self._outputs = [port.any_name for port in self._compiled.outputs]
+        # The first array that is handed over prepares openvino's binding; two threads that do so at once wait for each
+        # other for ever (2026.4: a static's guard is held while the interpreter's lock is asked for).
+        openvino.Tensor(np.zeros(1, np.int64), shared_memory=True)
         self._local = threading.local()
 
     def run(self, feeds: Mapping[str, Ids]) -> dict[str, Any]:
