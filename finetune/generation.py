@@ -63,20 +63,6 @@ def texts_of(ids: npt.NDArray[Any], tokenizer: Any) -> list[str]:
     return [text.strip() for text in tokenizer.batch_decode(padded, skip_special_tokens=True)]
 
 
-def check_sizes(model: PreTrainedModel, tokenizer: Any, source: str, **lengths: int) -> None:
-    """Check that the model has an embedding for each token, and positions for the settings in `lengths`."""
-    embeddings = model.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > embeddings:
-        raise CheckpointError(
-            f"{source} has {embeddings} embeddings and a tokenizer of {len(tokenizer)} tokens",
-            "give a model with its own tokenizer",
-        )
-    positions = getattr(model.config, "max_target_positions", getattr(model.config, "max_position_embeddings", None))
-    for name, length in lengths.items():
-        if positions is not None and length > positions:
-            raise CheckpointError(f"{name} is {length} and {source} has {positions} positions", f"lower {name}")
-
-
 def _check_tokens(settings: GenerationConfig, model: PreTrainedModel, source: str) -> None:
     vocabulary = model.get_output_embeddings().weight.shape[0]
     for name in TOKENS:

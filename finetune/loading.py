@@ -2,12 +2,15 @@
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
 from export.files import CheckpointError
 from finetune.config import FinetuneConfig
+from finetune.heads import PooledClassifier, PooledConfig
+from finetune.sizes import check_sizes
 
 DROPOUTS = (
     "hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "dropout", "attention_dropout",
@@ -20,11 +23,13 @@ DROPOUTS = (
 @contextlib.contextmanager
 def one_clear_line(source: str) -> Iterator[None]:
     """Turn what transformers raises for a model that it cannot load into a CheckpointError."""
+    remedy = "give a folder or hub name with config.json, model.safetensors and a tokenizer that fit the task"
+    if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
+        raise CheckpointError(f"{source} has no config.json", remedy)
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, AttributeError, TypeError) as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:250]
-        remedy = "give a folder or hub name with config.json, model.safetensors and a tokenizer that fit the task"
         raise CheckpointError(f"{source} cannot be loaded for this task ({reason})", remedy) from error
 
 
@@ -72,6 +77,40 @@ def load_pretrained(kind: Any, source: str, config: FinetuneConfig, **options: A
     if model.config.pad_token_id is None:
         model.config.pad_token_id = model.config.eos_token_id
     return model
+
+
+def is_pooled(source: str, config: FinetuneConfig) -> bool:
+    """Tell whether a model is one whose token states we have pooled."""
+    with one_clear_line(source):
+        model_config = AutoConfig.from_pretrained(source, trust_remote_code=config.trust_remote_code)
+    return bool(model_config.model_type == PooledConfig.model_type)
+
+
+def load_pooled(source: str, config: FinetuneConfig, pooling: str | None, **options: Any) -> PreTrainedModel:
+    """Load what we have pooled, or put such a head on an encoder; `options` go to its configuration."""
+    trusted: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
+    if not is_pooled(source, config):
+        with one_clear_line(source):
+            return with_dropout(PooledClassifier.from_encoder(source, str(pooling), **trusted, **options), config)
+    with one_clear_line(source):
+        model_config = PooledConfig.from_pretrained(source)
+        for name, value in {**options, "pooling": pooling or model_config.pooling}.items():
+            setattr(model_config, name, value)
+        model = PooledClassifier.from_pretrained(
+            source, config=model_config, use_safetensors=True, ignore_mismatched_sizes=True
+        )
+    return with_dropout(model, config)
+
+
+def check_input(model: PreTrainedModel, source: str, config: FinetuneConfig) -> None:
+    """Check that an encoder has an embedding for each token, and positions for inputs of max_length tokens.
+
+    A prefix takes positions, too.
+    """
+    if config.strategy == "prefix":
+        together = {"max_length + num_virtual_tokens": config.max_length + config.num_virtual_tokens}
+        check_sizes(model, load_tokenizer(source, config), source, **together)
+    check_sizes(model, load_tokenizer(source, config), source, max_length=config.max_length)
 
 
 def with_dropout(model: PreTrainedModel, config: FinetuneConfig) -> PreTrainedModel:

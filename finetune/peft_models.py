@@ -145,11 +145,7 @@ def _config(model: PreTrainedModel, config: FinetuneConfig, chosen: list[str]) -
         "fan_in_fan_out": any(isinstance(module, Conv1D) for module in model.modules()),
     }
     if config.strategy == "ia3":
-        usual = (
-            ()
-            if config.target_modules
-            else utils.TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING.get(_architecture(model), ())
-        )
+        usual = () if config.target_modules else FEEDFORWARD.get(_architecture(model), ())
         return peft.IA3Config(**common, feedforward_modules=_ending(chosen, usual))
     common |= {"lora_alpha": config.lora_alpha, "lora_dropout": config.lora_dropout}
     if config.strategy == "adalora":

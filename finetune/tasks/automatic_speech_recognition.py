@@ -16,8 +16,9 @@ from finetune.audio import check_audio, read_audio
 from finetune.config import FinetuneConfig
 from finetune.data import Data, Problems, rows_of, short
 from finetune.evaluate import Evaluation, mistakes_of
-from finetune.generation import check_sizes, prepare_to_write, texts_of
+from finetune.generation import prepare_to_write, texts_of
 from finetune.loading import load_pretrained, one_clear_line
+from finetune.sizes import check_sizes
 
 
 class Task:

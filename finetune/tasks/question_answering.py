@@ -10,7 +10,7 @@ from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding,
 from finetune.config import FinetuneConfig, refuse_settings
 from finetune.data import Data, Problems, check_strings, rows_of
 from finetune.evaluate import Evaluation, Mistake, worst
-from finetune.loading import load_aligned_tokenizer, load_pretrained
+from finetune.loading import check_input, load_aligned_tokenizer, load_pretrained
 from finetune.spans import answer_f1, exact_match, read_answers, token_span, wrong_answers
 from serve.spans import OUTSIDE, best_span
 
@@ -65,13 +65,15 @@ class Task:
 
         `has_unanswerable` in the checkpoint's configuration says whether "no answer" may be its answer.
         """
-        return load_pretrained(
+        model = load_pretrained(
             AutoModelForQuestionAnswering,
             source,
             self.config,
             ignore_mismatched_sizes=True,
             has_unanswerable=self.has_unanswerable,
         )
+        check_input(model, source, self.config)
+        return model
 
     def encode(self, rows: Dataset, processor: Any, *, train: bool) -> Dataset:
         """Tokenize into windows; targets are `start_positions` and `end_positions`, inclusive.

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from finetune.config import FinetuneConfig
 from finetune.data import Data, Problems, rows_of, short
 from finetune.evaluate import WORST, Evaluation, Mistake
-from finetune.tasks.sequence import SequenceTask, check_texts, show
+from finetune.tasks.sequence import SequenceTask, check_columns, check_texts, show
 
 
 class Task(SequenceTask):
@@ -24,6 +24,7 @@ class Task(SequenceTask):
     def __init__(self, data: Data, config: FinetuneConfig) -> None:
         """Check that every score is a finite number, or a list of as many as the first row has."""
         super().__init__(config)
+        check_columns(data, ("text_pair",))
         first = data.splits["train"][0]["score"]
         self.targets = len(first) if isinstance(first, list) else 1
         self.labels = tuple(f"score_{i}" for i in range(self.targets)) if self.targets > 1 else ("score",)

@@ -13,8 +13,9 @@ from export.files import TuneportError
 from finetune.config import FinetuneConfig
 from finetune.data import Data, Problems, rows_of, short
 from finetune.evaluate import Evaluation, mistakes_of
-from finetune.generation import check_sizes, prepare_to_write, texts_of
+from finetune.generation import prepare_to_write, texts_of
 from finetune.loading import load_pretrained, load_tokenizer
+from finetune.sizes import check_sizes
 
 
 class Seq2SeqTask(ABC):

@@ -1,14 +1,15 @@
 """What classification and regression of whole texts share: encoding, and the model with its pooling."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, PreTrainedModel
 
+from export.files import DataError
 from finetune.config import FinetuneConfig
-from finetune.data import Problems, check_strings
-from finetune.heads import PooledClassifier
-from finetune.loading import load_pretrained, load_tokenizer, with_dropout
+from finetune.data import Data, Problems, check_strings
+from finetune.loading import check_input, is_pooled, load_pooled, load_pretrained, load_tokenizer
 
 
 class SequenceTask:
@@ -26,14 +27,19 @@ class SequenceTask:
         return load_tokenizer(source, self.config)
 
     def load_head(self, source: str, **options: Any) -> PreTrainedModel:
-        """Load the encoder under a new head, pooled as the settings say; `options` are those of its config."""
-        if self.config.pooling == "default":
+        """Load the encoder under a new head, pooled as the settings say; `options` are those of its config.
+
+        What we have pooled before stays pooled as it was, unless the settings say otherwise, and keeps its head
+        where that has the outputs of this task.
+        """
+        pooling = None if self.config.pooling == "default" else self.config.pooling
+        if is_pooled(source, self.config) or pooling:
+            model = load_pooled(source, self.config, pooling, **options)
+        else:
             kind = AutoModelForSequenceClassification
-            return load_pretrained(kind, source, self.config, ignore_mismatched_sizes=True, **options)
-        model = PooledClassifier.from_encoder(
-            source, self.config.pooling, trust_remote_code=self.config.trust_remote_code, **options
-        )
-        return with_dropout(model, self.config)
+            model = load_pretrained(kind, source, self.config, ignore_mismatched_sizes=True, **options)
+        check_input(model, source, self.config)
+        return model
 
     def encode_texts(self, rows: Dataset, processor: Any, targets: Any) -> Dataset:
         """Tokenize; `targets` maps a batch of rows to the values of `labels`."""
@@ -54,6 +60,19 @@ class SequenceTask:
     def loss(self) -> Any:
         """Leave the loss to the model."""
         return None
+
+
+def check_columns(data: Data, columns: Sequence[str]) -> None:
+    """Check that each split has the same ones of the columns as train; else a DataError."""
+    first = data.splits["train"].column_names
+    for split, rows in data.splits.items():
+        for column in columns:
+            if (column in rows.column_names) != (column in first):
+                has, lacks = ("train", split) if column in first else (split, "train")
+                raise DataError(
+                    f"{data.files[has]} has a column {column} and {data.files[lacks]} has none",
+                    "give all splits the same columns, or rename with --columns",
+                )
 
 
 def check_texts(rows: Dataset, file: str, problems: Problems) -> None:

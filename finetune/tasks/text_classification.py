@@ -14,7 +14,7 @@ from finetune.config import FinetuneConfig
 from finetune.data import Data, Problems, rows_of, short
 from finetune.evaluate import Evaluation, Mistake, score_classes, score_multilabel, worst
 from finetune.tasks import Loss
-from finetune.tasks.sequence import SequenceTask, check_texts, show
+from finetune.tasks.sequence import SequenceTask, check_columns, check_texts, show
 
 
 class Task(SequenceTask):
@@ -34,6 +34,7 @@ class Task(SequenceTask):
                 f"{data.files['train']} has {has}", "give one of them, or rename with --columns label=YOURS"
             )
         self.multi_label = "labels" in columns
+        check_columns(data, ("labels" if self.multi_label else "label", "text_pair"))
         problems = Problems("correct these rows, or rename columns with --columns")
         seen = {}
         for split, rows in data.splits.items():
@@ -43,7 +44,8 @@ class Task(SequenceTask):
         self.counts = seen["train"]
         self.labels = tuple(sorted(self.counts, key=_label_order))
         if len(self.labels) < 2:
-            raise DataError(f"{data.files['train']} has one label, {self.labels[0]!r}", "give at least two classes")
+            has = f"one label, {self.labels[0]!r}" if self.labels else "no label in any row"
+            raise DataError(f"{data.files['train']} has {has}", "give at least two classes")
         for split, rows in data.splits.items():
             if set(seen[split]) - set(self.labels):
                 self._report_unknown(rows, data.files[split], problems)
@@ -71,12 +73,15 @@ class Task(SequenceTask):
         return self.encode_texts(rows, processor, targets)
 
     def loss(self) -> Loss | None:
-        """Return the weighted loss where the settings ask for class weights."""
-        if self.config.class_weights == "none":
+        """Return the weighted loss where the settings ask for class weights, or to smooth several labels.
+
+        transformers smooths single labels alone.
+        """
+        is_weighted = self.config.class_weights != "none"
+        if not is_weighted and not (self.multi_label and self.config.label_smoothing_factor):
             return None
         counts = torch.tensor([self.counts[label] for label in self.labels], dtype=torch.float32)
-        total = counts.sum()
-        weights = total / (len(counts) * counts)
+        weights = counts.sum() / (len(counts) * counts) if is_weighted else torch.ones_like(counts)
         if self.multi_label:
             return _WeightedLoss(weights, self.config.label_smoothing_factor, multi_label=True)
         return _WeightedLoss(weights, self.config.label_smoothing_factor, multi_label=False)

@@ -14,8 +14,9 @@ from finetune.chat import answers_of, check_messages, encode_chat, load_template
 from finetune.config import FinetuneConfig
 from finetune.data import Data, Problems, rows_of, short
 from finetune.evaluate import WORST, Evaluation, Mistake
-from finetune.generation import check_sizes, make_consistent
+from finetune.generation import make_consistent
 from finetune.loading import load_pretrained, load_tokenizer
+from finetune.sizes import check_sizes
 from finetune.tasks import first_output
 
 

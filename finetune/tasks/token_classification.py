@@ -17,7 +17,7 @@ from finetune.config import FinetuneConfig, refuse_settings
 from finetune.data import Data, Problems, rows_of, short
 from finetune.entities import OUTSIDE, Entity, detect_scheme, score_entities
 from finetune.evaluate import Evaluation, Mistake, worst
-from finetune.loading import load_aligned_tokenizer, load_pretrained
+from finetune.loading import check_input, load_aligned_tokenizer, load_pretrained
 from finetune.tasks import first_output
 
 UNLABELLED = -100
@@ -61,7 +61,7 @@ class Task:
 
     def load_model(self, source: str) -> PreTrainedModel:
         """Load the encoder under a new linear head over each token's state."""
-        return load_pretrained(
+        model = load_pretrained(
             AutoModelForTokenClassification,
             source,
             self.config,
@@ -69,6 +69,8 @@ class Task:
             id2label=dict(enumerate(self.labels)),
             label2id={label: i for i, label in enumerate(self.labels)},
         )
+        check_input(model, source, self.config)
+        return model
 
     def encode(self, rows: Dataset, processor: Any, *, train: bool) -> Dataset:
         """Tokenize; `words` is the index of the word that a token begins, else -1, and `labels` that word's tag.

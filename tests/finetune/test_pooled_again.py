@@ -1,0 +1,64 @@
+"""A checkpoint that we have pooled is loaded again as what it is: as a base model, to average, to label more rows."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import read_rows, write_rows
+from safetensors.torch import load_file
+
+from finetune.average import average
+from finetune.config import FinetuneConfig
+from finetune.heads import PooledClassifier
+from finetune.session import evaluate, load_model, make_trainer, prepare
+from finetune.train import finetune
+
+Settings = Callable[..., FinetuneConfig]
+
+
+@pytest.fixture
+def out(settings: Settings, tmp_path: Path) -> Path:
+    finetune(settings(pooling="attention"), tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("pooling", ["default", "attention"])
+def test_it_is_a_base_model_with_its_head(settings: Settings, out: Path, pooling: str) -> None:
+    model = load_model(prepare(settings(model=str(out / "checkpoint"), pooling=pooling, dropout=0.3)))
+    assert isinstance(model, PooledClassifier)
+    assert model.config.pooling == "attention"
+    assert model.dropout.p == 0.3
+    saved = load_file(out / "checkpoint" / "model.safetensors")
+    assert saved.keys() == model.state_dict().keys()
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in saved.items())
+
+
+def test_its_encoder_may_be_pooled_otherwise_and_get_other_labels(
+    settings: Settings, out: Path, tmp_path: Path
+) -> None:
+    source = Path(settings().data)
+    for split in ("train", "validation"):
+        rows = read_rows(source / f"{split}.jsonl")
+        (tmp_path / "three").mkdir(exist_ok=True)
+        write_rows(tmp_path / "three" / f"{split}.jsonl", [{**row, "label": i % 3} for i, row in enumerate(rows)])
+    config = settings(model=str(out / "checkpoint"), pooling="mean", data=str(tmp_path / "three"))
+    model = load_model(prepare(config))
+    assert (model.config.pooling, model.config.num_labels, model.attention) == ("mean", 3, None)
+    saved = load_file(out / "checkpoint" / "model.safetensors")
+    name = "encoder.encoder.layer.0.output.dense.weight"
+    assert torch.equal(saved[name], model.state_dict()[name])
+
+
+def test_pooled_runs_are_averaged(settings: Settings, out: Path, tmp_path: Path) -> None:
+    done = average([out, out], tmp_path / "mean")
+    prepared = prepare(settings(model=str(out / "checkpoint"), pooling="attention"))
+    trainer = make_trainer(prepared, tmp_path, load_model(prepared))
+    assert done.weights["test"] == pytest.approx(evaluate(trainer, prepared, "test").metrics)
+
+
+def test_a_pooled_teacher_labels_rows(settings: Settings, tmp_path: Path) -> None:
+    rows = [{"text": row["text"]} for row in read_rows(Path(settings().data) / "test.jsonl")]
+    file = write_rows(tmp_path / "more.jsonl", rows)
+    config = settings(pooling="cls", pseudo_label_data=str(file), pseudo_label_threshold=0.1)
+    assert finetune(config, tmp_path / "run").train_rows == 48 + 16
