@@ -7,7 +7,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from export.manifest import Device
-from serve.engines import OrtEngine
+from serve.ort import OrtEngine
 
 OPSET = 17
 IR_VERSION = 8

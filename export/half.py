@@ -10,7 +10,7 @@ import onnxruntime as ort
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from export.to_onnx import quiet, save_graph
-from serve.engines import ORT_ERROR
+from serve.ort import ORT_ERROR
 from serve.tokenizer import Ids
 
 HOLDS = float(np.finfo(np.float16).max) / 4

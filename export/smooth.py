@@ -13,7 +13,7 @@ import onnx
 import onnxruntime as ort
 from onnx import helper, numpy_helper
 
-from serve.engines import ORT_ERROR
+from serve.ort import ORT_ERROR
 from serve.tokenizer import Ids
 
 STRENGTH = 0.5

@@ -19,8 +19,8 @@ from export.files import EngineError
 from export.machine import usable_cores
 from export.manifest import Processing, Variant
 from serve.batcher import Result
-from serve.engines import ORT_ERROR, check_provider
 from serve.model import Model
+from serve.ort import ORT_ERROR, check_provider
 from serve.plan import Budget
 from serve.tasks import Task
 from serve.tasks.generation import Prompt, Writing, WritingTask

@@ -11,7 +11,7 @@ from helpers import LABELS, change_byte, read_rows, write_rows
 from export.files import ArtifactError, EngineError, GateError, TuneportError
 from export.manifest import MANIFEST, File, Manifest, load_golden, load_manifest
 from serve.bento import register
-from serve.engines import OrtEngine
+from serve.ort import OrtEngine
 from serve.predictor import Predictor
 from serve.settings import Settings, read_settings
 from serve.tasks.inputs import InputError

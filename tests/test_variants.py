@@ -24,8 +24,8 @@ from export.pipeline import ExportConfig, export
 from export.prune import drop_layers
 from export.smooth import smooth
 from export.variants import RECIPES, choose_recipes
-from serve.engines import OrtEngine
 from serve.model import open_task
+from serve.ort import OrtEngine
 from serve.predictor import Predictor
 from serve.settings import Settings
 from serve.tokenizer import pad
