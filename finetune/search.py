@@ -1,74 +1,34 @@
 """Hyper-parameter search with Optuna, through `Trainer.hyperparameter_search`; resumable.
 
-runs/s/study.db     every trial, as it ends
-runs/s/trials.json  the table of trials, best first; trials.png the same as a picture
-runs/s/best.toml    the best settings, for `tuneport finetune --config`
+runs/s/settings.json  what it was begun with: settings, data, space
+runs/s/study.db       every trial, as it ends
+runs/s/trials.json    the table of trials, best first; trials.png the same as a picture
+runs/s/best.toml      the best settings, for `tuneport finetune --config`
 """
 
 import json
-import tomllib
+import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import matplotlib
 import optuna
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from export.files import TuneportError, check_out
 from finetune.config import FinetuneConfig
-from finetune.session import PASSED_ON, Prepared, load_model, make_trainer, prepare
+from finetune.metrics import greater_is_better, metric_of
+from finetune.session import Prepared, load_model, prepare
+from finetune.space import Range, check_space
+from finetune.train import write_json
+from finetune.trials import run_trials, trial_trainer
+from finetune.unfinished import SETTINGS, check_place, check_same
 
 matplotlib.use("agg")
 from matplotlib import pyplot
 
+NAME = "search"
 STUDY, TRIALS, PICTURE, BEST = "study.db", "trials.json", "trials.png", "best.toml"
-
-
-class Range(BaseModel):
-    """Values of one setting: from `low` to `high`, or one of `choices`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    low: int | float | None = None
-    high: int | float | None = None
-    log: bool = False
-    """Spread trials evenly over the logarithm."""
-    choices: tuple[int | float | str | bool, ...] | None = None
-
-    @model_validator(mode="after")
-    def _one_way(self) -> "Range":
-        bounds = self.low is not None and self.high is not None
-        if bounds == bool(self.choices):
-            raise ValueError("give low and high, or choices")
-        if bounds and not self.low <= self.high:  # type: ignore[operator]
-            raise ValueError("low is above high")
-        return self
-
-    def suggest(self, trial: optuna.Trial, name: str) -> Any:
-        """Draw a value for a trial."""
-        if self.choices:
-            return trial.suggest_categorical(name, self.choices)
-        if isinstance(self.low, int) and isinstance(self.high, int):
-            return trial.suggest_int(name, self.low, self.high, log=self.log)
-        return trial.suggest_float(name, float(self.low or 0), float(self.high or 0), log=self.log)
-
-
-Space = Annotated[dict[str, Range], Field(min_length=1)]
-
-
-def read_space(file: Path) -> dict[str, Range]:
-    """Read a TOML file of ranges, such as `learning_rate = {low = 1e-5, high = 5e-4, log = true}`."""
-    remedy = "write for example: learning_rate = {low = 1e-5, high = 5e-4, log = true}"
-    try:
-        space = TypeAdapter(Space).validate_python(tomllib.loads(file.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise TuneportError(f"cannot read {file} ({error})", remedy) from error
-    except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
-        raise TuneportError(f"{file}: {wrong}", remedy) from error
-    if unknown := sorted(set(space) - PASSED_ON):
-        raise TuneportError(f"{file} varies {unknown}, which a search cannot", f"vary some of {sorted(PASSED_ON)}")
-    return space
 
 
 def search(
@@ -79,54 +39,84 @@ def search(
     trials: int,
     overwrite: bool = False,
     resume: bool = False,
+    warn: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Run trials until there are `trials` of them; returns the best one's settings and metric.
 
     A search that was interrupted goes on with `resume`; its finished trials are kept. Every trial is judged by
-    the task's best metric (or `metric_for_best_model`) on the validation split.
+    the task's best metric (or `metric_for_best_model`) on the validation split; one that diverges counts as a
+    trial without a result. `warn` gets each warning before the first. Raises TuneportError, before any trial, for
+    a space that the settings do not take, and for `resume` with other settings, data or space.
     """
+    check_place(out)
+    _check_settings(config)
+    space = check_space(config, space)
     if not resume:
         check_out(out, marker=STUDY, overwrite=overwrite)
-        (out / STUDY).unlink(missing_ok=True)
-    out.mkdir(parents=True, exist_ok=True)
+    elif not (out / STUDY).is_file():
+        raise TuneportError(f"{out} holds no search", "leave out --resume to begin one")
     # Trials are judged at their end, and nothing of them is kept but their figures.
     prepared = prepare(config.model_copy(update={"eval_strategy": "no", "save_strategy": "no", "report_to": ()}))
-    metric = config.metric_for_best_model or prepared.task.best_metric
-    greater = prepared.task.greater_is_better and metric != "loss"
-    storage = f"sqlite:///{out.resolve() / STUDY}"
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    identity = _identity(prepared, config, space)
+    if resume:
+        check_same(out, identity, "settings, data or space")
+    model = load_model(prepared)  # fails, if it does, before anything is written
+    for warning in prepared.warnings if warn else ():
+        warn(warning)  # type: ignore[misc]
+    if not resume:
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True)
+        write_json(out / SETTINGS, identity)
+    return _search(prepared, config, space, out, trials, model)
+
+
+def _check_settings(config: FinetuneConfig) -> None:
+    """Refuse what concerns evaluations during training: a trial is judged at its end."""
+    given = config.early_stopping_patience is not None, config.load_best_model_at_end, config.pseudo_label_data
+    names = ("early_stopping_patience", "load_best_model_at_end", "pseudo_label_data")
+    if found := [name for name, value in zip(names, given, strict=True) if value]:
+        problem = f"a search judges trials at their end, without {', '.join(found)}"
+        raise TuneportError(problem, "leave it out of the search, and pass it to tuneport finetune with best.toml")
+
+
+def _identity(prepared: Prepared, config: FinetuneConfig, space: dict[str, Range]) -> dict[str, Any]:
+    """Say what a search that goes on must have in common with the one that was interrupted."""
+    return {
+        "config": config.model_dump(mode="json"),
+        "data": prepared.data.source.fingerprint,
+        "space": {name: each.model_dump(mode="json") for name, each in space.items()},
+    }
+
+
+def _search(
+    prepared: Prepared, config: FinetuneConfig, space: dict[str, Range], out: Path, trials: int, model: Any
+) -> dict[str, Any]:
+    metric = metric_of(prepared.config, prepared.task)
+    greater = greater_is_better(metric)
     direction = "maximize" if greater else "minimize"
-    study = optuna.create_study(study_name=out.name, storage=storage, load_if_exists=True, direction=direction)
-    done = _finished(study)
-    if len(done) < trials:
-        _run_trials(prepared, space, out, trials - len(done), metric, direction, storage)
-    study = optuna.load_study(study_name=out.name, storage=storage)
-    return _write(out, config, sorted(_finished(study), key=lambda t: t.value or 0.0, reverse=greater), metric)
+    place = {"study_name": NAME, "storage": f"sqlite:///{out.resolve() / STUDY}"}
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(**place, load_if_exists=True, direction=direction)
+    if (count := trials - len(_ended(study))) > 0:
+        trainer = trial_trainer(prepared, out, model, set(space))
+        try:
+            run_trials(trainer, space, count, metric, direction=direction, load_if_exists=True, **place)
+        except ValueError:  # transformers asks for the best trial, and all have diverged
+            if len(_ended(study)) < trials or any(trial.value is not None for trial in _ended(study)):
+                raise
+    ended = _ended(study)
+    finished = [trial for trial in ended if trial.value is not None]
+    if not finished:
+        raise TuneportError(f"all {len(ended)} trials of {out} diverged", "search smaller values of learning_rate")
+    return _write(out, config, sorted(finished, key=lambda t: t.value or 0.0, reverse=greater), metric)
 
 
-def _run_trials(
-    prepared: Prepared, space: dict[str, Range], out: Path, count: int, metric: str, direction: str, storage: str
-) -> None:
-    trainer = make_trainer(prepared, out, load_model(prepared), model_init=lambda _: load_model(prepared))
-    trainer.hyperparameter_search(
-        hp_space=lambda trial: {name: each.suggest(trial, name) for name, each in space.items()},
-        compute_objective=lambda metrics: metrics[f"eval_{metric}"],
-        n_trials=count,
-        direction=direction,
-        backend="optuna",
-        study_name=out.name,
-        storage=storage,
-        load_if_exists=True,
-    )
-
-
-def _finished(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
-    return [trial for trial in study.trials if trial.state == optuna.trial.TrialState.COMPLETE]
+def _ended(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    """Return the trials with a result, and those that diverged."""
+    return study.get_trials(states=(optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED))
 
 
 def _write(out: Path, config: FinetuneConfig, trials: list[optuna.trial.FrozenTrial], metric: str) -> dict[str, Any]:
-    if not trials:
-        raise TuneportError(f"no trial of {out} ended", "see the messages above")
     table = [{"trial": trial.number, metric: trial.value, **trial.params} for trial in trials]
     (out / TRIALS).write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
     best = {**config.model_dump(mode="json", exclude_none=True, exclude_defaults=True), **trials[0].params}

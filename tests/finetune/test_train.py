@@ -19,8 +19,9 @@ from export.files import DataError, TuneportError
 from export.manifest import Run
 from finetune.average import average
 from finetune.config import FinetuneConfig
-from finetune.search import read_space, search
+from finetune.search import search
 from finetune.session import load_model, make_trainer, prepare
+from finetune.space import read_space
 from finetune.train import finetune
 
 Settings = Callable[..., FinetuneConfig]

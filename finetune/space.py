@@ -1,0 +1,100 @@
+"""The space of a search: for each setting that varies its values, checked against the settings before any trial."""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+import optuna
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from export.files import TuneportError
+from finetune.config import FinetuneConfig
+from finetune.session import PASSED_ON
+
+FIXED = {"fp16", "eval_strategy", "eval_steps", "save_strategy", "save_steps", "logging_steps"}
+"""Settings that a search cannot vary: the Trainer reads them once, or trials are judged without them."""
+VARIED = PASSED_ON - FIXED
+
+
+class Range(BaseModel):
+    """Values of one setting: from `low` to `high`, or one of `choices`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    low: int | float | None = None
+    high: int | float | None = None
+    log: bool = False
+    """Spread trials evenly over the logarithm."""
+    choices: tuple[int | float | str | bool, ...] | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "Range":
+        bounds = self.low is not None and self.high is not None
+        given = bounds, self.low is not None or self.high is not None or self.log, bool(self.choices)
+        if given not in ((True, True, False), (False, False, True)):
+            raise ValueError("give low and high, or choices")
+        if bounds and not self.low <= self.high:  # type: ignore[operator]
+            raise ValueError("low is above high")
+        if self.log and not self.low > 0:  # type: ignore[operator]
+            raise ValueError("low must be above 0 where log is true")
+        return self
+
+    def suggest(self, trial: optuna.Trial, name: str) -> Any:
+        """Draw a value for a trial."""
+        if self.choices:
+            return trial.suggest_categorical(name, self.choices)
+        if isinstance(self.low, int) and isinstance(self.high, int):
+            return trial.suggest_int(name, self.low, self.high, log=self.log)
+        return trial.suggest_float(name, float(self.low or 0), float(self.high or 0), log=self.log)
+
+
+Space = Annotated[dict[str, Range], Field(min_length=1)]
+
+
+def read_space(file: Path) -> dict[str, Range]:
+    """Read a TOML file of ranges, such as `learning_rate = {low = 1e-5, high = 5e-4, log = true}`."""
+    remedy = "write for example: learning_rate = {low = 1e-5, high = 5e-4, log = true}"
+    try:
+        space = TypeAdapter(Space).validate_python(tomllib.loads(file.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise TuneportError(f"cannot read {file} ({error})", remedy) from error
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+        raise TuneportError(f"{file}: {wrong}", remedy) from error
+    if unknown := sorted(set(space) - VARIED):
+        raise TuneportError(f"{file} varies {unknown}, which a search cannot", f"vary some of {sorted(VARIED)}")
+    return space
+
+
+def check_space(config: FinetuneConfig, space: dict[str, Range]) -> dict[str, Range]:
+    """Return the space with values of the settings' types; whole numbers stay whole.
+
+    Raises TuneportError, for all of them at once, for values that `tuneport finetune` would not take, and for
+    settings that have no effect beside the others.
+    """
+    values = config.model_dump(exclude_unset=True)
+    problems: list[str] = []
+    checked = {name: _check_range(name, each, values, problems) for name, each in space.items()}
+    if "num_train_epochs" in space and (config.max_steps > 0 or "max_steps" in space):
+        problems.append("num_train_epochs has no effect beside max_steps")
+    if problems:
+        raise TuneportError(f"wrong space: {'; '.join(problems)}", "give values that the settings take")
+    return checked
+
+
+def _check_range(name: str, each: Range, values: dict[str, Any], problems: list[str]) -> Range:
+    def check(value: Any) -> Any:
+        try:
+            known = getattr(FinetuneConfig.model_validate({**values, name: value}), name)
+        except ValidationError as error:
+            problems.append(f"{name} = {value!r}: {error.errors()[0]['msg'].lower()}")
+            return value
+        if any(isinstance(value, kind) != isinstance(known, kind) for kind in (bool, str)):
+            problems.append(f"{name} = {value!r}: not a {type(known).__name__}")
+        if name == "max_steps" and known < 1:
+            problems.append(f"{name} = {value!r}: no number of steps")
+        return known if isinstance(known, int) else value
+
+    if each.choices:
+        return each.model_copy(update={"choices": tuple(check(value) for value in each.choices)})
+    return each.model_copy(update={"low": check(each.low), "high": check(each.high)})

@@ -1,0 +1,133 @@
+"""A search tries what its space says, and refuses before the first trial what no run could take."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from helpers import tuneport
+
+from export.files import TuneportError
+from finetune.config import FinetuneConfig
+from finetune.search import search
+from finetune.session import make_trainer
+from finetune.space import Range, read_space
+
+Settings = Callable[..., FinetuneConfig]
+RATES = {"learning_rate": Range(low=1e-5, high=1e-3)}
+
+
+@pytest.fixture
+def no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a test fail that comes as far as a trial."""
+
+    def train(*_: Any, **__: Any) -> None:
+        raise AssertionError("a trial began")
+
+    monkeypatch.setattr("finetune.trainer.TuneportTrainer.train", train)
+
+
+@pytest.mark.usefixtures("no_trial")
+@pytest.mark.parametrize(
+    ("space", "words"),
+    [
+        ({"lr_scheduler_type": Range(choices=("linera", "cosine"))}, "lr_scheduler_type = 'linera'"),
+        ({"num_train_epochs": Range(choices=("a", "b"))}, "num_train_epochs = 'a'.*num_train_epochs = 'b'"),
+        ({"per_device_train_batch_size": Range(low=0, high=1)}, "per_device_train_batch_size = 0"),
+        ({"per_device_train_batch_size": Range(low=1, high=8.5)}, "per_device_train_batch_size = 8.5"),
+        ({"per_device_train_batch_size": Range(choices=("8", True))}, "'8': not a int.*True: not a int"),
+        ({"num_train_epochs": Range(low=1, high=2)}, "no effect beside max_steps"),
+        ({"max_steps": Range(low=0, high=2)}, "no number of steps"),
+    ],
+)
+def test_values_that_no_run_takes_are_refused_before_any_trial(
+    settings: Settings, tmp_path: Path, space: dict[str, Range], words: str
+) -> None:
+    with pytest.raises(TuneportError, match=words):
+        search(settings(), space, tmp_path / "s", trials=1)
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("learning_rate = {low = 0, high = 1e-3, log = true}", "low must be above 0"),
+        ("learning_rate = {low = 1e-5, high = inf}", "finite"),
+        ("learning_rate = {low = 1e-5, choices = [1e-3]}", "give low and high, or choices"),
+        ("fp16 = {choices = [true, false]}", "which a search cannot"),
+    ],
+)
+def test_a_space_that_makes_no_sense_is_refused(tmp_path: Path, line: str, words: str) -> None:
+    (tmp_path / "s.toml").write_text(line)
+    with pytest.raises(TuneportError, match=words):
+        read_space(tmp_path / "s.toml")
+
+
+@pytest.mark.usefixtures("no_trial")
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"early_stopping_patience": 2, "eval_strategy": "epoch", "save_strategy": "epoch"}, "without early_stopping"),
+        ({"metric_for_best_model": "acc"}, "'acc' is no metric"),
+    ],
+)
+def test_settings_that_no_trial_heeds_are_refused(
+    settings: Settings, tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(TuneportError, match=words):
+        search(settings(**changes), RATES, tmp_path / "s", trials=1)
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_trial_trains_what_the_space_says(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainers: list[Any] = []
+
+    def keep(*given: Any, **named: Any) -> Any:
+        trainers.append(make_trainer(*given, **named))
+        return trainers[-1]
+
+    monkeypatch.setattr("finetune.trials.make_trainer", keep)
+    space = {"num_train_epochs": Range(choices=(0.5,)), "label_smoothing_factor": Range(choices=(0.2,))}
+    config = settings().model_copy(update={"max_steps": -1, "num_train_epochs": 3})
+    search(config, space, tmp_path / "s", trials=1)
+    assert trainers[0].state.global_step == 3  # half of 48 rows by 8
+    assert trainers[0].label_smoother.epsilon == 0.2
+
+
+def test_a_search_goes_on_only_with_what_it_was_begun_with(settings: Settings, tmp_path: Path) -> None:
+    out = tmp_path / "s"
+    with pytest.raises(TuneportError, match="holds no search"):
+        search(settings(), RATES, out, trials=1, resume=True)
+    search(settings(max_steps=1), RATES, out, trials=1)
+    for config, space in (
+        (settings(max_steps=1, seed=7), RATES),
+        (settings(max_steps=1), {"learning_rate": Range(low=1e-5, high=1e-2)}),
+    ):
+        with pytest.raises(TuneportError, match="other settings, data or space"):
+            search(config, space, out, trials=2, resume=True)
+    out = out.rename(tmp_path / "moved")
+    search(settings(max_steps=1), RATES, out, trials=2, resume=True)
+    assert len(json.loads((out / "trials.json").read_text())) == 2
+
+
+def test_a_trial_that_diverges_has_no_result_and_the_others_go_on(settings: Settings, tmp_path: Path) -> None:
+    config = settings(optim="sgd", max_grad_norm=0, warmup_ratio=0)
+    space = {"learning_rate": Range(choices=(1e-3, 1e25))}
+    best = search(config, space, tmp_path / "s", trials=5)
+    study = optuna.load_study(study_name=None, storage=f"sqlite:///{tmp_path / 's' / 'study.db'}")
+    assert best["learning_rate"] == 1e-3
+    assert {trial.state.name for trial in study.trials} == {"COMPLETE", "PRUNED"}
+    with pytest.raises(TuneportError, match=r"all 1 trials .* diverged"):
+        search(config, {"learning_rate": Range(choices=(1e25,))}, tmp_path / "t", trials=1)
+
+
+def test_the_command_line_reports_a_wrong_space_in_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "s.toml"
+    file.write_text("learning_rate = 3")
+    done = tuneport("search", "--space", file, "--task", "regression", "--model", "m", "--data", "d", "--out", "o")
+    assert done.code == 1
+    assert done.err.count("\n") == 1
