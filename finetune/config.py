@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from export.files import TuneportError
 from export.machine import Frozen
 from export.manifest import Task
+from finetune.uses import unused
 
 Share = Field(default=0.0, ge=0, lt=1)
 
@@ -26,7 +27,7 @@ class FinetuneConfig(Frozen):
     """Column of the task → column of the data, where they differ."""
     trust_remote_code: bool = False
     """Run Python code that the model's repository brings."""
-    seed: int = 42
+    seed: int = Field(default=42, ge=0, lt=2**32)
 
     # Inputs
     max_length: int = Field(default=128, ge=8)
@@ -68,7 +69,7 @@ class FinetuneConfig(Frozen):
 
     # How it is trained
     num_train_epochs: float = Field(default=3, gt=0)
-    max_steps: int = -1
+    max_steps: int = Field(default=-1, ge=-1)
     """Optimizer steps; overrides num_train_epochs when positive."""
     optim: Literal["adamw_torch", "adam", "adagrad", "sgd", "adafactor"] = "adamw_torch"
     learning_rate: float = Field(default=5e-5, gt=0)
@@ -128,14 +129,34 @@ class FinetuneConfig(Frozen):
     """Stop after so many evaluations without a better metric, and restore the best checkpoint."""
     report_to: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
 
+    @field_validator("report_to", "target_modules", "back_translation", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        """Take `a` and `a,b`, which `--set` gives as strings, for lists; `none` is what transformers calls no one."""
+        if not isinstance(value, str):
+            return value
+        return () if value == "none" else tuple(each.strip() for each in value.split(",") if each.strip())
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.max_steps == 0:
+            raise ValueError("max_steps = 0 would train nothing: give a number of steps, or -1 to count epochs")
+        if self.fp16 and self.bf16:
+            raise ValueError("fp16 and bf16 exclude each other")
         if self.early_stopping_patience and self.eval_strategy == "no":
             raise ValueError("early_stopping_patience needs eval_strategy = epoch or steps")
         if self.restores_best and self.save_strategy != self.eval_strategy:
             raise ValueError("to restore the best checkpoint, save_strategy must equal eval_strategy")
-        if self.strategy == "adapter" and self.pooling != "default":
-            raise ValueError("strategy = adapter needs the architecture's own head: leave out pooling")
+        steps = self.eval_steps or self.logging_steps
+        if self.restores_best and self.save_strategy == "steps" and self.save_steps % steps:
+            raise ValueError(
+                f"to restore the best checkpoint, save_steps = {self.save_steps} must be a multiple of the steps "
+                f"between evaluations, {steps}"
+            )
+        if self.strategy in ("adapter", "prefix") and self.pooling != "default":
+            raise ValueError(f"strategy = {self.strategy} needs the architecture's own head: leave out pooling")
+        if self.strategy == "prefix" and self.gradient_checkpointing:
+            raise ValueError("strategy = prefix cannot be recomputed: leave out gradient_checkpointing")
         if self.augment_synonyms and not self.synonyms:
             raise ValueError("augment_synonyms needs synonyms, the path of a lexicon")
         return self
@@ -153,18 +174,19 @@ def load_config(
     values = {**_read_toml(file), **dict(_read_setting(each) for each in settings)}
     values |= {key: value for key, value in (flags or {}).items() if value is not None}
     try:
-        return FinetuneConfig.model_validate(values)
+        config = FinetuneConfig.model_validate(values)
     except ValidationError as error:
         wrong = "; ".join(_explain(each) for each in error.errors())
         raise TuneportError(f"wrong settings: {wrong}", "docs/finetuning.md lists them") from error
+    refuse_unused(config)
+    return config
 
 
-def refuse_settings(config: FinetuneConfig, *names: str) -> None:
-    """Raise a TuneportError for those of the settings that are not at their default; the task would ignore them."""
-    fields = FinetuneConfig.model_fields
-    found = [f"{name} = {getattr(config, name)!r}" for name in names if getattr(config, name) != fields[name].default]
-    if found:
-        raise TuneportError(f"{config.task} has no use for {', '.join(found)}", "leave it out")
+def refuse_unused(config: FinetuneConfig, by: tuple[str, ...] = ("task", "strategy", "optim")) -> None:
+    """Raise a TuneportError for settings, not at their default, that the run would ignore because of one in `by`."""
+    changed = config.model_dump(exclude_defaults=True)
+    if found := list(unused(changed, config, by)):
+        raise TuneportError(", ".join(problem for problem, _ in found), ", ".join(remedy for _, remedy in found))
 
 
 def _read_toml(file: Path | None) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """transformers' Trainer with what it lacks: our optimizers and rates, a task's loss, adversarial steps."""
 
+import warnings
 from typing import Any
 
 import peft
@@ -19,7 +20,10 @@ class TuneportTrainer(Trainer):
     def __init__(self, *, settings: FinetuneConfig, **options: Any) -> None:
         """`options` are those of Trainer."""
         self.settings = settings
-        super().__init__(**options)
+        with warnings.catch_warnings():
+            # Of several labels, which our own loss smooths where transformers does not.
+            warnings.filterwarnings("ignore", "Label smoothing is not compatible with multi-label", UserWarning)
+            super().__init__(**options)
 
     def create_optimizer(self) -> torch.optim.Optimizer:
         """Group parameters by layer and weight decay; rates come from the arguments, which a search changes."""

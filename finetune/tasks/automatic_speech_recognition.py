@@ -13,7 +13,7 @@ from transformers import AutoModelForSpeechSeq2Seq, AutoProcessor, PreTrainedMod
 
 from export.files import CheckpointError, TuneportError
 from finetune.audio import check_audio, read_audio
-from finetune.config import FinetuneConfig
+from finetune.config import FinetuneConfig, refuse_unused
 from finetune.data import Data, Problems, rows_of, short
 from finetune.evaluate import Evaluation, mistakes_of
 from finetune.generation import prepare_to_write, texts_of
@@ -36,6 +36,7 @@ class Task:
 
     def __init__(self, data: Data, config: FinetuneConfig) -> None:
         """Check that each file can be read and lasts no longer than Whisper hears, and that it has a transcript."""
+        refuse_unused(config, by=("task",))
         self.config = config
         self.folder = _folder(data.source.source)
         problems = Problems("correct these rows; paths are absolute or count from the data file's folder")

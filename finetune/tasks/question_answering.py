@@ -7,7 +7,7 @@ import numpy.typing as npt
 from datasets import Dataset
 from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding, PreTrainedModel
 
-from finetune.config import FinetuneConfig, refuse_settings
+from finetune.config import FinetuneConfig, refuse_unused
 from finetune.data import Data, Problems, check_strings, rows_of
 from finetune.evaluate import Evaluation, Mistake, worst
 from finetune.loading import check_input, load_aligned_tokenizer, load_pretrained
@@ -32,7 +32,7 @@ class Task:
 
     def __init__(self, data: Data, config: FinetuneConfig) -> None:
         """Check that every row has its texts, and every answer stands where it says."""
-        refuse_settings(config, "pooling", "class_weights", "label_smoothing_factor")
+        refuse_unused(config, by=("task",))
         self.config = config
         self.data = data
         problems = Problems("correct these rows, or rename columns with --columns answers=YOUR_COLUMN")

@@ -10,7 +10,7 @@ from datasets import Dataset
 from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq, PreTrainedModel
 
 from export.files import TuneportError
-from finetune.config import FinetuneConfig
+from finetune.config import FinetuneConfig, refuse_unused
 from finetune.data import Data, Problems, rows_of, short
 from finetune.evaluate import Evaluation, mistakes_of
 from finetune.generation import prepare_to_write, texts_of
@@ -29,6 +29,7 @@ class Seq2SeqTask(ABC):
 
     def __init__(self, data: Data, config: FinetuneConfig) -> None:
         """Check that every source and target is a string with something in it."""
+        refuse_unused(config, by=("task",))
         self.config = config
         problems = Problems("correct these rows, or rename columns with --columns source=YOURS,target=YOURS")
         for split, rows in data.splits.items():

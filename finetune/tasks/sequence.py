@@ -7,7 +7,7 @@ from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, PreTrainedModel
 
 from export.files import DataError
-from finetune.config import FinetuneConfig
+from finetune.config import FinetuneConfig, refuse_unused
 from finetune.data import Data, Problems, check_strings
 from finetune.loading import check_input, is_pooled, load_pooled, load_pretrained, load_tokenizer
 
@@ -20,6 +20,7 @@ class SequenceTask:
 
     def __init__(self, config: FinetuneConfig) -> None:
         """Keep the settings."""
+        refuse_unused(config, by=("task",))
         self.config = config
 
     def load_processor(self, source: str) -> Any:

@@ -9,9 +9,9 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from export.files import CheckpointError, DataError
+from export.files import CheckpointError, DataError, TuneportError
 from finetune.chat import answers_of, check_messages, encode_chat, load_template
-from finetune.config import FinetuneConfig
+from finetune.config import FinetuneConfig, refuse_unused
 from finetune.data import Data, Problems, rows_of, short
 from finetune.evaluate import WORST, Evaluation, Mistake
 from finetune.generation import make_consistent
@@ -36,12 +36,15 @@ class Task:
 
     def __init__(self, data: Data, config: FinetuneConfig) -> None:
         """Check every row: a text with something in it, or messages of known roles with an answer."""
+        refuse_unused(config, by=("task",))
         self.config = config
         columns = data.splits["train"].column_names
         if ("text" in columns) == ("messages" in columns):
             has = "both text and messages" if "text" in columns else "neither text nor messages"
             raise DataError(f"{data.files['train']} has {has}", "give one of them, or rename with --columns text=YOURS")
         self.column = "messages" if "messages" in columns else "text"
+        if config.chat_template and self.column == "text":
+            raise TuneportError("chat_template is for rows of messages, and these are of text", "leave it out")
         # By fingerprint and not by object: what `encode` keeps in reach is hashed by datasets.
         self.files = {rows._fingerprint: data.files[name] for name, rows in data.splits.items()}
         problems = Problems(f"correct these rows, or rename columns with --columns {self.column}=YOURS")

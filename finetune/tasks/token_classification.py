@@ -13,7 +13,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification, PreTrainedModel
 
 from export.files import DataError
-from finetune.config import FinetuneConfig, refuse_settings
+from finetune.config import FinetuneConfig, refuse_unused
 from finetune.data import Data, Problems, rows_of, short
 from finetune.entities import OUTSIDE, Entity, detect_scheme, score_entities
 from finetune.evaluate import Evaluation, Mistake, worst
@@ -35,7 +35,7 @@ class Task:
 
     def __init__(self, data: Data, config: FinetuneConfig) -> None:
         """Check every row; the labels are train's tags as they are given, O first, then type by type."""
-        refuse_settings(config, "pooling", "class_weights")
+        refuse_unused(config, by=("task",))
         self.config = config
         problems = Problems("correct these rows, or rename columns with --columns tags=YOUR_COLUMN")
         train, file = data.splits["train"], data.files["train"]

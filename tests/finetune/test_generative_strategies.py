@@ -31,7 +31,9 @@ def writes(request: pytest.FixtureRequest, settings: Settings, tmp_path: Path) -
         data = write_pairs(tmp_path / "data", ROWS, ROWS[:4])
         model = build_seq2seq(tmp_path / "base", request.param)
     task = "text-generation" if request.param == "gpt2" else "translation"
-    common = {"task": task, "model": str(model), "data": str(data), "max_target_length": 12, "bf16": False}
+    common: dict[str, Any] = {"task": task, "model": str(model), "data": str(data), "bf16": False}
+    if task == "translation":
+        common["max_target_length"] = 12
     return lambda **changes: settings(**{**common, "eval_strategy": "steps", "eval_steps": 4, **changes})
 
 

@@ -1,5 +1,6 @@
 """What used to fail in the midst of training, or to be ignored, is refused in one line before any."""
 
+import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,11 @@ import torch
 from helpers import random_texts
 from tiny import MAX_LENGTH, tiny_encoder, write_splits
 
-from export.files import CheckpointError, DataError
-from finetune.config import FinetuneConfig
-from finetune.session import load_model, prepare
+from export.files import CheckpointError, DataError, TuneportError
+from finetune.config import FinetuneConfig, load_config
+from finetune.session import load_model, make_trainer, prepare
 from finetune.sizes import positions_of
+from finetune.uses import USED_BY
 
 Settings = Callable[..., FinetuneConfig]
 TEXTS = random_texts(3)
@@ -24,11 +26,10 @@ def _data(folder: Path, train: list[Any], validation: list[Any]) -> str:
     return str(write_splits(folder, train=train, validation=validation))
 
 
-@pytest.mark.parametrize("column", ["label", "text_pair"])
-@pytest.mark.parametrize("lacks", ["train", "validation"])
+@pytest.mark.parametrize(
+    ("column", "lacks"), [("label", "validation"), ("text_pair", "validation"), ("text_pair", "train")]
+)
 def test_splits_with_different_columns_are_refused(settings: Settings, tmp_path: Path, column: str, lacks: str) -> None:
-    if (column, lacks) == ("label", "train"):
-        pytest.skip("train without labels has a message of its own")
     whole = [{**row, "text_pair": "film"} for row in ROWS]
     parts = {"train": whole, "validation": whole}
     parts[lacks] = [{name: value for name, value in row.items() if name != column} for row in whole]
@@ -71,3 +72,80 @@ def test_a_prefix_takes_positions(settings: Settings, tmp_path: Path) -> None:
 def test_a_folder_without_a_model_is_refused(settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=f"{tmp_path} has no config.json"):
         prepare(settings(model=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"seed": -1}, "seed = -1: input should be greater than or equal to 0"),
+        ({"seed": 99999999999}, "seed = 99999999999: input should be less than 4294967296"),
+        ({"max_steps": 0}, "max_steps = 0 would train nothing"),
+        ({"max_steps": -7}, "max_steps = -7: input should be greater than or equal to -1"),
+        ({"fp16": True, "bf16": True}, "fp16 and bf16 exclude each other"),
+        (
+            {"load_best_model_at_end": True, "eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 3},
+            "save_steps = 500 must be a multiple of the steps between evaluations, 3",
+        ),
+        ({"strategy": "prefix", "gradient_checkpointing": True}, "leave out gradient_checkpointing"),
+        ({"strategy": "prefix", "pooling": "mean"}, "leave out pooling"),
+        ({"num_beams": 4}, "text-classification has no use for num_beams = 4; leave num_beams out (it is of task"),
+        ({"num_last_layers": 1}, "strategy = full has no use for num_last_layers = 1; leave num_last_layers out"),
+        ({"strategy": "ia3", "lora_r": 4}, "strategy = ia3 has no use for lora_r = 4"),
+        ({"momentum": 0.5}, "optim = adamw_torch has no use for momentum = 0.5"),
+        ({"task": "regression", "class_weights": "balanced"}, "regression has no use for class_weights = 'balanced'"),
+        ({"task": "regression", "label_smoothing_factor": 0.1}, "regression has no use for label_smoothing_factor"),
+        ({"task": "automatic-speech-recognition", "label_smoothing_factor": 0.1}, "has no use for label_smoothing"),
+        ({"task": "translation", "pooling": "mean"}, "translation has no use for pooling = 'mean'"),
+        ({"task": "text-generation", "class_weights": "balanced"}, "text-generation has no use for class_weights"),
+    ],
+)
+def test_a_setting_that_cannot_be_or_means_nothing_is_refused(
+    settings: Settings, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(TuneportError) as error:
+        settings(**changes)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_tasks_refuse_for_those_who_make_settings_themselves(settings: Settings) -> None:
+    with pytest.raises(TuneportError, match="text-classification has no use for doc_stride = 5"):
+        prepare(settings().model_copy(update={"doc_stride": 5}))
+
+
+def test_every_setting_that_is_used_by_some_alone_is_a_setting() -> None:
+    fields = FinetuneConfig.model_fields
+    for name, (decides, values) in USED_BY.items():
+        assert name in fields
+        assert set(values) < set(typing.get_args(fields[decides].annotation))
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [("query", ("query",)), ("query, value", ("query", "value")), ('["query"]', ("query",)), ("[]", ())],
+)
+def test_a_list_may_be_written_with_commas(given: str, meant: tuple[str, ...]) -> None:
+    flags = {"task": "regression", "model": "m", "data": "d", "strategy": "lora"}
+    assert load_config(settings=[f"target_modules={given}"], flags=flags).target_modules == meant
+
+
+def test_those_who_watch_may_be_written_with_commas() -> None:
+    flags = {"task": "regression", "model": "m", "data": "d"}
+    assert load_config(settings=["report_to=tensorboard"], flags=flags).report_to == ("tensorboard",)
+    assert load_config(settings=["report_to=tensorboard,mlflow"], flags=flags).report_to == ("tensorboard", "mlflow")
+    assert load_config(settings=["report_to=none"], flags=flags).report_to == ()
+    with pytest.raises(TuneportError, match="report_to"):
+        load_config(settings=["report_to=paper"], flags=flags)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.4])
+def test_several_labels_are_smoothed(settings: Settings, tmp_path: Path, smoothing: float) -> None:
+    rows = [{"text": row["text"], "labels": ["a"] if row["label"] else ["a", "b"]} for row in ROWS]
+    data = _data(tmp_path, rows, rows)
+    prepared = prepare(settings(data=data, label_smoothing_factor=smoothing, dropout=0.0, bf16=False))
+    trainer = make_trainer(prepared, tmp_path, load_model(prepared))
+    batch = next(iter(trainer.get_train_dataloader()))
+    logits = trainer.model(**{name: value for name, value in batch.items() if name != "labels"}).logits
+    targets = batch["labels"] * (1 - smoothing) + smoothing / 2
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets)
+    assert trainer.compute_loss(trainer.model, dict(batch)).item() == pytest.approx(expected.item(), rel=1e-5)

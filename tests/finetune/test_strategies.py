@@ -174,7 +174,7 @@ def test_biases_and_norms_do_not_decay(settings: Settings, tmp_path: Path) -> No
     [("adamw_torch", "AdamW"), ("adam", "Adam"), ("adagrad", "Adagrad"), ("sgd", "SGD"), ("adafactor", "Adafactor")],
 )
 def test_the_optimizer_is_the_named_one(settings: Settings, tmp_path: Path, optim: str, kind: str) -> None:
-    prepared = prepare(settings(optim=optim, momentum=0.7))
+    prepared = prepare(settings(optim=optim, **({"momentum": 0.7} if optim == "sgd" else {})))
     trainer = make_trainer(prepared, tmp_path, load_model(prepared))
     optimizer = trainer.create_optimizer()
     assert type(optimizer).__name__ == kind
