@@ -1,5 +1,6 @@
 """The command line: parse, call one function, print. Heavy libraries are imported by the command that needs them."""
 
+import contextlib
 import json
 import os
 import signal
@@ -43,7 +44,7 @@ def demo(
 
 @app.command()
 def finetune(
-    task: Annotated[str | None, typer.Option(help="What to learn: text-classification.")] = None,
+    task: Annotated[str | None, typer.Option(help="What to learn; the tasks are above.")] = None,
     model: Annotated[str | None, typer.Option(help="Folder, hub name, or minilm-l6 (embedded).")] = None,
     data: Annotated[
         str | None, typer.Option(help="Folder with train/validation/test files, one file, or a hub name.")
@@ -64,12 +65,26 @@ def finetune(
 ) -> None:
     """Fine-tune a model on labelled data and write a run folder.
 
-    Data is JSONL, CSV or Parquet with the columns text and label. Settings come from --config, then --set, then
-    the flags; among them num_train_epochs, learning_rate, per_device_train_batch_size, max_length, seed.
+    Data is JSONL, CSV or Parquet. Tasks and their columns:
+
+    \b
+    text-classification           text (text_pair), label, or labels: a list
+    regression                    text (text_pair), score: a number or a list
+    token-classification          tokens, tags
+    question-answering            context, question, answers
+    translation, summarization    source, target
+    automatic-speech-recognition  audio, target
+    text-generation               text, or messages (chat)
+
+    Settings come from --config, then --set, then the flags. What is trained: --set strategy=full, head, last_layers,
+    gradual, lora, adalora, ia3, prefix or adapter. Among the others: num_train_epochs, learning_rate,
+    per_device_train_batch_size, max_length, seed. A list is written --set 'report_to=["wandb"]'.
+
+    All settings, with their defaults: docs/finetuning.md.
 
     Example: tuneport finetune --task text-classification --model minilm-l6 --data reviews/ --out runs/reviews
-    --set num_train_epochs=2
-    """
+    --set num_train_epochs=2 --set strategy=lora
+    """  # noqa: D301 -- click takes this character as "leave the lines of the paragraph alone"
     from finetune.config import load_config
     from finetune.train import finetune as train
 
@@ -80,9 +95,8 @@ def finetune(
         "columns": _columns(columns) or None,
         "trust_remote_code": trust_remote_code or None,
     }
-    run = train(load_config(config, set_ or [], flags), out, overwrite=overwrite, resume=resume)
-    for warning in run.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+    with _interrupted_goes_on(out):
+        run = train(load_config(config, set_ or [], flags), out, overwrite=overwrite, resume=resume, warn=_warn)
     for split, metrics in run.metrics.items():
         print(f"{split}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
     print(f"wrote {out}; next: tuneport export {out} --out artifacts/{out.name}")
@@ -103,14 +117,23 @@ def search(
     overwrite: Overwrite = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted search.")] = False,
 ) -> None:
-    """Search hyper-parameters with Optuna, and write the table of trials and the best settings as TOML."""
+    """Search hyper-parameters with Optuna, and write the table of trials and the best settings as TOML.
+
+    The space has a line for each setting to vary: learning_rate = {low = 1e-5, high = 5e-4, log = true} or
+    per_device_train_batch_size = {choices = [8, 16, 32]}.
+
+    Example: tuneport search --space space.toml --task text-classification --model minilm-l6 --data reviews/
+    --out runs/search --trials 20
+    """
     from finetune.config import load_config
-    from finetune.search import BEST, read_space
+    from finetune.search import BEST
     from finetune.search import search as run_search
+    from finetune.space import read_space
 
     flags = {"task": task, "model": model, "data": data, "columns": _columns(columns) or None}
-    settings = load_config(config, set_ or [], flags)
-    best = run_search(settings, read_space(space), out, trials=trials, overwrite=overwrite, resume=resume)
+    settings, ranges = load_config(config, set_ or [], flags), read_space(space)
+    with _interrupted_goes_on(out):
+        best = run_search(settings, ranges, out, trials=trials, overwrite=overwrite, resume=resume, warn=_warn)
     print("best: " + ", ".join(f"{name} {value}" for name, value in best.items()))
     print(f"wrote {out}; next: tuneport finetune --config {out / BEST} --out runs/best")
 
@@ -122,7 +145,12 @@ def average(
     out: Out,
     overwrite: Overwrite = False,
 ) -> None:
-    """Average the weights of several runs into a new run, and compare it with the runs and their ensemble."""
+    """Average the weights of several runs into a new run, and compare it with the runs and their ensemble.
+
+    The runs share base model, task and data; the tasks are classification, regression and token classification.
+
+    Example: tuneport average runs/a runs/b --out runs/mean
+    """
     from finetune.average import average as run_average
 
     averages = run_average(runs, out, overwrite=overwrite)
@@ -348,6 +376,12 @@ def main() -> NoReturn:
     except TuneportError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(1)
+    except SystemExit as end:
+        # typer turns an interruption into an exit, without a word.
+        cause = end.__context__ and end.__context__.__cause__
+        if isinstance(cause, KeyboardInterrupt):
+            print(str(cause) or "interrupted; nothing half-written was left behind", file=sys.stderr)
+        raise
     except KeyboardInterrupt:
         print("interrupted; nothing half-written was left behind", file=sys.stderr)
         sys.exit(130)
@@ -356,6 +390,21 @@ def main() -> NoReturn:
 
 def _interrupt() -> NoReturn:
     raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _interrupted_goes_on(out: Path) -> Iterator[None]:
+    """Say, when training or a search is interrupted, how it goes on; before it has begun there is nothing to."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if not (out / "settings.json").is_file() or (out / "run.json").is_file():
+            raise
+        raise KeyboardInterrupt(f"interrupted; the same command with --resume goes on with {out}") from error
+
+
+def _warn(warning: str) -> None:
+    print(f"warning: {warning}", file=sys.stderr, flush=True)
 
 
 def _quiet_libraries() -> None:

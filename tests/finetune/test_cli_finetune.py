@@ -1,0 +1,50 @@
+"""What `tuneport finetune` says: in its help, before it trains, and when it is interrupted."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from helpers import tuneport
+from tiny import write_splits
+
+from export.manifest import Task
+
+
+def test_the_help_teaches_tasks_strategies_and_where_settings_are() -> None:
+    said = " ".join(tuneport("finetune", "--help").out.split())
+    for word in (*get_args(Task), "text_pair", "adalora", "docs/finetuning.md", "Example: tuneport finetune"):
+        assert word in said
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_stop_from_outside_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: bool) -> None:
+    out = tmp_path / "run"
+
+    def stop(*_: Any, **__: Any) -> None:
+        if begun:
+            out.mkdir()
+            (out / "settings.json").write_text("{}")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("finetune.train.finetune", stop)
+    done = tuneport("finetune", "--task", "regression", "--model", "m", "--data", "d", "--out", out)
+    assert done.code == 130
+    assert done.err.startswith("interrupted; ")
+    assert ("--resume" in done.err) is begun
+
+
+def test_warnings_are_printed_once_and_before_training(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("finetune.trainer.TuneportTrainer.train", train)
+    rows = [{"text": f"film {i}", "label": "ab"[i % 2]} for i in range(12)]
+    data = write_splits(tmp_path / "data", train=rows, validation=rows[:3])
+    task = ("--task", "text-classification", "--model", base, "--data", data)
+    done = tuneport("finetune", *task, "--out", tmp_path / "run", "--set", "max_length=32")
+    assert done.err.count("warning: 3 of train's 12 rows stand in validation.jsonl, too\n") == 1
+    assert "--resume goes on" in done.err
