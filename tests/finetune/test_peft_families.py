@@ -85,7 +85,7 @@ def test_attention_pooling_is_not_taken_for_attention(
     _check_learns_and_merges(model, settings(strategy=strategy, pooling="attention"))
 
 
-def test_a_run_that_is_resumed_has_its_head_again(settings: Settings, tmp_path: Path) -> None:
+def test_a_run_that_is_resumed_or_was_better_before_has_its_head_again(settings: Settings, tmp_path: Path) -> None:
     """What the Trainer saves and loads of a wrapped model is all that learns."""
     config = settings(strategy="lora", pooling="attention", save_strategy="steps", save_steps=2, max_steps=2)
     prepared = prepare(config)
@@ -98,6 +98,11 @@ def test_a_run_that_is_resumed_has_its_head_again(settings: Settings, tmp_path: 
     assert [name for name in learnt if "classifier" in name]
     assert not [name for name in learnt if not torch.equal(learnt[name], parameters[name])]
     assert {name for name, parameter in parameters.items() if parameter.requires_grad} == learnt.keys()
+    for name in learnt:
+        parameters[name].data.zero_()
+    again.state.best_model_checkpoint = str(tmp_path / "trainer" / "checkpoint-2")
+    again._load_best_model()
+    assert not [name for name in learnt if not torch.equal(learnt[name], parameters[name])]
 
 
 @pytest.mark.parametrize("task", KINDS)
