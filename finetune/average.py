@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from safetensors.torch import load_file, save_file
 
-from export.files import CheckpointError, TuneportError, new_folder
+from export.files import CheckpointError, TuneportError, check_out, new_folder
 from export.machine import Frozen
 from export.manifest import CHECKPOINT, RUN, Run
 from finetune.config import FinetuneConfig
@@ -20,8 +20,11 @@ from finetune.evaluate import Evaluation
 from finetune.session import Prepared, evaluate, make_trainer, outputs_of, prepare, score
 from finetune.tasks import first_output
 from finetune.train import EVALUATION, write_json
+from finetune.unfinished import check_place
 
 WEIGHTS = "model.safetensors"
+AVERAGED = ("text-classification", "regression", "token-classification")
+"""Tasks whose outputs have a mean: those that write, or choose among windows, have none."""
 
 
 class Averages(Frozen):
@@ -41,8 +44,13 @@ def average(runs: Sequence[Path], out: Path, *, overwrite: bool = False) -> Aver
     """
     if len(runs) < 2:
         raise TuneportError("one run has no average", "give at least two run folders")
+    check_place(out)
+    check_out(out, marker=RUN, overwrite=overwrite)
     records = [read_run(path) for path in runs]
     _check_alike(runs, records)
+    if records[0].task not in AVERAGED:
+        problem = f"{records[0].task} has no ensemble of outputs to compare with"
+        raise TuneportError(problem, f"average runs of {', '.join(AVERAGED)}")
     if apart := {record.config.get("strategy") for record in records} & {"prefix", "adapter"}:
         raise CheckpointError(f"what {apart.pop()} trains is not in the weights", "average runs of other strategies")
     config = _settings(records[0])
@@ -83,7 +91,8 @@ def _settings(run: Run) -> FinetuneConfig:
     """Return the settings to evaluate with: the run's, without what concerns training alone."""
     known = {name: value for name, value in run.config.items() if name in FinetuneConfig.model_fields}
     plain = {"report_to": [], "strategy": "full", "augment_swap": 0, "augment_delete": 0, "augment_synonyms": 0}
-    return FinetuneConfig.model_validate({**known, **plain, "rehearsal_data": None, "pseudo_label_data": None})
+    more = {"rehearsal_data": None, "pseudo_label_data": None, "back_translation": None}
+    return FinetuneConfig.model_validate({**known, **plain, **more, "adversarial_epsilon": 0})
 
 
 def _check_alike(runs: Sequence[Path], records: Sequence[Run]) -> None:
@@ -113,8 +122,6 @@ def _average_weights(files: Sequence[Path], file: Path) -> None:
 
 def _ensemble(prepared: Prepared, runs: Sequence[Path], splits: list[str], folder: Path) -> dict[str, Evaluation]:
     """Score the mean of the runs' outputs: of probabilities for single labels, of raw outputs otherwise."""
-    if prepared.task.generates or prepared.config.task in ("question-answering", "text-generation"):
-        raise TuneportError(f"{prepared.config.task} has no ensemble of outputs", "average runs of another task")
     one_label = getattr(prepared.task, "multi_label", None) is False
     total: dict[str, Any] = dict.fromkeys(splits, 0.0)
     targets: dict[str, Any] = {}

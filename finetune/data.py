@@ -112,6 +112,15 @@ def reread(record: DataSource, *, required: Sequence[str], optional: Sequence[st
     return data
 
 
+def with_string_labels(rows: Dataset) -> Dataset:
+    """Write labels as strings, be they numbers in the data, or numbers and strings."""
+    features = rows.features.copy()
+    features["label"] = Value("string")
+    return rows.map(
+        lambda row: {"label": None if row["label"] is None else str(row["label"])}, features=features, desc="labels"
+    )
+
+
 def rows_of(rows: Dataset) -> Iterator[tuple[int, dict[str, Any]]]:
     """Go through a split: rows, and their numbers from 1 in the file that they came from."""
     position = 0

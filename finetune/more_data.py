@@ -3,13 +3,13 @@
 from dataclasses import replace
 from pathlib import Path
 
-from datasets import concatenate_datasets
+from datasets import Dataset, Value, concatenate_datasets
 
 from export.files import DataError
 from finetune.augment import Augmenter
 from finetune.back_translation import check_translators, paraphrases
 from finetune.config import FinetuneConfig
-from finetune.data import Data, read_data
+from finetune.data import Data, read_data, with_string_labels
 
 REHEARSAL = "rehearsal"
 """The split of old rows, until some of them have joined train."""
@@ -23,13 +23,19 @@ def with_rehearsal(data: Data, config: FinetuneConfig) -> Data:
     columns = tuple(train.column_names)
     old = read_data(config.rehearsal_data, columns=config.columns, required=columns, optional=(), seed=config.seed)
     rows = old.splits["train"]
+    if "label" in columns and {_type(rows), _type(train)} == {"int64", "string"}:  # from a CSV
+        rows, train = with_string_labels(rows), with_string_labels(train)
     if rows.features.type != train.features.type:
         raise DataError(
             f"{config.rehearsal_data} has columns of other types than {config.data}", "give data of one form"
         )
     name = f"{config.rehearsal_data} ({old.files['train']})" if Path(config.rehearsal_data).is_dir() else ""
     files = {**data.files, REHEARSAL: name or old.files["train"]}
-    return replace(data, splits={**data.splits, REHEARSAL: rows}, files=files)
+    return replace(data, splits={**data.splits, "train": train, REHEARSAL: rows}, files=files)
+
+
+def _type(rows: Dataset) -> object:
+    return rows.features["label"].dtype if isinstance(rows.features["label"], Value) else None
 
 
 def with_more_rows(data: Data, config: FinetuneConfig) -> Data:

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from datasets import Dataset, Features, Value, concatenate_datasets
+from datasets import Dataset, Features, concatenate_datasets
 
 from export.files import DataError, TuneportError
-from finetune.data import Problems, check_strings, read_files
+from finetune.data import Problems, check_strings, read_files, with_string_labels
 from finetune.session import Prepared, load_trained, make_trainer, outputs_of
 
 
@@ -53,7 +53,7 @@ def with_pseudo_labels(prepared: Prepared, unlabelled: Dataset, teacher: Path, f
         problem = f"no prediction on {config.pseudo_label_data} reaches {config.pseudo_label_threshold}"
         raise DataError(f"{problem}, the surest has {confidence.max():.3f}", "lower pseudo_label_threshold")
     labels = [task.labels[i] for i in logits.argmax(-1)]
-    train = _with_strings(prepared.data.splits["train"])
+    train = with_string_labels(prepared.data.splits["train"])
     named = unlabelled.remove_columns("label").add_column("label", labels).select_columns(train.column_names)
     extended = concatenate_datasets([train, named.select(sure).cast(train.features)])
     return replace(
@@ -61,10 +61,3 @@ def with_pseudo_labels(prepared: Prepared, unlabelled: Dataset, teacher: Path, f
         data=replace(prepared.data, splits={**prepared.data.splits, "train": extended}),
         features={**prepared.features, "train": task.encode(extended, prepared.processor, train=True)},
     )
-
-
-def _with_strings(train: Dataset) -> Dataset:
-    """Write labels as strings, whatever they are in the data: numbers, or numbers and strings."""
-    features = train.features.copy()
-    features["label"] = Value("string")
-    return train.map(lambda row: {"label": str(row["label"])}, features=features, desc="labels")

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import peft
-import torch
 import transformers
 from accelerate import PartialState
 from datasets import Dataset
@@ -15,36 +14,24 @@ from transformers import (
     EarlyStoppingCallback,
     PrinterCallback,
     ProgressCallback,
-    Seq2SeqTrainingArguments,
     TrainerCallback,
-    TrainingArguments,
 )
 
 from export.files import CheckpointError, TuneportError
-from export.machine import Machine
 from finetune import bottleneck
+from finetune.arguments import arguments
 from finetune.config import FinetuneConfig
 from finetune.data import Data, place_of, read_data
 from finetune.divergence import StopsWhenDiverged, check_metrics
 from finetune.embedded import MODEL, resolve_model
 from finetune.evaluate import Evaluation
-from finetune.metrics import greater_is_better, metric_of
+from finetune.metrics import metric_of
 from finetune.more_data import with_more_rows, with_rehearsal
 from finetune.oddities import cut_rows, odd_labels, oddities
 from finetune.optional import check_installed, packages_of
 from finetune.strategies import AdaLoraBudget, GradualUnfreezing, apply_strategy
 from finetune.tasks import Reduces, Task, first_output, task_class
 from finetune.trainer import TuneportSeq2SeqTrainer, TuneportTrainer
-from finetune.unfinished import TRAINER
-
-LOGS = "logs"
-PASSED_ON = {
-    "num_train_epochs", "max_steps", "learning_rate", "per_device_train_batch_size", "per_device_eval_batch_size",
-    "gradient_accumulation_steps", "gradient_checkpointing", "weight_decay", "max_grad_norm", "warmup_ratio",
-    "lr_scheduler_type", "label_smoothing_factor", "group_by_length", "fp16", "seed", "eval_strategy", "eval_steps",
-    "save_strategy", "save_steps", "logging_steps",
-}  # fmt: skip
-"""Settings that go to TrainingArguments unchanged."""
 
 
 @dataclass
@@ -114,7 +101,7 @@ def make_trainer(
         settings=config,
         model=None if model_init else model,
         model_init=model_init,
-        args=_arguments(config, task, out),
+        args=arguments(config, task, out),
         train_dataset=prepared.features["train"],
         eval_dataset=prepared.features["validation"],
         processing_class=prepared.processor,
@@ -178,42 +165,6 @@ def outputs_of(trainer: TuneportTrainer, features: Dataset) -> tuple[Any, Any, f
 def score(prepared: Prepared, split: str, outputs: Any, targets: Any) -> Evaluation:
     """Score the outputs on a split."""
     return prepared.task.evaluate(outputs, targets, prepared.data.splits[split], prepared.features[split])
-
-
-def _arguments(config: FinetuneConfig, task: Task, out: Path) -> TrainingArguments:
-    bf16 = config.bf16
-    if bf16 is None:
-        has = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else Machine.here().has_bf16
-        bf16 = has and not config.fp16
-    metric = metric_of(config, task)
-    options: dict[str, Any] = {}
-    if task.generates:
-        options = {"predict_with_generate": True, "generation_max_length": config.max_target_length}
-        options |= {"generation_num_beams": config.num_beams}
-    kind = Seq2SeqTrainingArguments if task.generates else TrainingArguments
-    return kind(
-        output_dir=str(out / TRAINER),
-        logging_dir=str(out / LOGS),
-        run_name=out.name,
-        bf16=bf16,
-        use_cpu=not torch.cuda.is_available(),
-        load_best_model_at_end=config.restores_best,
-        metric_for_best_model=metric,
-        greater_is_better=greater_is_better(metric),
-        save_total_limit=1,
-        report_to=list(config.report_to),
-        length_column_name="length",
-        remove_unused_columns=True,
-        label_names=["start_positions", "end_positions"] if config.task == "question-answering" else ["labels"],
-        disable_tqdm=not sys.stderr.isatty(),
-        # The other way of recomputing loses the gradients where the embeddings are frozen.
-        gradient_checkpointing_kwargs={"use_reentrant": False},
-        dataloader_pin_memory=torch.cuda.is_available(),
-        # Gradual unfreezing leaves parameters without gradients, which several processes must expect.
-        ddp_find_unused_parameters=config.strategy == "gradual",
-        **config.model_dump(include=PASSED_ON),
-        **options,
-    )
 
 
 def _callbacks(config: FinetuneConfig) -> list[TrainerCallback]:

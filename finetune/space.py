@@ -8,8 +8,8 @@ import optuna
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from export.files import TuneportError
+from finetune.arguments import PASSED_ON
 from finetune.config import FinetuneConfig
-from finetune.session import PASSED_ON
 
 FIXED = {"fp16", "eval_strategy", "eval_steps", "save_strategy", "save_steps", "logging_steps"}
 """Settings that a search cannot vary: the Trainer reads them once, or trials are judged without them."""

@@ -23,6 +23,7 @@ from accelerate import PartialState
 from export.files import check_out, full_disk_is_an_error, git_commit
 from export.machine import Machine
 from export.manifest import CHECKPOINT, RUN, Run
+from finetune.arguments import arguments
 from finetune.config import FinetuneConfig
 from finetune.divergence import check_weights
 from finetune.evaluate import Evaluation
@@ -70,7 +71,9 @@ def finetune(
     if resume:
         check_same(out, _identity(prepared), "settings or data")
     unlabelled = read_unlabelled(prepared) if config.pseudo_label_data else None
-    model = load_model(prepared)  # before --overwrite removes anything
+    # Before --overwrite removes anything.
+    arguments(config, prepared.task, out)
+    model = load_model(prepared)
     if warn and state.is_main_process:
         for warning in prepared.warnings:
             warn(warning)

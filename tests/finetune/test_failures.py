@@ -11,6 +11,7 @@ from helpers import write_rows
 from tiny import write_splits
 
 from export.files import TuneportError
+from finetune.average import average
 from finetune.config import FinetuneConfig
 from finetune.session import make_trainer, prepare
 from finetune.train import finetune
@@ -178,3 +179,36 @@ def test_warnings_come_before_training(settings: Settings, tmp_path: Path) -> No
         "1 of train's 26 rows stand in validation.jsonl with another label",
         "train.jsonl has ['film', 'film '], which differ only in spaces",
     ]
+
+
+def test_settings_that_the_trainer_refuses_are_one_line_and_cost_no_older_run(
+    settings: Settings, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "settings.json").write_text("{}")
+    with pytest.raises(TuneportError, match="the Trainer refuses these settings"):
+        finetune(settings().model_copy(update={"fp16": True, "bf16": True}), out, overwrite=True)
+    assert (out / "settings.json").is_file()
+
+
+def test_numbers_of_json_and_cells_of_csv_are_the_same_labels_in_rehearsal(settings: Settings, tmp_path: Path) -> None:
+    rows = [{"text": f"film {i}", "label": i % 2} for i in range(12)]
+    data = write_splits(tmp_path / "data", train=rows, validation=rows[:4])
+    old = tmp_path / "old.csv"
+    old.write_text("text,label\n" + "".join(f"vote {i},{i % 2}\n" for i in range(12)))
+    prepared = prepare(settings(data=str(data), rehearsal_data=str(old)))
+    assert set(prepared.data.splits["train"]["label"]) == {"0", "1"}
+    assert len(prepared.data.splits["train"]) == 15
+
+
+def test_an_average_is_refused_for_tasks_without_one(tmp_path: Path, settings: Settings) -> None:
+    run = finetune(settings(max_steps=1), tmp_path / "a")
+    record = run.model_copy(update={"task": "question-answering"}).model_dump_json()
+    for name in ("b", "c"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(record)
+    with pytest.raises(TuneportError, match=r"question-answering has no ensemble.*text-classification"):
+        average([tmp_path / "b", tmp_path / "c"], tmp_path / "mean")
+    with pytest.raises(TuneportError, match="exists"):
+        average([tmp_path / "b", tmp_path / "c"], tmp_path / "a")

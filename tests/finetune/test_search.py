@@ -39,7 +39,7 @@ def no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"per_device_train_batch_size": Range(low=1, high=8.5)}, "per_device_train_batch_size = 8.5"),
         ({"per_device_train_batch_size": Range(choices=("8", True))}, "'8': not a int.*True: not a int"),
         ({"num_train_epochs": Range(low=1, high=2)}, "no effect beside max_steps"),
-        ({"max_steps": Range(low=0, high=2)}, "no number of steps"),
+        ({"max_steps": Range(low=-1, high=2)}, "no number of steps"),
     ],
 )
 def test_values_that_no_run_takes_are_refused_before_any_trial(
