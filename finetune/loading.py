@@ -26,6 +26,11 @@ def one_clear_line(source: str) -> Iterator[None]:
     remedy = "give a folder or hub name with config.json, model.safetensors and a tokenizer that fit the task"
     if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
         raise CheckpointError(f"{source} has no config.json", remedy)
+    if (Path(source) / "adapter_config.json").is_file():
+        raise CheckpointError(
+            f"{source} holds what peft has trained beside a model, and not the model",
+            "merge it into its model with peft, where that can be done, or give that model",
+        )
     try:
         yield
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, AttributeError, TypeError) as error:

@@ -72,6 +72,24 @@ def test_a_prefix_takes_positions(settings: Settings, tmp_path: Path) -> None:
 def test_a_folder_without_a_model_is_refused(settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=f"{tmp_path} has no config.json"):
         prepare(settings(model=str(tmp_path)))
+    for name in ("config.json", "adapter_config.json"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(CheckpointError, match="holds what peft has trained beside a model"):
+        prepare(settings(model=str(tmp_path)))
+
+
+@pytest.mark.parametrize("task", ["token-classification", "question-answering"])
+def test_tasks_of_positions_check_them_too(settings: Settings, tmp_path: Path, task: str) -> None:
+    base = tiny_encoder(tmp_path / "base")
+    rows = {
+        "token-classification": {"tokens": ["anna", "met", "ben"], "tags": ["B-PER", "O", "B-PER"]},
+        "question-answering": {
+            "context": "anna met ben", "question": "who met ben ?", "answers": {"text": ["anna"], "answer_start": [0]},
+        },
+    }  # fmt: skip
+    data = _data(tmp_path / "data", [rows[task]] * 4, [rows[task]] * 2)
+    with pytest.raises(CheckpointError, match=r"max_length is 67 and .* has 66 positions; lower max_length"):
+        load_model(prepare(settings(task=task, model=str(base), data=data, max_length=67)))
 
 
 @pytest.mark.parametrize(
