@@ -93,7 +93,10 @@ def read_files(
         if (missing := [c for n, c in names.items() if (n in required or n in columns) and c not in rows.column_names])
     ]
     if absent:
-        raise DataError(", ".join(absent), f"rename with --columns {[*required, *optional][0]}=YOUR_COLUMN")
+        remedy = f"rename with --columns {[*required, *optional][0]}=YOUR_COLUMN"
+        if any(len(rows.column_names) == 1 and set(rows.column_names[0]) & set(";\t|") for rows in loaded.values()):
+            remedy = "separate the columns of a CSV with commas"
+        raise DataError(", ".join(absent), remedy)
     problems = Problems("correct these rows, or rename columns with --columns")
     splits = {split: _select(rows, files[split], names, problems) for split, rows in loaded.items()}
     problems.raise_if_any()

@@ -63,7 +63,8 @@ def score_classes(
         "accuracy": float(accuracy_score(targets, predicted)),
         "f1_macro": float(f1_score(targets, predicted, average="macro", zero_division=0)),
         "f1_weighted": float(f1_score(targets, predicted, average="weighted", zero_division=0)),
-        "matthews": float(matthews_corrcoef(targets, predicted)),
+        # sklearn warns of a single class, for which it is 0.
+        "matthews": float(matthews_corrcoef(targets, predicted)) if len(np.union1d(targets, predicted)) > 1 else 0.0,
     }
     matrix = confusion_matrix(targets, predicted, labels=range(len(labels)))
     return metrics, class_scores(targets, predicted, labels), tuple(tuple(int(n) for n in row) for row in matrix)

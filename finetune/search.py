@@ -99,8 +99,11 @@ def _search(
     study = optuna.create_study(**place, load_if_exists=True, direction=direction)
     if (count := trials - len(_ended(study))) > 0:
         trainer = trial_trainer(prepared, out, model, set(space))
+        # What goes on draws other values than what it has drawn already.
+        sampler = optuna.samplers.TPESampler(seed=config.seed + trials - count)
+        options = {"direction": direction, "sampler": sampler, "load_if_exists": True, **place}
         try:
-            run_trials(trainer, space, count, metric, direction=direction, load_if_exists=True, **place)
+            run_trials(trainer, space, count, metric, **options)
         except ValueError:  # transformers asks for the best trial, and all have diverged
             if len(_ended(study)) < trials or any(trial.value is not None for trial in _ended(study)):
                 raise

@@ -125,11 +125,13 @@ def _cause(path: Path, error: Exception) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the progress bars of reading a file, which last less than a second."""
-    was_on = not datasets.are_progress_bars_disabled()
+    """Silence what `datasets` says while it reads a file: bars of less than a second, errors that we say ourselves."""
+    was_on, verbosity = not datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     try:
         yield
     finally:
+        datasets.logging.set_verbosity(verbosity)
         if was_on:
             datasets.enable_progress_bars()

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from export.files import TuneportError
 from finetune.arguments import PASSED_ON
-from finetune.config import FinetuneConfig
+from finetune.config import FinetuneConfig, refuse_unused
 
 FIXED = {"fp16", "eval_strategy", "eval_steps", "save_strategy", "save_steps", "logging_steps"}
 """Settings that a search cannot vary: the Trainer reads them once, or trials are judged without them."""
@@ -85,10 +85,15 @@ def check_space(config: FinetuneConfig, space: dict[str, Range]) -> dict[str, Ra
 def _check_range(name: str, each: Range, values: dict[str, Any], problems: list[str]) -> Range:
     def check(value: Any) -> Any:
         try:
-            known = getattr(FinetuneConfig.model_validate({**values, name: value}), name)
+            settings = FinetuneConfig.model_validate({**values, name: value})
+            refuse_unused(settings)
+        except TuneportError as error:
+            problems.append(error.problem)
+            return value
         except ValidationError as error:
             problems.append(f"{name} = {value!r}: {error.errors()[0]['msg'].lower()}")
             return value
+        known = getattr(settings, name)
         if any(isinstance(value, kind) != isinstance(known, kind) for kind in (bool, str)):
             problems.append(f"{name} = {value!r}: not a {type(known).__name__}")
         if name == "max_steps" and known < 1:

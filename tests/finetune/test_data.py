@@ -1,10 +1,12 @@
 """Data in every form, and every way in which it can be wrong, with the words that a user reads."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import datasets
 import pytest
-from helpers import tuneport, write_rows
+from helpers import ROOT, tuneport, write_rows
 
 from export.files import DataError, TuneportError
 from finetune.config import load_config
@@ -212,3 +214,23 @@ def test_classes_are_divided_evenly_and_rows_keep_their_numbers(tmp_path: Path) 
     assert {len(few.splits[name]) for name in ("validation", "test")} == {1}
     for split in few.splits.values():
         assert all(row["text"] == f"text {number - 1}" for number, row in rows_of(split))
+
+
+def test_a_csv_without_commas_is_told_so(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"it has \['text;label'\]; separate the columns of a CSV with commas"):
+        _read(_csv(tmp_path / "x.csv", ["text;label", "a;b"]))
+
+
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path, base: Path) -> None:
+    """The reader logs its own error, too."""
+    for name, lines in (
+        ("x.csv", ["text,label", "a,b", "a,b,c,d"]),
+        ("x.jsonl", ['{"text": "a"}', '{"text": "\\ud800"}']),
+    ):
+        task = ("--task", "text-classification", "--model", base, "--data", _csv(tmp_path / name, lines))
+        done = subprocess.run(
+            [sys.executable, "-m", "tuneport.cli", "finetune", *task, "--out", tmp_path / "o"],
+            cwd=ROOT, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 1
+        assert done.stderr.count("\n") == 1, done.stderr

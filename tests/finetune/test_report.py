@@ -29,3 +29,10 @@ def test_labels_are_drawn_as_they_are(tmp_path: Path, labels: tuple[str, ...]) -
         with plain_text():
             _draw_confusion(tmp_path / "x.png", np.eye(2), labels, "test")
     assert (tmp_path / "x.png").stat().st_size > 1000
+
+
+def test_a_split_of_one_class_is_scored_without_a_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        metrics, _, _ = score_classes(np.zeros(3, int), np.zeros(3, int), ODD)
+    assert metrics["matthews"] == 0.0

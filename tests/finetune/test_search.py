@@ -39,14 +39,16 @@ def no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"per_device_train_batch_size": Range(low=1, high=8.5)}, "per_device_train_batch_size = 8.5"),
         ({"per_device_train_batch_size": Range(choices=("8", True))}, "'8': not a int.*True: not a int"),
         ({"num_train_epochs": Range(low=1, high=2)}, "no effect beside max_steps"),
+        ({"label_smoothing_factor": Range(low=0.1, high=0.2)}, "regression has no use for label_smoothing_factor"),
         ({"max_steps": Range(low=-1, high=2)}, "no number of steps"),
     ],
 )
 def test_values_that_no_run_takes_are_refused_before_any_trial(
     settings: Settings, tmp_path: Path, space: dict[str, Range], words: str
 ) -> None:
+    config = settings(task="regression") if words.startswith("regression") else settings()
     with pytest.raises(TuneportError, match=words):
-        search(settings(), space, tmp_path / "s", trials=1)
+        search(config, space, tmp_path / "s", trials=1)
     assert not (tmp_path / "s").exists()
 
 
@@ -112,6 +114,19 @@ def test_a_search_goes_on_only_with_what_it_was_begun_with(settings: Settings, t
     out = out.rename(tmp_path / "moved")
     search(settings(max_steps=1), RATES, out, trials=2, resume=True)
     assert len(json.loads((out / "trials.json").read_text())) == 2
+
+
+def test_the_same_seed_draws_the_same_trials_and_going_on_draws_others(settings: Settings, tmp_path: Path) -> None:
+    def drawn(name: str) -> list[float]:
+        trials = json.loads((tmp_path / name / "trials.json").read_text())
+        return [trial["learning_rate"] for trial in sorted(trials, key=lambda each: each["trial"])]
+
+    config = settings(max_steps=1)
+    for name in ("a", "b"):
+        search(config, RATES, tmp_path / name, trials=1)
+    search(config, RATES, tmp_path / "b", trials=2, resume=True)
+    assert drawn("a") == drawn("b")[:1]
+    assert len(set(drawn("b"))) == 2
 
 
 def test_a_trial_that_diverges_has_no_result_and_the_others_go_on(settings: Settings, tmp_path: Path) -> None:
