@@ -99,7 +99,10 @@ def finetune(
         run = train(load_config(config, set_ or [], flags), out, overwrite=overwrite, resume=resume, warn=_warn)
     for split, metrics in run.metrics.items():
         print(f"{split}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
-    print(f"wrote {out}; next: tuneport export {out} --out artifacts/{out.name}")
+    if run.config["strategy"] == "prefix":
+        print(f"wrote {out}; a prefix cannot be exported: docs/finetuning.md says how peft loads it")
+    else:
+        print(f"wrote {out}; next: tuneport export {out} --out artifacts/{out.name}")
 
 
 @app.command()
