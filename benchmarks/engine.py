@@ -62,7 +62,9 @@ def bench(
     tried = (lambda budget, _: (budget,)) if manifest.processing.generation else budgets
     contenders = {name: Contender(model.run_batch, 1, tried(Budget(), "cpu")) for name, model in torchs.items()}
     contenders |= {
-        each.name: Contender(model.run_batch, model.streams, tried(model.budget, each.device))
+        each.name: Contender(
+            model.run_batch, model.streams, (model.budget,) if model.alone else tried(model.budget, each.device)
+        )
         for each, model in zip(manifest.variants, variants.values(), strict=True)
     }
     timings = time_side_by_side(

@@ -39,7 +39,7 @@ def card(manifest: Manifest) -> str:
         *variant_table(manifest),
         "",
         f"`*` serves, `†` is beaten by another in metric, latency and throughput at once, `×2` runs in two streams, "
-        "each on its share of the cores. Timed on "
+        "each on its share of the cores, `¹` runs inputs one at a time. Timed on "
         f"{manifest.machine.cpu}, {manifest.machine.cores} cores, side by side with torch fp32 "
         f"({manifest.torch_texts_per_s:g} inputs/s).",
         "",
@@ -131,7 +131,7 @@ def _evidence_of(variant: Variant, manifest: Manifest) -> list[str]:
     mark = " *" if variant.name == manifest.default_variant else ""
     beaten = "" if variant.name in frontier(manifest.variants) else " †"
     device = "" if variant.device == "cpu" else f" {variant.device}"
-    streams = f" ×{variant.streams}" if variant.streams > 1 else ""
+    streams = (f" ×{variant.streams}" if variant.streams > 1 else "") + ("¹" if variant.alone else "")
     return [
         f"{variant.name}{mark}{beaten}",
         f"{variant.engine} {variant.precision}{device}{streams}",

@@ -90,6 +90,16 @@ class Gate:
         """The rows of all golden cases, in order."""
         return [row for windows in self._golden_windows for row in windows]
 
+    def depends_on_batch(self, model: Model) -> bool:
+        """Tell whether a row's outputs depend on the rows beside it by more than the order of sums explains.
+
+        Dynamic quantization does: it takes the range of a whole batch for the range of each row.
+        """
+        rows = (self.rows or self.golden_rows)[:BATCH]
+        alone = [model.run_batch([row]) for row in rows]
+        gaps = [difference([mine], theirs) for mine, theirs in zip(model.run_batch(rows), alone, strict=True)]
+        return max(gaps, default=0.0) > EXACT * self.unit
+
     def torch_logits(self) -> Any:
         """Stack torch's logits on the sample, (inputs, labels), for tasks with one row an input."""
         return np.stack([each[0]["logits"] for each in self._expected]) if self._expected else np.zeros((0, 0))

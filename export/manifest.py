@@ -166,6 +166,8 @@ class Variant(Frozen):
     device: Device
     streams: Annotated[int, Field(ge=1)] = 1
     """Batches that run at a time, each on its share of the processors."""
+    alone: bool = False
+    """Whether inputs run one at a time, because its numbers would depend on what shares their batch."""
     files: Annotated[tuple[File, ...], Field(min_length=1)]
     """The graph that the engine opens comes first."""
     tolerance: float

@@ -1,6 +1,6 @@
 """The export, top to bottom: checkpoint → ONNX → variants → gate → timing → choice → artifact."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -15,7 +15,7 @@ from export.card import write_card
 from export.checkpoint import Checkpoint, open_checkpoint
 from export.choose import Objective, choose_default
 from export.device import check_device
-from export.files import check_out, git_commit, new_folder, write_lines
+from export.files import TuneportError, check_out, git_commit, new_folder, write_lines
 from export.frontier import draw
 from export.gate import Gate
 from export.golden import golden_cases
@@ -115,6 +115,7 @@ def export(
     enough = len(subject.sample.inputs) >= FEWEST_CALIBRATION_ROWS
     kind = _kind(subject.checkpoint)
     recipes = choose_recipes(config.variants, config.device, has_data=enough, kind=kind)
+    _check_depth(subject.checkpoint, config, recipes)
     with new_folder(out, marker=MANIFEST, overwrite=overwrite) as folder:
         workshop = _set_up(config, folder, subject, progress)
         calibration = _calibrate(workshop, subject)
@@ -215,6 +216,13 @@ def _set_up(config: ExportConfig, folder: Path, subject: _Subject, progress: Pro
         material=material,
         progress=progress,
     )
+
+
+def _check_depth(checkpoint: Checkpoint, config: ExportConfig, recipes: Iterable[str]) -> None:
+    """Raise a TuneportError if pruned variants were asked for and too few layers would be left."""
+    depth = getattr(checkpoint.config, "num_hidden_layers", None)
+    if depth and config.drop_layers >= depth and any(name.startswith("pruned") for name in recipes):
+        raise TuneportError(f"{config.drop_layers} of its {depth} layers cannot be dropped", "lower --drop-layers")
 
 
 def _pruner(

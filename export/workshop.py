@@ -61,8 +61,7 @@ class Workshop:
         """
         evidence: Evidence | None = None
         try:
-            variant = self._build(name, recipe, self.material)
-            model = self._open(variant)
+            variant, model = self._open_to_judge(self._build(name, recipe, self.material))
             evidence = self._judge(model, recipe)
         except _Failed as failed:
             evidence = failed.evidence
@@ -90,16 +89,19 @@ class Workshop:
         many = usable_cores() if self.terms.device == "cpu" and self.terms.objective == "throughput" else 1
         contenders = {BASELINE: self._contender(self.reference.run_batch, Budget())}
         for name, (variant, model) in self.passed.items():
-            contenders[name] = self._contender(model.run_batch, model.budget)
+            contenders[name] = self._contender(model.run_batch, model.budget, alone=model.alone)
             if many > 1 and model.splits:
                 split = self._open(variant.model_copy(update={"streams": many}))
-                contenders[_split(name)] = self._contender(split.run_batch, split.budget, many)
+                contenders[_split(name)] = self._contender(split.run_batch, split.budget, many, alone=split.alone)
         timings = time_side_by_side(contenders, rows, baseline=BASELINE, progress=self.progress)
         return [self._settle(name, many, timings) for name in self.passed], timings[BASELINE]
 
-    def _contender(self, run: Callable[[Sequence[Row]], Any], budget: Budget, streams: int = 1) -> Contender:
+    def _contender(
+        self, run: Callable[[Sequence[Row]], Any], budget: Budget, streams: int = 1, *, alone: bool = False
+    ) -> Contender:
         """Let an encoder choose its batches; a prompt's tokens are the least of what writing costs."""
-        tried = budgets(budget, self.terms.device) if self.material.kind == "encoder" else (budget,)
+        has_choice = self.material.kind == "encoder" and not alone
+        tried = budgets(budget, self.terms.device) if has_choice else (budget,)
         return Contender(run, streams, tried)
 
     def _settle(self, name: str, many: int, timings: dict[str, Timing]) -> Variant:
@@ -146,8 +148,7 @@ class Workshop:
 
         for kept, material in kept_sets(self.material, recipe.build, error, deadline=deadline, progress=self.progress):
             try:
-                variant = self._build(name, recipe, material)
-                model = self._open(variant)
+                variant, model = self._open_to_judge(self._build(name, recipe, material))
                 evidence = self._judge(model, recipe)
             except (_Failed, EngineError):
                 continue
@@ -180,6 +181,14 @@ class Workshop:
             parity=Parity(golden_cases=0, texts=0, max_abs_diff=0, golden_max_abs_diff=0, agreement=0),
             metric=None,
         )
+
+    def _open_to_judge(self, variant: Variant) -> tuple[Variant, Model]:
+        """Open a variant as it will serve: alone, if otherwise one request would change the answer to another."""
+        model = self._open(variant)
+        if self.material.kind == "writer" or not self.gate.depends_on_batch(model):
+            return variant, model
+        variant = variant.model_copy(update={"alone": True})
+        return variant, self._open(variant)
 
     def _open(self, variant: Variant) -> Model:
         return assemble(self.folder, self.serving, variant, self.processing)

@@ -71,7 +71,8 @@ def run_service(command: list[str], environment: dict[str, str]) -> int:
 
     Raises what stopped it from starting.
     """
-    from serve.lifecycle import START_REPORT, read_failed_start
+    from serve.lifecycle import read_failed_start
+    from serve.settings import START_REPORT
 
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report"

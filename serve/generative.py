@@ -38,6 +38,7 @@ class GenerativeModel(Model):
     """
 
     splits = False
+    alone = False
 
     def __init__(self, task: Task, writer: Any, processing: Processing) -> None:
         """`writer` is anything with transformers' `generate`: a session of Optimum's, or the torch model."""

@@ -16,10 +16,7 @@ import psutil
 import uvicorn
 
 from export.files import TuneportError
-from serve.settings import Settings
-
-START_REPORT = "TUNEPORT_START_REPORT"
-"""Variable with the file in which a worker that cannot start says why; `serve.process` and `tuneport serve` set it."""
+from serve.settings import START_REPORT, Settings
 
 
 def take_over(settings: Settings, drain: Callable[[], Awaitable[None]]) -> None:

@@ -25,11 +25,20 @@ END = -1
 class Model:
     """Runs rows through an engine."""
 
-    def __init__(self, task: Task, engine: Engine, processing: Processing, batch_tokens: int = DEFAULT_TOKENS) -> None:
-        """Join the two."""
+    def __init__(
+        self,
+        task: Task,
+        engine: Engine,
+        processing: Processing,
+        batch_tokens: int = DEFAULT_TOKENS,
+        *,
+        alone: bool = False,
+    ) -> None:
+        """Join the two; `alone` as in the manifest's `Variant`."""
         self.task = task
         self.engine = engine
-        self.budget = Budget(batch_tokens, engine.step, processing.max_length)
+        self.alone = alone
+        self.budget = Budget(1 if alone else batch_tokens, engine.step, processing.max_length)
         """Of the batches that serve best, unless a deployment sets another."""
         self._processing = processing
 
@@ -43,6 +52,8 @@ class Model:
 
     def run_batch(self, rows: Sequence[Row]) -> list[Result]:
         """Run rows in one batch, padded to the longest; one result a row, without its padding."""
+        if self.alone and len(rows) > 1:
+            return [self.run_batch([row])[0] for row in rows]
         longest = self.budget.padded(max(map(len, rows)))
         outputs = self.engine.run(pad(rows, self._processing, longest))
         results = [{name: values[i] for name, values in outputs.items()} for i in range(len(rows))]
@@ -75,7 +86,8 @@ def assemble(
             from serve.generative import open_writer
         return open_writer(folder, task, variant, processing, threads)
     batch_tokens = variant.timing.batch_tokens if variant.timing else DEFAULT_TOKENS
-    return Model(task, open_engine(folder, variant, threads=threads), processing, batch_tokens)
+    engine = open_engine(folder, variant, threads=threads)
+    return Model(task, engine, processing, batch_tokens, alone=variant.alone)
 
 
 def open_task(folder: Path, name: str, labels: tuple[str, ...], processing: Processing) -> Task:
@@ -127,7 +139,8 @@ def difference(ours: Sequence[Result], torchs: Sequence[dict[str, Any]]) -> floa
             expected = np.asarray(theirs[name], np.float32)
             if values.shape != expected.shape:
                 return float("inf")
-            gap = np.abs(values - expected)
+            with np.errstate(invalid="ignore"):  # inf - inf is not finite either
+                gap = np.abs(values - expected)
             largest = max(largest, float(gap.max(initial=0.0))) if np.isfinite(gap).all() else float("inf")
     return largest
 

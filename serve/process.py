@@ -15,7 +15,8 @@ import httpx
 
 from export.files import TuneportError
 from serve.bento import serve_environment
-from serve.lifecycle import START_REPORT, read_failed_start
+from serve.lifecycle import read_failed_start
+from serve.settings import START_REPORT
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0
@@ -26,6 +27,19 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def check_port(host: str, port: int) -> None:
+    """Raise a TuneportError if the HTTP door cannot listen there, before BentoML answers with a traceback."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as uvicorn does: a port just left is free
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise TuneportError(
+                f"HTTP cannot listen on {host}:{port} ({error.strerror})", "free it, or choose another --host or --port"
+            ) from error
 
 
 @contextlib.contextmanager

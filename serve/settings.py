@@ -1,5 +1,8 @@
 """What a deployment may set: `TUNEPORT_…` variables, read when the service starts."""
 
+import difflib
+import os
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -10,11 +13,16 @@ from export.files import TuneportError
 from export.machine import usable_cores
 from export.manifest import Device
 
+PREFIX = "TUNEPORT_"
+START_REPORT = "TUNEPORT_START_REPORT"
+"""Variable with the file in which a worker that cannot start says why; `serve.process` and `tuneport serve` set it."""
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s]+")
+
 
 class Settings(BaseSettings):
     """Every limit has a safe default; a wrong value stops the start with its name."""
 
-    model_config = SettingsConfigDict(env_prefix="TUNEPORT_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
     variant: str | None = None
     """Which variant serves; when unset the manifest's default, or the fastest here on an unlike machine."""
@@ -95,8 +103,14 @@ class Settings(BaseSettings):
         return keys
 
     def origins(self) -> list[str]:
-        """List the origins for CORS."""
-        return [origin.strip() for origin in (self.cors_origins or "").split(",") if origin.strip()]
+        """List the origins for CORS; a TuneportError for what is none."""
+        given = [origin.strip() for origin in (self.cors_origins or "").split(",") if origin.strip()]
+        for origin in given:
+            if origin != "*" and not ORIGIN.fullmatch(origin):
+                raise TuneportError(
+                    f"TUNEPORT_CORS_ORIGINS: {origin!r} is no origin", "write https://example.org, without a path"
+                )
+        return given
 
     def tls(self) -> tuple[bytes, bytes] | None:
         """Read certificate chain and key; None without TLS."""
@@ -117,6 +131,18 @@ def read_settings() -> Settings:
     except ValidationError as error:
         wrong = ", ".join(f"TUNEPORT_{e['loc'][0]!s}".upper() + f": {e['msg']}" for e in error.errors())
         raise TuneportError(f"wrong settings: {wrong}", "correct or unset them") from error
+    _check_names()
     settings.keys()
     settings.tls()
+    settings.origins()
     return settings
+
+
+def _check_names() -> None:
+    """Raise a TuneportError for a variable whose name is nearly a setting's; others may be somebody else's."""
+    known = [f"{PREFIX}{name}".upper() for name in Settings.model_fields]
+    for name in sorted(os.environ):
+        if name.startswith(PREFIX) and name not in (*known, START_REPORT):
+            meant = difflib.get_close_matches(name, known, 1, cutoff=0.9)
+            if meant:
+                raise TuneportError(f"there is no setting {name}", f"did you mean {meant[0]}?")

@@ -27,7 +27,7 @@ ASK = {"explain": True}
 class TorchEngine:
     """The tiny checkpoint in torch, in the place of a variant."""
 
-    streams = 1
+    streams = step = 1
 
     def __init__(self, reference: TorchReference) -> None:
         self._model = reference.model
@@ -61,7 +61,7 @@ def answer(model: Model, values: Sequence[Any], **parameters: Any) -> list[Any]:
     asked = Parameters(explain=True, **parameters)
     given = [model.task.read(value) for value in values]
     windows = explain.encode(model.task, given, asked)
-    results = group(model.run([row for rows in windows for row in rows], 256), windows)
+    results = group(model.run([row for rows in windows for row in rows]), windows)
     return [model.task.decode(*part, asked) for part in zip(given, windows, results, strict=True)]
 
 

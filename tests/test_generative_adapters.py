@@ -94,7 +94,14 @@ def test_a_prefix_is_refused_with_the_reason(tmp_path: Path) -> None:
     base = build_causal(tmp_path / "base", "gpt2", byte_tokenizer([row["text"] for row in rows]))
     data = write_rows(tmp_path / "rows.jsonl", rows)
     run = _train(
-        tmp_path, task="text-generation", model=str(base), data=str(data), max_length=32, max_steps=1, strategy="prefix"
+        tmp_path,
+        task="text-generation",
+        model=str(base),
+        data=str(data),
+        max_length=32,
+        max_steps=1,
+        strategy="prefix",
+        adapter_reduction_factor=16,
     )
     with pytest.raises(CheckpointError, match=r"holds a prefix .* no graph takes it; fine-tune with another strategy"):
         export(ExportConfig(checkpoint=run), tmp_path / "artifact")

@@ -314,3 +314,38 @@ def test_an_exporter_that_is_not_installed_stops_the_start(monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
     with pytest.raises(TuneportError, match="exporter is not installed"):
         tracing.recorder({"name": "tiny"})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("TUNEPORT_MAX_INPUT", "3", "did you mean TUNEPORT_MAX_INPUTS"),
+        ("TUNEPORT_CORS_ORIGINS", "foo", "'foo' is no origin"),
+    ],
+)
+def test_a_setting_that_is_nearly_right_is_refused(
+    name: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from export.files import TuneportError
+    from serve.settings import read_settings
+
+    # What Kubernetes sets for a service of this name is nobody's mistake.
+    monkeypatch.setenv("TUNEPORT_SERVICE_PORT", "3000")
+    monkeypatch.setenv("TUNEPORT_PORT_3000_TCP_ADDR", "10.0.0.1")
+    read_settings()
+    monkeypatch.setenv(name, value)
+    with pytest.raises(TuneportError, match=said):
+        read_settings()
+
+
+def test_a_taken_http_port_is_one_line() -> None:
+    import socket
+
+    from export.files import TuneportError
+    from serve.process import check_port
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(TuneportError, match="HTTP cannot listen on"):
+            check_port("127.0.0.1", taken.getsockname()[1])

@@ -1,16 +1,18 @@
 """The engine, the self-check at the start, the settings and the model store."""
 
+import itertools
 from pathlib import Path
 
 import bentoml
 import numpy as np
 import onnxruntime as ort
 import pytest
-from helpers import LABELS, change_byte, read_rows, write_rows
+from helpers import LABELS, change_byte, random_texts, read_rows, write_rows
 
 from export.files import ArtifactError, EngineError, GateError, TuneportError
 from export.manifest import MANIFEST, File, Manifest, load_golden, load_manifest
 from serve.bento import register
+from serve.model import open_model
 from serve.ort import OrtEngine
 from serve.predictor import Predictor
 from serve.settings import Settings, read_settings
@@ -166,3 +168,17 @@ def test_a_damaged_artifact_is_not_registered(artifact: Path) -> None:
 
 def test_labels_are_those_of_the_checkpoint(manifest: Manifest) -> None:
     assert manifest.labels == LABELS
+
+
+@pytest.mark.parametrize("variant", ["fp32", "int8"])
+def test_an_answer_does_not_depend_on_who_else_asks(tiny_artifact: Path, manifest: Manifest, variant: str) -> None:
+    model = open_model(tiny_artifact, manifest, manifest.variant(variant))
+    texts = ["bank", *itertools.islice(random_texts(5), 20)]
+    rows = [windows[0] for windows in model.task.encode(texts)]
+    alone = [model.run_batch([row])[0]["logits"] for row in rows]
+    together = [result["logits"] for result in model.run_batch(rows)]
+    np.testing.assert_allclose(together, alone, atol=1e-3)
+
+
+def test_dynamic_int8_is_found_to_depend_on_its_batch(manifest: Manifest) -> None:
+    assert {each.name: each.alone for each in manifest.variants} == {"fp32": False, "int8": True}

@@ -214,7 +214,7 @@ def export(
         columns=_columns(columns),
         task=task,
         device=device,
-        variants=tuple(part.strip() for part in variants.split(",")) if variants else (),
+        variants=() if variants is None else tuple(part.strip() for part in variants.split(",")),
         objective=objective,
         max_drop=max_drop,
         calibration=calibration,
@@ -350,9 +350,11 @@ def serve(
 ) -> None:
     """Serve an artifact with BentoML over HTTP and gRPC, until Ctrl-C. TUNEPORT_… variables set the limits."""
     from serve.bento import SERVICE, register, run_service, serve_command, serve_environment
+    from serve.process import check_port
     from serve.settings import read_settings
 
     read_settings()  # a wrong variable should fail here, not in a worker's log
+    check_port(host, port)
     command = serve_command(SERVICE, host=host, port=port, model=register(artifact))
     environment = {"TUNEPORT_GRPC_HOST": host, **serve_environment()}
     if grpc_port is not None:

@@ -47,7 +47,7 @@ def show_artifact(folder: Path) -> None:
         head,
         rows,
         f"{parity.golden_cases} golden cases and {parity.texts} validation inputs. "
-        "* serves by default, † is beaten by another, ×2: in two streams.",
+        "* serves by default, † is beaten by another, ×2: in two streams, ¹: inputs run one at a time.",
     )
     lines = [
         f"default: {manifest.default_variant}, {manifest.default_because}",
