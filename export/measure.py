@@ -13,9 +13,9 @@ from serve.plan import Budget, plan
 from serve.tokenizer import Row
 
 BATCH_TOKENS: dict[Device, tuple[int, ...]] = {
-    "cpu": (128, 256, 512, 1024),
-    "cuda": (1024, 4096, 16384),
-    "tensorrt": (1024, 4096, 16384),
+    "cpu": (128, 512),
+    "cuda": (1024, 8192),
+    "tensorrt": (1024, 8192),
 }
 """Sizes of batches that are tried: a processor core is busy with a few short texts, a GPU is not."""
 AS_FAST = 0.97
