@@ -19,6 +19,8 @@ from serve.tokenizer import Row
 ROUNDING = 1e-9
 EXACT = 1e-3
 """|Δ| of an output that a change of engine alone may bring."""
+ROUNDING = 0.005
+"""Share of the largest output: a value of static int8 that tips over moves a thousandth, another row's range a tenth."""
 BATCH = 16
 """Rows of a batch, in order of arrival: mixed lengths, as serving would not pair them."""
 
@@ -63,11 +65,11 @@ class Gate:
         self._expected = expected
         self._torch_score = self.score(expected)
         # Logits have a scale of their own; regression has that of its data.
-        largest = max(
+        self._largest = max(
             (float(np.abs(values).max(initial=0)) for each in expected for r in each for values in r.values()),
             default=1,
         )
-        self.unit = max(1.0, largest) if task.processing().problem_type == "regression" else 1.0
+        self.unit = max(1.0, self._largest) if task.processing().problem_type == "regression" else 1.0
         """What an output's difference is measured against."""
         self._golden_given = [serving.read(case.input) for case in golden]
         self._golden_windows = [serving.encode([each])[0] for each in self._golden_given]
@@ -91,14 +93,14 @@ class Gate:
         return [row for windows in self._golden_windows for row in windows]
 
     def depends_on_batch(self, model: Model) -> bool:
-        """Tell whether a row's outputs depend on the rows beside it by more than the order of sums explains.
+        """Tell whether a row's outputs depend on the rows beside it by more than rounding explains.
 
         Dynamic quantization does: it takes the range of a whole batch for the range of each row.
         """
         rows = (self.rows or self.golden_rows)[:BATCH]
         alone = [model.run_batch([row]) for row in rows]
         gaps = [difference([mine], theirs) for mine, theirs in zip(model.run_batch(rows), alone, strict=True)]
-        return max(gaps, default=0.0) > EXACT * self.unit
+        return max(gaps, default=0.0) > ROUNDING * self._largest
 
     def torch_logits(self) -> Any:
         """Stack torch's logits on the sample, (inputs, labels), for tasks with one row an input."""
