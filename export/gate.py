@@ -20,7 +20,7 @@ ROUNDING = 1e-9
 EXACT = 1e-3
 """|Δ| of an output that a change of engine alone may bring."""
 ROUNDING = 0.005
-"""Share of the largest output: a value of static int8 that tips over moves a thousandth, another row's range a tenth."""
+"""Share of the largest output: a value of static int8 that tips over is a thousandth, another row's range a tenth."""
 BATCH = 16
 """Rows of a batch, in order of arrival: mixed lengths, as serving would not pair them."""
 
