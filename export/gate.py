@@ -19,7 +19,7 @@ from serve.tokenizer import Row
 ROUNDING = 1e-9
 EXACT = 1e-3
 """|Δ| of an output that a change of engine alone may bring."""
-ROUNDING = 0.005
+TIPPING = 0.005
 """Share of the largest output: a value of static int8 that tips over is a thousandth, another row's range a tenth."""
 BATCH = 16
 """Rows of a batch, in order of arrival: mixed lengths, as serving would not pair them."""
@@ -100,7 +100,7 @@ class Gate:
         rows = (self.rows or self.golden_rows)[:BATCH]
         alone = [model.run_batch([row]) for row in rows]
         gaps = [difference([mine], theirs) for mine, theirs in zip(model.run_batch(rows), alone, strict=True)]
-        return max(gaps, default=0.0) > ROUNDING * self._largest
+        return max(gaps, default=0.0) > TIPPING * self._largest
 
     def torch_logits(self) -> Any:
         """Stack torch's logits on the sample, (inputs, labels), for tasks with one row an input."""
