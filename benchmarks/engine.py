@@ -59,14 +59,9 @@ def bench(
     gate = Gate(origin.task, serving, golden, workload, torchs[BASELINE].outputs(serving, given))
     evidence = {name: gate.compare_torch(model) for name, model in torchs.items()}
     evidence |= {name: gate.examine(model) for name, model in variants.items()}
-    tried = (lambda budget, _: (budget,)) if manifest.processing.generation else budgets
-    contenders = {name: Contender(model.run_batch, 1, tried(Budget(), "cpu")) for name, model in torchs.items()}
-    contenders |= {
-        each.name: Contender(
-            model.run_batch, model.streams, (model.budget,) if model.alone else tried(model.budget, each.device)
-        )
-        for each, model in zip(manifest.variants, variants.values(), strict=True)
-    }
+    tried = (Budget(),) if manifest.processing.generation else budgets(Budget(), "cpu")
+    contenders = {name: Contender(model.run_batch, budgets=tried) for name, model in torchs.items()}
+    contenders |= {each.name: Contender.of(variants[each.name], each.device) for each in manifest.variants}
     timings = time_side_by_side(
         contenders,
         gate.rows_to_time(len(gate.rows)),

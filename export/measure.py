@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from export.manifest import Device, Timing
+from serve.model import Model
 from serve.plan import Budget, plan
 from serve.tokenizer import Row
 
@@ -33,6 +34,13 @@ class Contender:
     """How many batches it runs at a time."""
     budgets: tuple[Budget, ...] = (Budget(),)
     """Of the batches to choose from, smaller ones first."""
+
+    @classmethod
+    def of(cls, model: Model, device: Device) -> "Contender":
+        """Return a variant as it serves; one that runs inputs alone, or writes, has no choice of batches."""
+        has_choice = model.splits and not model.alone
+        tried = budgets(model.budget, device) if has_choice else (model.budget,)
+        return cls(model.run_batch, model.streams, tried)
 
 
 def budgets(budget: Budget, device: Device) -> tuple[Budget, ...]:

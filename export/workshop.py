@@ -2,10 +2,9 @@
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from export.choose import Objective
 from export.files import EngineError, GateError, TuneportError
@@ -20,7 +19,6 @@ from export.variants import Material, Recipe
 from serve.model import Model, assemble
 from serve.plan import Budget
 from serve.tasks import Task as ServingTask
-from serve.tokenizer import Row
 
 TIMED_TEXTS = 200
 BASELINE = "torch fp32"
@@ -87,22 +85,16 @@ class Workshop:
         """
         rows = self.gate.rows_to_time(TIMED_TEXTS)
         many = usable_cores() if self.terms.device == "cpu" and self.terms.objective == "throughput" else 1
-        contenders = {BASELINE: self._contender(self.reference.run_batch, Budget())}
+        # A prompt's tokens are the least of what writing costs.
+        tried = (Budget(),) if self.material.kind == "writer" else budgets(Budget(), self.terms.device)
+        contenders = {BASELINE: Contender(self.reference.run_batch, budgets=tried)}
         for name, (variant, model) in self.passed.items():
-            contenders[name] = self._contender(model.run_batch, model.budget, alone=model.alone)
+            contenders[name] = Contender.of(model, self.terms.device)
             if many > 1 and model.splits:
                 split = self._open(variant.model_copy(update={"streams": many}))
-                contenders[_split(name)] = self._contender(split.run_batch, split.budget, many, alone=split.alone)
+                contenders[_split(name)] = Contender.of(split, self.terms.device)
         timings = time_side_by_side(contenders, rows, baseline=BASELINE, progress=self.progress)
         return [self._settle(name, many, timings) for name in self.passed], timings[BASELINE]
-
-    def _contender(
-        self, run: Callable[[Sequence[Row]], Any], budget: Budget, streams: int = 1, *, alone: bool = False
-    ) -> Contender:
-        """Let an encoder choose its batches; a prompt's tokens are the least of what writing costs."""
-        has_choice = self.material.kind == "encoder" and not alone
-        tried = budgets(budget, self.terms.device) if has_choice else (budget,)
-        return Contender(run, streams, tried)
 
     def _settle(self, name: str, many: int, timings: dict[str, Timing]) -> Variant:
         self.progress(f"measuring memory and cold start of {name}")

@@ -24,14 +24,12 @@ ORT_ERROR = 3
 class OrtEngine:
     """ONNX Runtime on the provider that was asked for, or an error."""
 
-    step = 1
-
     def __init__(self, path: Path, *, device: Device = "cpu", threads: int | None = None, streams: int = 1) -> None:
         """Open a session. `threads` counts processors for all streams; the container's quota when None."""
         self.streams = streams
         self._device = device
-        if device == "tensorrt":  # builds an engine of its own for shapes outside those it has seen
-            self.step = 16
+        # TensorRT builds an engine of its own for shapes outside those it has seen.
+        self.step = 16 if device == "tensorrt" else 1
         provider = check_provider(device)
         options = ort.SessionOptions()
         options.intra_op_num_threads = max(1, (threads or usable_cores()) // streams)
