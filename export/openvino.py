@@ -9,6 +9,7 @@ import nncf
 import openvino
 
 from export.to_onnx import quiet
+from serve.openvino import CORE
 from serve.tokenizer import Ids
 
 
@@ -17,7 +18,7 @@ def quantize_nncf(fp32: Path, folder: Path, feeds: Sequence[Mapping[str, Ids]]) 
 
     `feeds` are padded batches as engines take them.
     """
-    model = openvino.Core().read_model(str(fp32))
+    model = CORE.read_model(str(fp32))
     names = [port.any_name for port in model.inputs]
     with quiet(), contextlib.redirect_stdout(io.StringIO()):  # its progress bars are not results
         nncf.set_log_level(40)

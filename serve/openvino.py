@@ -15,6 +15,10 @@ from serve.tokenizer import Ids
 
 HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 """What is not quantized runs in this."""
+CORE = openvino.Core()
+"""One for the process, and to its end. Loading the CPU plugin gives the thread that does so a stack for its signal
+handlers, which goes with the Core: where another Core came between, or the last reference went in another thread, the
+thread is left with a stack that is no more, and the next signal (Ctrl-C, SIGTERM) kills the process (2026.4)."""
 
 
 class OpenVinoEngine:
@@ -34,8 +38,7 @@ class OpenVinoEngine:
             "NUM_STREAMS": str(streams),
         }
         try:
-            core = openvino.Core()
-            self._compiled = core.compile_model(core.read_model(str(path)), "CPU", settings)
+            self._compiled = CORE.compile_model(CORE.read_model(str(path)), "CPU", settings)
         except Exception as error:  # openvino raises bare RuntimeErrors and its own
             raise EngineError(f"OpenVINO cannot load {path} ({error})", "export the checkpoint again") from error
         given = str(self._compiled.get_property("INFERENCE_PRECISION_HINT"))

@@ -1,6 +1,8 @@
 """What is made of an fp32 graph: each variant answers, and one that fails keeps as little as it must in fp32."""
 
 import importlib.util
+import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from helpers import LABELS, TorchReference, build_checkpoint, read_rows, tuneport, write_data
+from helpers import LABELS, ROOT, TorchReference, build_checkpoint, read_rows, tuneport, write_data
 from tiny import FAMILIES, tiny_encoder
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
@@ -70,6 +72,23 @@ def test_static_int8_is_calibrated_by_every_method(
     assert judged[0].agreement > 0.9
     if not manifest.rejected:
         assert "QuantizeLinear" in op_types(tmp_path / "out" / manifest.variant("int8-static").files[0].path)
+
+
+@needs_openvino
+def test_engines_that_were_closed_leave_signals_alone(tiny_artifact: Path) -> None:
+    program = """
+import os, signal, sys
+from pathlib import Path
+from serve.openvino import OpenVinoEngine
+first, second = (OpenVinoEngine(Path(sys.argv[1]), precision="fp32") for _ in range(2))
+del first
+del second
+signal.signal(signal.SIGTERM, lambda *_: print("handled"))
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+    command = [sys.executable, "-c", program, str(tiny_artifact / "onnx/fp32/model.onnx")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "handled\n")
 
 
 @needs_openvino
