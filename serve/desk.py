@@ -64,7 +64,7 @@ class Desk:
 
     async def answer(self, inputs: Sequence[Any], parameters: Any, timeout_s: float | None = None) -> list[Any]:
         """Answer the inputs of a request within its time; raises what `refusal_of` understands."""
-        self.check_count(len(inputs))
+        self.check_size(inputs)
         limit = self.settings.request_timeout_s
         seconds = min(limit, timeout_s) if timeout_s is not None else limit
         deadline = asyncio.get_running_loop().time() + seconds
@@ -78,13 +78,18 @@ class Desk:
         self.metrics.predictions(predictions)
         return predictions
 
-    def check_count(self, inputs: int) -> None:
-        """Refuse a list that is empty or too long."""
-        if not inputs:
+    def check_size(self, inputs: Sequence[Any]) -> None:
+        """Refuse a list that is empty, or too long, or of too much text: it would be tokenized for many seconds."""
+        count, most = len(inputs), self.settings.max_inputs
+        if not count:
             raise Refused(422, "empty", '"inputs" is an empty list', "send at least one input")
-        if inputs > self.settings.max_inputs:
-            problem = f"{inputs} inputs in one request, and the limit is {self.settings.max_inputs}"
+        if count > most:
+            problem = f"{count} inputs in one request, and the limit is {most}"
             raise Refused(413, "too_many_inputs", problem, "send several requests, or raise TUNEPORT_MAX_INPUTS")
+        chars, most = count_chars(inputs), self.settings.max_chars
+        if chars > most:
+            problem = f"{chars} characters in one request, and the limit is {most}"
+            raise Refused(413, "too_many_chars", problem, "send several requests, or raise TUNEPORT_MAX_CHARS")
 
     def note(
         self,
@@ -113,3 +118,17 @@ class Desk:
                 ms=round(seconds * 1000, 3),
                 **fields,
             )
+
+
+def count_chars(value: Any) -> int:
+    """Count the characters of all text in a JSON value, however deep; a recording in base64 is none."""
+    chars, left = 0, [value]
+    while left:
+        each = left.pop()
+        if isinstance(each, str):
+            chars += len(each)
+        elif isinstance(each, dict):
+            left += [field for name, field in each.items() if name != "audio"]
+        elif isinstance(each, list | tuple):
+            left += each
+    return chars

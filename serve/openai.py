@@ -111,7 +111,7 @@ async def completions(request: Request) -> Response:
     desk = _desk(request)
     asked = await _read(request, desk, Completion)
     prompts = [asked.prompt] if isinstance(asked.prompt, str) else asked.prompt
-    desk.check_count(len(prompts))
+    desk.check_size(prompts)
     frame = _frame(desk, "text_completion", "cmpl")
     if asked.stream:
         if len(prompts) > 1:

@@ -15,6 +15,7 @@ from export.files import ArtifactError
 from export.manifest import Processing
 from serve.sound import Samples
 from serve.tasks.inputs import InputError
+from serve.words import parts
 
 
 class TextProcessor:
@@ -25,7 +26,7 @@ class TextProcessor:
         assert processing.generation is not None
         logging.set_verbosity_error()
         # transformers changes a tokenizer's settings while it encodes, which must not meet another call.
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
         self._generation = processing.generation
         self._max_length = processing.max_length
         try:
@@ -42,25 +43,37 @@ class TextProcessor:
             self.tokenizer.src_lang = self._generation.source_language
 
     def encode(self, texts: Sequence[str], *, special: bool = True) -> list[tuple[list[int], bool]]:
-        """Return each text's token ids, `max_length` at most, and whether it was cut."""
-        made = []
+        """Return each text's token ids, `max_length` at most, and whether it was cut.
+
+        Of a long text no more is read than it takes to know.
+        """
+        made, limit = [], self._max_length
         for text in texts:
-            ids = self._ids(text, special, self._max_length + 1)
-            is_cut = len(ids) > self._max_length
-            ids = self._ids(text, special, self._max_length) if is_cut else ids
+            ids, is_cut = [], False
+            for part in parts(text, limit + 1, of_end=self.tokenizer.truncation_side == "left"):
+                ids = self._ids(part, special, limit + 1)
+                if is_cut := len(ids) > limit:
+                    ids = self._ids(part, special, limit)
+                    break
             made.append((ids or [self._begin()], is_cut))
         return made
 
-    def ids(self, text: str, *, special: bool = True) -> list[int]:
-        """Return all token ids of a text."""
-        with self._lock:
-            ids = list(self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
-        return ids or [self._begin()]
+    def ids(self, text: str, limit: int, *, special: bool = True) -> list[int]:
+        """Return a text's first token ids, `limit` at most."""
+        ids: list[int] = []
+        for part in parts(text, limit):
+            with self._lock:
+                ids = self.tokenizer(part, add_special_tokens=special, verbose=False)["input_ids"][:limit]
+            if len(ids) == limit:
+                break
+        return list(ids) or [self._begin()]
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Return the text of tokens, without special ones."""
-        with self._lock:
-            return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
+        """Return the text of tokens, without special ones.
+
+        Changes nothing of the tokenizer's and takes no lock: the event loop must not wait for a long text's encoding.
+        """
+        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
 
     def chat(self, messages: list[dict[str, str]], *, is_finished: bool = False) -> str:
         """Render a chat by the model's template, ready for the next answer unless it is finished."""

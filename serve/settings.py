@@ -45,6 +45,8 @@ class Settings(BaseSettings):
     """Requests that a worker handles at a time, both doors together; more are refused with 429."""
     max_inputs: int = Field(default=512, ge=1)
     """Inputs of one request; more is refused with 413."""
+    max_chars: int = Field(default=2**20, ge=1)
+    """Characters of one request, its inputs together; more is refused with 413 before they are tokenized."""
     max_tokens: int = Field(default=2**18, ge=1)
     """Tokens of one request, those that overlapping windows share counted twice; more is refused with 413."""
     max_body_bytes: int = Field(default=8 * 2**20, ge=1)

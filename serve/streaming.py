@@ -58,6 +58,7 @@ async def write(desk: Desk, value: Any, parameters: Any, ear: Ear | None = None,
     predictor, task = desk.predictor, writes(desk)
     checked = predictor.read_parameters(parameters)
     assert isinstance(checked, Parameters)
+    desk.check_size([value])
     (given,) = predictor.read_inputs([value])
     loop = asyncio.get_running_loop()
     ((prompt,),) = await loop.run_in_executor(None, task.encode, [given])

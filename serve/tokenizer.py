@@ -10,6 +10,7 @@ from tokenizers import Encoding, Tokenizer
 
 from export.files import ArtifactError
 from export.manifest import Processing
+from serve.words import parts
 
 Ids = npt.NDArray[np.int64]
 Text = str | tuple[str, str]
@@ -58,20 +59,17 @@ class TextTokenizer:
             strategy="only_second" if self._stride is not None and processing.accepts_pairs else "longest_first",
             direction="right",
         )
-        # Enough for max_length tokens of nearly every text, so that a megabyte costs no more than a page.
-        self._prefix_chars = 16 * processing.max_length
 
     def encode(self, texts: Sequence[Text]) -> list[Row]:
         """Return a row for each text, in order, each cut at `max_length` tokens."""
-        short = [self._prefix(text) if isinstance(text, str) else text for text in texts]
-        encoded = self._tokenizer.encode_batch(short)
+        # Of a long text only the beginning is read, so that a megabyte costs no more than a page.
+        readers = [parts(text, self._max_length) if isinstance(text, str) else iter([text]) for text in texts]
+        encoded = self._tokenizer.encode_batch([next(reader) for reader in readers])
         rows = []
-        for text, used, encoding in zip(texts, short, encoded, strict=True):
-            truncated = bool(encoding.overflowing)
-            if used is not text and not truncated:
-                encoding = self._tokenizer.encode(text)
-                truncated = bool(encoding.overflowing)
-            rows.append(Row(encoding.ids, encoding.type_ids, truncated, encoding))
+        for reader, encoding in zip(readers, encoded, strict=True):
+            while not encoding.overflowing and (more := next(reader, None)) is not None:
+                encoding = self._tokenizer.encode(more)
+            rows.append(Row(encoding.ids, encoding.type_ids, bool(encoding.overflowing), encoding))
         return rows
 
     def windows(self, texts: Sequence[Text] | Sequence[Words]) -> list[list[Row]]:
@@ -94,16 +92,6 @@ class TextTokenizer:
     def id_of(self, token: str) -> int | None:
         """Return the id of a token of the vocabulary."""
         return self._tokenizer.token_to_id(token)
-
-    def _prefix(self, text: str) -> str:
-        """Cut a very long text after a whole word; exact, because tokens don't reach over white space.
-
-        `encode` falls back to the whole text where the prefix didn't fill the row.
-        """
-        if len(text) <= self._prefix_chars:
-            return text
-        words = text[: self._prefix_chars].rsplit(maxsplit=1)
-        return words[0] if len(words) == 2 else text
 
 
 def pad(rows: Sequence[Row], processing: Processing, length: int = 0) -> dict[str, Ids]:

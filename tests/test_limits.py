@@ -161,6 +161,13 @@ def test_too_many_tokens_are_413(door: Any) -> None:
     assert_error(served.post(["bank fell", "team won", "the team"]), 413, "TUNEPORT_MAX_TOKENS")
 
 
+def test_too_much_text_is_413_before_it_is_tokenized(door: Any) -> None:
+    served = door(max_chars=12)
+    assert served.post(["bank", "the team"]).status_code == 200
+    assert_error(served.post(["bank", "the teams"]), 413, "13 characters", "TUNEPORT_MAX_CHARS")
+    assert_error(served.post({"text": "the bank fell"}), 413, "TUNEPORT_MAX_CHARS")
+
+
 def test_a_client_that_leaves_is_not_computed_for(door: Any) -> None:
     served = door()
     streams = served.desk.predictor.model.streams

@@ -1,14 +1,17 @@
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 from helpers import MAX_LENGTH, WORDS, read_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_generative import byte_tokenizer, word_tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from export.files import ArtifactError
-from export.manifest import TOKENIZER, Manifest, Processing
+from export.manifest import TOKENIZER, Generation, Manifest, Processing
+from serve.processor import TextProcessor
 from serve.tokenizer import Row, TextTokenizer, pad
 
 
@@ -159,3 +162,36 @@ def test_a_file_that_is_no_tokenizer_is_an_artifact_error(tmp_path: Path, manife
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ArtifactError, match="is not a tokenizer"):
         TextTokenizer(tmp_path / "tokenizer.json", manifest.processing)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("kind", ["words", "bytes"])
+def test_of_a_long_prompt_a_part_is_read_and_cut_as_transformers_cuts_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, side: Literal["left", "right"]
+) -> None:
+    """A decoder's prompt loses its beginning, a translator's source its end."""
+    limit = 12
+    theirs = word_tokenizer() if kind == "words" else byte_tokenizer(["the bank fell and the team won"])
+    theirs.save_pretrained(tmp_path)
+    generation = Generation(max_new_tokens=4, positions=limit)
+    processing = Processing(max_length=limit, pad_token_id=0, padding_side=side, generation=generation)
+    ours = TextProcessor(tmp_path, processing)
+    theirs.truncation_side = side
+    lengths: list[int] = []
+    inner = ours.tokenizer
+
+    class Spy(type(inner)):  # type: ignore[misc]
+        def __call__(self, text: str, **options: object) -> object:
+            lengths.append(len(text))
+            return super().__call__(text, **options)
+
+    monkeypatch.setattr(inner, "__class__", Spy)
+    long = "eins  zwei\n\ndrei the bank fell " * 5000
+    for text in (long, f"{'x' * 40_000} eins", f"eins {'x' * 40_000}", " " * 5000 + "zwei", "zwei" + " " * 5000, ""):
+        ((ids, is_cut),) = ours.encode([text])
+        whole = theirs(text, verbose=False)["input_ids"]
+        assert ids == (theirs(text, truncation=True, max_length=limit)["input_ids"] or ids)
+        assert is_cut == (len(whole) > limit)
+        assert ours.ids(text, 5) == (whole[:5] or ids)
+        if text is long:
+            assert max(lengths) <= 16 * (limit + 1)

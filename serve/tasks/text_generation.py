@@ -73,8 +73,10 @@ class Task(WritingTask):
         ids, cut = encoded
         if ask.answer is None:
             return self.prompt(ids, truncated=cut)
-        whole = self.processor.ids(ask.text + ask.answer, special=not ask.is_chat)[: self.generation.positions]
-        prompt = self.processor.ids(ask.text, special=not ask.is_chat)
+        whole, prompt = (
+            self.processor.ids(text, self.generation.positions, special=not ask.is_chat)
+            for text in (ask.text + ask.answer, ask.text)
+        )
         # A token may reach over the border: what both have in common is the prompt.
         common = next((i for i, pair in enumerate(zip(prompt, whole, strict=False)) if pair[0] != pair[1]), len(prompt))
         begin = max(1, min(common, len(whole)))  # nothing predicts the first token
