@@ -32,13 +32,17 @@ class Refusal:
         return {"error": {"code": self.code, "message": self.message, "remedy": self.remedy}}
 
 
+MOST_CHARS = 1000
+"""Of a message: what a request names wrongly is quoted in it, and gRPC sends it as a header."""
+
+
 def refusal_of(error: Exception) -> Refusal:
     """Say what to answer to an error; what is nobody's request's fault is 500 and names no details."""
     match error:
         case Refused():
-            return Refusal(error.status, error.code, error.problem, error.remedy)
+            return Refusal(error.status, error.code, error.problem[:MOST_CHARS], error.remedy[:MOST_CHARS])
         case InputError():
-            return Refusal(422, "wrong_input", error.problem, error.remedy)
+            return Refusal(422, "wrong_input", error.problem[:MOST_CHARS], error.remedy[:MOST_CHARS])
         case Overloaded():
             return Refusal(429, "overloaded", error.problem, error.remedy, error.retry_after_s)
         case _:

@@ -17,6 +17,8 @@ from serve.errors import Refusal, refusal_of
 OPEN = ("/", "/v2/health/live", "/v2/health/ready")
 """Answered without a key and whatever the load."""
 CLIENT_LEFT = 499
+OPENAI_S = {401: "authentication_error", 429: "rate_limit_error"}
+"""OpenAI's types of errors; most are "invalid_request_error"."""
 
 
 class Guard:
@@ -36,11 +38,13 @@ class Guard:
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         request_id = logs.request_id(headers.get(b"x-request-id"))
         state = scope.setdefault("state", {})
-        operation, status = _operation(scope["path"]), 0
+        operation, status, is_whole = _operation(scope["path"]), 0, False
 
         async def send_on(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
+            nonlocal status, is_whole
+            if message["type"] == "http.response.body":
+                is_whole = not message.get("more_body")
+            elif message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
             await send(message)
@@ -52,6 +56,8 @@ class Guard:
             desk.check_key(headers.get(b"authorization"), headers.get(b"x-api-key"))
             with desk.seat(operation):
                 await self._app(scope, receive, send_on)
+            if not is_whole:  # a stream, whose client went away
+                status = CLIENT_LEFT
         except Exception as error:
             refusal = refusal_of(error)
             if refusal.status >= 500:
@@ -72,7 +78,7 @@ class Guard:
 
 
 def answer_refusal(refusal: Refusal, path: str) -> Response:
-    """Answer an error in our shape, or below /v2 in the protocol's: `{"error": "…"}`."""
+    """Answer an error in our shape, below /v2 in the protocol's: `{"error": "…"}`, and below /v1 in OpenAI's."""
     headers = {}
     if refusal.status == 429:
         headers["Retry-After"] = str(max(1, math.ceil(refusal.retry_after_s or 1)))
@@ -81,7 +87,13 @@ def answer_refusal(refusal: Refusal, path: str) -> Response:
     content: Any = refusal.as_json()
     if path.startswith("/v2"):
         content = {"error": f"{refusal.message}; {refusal.remedy}"}
-    return Response(orjson.dumps(content), refusal.status, headers, "application/json")
+    status = refusal.status
+    if path.startswith("/v1/"):
+        status = 400 if status == 422 else status  # which OpenAI's service does not know
+        kind = "server_error" if status >= 500 else OPENAI_S.get(status, "invalid_request_error")
+        said = {"message": f"{refusal.message}; {refusal.remedy}", "type": kind, "param": None, "code": refusal.code}
+        content = {"error": said}
+    return Response(orjson.dumps(content), status, headers, "application/json")
 
 
 async def handle(request: Request, error: Exception) -> Response:

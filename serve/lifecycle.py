@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -17,6 +18,9 @@ import uvicorn
 
 from export.files import TuneportError
 from serve.settings import START_REPORT, Settings
+
+HTTP2_UPGRADE = re.compile(rb"(?<=\r\n)upgrade:[ \t]*h2c[ \t]*\r\n", re.IGNORECASE)
+METHODS = (b"POST ", b"GET ", b"PUT ", b"OPTIONS ")
 
 
 def take_over(settings: Settings, drain: Callable[[], Awaitable[None]]) -> None:
@@ -72,43 +76,63 @@ def read_failed_start(report: Path) -> TuneportError | None:
     return None
 
 
+class _Impatient(asyncio.Protocol):
+    """Closes a connection whose headers don't arrive in time, for which uvicorn waits for ever; over httptools'."""
+
+    patience_s: float
+    loop: asyncio.AbstractEventLoop
+    transport: asyncio.Transport
+    _patience: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._wait_for_headers()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(_without_upgrade(data))
+
+    def on_message_begin(self) -> None:
+        self._wait_for_headers()
+        super().on_message_begin()  # type: ignore[misc]
+
+    def on_headers_complete(self) -> None:
+        self._stop_waiting()
+        super().on_headers_complete()  # type: ignore[misc]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def _wait_for_headers(self) -> None:
+        self._stop_waiting()
+        self._patience = self.loop.call_later(self.patience_s, self._give_up)
+
+    def _stop_waiting(self) -> None:
+        if self._patience:
+            self._patience.cancel()
+            self._patience = None
+
+    def _give_up(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.close()
+
+
 def _impatient(protocol: Any, timeout_s: float) -> Any:
-    """Make a protocol that closes a connection whose headers don't arrive in time; uvicorn waits for ever."""
+    """Put the above over uvicorn's protocol; h11's has no callbacks to hold on to."""
+    if not hasattr(protocol, "on_headers_complete"):
+        return protocol
+    return type("Impatient", (_Impatient, protocol), {"patience_s": timeout_s})
 
-    class Impatient(protocol):
-        _patience: asyncio.TimerHandle | None = None
 
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
-            self._wait_for_headers()
+def _without_upgrade(data: bytes) -> bytes:
+    """Take the offer of HTTP/2, which Java's client makes in passing, out of a request's head.
 
-        def on_message_begin(self) -> None:
-            self._wait_for_headers()
-            super().on_message_begin()
-
-        def on_headers_complete(self) -> None:
-            self._stop_waiting()
-            super().on_headers_complete()
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._stop_waiting()
-            super().connection_lost(exc)
-
-        def _wait_for_headers(self) -> None:
-            self._stop_waiting()
-            self._patience = self.loop.call_later(timeout_s, self._give_up)
-
-        def _stop_waiting(self) -> None:
-            if self._patience:
-                self._patience.cancel()
-                self._patience = None
-
-        def _give_up(self) -> None:
-            if not self.transport.is_closing():
-                self.transport.close()
-
-    # httptools' callbacks; with h11 there are none to hold on to.
-    return Impatient if hasattr(protocol, "on_headers_complete") else protocol
+    httptools would take what follows the head for HTTP/2, and uvicorn would lose it.
+    """
+    if not data.startswith(METHODS) or not HTTP2_UPGRADE.search(data):
+        return data
+    head, border, body = data.partition(b"\r\n\r\n")
+    return HTTP2_UPGRADE.sub(b"", head + border) + body
 
 
 def _supervisor() -> psutil.Process | None:

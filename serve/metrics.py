@@ -6,6 +6,7 @@ from typing import Any
 
 from export.files import TuneportError
 from serve.batcher import BatchReport
+from serve.settings import METRICS_FOLDER
 
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
@@ -16,9 +17,11 @@ class Metrics:
     """What both doors and the batcher report; every figure carries the model's name, version and variant."""
 
     def __init__(self, model: dict[str, str], *, workers: int = 1) -> None:
-        """Make the figures; with several workers they live in the files that BentoML's supervisor names."""
-        if workers == 1:  # prometheus_client reads the variable when it is imported
-            os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
+        """Make the figures; with several workers they live in files of a folder that the supervisor made."""
+        # prometheus_client reads the variable when it is imported.
+        os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
+        if workers > 1:
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = os.environ[METRICS_FOLDER]
         import prometheus_client as prometheus
         from prometheus_client import multiprocess
 

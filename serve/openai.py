@@ -193,8 +193,10 @@ def _check_model(desk: Desk, name: str) -> None:
 
 
 def _plain(message: dict[str, Any]) -> dict[str, Any]:
-    """Join the text parts of a message; what else there is the task refuses."""
+    """Join the text parts of a message, and say `system` for its newer name; what else there is the task refuses."""
     content = message.get("content")
+    if message.get("role") == "developer":
+        message = {**message, "role": "system"}
     if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
         message = {**message, "content": "".join(str(part.get("text", "")) for part in content)}
     return message

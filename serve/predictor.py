@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from serve.bento_batcher import BentoBatcher
 
 SMALL_CHARS = 1000
+MOST_PARAMETERS = 64
+"""Far more than any task has; each wrong one costs a message."""
 
 
 class Predictor:
@@ -57,6 +59,8 @@ class Predictor:
 
     def read_parameters(self, parameters: Any) -> BaseModel:
         """Check a request's `parameters`; an InputError names each that is wrong."""
+        if isinstance(parameters, dict) and len(parameters) > MOST_PARAMETERS:
+            raise InputError(f"there are {len(parameters)} parameters", f"send at most {MOST_PARAMETERS}")
         try:
             return self._task.parameters.model_validate({} if parameters is None else parameters)
         except ValidationError as error:
@@ -95,7 +99,8 @@ class Predictor:
         """
         checked = self.read_parameters(parameters)
         given = self.read_inputs(values)
-        if _is_small(values):
+        # A tokenizer of transformers' serves one call at a time, for which the event loop must not wait.
+        if self.manifest.processing.generation is None and _is_small(values):
             windows = encode(self._task, given, checked)
         else:
             loop = asyncio.get_running_loop()

@@ -7,8 +7,11 @@ that was registered last. A built bento keeps the one it was built with.
 """
 
 import asyncio
+import atexit
 import math
 import os
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from export.files import TuneportError
 from serve import lifecycle, logs
 from serve.bento import MODEL_NAME
-from serve.settings import Settings, read_settings
+from serve.settings import METRICS_FOLDER, Settings, read_settings
 
 
 class Arguments(BaseModel):
@@ -67,9 +70,16 @@ class Tuneport:
 
     @bentoml.on_deployment
     @staticmethod
-    def choose_variant() -> None:
-        """Choose for all workers, before they start, where the artifact was timed on another machine."""
+    def prepare() -> None:
+        """Before the workers start: where they add up their figures, and which variant they serve.
+
+        The variant is chosen here where the artifact was timed on another machine. BentoML's own folder for figures
+        is one for all its services, and each that starts empties it.
+        """
         logs.set_up()
+        if settings.workers > 1:
+            os.environ[METRICS_FOLDER] = tempfile.mkdtemp(prefix="tuneport-metrics-")
+            atexit.register(shutil.rmtree, os.environ[METRICS_FOLDER], ignore_errors=True)
         from serve.retune import fastest_if_unlike
 
         if settings.variant is None and (variant := fastest_if_unlike(_artifact(), settings)):

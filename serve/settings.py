@@ -3,6 +3,7 @@
 import difflib
 import os
 import re
+import ssl
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +17,9 @@ from export.manifest import Device
 PREFIX = "TUNEPORT_"
 START_REPORT = "TUNEPORT_START_REPORT"
 """Variable with the file in which a worker that cannot start says why; `serve.process` and `tuneport serve` set it."""
+METRICS_FOLDER = "TUNEPORT_METRICS_FOLDER"
+"""Variable with the folder in which the workers of one supervisor add up their figures; the supervisor sets it."""
+KEY = re.compile(r"[!-~]+")
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s]+")
 
 
@@ -39,7 +43,7 @@ class Settings(BaseSettings):
 
     max_waiting_inputs: int = Field(default=4096, ge=1)
     """Inputs that may wait for the engine before requests are refused with 429."""
-    max_queue_ms: float = Field(default=250.0, gt=0)
+    max_queue_ms: float = Field(default=250.0, gt=0, allow_inf_nan=False)
     """Estimated wait for the engine above which new requests are refused with 429."""
     max_requests: int = Field(default=1024, ge=1)
     """Requests that a worker handles at a time, both doors together; more are refused with 429."""
@@ -52,15 +56,15 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(default=8 * 2**20, ge=1)
     """Size of one request; more is refused with 413."""
 
-    request_timeout_s: float = Field(default=30.0, gt=0)
+    request_timeout_s: float = Field(default=30.0, gt=0, allow_inf_nan=False)
     """After this the request is dropped wherever it is and answered with 503."""
-    header_timeout_s: float = Field(default=10.0, gt=0)
+    header_timeout_s: float = Field(default=10.0, gt=0, allow_inf_nan=False)
     """Time for a request's headers before the connection is closed."""
-    body_timeout_s: float = Field(default=20.0, gt=0)
+    body_timeout_s: float = Field(default=20.0, gt=0, allow_inf_nan=False)
     """Time for a request's body before it is refused with 408."""
     idle_timeout_s: int = Field(default=30, ge=1)
     """After this a connection without a request is closed."""
-    drain_s: float = Field(default=0.0, ge=0)
+    drain_s: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """When told to stop, how long to go on while readiness already says no."""
     grace_s: int = Field(default=30, ge=0)
     """After that, how long requests that are under way may take to finish."""
@@ -92,17 +96,26 @@ class Settings(BaseSettings):
         return self.threads or max(1, usable_cores() // self.workers)
 
     def keys(self) -> tuple[bytes, ...]:
-        """Read the API keys; a TuneportError for a file that cannot be read, or that has none."""
+        """Read the API keys; a TuneportError for a file that cannot be read, that has none, or one no header holds."""
         found = self.api_keys.get_secret_value().split(",") if self.api_keys else []
         if self.api_keys_file:
             try:
-                found += self.api_keys_file.read_text(encoding="utf-8").splitlines()
+                found += self.api_keys_file.read_text(encoding="utf-8-sig").splitlines()
             except (OSError, UnicodeDecodeError) as error:
                 raise TuneportError(f"TUNEPORT_API_KEYS_FILE cannot be read ({error})", "mend its path") from error
-        keys = tuple(key.strip().encode() for key in found if key.strip())
+        keys = [key.strip() for key in found if key.strip()]
         if (self.api_keys or self.api_keys_file) and not keys:
             raise TuneportError("there is no key in TUNEPORT_API_KEYS or its file", "set one, or unset both")
-        return keys
+        for number, key in enumerate(keys, 1):
+            if not KEY.fullmatch(key):
+                problem = f"API key {number} has white space or characters beyond ASCII, which no header holds"
+                raise TuneportError(problem, "write one key a line, and nothing else")
+        return tuple(key.encode() for key in keys)
+
+    def paths(self) -> dict[str, str]:
+        """Return the variables that name files, for a process with another working directory."""
+        named = {name: getattr(self, name) for name in ("api_keys_file", "tls_certfile", "tls_keyfile")}
+        return {f"{PREFIX}{name}".upper(): str(path.absolute()) for name, path in named.items() if path}
 
     def origins(self) -> list[str]:
         """List the origins for CORS; a TuneportError for what is none."""
@@ -121,9 +134,12 @@ class Settings(BaseSettings):
         if not self.tls_certfile or not self.tls_keyfile:
             raise TuneportError("TLS needs a certificate and its key", "set TUNEPORT_TLS_CERTFILE and …_KEYFILE")
         try:
+            # An encrypted key would be asked for on a terminal that a service has not got.
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self.tls_certfile, self.tls_keyfile, lambda: "")
             return self.tls_certfile.read_bytes(), self.tls_keyfile.read_bytes()
-        except OSError as error:
-            raise TuneportError(f"TLS: {error}", "mend TUNEPORT_TLS_CERTFILE or TUNEPORT_TLS_KEYFILE") from error
+        except OSError as error:  # ssl's errors are some, too
+            problem = f"TLS: {self.tls_certfile} and {self.tls_keyfile} are no certificate and its key ({error})"
+            raise TuneportError(problem, "mend TUNEPORT_TLS_CERTFILE or TUNEPORT_TLS_KEYFILE") from error
 
 
 def read_settings() -> Settings:
@@ -144,7 +160,7 @@ def _check_names() -> None:
     """Raise a TuneportError for a variable whose name is nearly a setting's; others may be somebody else's."""
     known = [f"{PREFIX}{name}".upper() for name in Settings.model_fields]
     for name in sorted(os.environ):
-        if name.startswith(PREFIX) and name not in (*known, START_REPORT):
+        if name.startswith(PREFIX) and name not in (*known, START_REPORT, METRICS_FOLDER):
             meant = difflib.get_close_matches(name, known, 1, cutoff=0.9)
             if meant:
                 raise TuneportError(f"there is no setting {name}", f"did you mean {meant[0]}?")

@@ -83,7 +83,9 @@ async def pieces(desk: Desk, value: Any, parameters: dict[str, Any], *, whole: b
     """Yield the text's pieces, strings, as they come, and `Written` in the end; together they are its text."""
     task, ear = writes(desk), Ear()
     writing = asyncio.ensure_future(write(desk, value, {**parameters, "stream": True}, ear, whole=whole))
-    stop = _stops(parameters)
+    checked = desk.predictor.read_parameters({**parameters, "stream": True})
+    assert isinstance(checked, Parameters)
+    stop = checked.stop
     tokens: list[int] = []
     sent = ""
     try:
@@ -165,8 +167,3 @@ def _settled(task: WritingTask, tokens: Sequence[int], stop: Sequence[str]) -> s
     text = text.rstrip() if task.is_stripped else text
     longest = max((n for each in stop for n in range(1, len(each)) if text.endswith(each[:n])), default=0)
     return text[: len(text) - longest]
-
-
-def _stops(parameters: dict[str, Any]) -> tuple[str, ...]:
-    stop = parameters.get("stop") or ()
-    return (stop,) if isinstance(stop, str) else tuple(stop)

@@ -33,7 +33,8 @@ def read_upload(content_type: str, body: bytes) -> tuple[list[Any], Any]:
     parameters: Any = None
     for part in message.iter_parts():
         name, content = part.get_param("name", header="content-disposition"), part.get_payload(decode=True)
-        assert isinstance(content, bytes)  # decoded
+        if not isinstance(content, bytes):  # a message of its own
+            raise Refused(400, "not_a_form", "a part of the form is a form itself", REMEDY)
         if name in ("file", "audio"):
             inputs.append({"audio": content})
         elif name == "parameters":

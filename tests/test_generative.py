@@ -299,7 +299,7 @@ def test_parameters_do_what_they_say(made: Callable[[str], Made]) -> None:
     three = text(max_new_tokens=3)
     assert three["finish_reason"] == "length"
     assert plain["text"].startswith(three["text"])
-    assert text(temperature=0, top_p=0.5) == plain
+    assert text(temperature=0, top_p=0.5) == text(temperature=1e-45) == plain
     drawn = [text(temperature=5.0, seed=seed, max_new_tokens=8) for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
     assert text(top_k=1, max_new_tokens=3) == three

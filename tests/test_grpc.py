@@ -208,6 +208,18 @@ def malformed() -> dict[str, tuple[Any, Code]]:
         "raw and typed": (changed(raw_to(b"\x00\x00\x00\x00" * 2)), wrong),
         "not UTF-8": (changed(raw_to(b"\x01\x00\x00\x00\xff" * 2), raw=True), wrong),
         "output": (changed(lambda each: each.outputs.add(name="logits")), wrong),
+        "output twice": (changed(lambda each: [each.outputs.add(name="json") for _ in range(2)]), wrong),
+        "outputs": (changed(lambda each: [each.outputs.add(name="json") for _ in range(50_000)]), wrong),
+        "inputs": (changed(lambda each: [each.inputs.add(name="a", datatype="BYTES") for _ in range(50_000)]), wrong),
+        "parameters": (changed(lambda each: [each.parameters[str(i)] for i in range(50_000)]), wrong),
+        "long name": (
+            changed(lambda each: each.parameters["p" * 20_000].MergeFrom(messages.InferParameter(int64_param=1))),
+            wrong,
+        ),
+        "timeout": (
+            changed(lambda each: each.parameters["timeout"].MergeFrom(messages.InferParameter(string_param="²"))),
+            wrong,
+        ),
         "parameter": (
             changed(lambda each: each.parameters["topk"].MergeFrom(messages.InferParameter(int64_param=1))),
             wrong,

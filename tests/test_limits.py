@@ -116,6 +116,32 @@ def test_a_file_without_keys_stops_the_start(
         read_settings()
 
 
+@pytest.mark.parametrize("content", ["# the old one\nk", "cl\u00e9", "two words"])
+def test_a_key_that_no_header_holds_stops_the_start(tmp_path: Path, content: str) -> None:
+    (tmp_path / "keys").write_text(content, encoding="utf-8")
+    with pytest.raises(TuneportError, match="no header holds"):
+        Settings(api_keys_file=tmp_path / "keys").keys()
+
+
+def test_a_keys_file_of_windows(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_bytes(b"\xef\xbb\xbffirst\r\nsecond\r\n")
+    assert Settings(api_keys_file=tmp_path / "keys").keys() == (b"first", b"second")
+
+
+@pytest.mark.parametrize("name", ["request_timeout_s", "body_timeout_s", "max_queue_ms"])
+def test_no_limit_is_infinite(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(f"TUNEPORT_{name.upper()}", "inf")
+    with pytest.raises(TuneportError, match=f"TUNEPORT_{name.upper()}: Input should be a finite number"):
+        read_settings()
+
+
+def test_files_that_are_no_certificate_stop_the_start(tmp_path: Path) -> None:
+    (tmp_path / "pem").write_text("nothing")
+    settings = Settings(tls_certfile=tmp_path / "pem", tls_keyfile=tmp_path / "pem")
+    with pytest.raises(TuneportError, match="are no certificate and its key"):
+        settings.tls()
+
+
 def test_half_of_tls_stops_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUNEPORT_TLS_CERTFILE", str(tmp_path / "certificate"))
     with pytest.raises(TuneportError, match="certificate and its key"):
@@ -166,6 +192,25 @@ def test_too_much_text_is_413_before_it_is_tokenized(door: Any) -> None:
     assert served.post(["bank", "the team"]).status_code == 200
     assert_error(served.post(["bank", "the teams"]), 413, "13 characters", "TUNEPORT_MAX_CHARS")
     assert_error(served.post({"text": "the bank fell"}), 413, "TUNEPORT_MAX_CHARS")
+
+
+def test_very_many_parameters_are_one_short_error(door: Any) -> None:
+    served = door()
+    for parameters in ({f"p{i}": i for i in range(100_000)}, {"p" * 1_000_000: 1}):
+        began = time.monotonic()
+        answer = httpx.post(f"{served.url}/predict", json={"inputs": "bank", "parameters": parameters}, timeout=30)
+        assert_error(answer, 422)
+        assert len(answer.content) < 3000
+        assert time.monotonic() - began < 5
+
+
+def test_an_offer_of_http_2_leaves_the_body(door: Any) -> None:
+    body = b'{"inputs": "bank"}'
+    head = b"POST /predict HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+    head += b"HTTP2-Settings: AAMAAABkAAQ\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with socket.create_connection(("127.0.0.1", int(door().url.rsplit(":", 1)[1])), timeout=10) as client:
+        client.sendall(head + body)
+        assert client.recv(65536).startswith(b"HTTP/1.1 200")
 
 
 def test_a_client_that_leaves_is_not_computed_for(door: Any) -> None:

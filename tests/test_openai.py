@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from serve.predictor import Predictor
 from serve.process import free_port, running
 from serve.settings import Settings
 from serve.streaming import pieces
+from serve.tasks.generation import Parameters, WritingTask
 
 NAME = "tiny-chat"
 CHAT: Any = [{"role": "user", "content": "one two"}]
@@ -128,6 +130,39 @@ def test_draws_repeat_with_a_seed_whatever_else_runs(client: openai.OpenAI) -> N
     assert draw(1) == draw(1) != draw(2)
 
 
+def test_a_developer_speaks_as_the_system(client: openai.OpenAI) -> None:
+    said = [
+        client.chat.completions.create(
+            model=NAME, messages=[{"role": role, "content": "be brief"}, *CHAT], max_tokens=5
+        )  # type: ignore[list-item,misc]
+        for role in ("system", "developer")
+    ]
+    assert said[0].choices == said[1].choices
+
+
+def test_a_stream_that_is_broken_off_is_counted_as_left(url: str) -> None:
+    def left() -> float:
+        page = httpx.get(f"{url}/metrics", headers={"x-api-key": KEY}).text
+        return sum(float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if line.startswith("tuneport_cancelled"))
+
+    before, limit = left(), time.monotonic() + 30
+    content = {"inputs": "one two", "parameters": {"stream": True, "max_new_tokens": 400}}
+    while left() == before:  # once may be too late: the model is quick
+        assert time.monotonic() < limit
+        with httpx.stream("POST", f"{url}/predict", json=content, headers={"x-api-key": KEY}, timeout=60) as answer:
+            next(answer.iter_lines())
+        time.sleep(0.2)
+
+
+def test_the_rows_of_a_seeded_request_wait_one_by_one(predictor: Predictor) -> None:
+    task = predictor.model.task
+    assert isinstance(task, WritingTask)
+    prompts = [row for rows in task.encode([task.read("one"), task.read("two")]) for row in rows]
+    seeded, plain = (task.ask(prompts, Parameters(temperature=1.0, seed=seed)) for seed in (1, None))  # type: ignore[arg-type]
+    assert plain[0].group == plain[1].group
+    assert seeded[0].group != seeded[1].group
+
+
 def test_the_model_is_listed(client: openai.OpenAI) -> None:
     assert [model.id for model in client.models.list()] == [NAME]
     assert client.models.retrieve(NAME).id == NAME
@@ -142,8 +177,9 @@ def test_what_is_not_offered_is_refused(url: str, client: openai.OpenAI) -> None
         client.chat.completions.create(model=NAME, messages=CHAT, tools=[])
     with pytest.raises(openai.BadRequestError, match="the prompt has over"):
         client.completions.create(model=NAME, prompt="one two " * 3000)
-    with pytest.raises(openai.UnprocessableEntityError, match="a message has the role"):
+    with pytest.raises(openai.BadRequestError, match="a message has the role") as refused:
         client.chat.completions.create(model=NAME, messages=[{"role": "nobody", "content": "a"}])  # type: ignore[list-item]
+    assert (refused.value.type, refused.value.code) == ("invalid_request_error", "wrong_input")
     with (
         openai.OpenAI(base_url=f"{url}/v1", api_key="wrong", max_retries=0) as stranger,
         pytest.raises(openai.AuthenticationError),
@@ -165,6 +201,7 @@ def test_what_cannot_be_streamed_has_a_status(url: str) -> None:
         ({"inputs": ["a", "b"], "parameters": {"stream": True}}, 422),
         ({"inputs": 3, "parameters": {"stream": True}}, 422),
         ({"inputs": "a", "parameters": {"stream": True, "num_beams": 2}}, 422),
+        ({"inputs": "a", "parameters": {"stream": True, "stop": 7}}, 422),
     ):
         answer = _post(url, content)
         assert answer.status_code == status

@@ -353,10 +353,10 @@ def serve(
     from serve.process import check_port
     from serve.settings import read_settings
 
-    read_settings()  # a wrong variable should fail here, not in a worker's log
+    settings = read_settings()  # a wrong variable should fail here, not in a worker's log
     check_port(host, port)
     command = serve_command(SERVICE, host=host, port=port, model=register(artifact))
-    environment = {"TUNEPORT_GRPC_HOST": host, **serve_environment()}
+    environment = {"TUNEPORT_GRPC_HOST": host, **serve_environment(), **settings.paths()}
     if grpc_port is not None:
         environment["TUNEPORT_GRPC_PORT"] = str(grpc_port)
     raise typer.Exit(run_service(command, environment))

@@ -110,7 +110,8 @@ def _split(body: bytes, header_length: str | None) -> tuple[dict[str, Any], memo
     """Cut a body into its JSON and the binary data behind it."""
     size = len(body)
     if header_length is not None:
-        if not header_length.isascii() or not header_length.isdigit() or int(header_length) > size:
+        is_number = header_length.isascii() and header_length.isdigit() and len(header_length) <= len(str(size))
+        if not is_number or int(header_length) > size:
             problem = f"{HEADER_LENGTH} is {header_length[:40]!r} for a body of {size} bytes"
             raise Refused(400, "wrong_length", problem, "send the length of the JSON in bytes")
         size = int(header_length)
@@ -124,6 +125,7 @@ def _split(body: bytes, header_length: str | None) -> tuple[dict[str, Any], memo
 def _read_tensors(given: Any, binary: memoryview, max_inputs: int) -> list[Tensor]:
     if not isinstance(given, list) or not given:
         raise InputError('"inputs" is not a list of tensors', "send at least one")
+    tensors.check_number(len(given), "inputs")
     found = []
     for each in given:
         fields = _object(each, "an input")
@@ -161,6 +163,7 @@ def _wanted(outputs: Any, default: bool) -> dict[str, bool]:
         return {}
     if not isinstance(outputs, list):
         raise InputError('"outputs" is not a list', "name outputs, or leave it out")
+    tensors.check_number(len(outputs), "outputs")
     wanted = {}
     for each in outputs:
         fields = _object(each, "an output")

@@ -19,6 +19,9 @@ OWN_PARAMETERS = frozenset(
 )
 """Parameters of a request that are the protocol's; the others are the task's."""
 LENGTH_BYTES = 4
+MOST_NAMED = 64
+"""Tensors, or parameters, of a request: far more than any model has, and few enough to look at each."""
+TIMEOUT_DIGITS = 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,12 @@ def outputs_of(manifest: Manifest) -> dict[str, str]:
     if task == "regression" and len(manifest.labels) <= 1:
         return {"score": FP32, JSON: BYTES}
     return {JSON: BYTES}
+
+
+def check_number(count: int, what: str) -> None:
+    """Refuse more of a thing than can be meant, before each of them is looked at."""
+    if count > MOST_NAMED:
+        raise InputError(f"the request has {count} {what}", f"send at most {MOST_NAMED}")
 
 
 def check_count(name: str, datatype: str, shape: Sequence[Any], max_inputs: int) -> int:
@@ -109,6 +118,8 @@ def tensors_of(manifest: Manifest, predictions: Sequence[Any], wanted: Sequence[
     has = outputs_of(manifest)
     if unknown := [name for name in wanted if name not in has]:
         raise InputError(f"there is no output {unknown[0][:40]!r}", f"known: {', '.join(has)}")
+    if len(set(wanted)) != len(wanted):
+        raise InputError("an output is asked for twice", "name each once")
     makers: dict[str, Callable[[Any], Any]] = {
         JSON: orjson.dumps,
         "label": lambda prediction: (_first(prediction).get("label") or "").encode(),
@@ -128,9 +139,10 @@ def timeout_of(parameters: Mapping[str, Any]) -> float | None:
     micros = parameters.get("timeout")
     if micros is None or micros == 0:
         return None
-    if type(micros) not in (int, float, str) or not str(micros).isdigit():
+    digits = str(micros) if type(micros) is not float else f"{micros:.0f}" if micros.is_integer() else ""
+    if type(micros) not in (int, float, str) or not digits.isascii() or not digits.isdigit():
         raise InputError('the parameter "timeout" is not a whole number', "send microseconds")
-    return int(micros) / 1e6
+    return int(digits[:TIMEOUT_DIGITS]) / 1e6
 
 
 def check_model(manifest: Manifest, name: str, version: str | None) -> None:

@@ -13,6 +13,8 @@ from serve.tasks import inputs
 from serve.tokenizer import Row
 
 MOST_BEAMS = 16
+COLDEST = 1e-3
+"""A lower temperature draws the likeliest token anyway, and one that float32 takes for 0 divides by it."""
 Stops = Annotated[
     tuple[Annotated[str, Field(min_length=1, max_length=100)], ...],
     Field(max_length=8, strict=False),
@@ -27,7 +29,7 @@ class Parameters(inputs.Parameters):
     """The artifact's own when unset; the model's positions are the limit."""
     num_beams: int | None = Field(default=None, ge=1, le=MOST_BEAMS)
     temperature: float | None = Field(default=None, ge=0, le=10)
-    """0 takes the likeliest token; this and the next three make it a draw."""
+    """0, or next to it, takes the likeliest token; this and the next three make it a draw."""
     top_p: float | None = Field(default=None, gt=0, le=1)
     top_k: int | None = Field(default=None, ge=1)
     seed: int | None = Field(default=None, ge=0, lt=2**63)
@@ -47,7 +49,7 @@ class Parameters(inputs.Parameters):
     def draws(self) -> bool:
         """Whether tokens are drawn at random."""
         drawn = any(value is not None for value in (self.temperature, self.top_p, self.top_k, self.seed))
-        return drawn and self.temperature != 0
+        return drawn and (self.temperature is None or self.temperature >= COLDEST)
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Writing:
         """Settle what a request leaves open; `room` is what the model's positions leave for new tokens."""
         draws = parameters.draws
         # Beams are no draw, and what is streamed cannot be taken back.
-        is_plain = draws or parameters.stream or parameters.temperature == 0
+        is_plain = draws or parameters.stream or parameters.temperature is not None
         return cls(
             max_new_tokens=max(1, min(parameters.max_new_tokens or generation.max_new_tokens, room)),
             num_beams=1 if is_plain else parameters.num_beams or generation.num_beams,
@@ -147,8 +149,9 @@ class WritingTask(ABC):
     def ask(self, rows: Sequence[Prompt], parameters: Parameters, listener: Listener | None = None) -> list[Row]:
         """Make rows run as a request asks."""
         asked = [self.writing(parameters, len(row)) for row in rows]
+        # With a seed each is written alone: then it should wait alone, too, and be forgotten with its client.
         return [
-            replace(row, group=writing, writing=writing, listener=listener)
+            replace(row, group=writing if writing.seed is None else object(), writing=writing, listener=listener)
             for row, writing in zip(rows, asked, strict=True)
         ]
 
