@@ -25,8 +25,9 @@ SPECIAL = ["<pad>", "</s>", "<unk>"]
 PAD, END, _ = range(3)
 VOCABULARY = 6000
 MODEL = {
-    "d_model": 256, "encoder_layers": 3, "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
-    "encoder_ffn_dim": 512, "decoder_ffn_dim": 512, "dropout": 0.1, "activation_function": "relu",
+    "d_model": 256, "encoder_layers": 3, "decoder_layers": 2, "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4, "encoder_ffn_dim": 512, "decoder_ffn_dim": 512, "dropout": 0.1,
+    "activation_function": "relu",
     "scale_embedding": True, "init_std": 0.0625, "max_position_embeddings": 128,
 }  # fmt: skip
 """Fixed sine positions and embeddings scaled to unit variance: a T5 of this size learns far less in as many steps."""

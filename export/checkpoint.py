@@ -31,6 +31,7 @@ TASKS: dict[str, Task] = {
 }
 """Ending of an architecture's name → the task of a checkpoint that was trained elsewhere."""
 LONGEST_BY_DEFAULT = 512
+LFS_POINTER = b"version https://git-lfs"
 
 # Our own pooling heads load without the code that their checkpoints carry for others.
 AutoModelForSequenceClassification.register(PooledConfig, PooledClassifier, exist_ok=True)
@@ -100,11 +101,14 @@ def open_checkpoint(
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         task = task or (run.task if run else _task_of(config, folder))
         writers.check_fits(config, task, folder)
+        _check_head(config, task, folder)
         if task in writers.GENERATIVE:
             return _open_writer(folder, run, task, config, max_length, trust_remote_code)
         # Byte-level tokenizers take a word of a list for one within a text only if they put a space before it.
         options = {"add_prefix_space": True} if task == "token-classification" else {}
         tokenizer = _load_tokenizer(folder, trust_remote_code, options)
+        _check_tokenizer(tokenizer, config, folder)
+        labels = _labels(config, folder)
     except CheckpointError:
         raise
     except Exception as error:  # the tokenizers library raises bare ones
@@ -115,7 +119,7 @@ def open_checkpoint(
         task=task,
         config=config,
         tokenizer=tokenizer,
-        labels=tuple(str(config.id2label[i]) for i in range(config.num_labels)),
+        labels=labels,
         max_length=_max_length(config, tokenizer, wanted),
         trust_remote_code=trust_remote_code,
     )
@@ -142,7 +146,7 @@ def _open_writer(
 
 def unloadable(folder: Path, error: Exception) -> CheckpointError:
     """Make one line of what a library says about a checkpoint."""
-    reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:250]
+    reason = " ".join(str(error).split())[:250] or type(error).__name__
     remedy = "save it again with this version of transformers; custom code needs --trust-remote-code"
     return CheckpointError(f"{folder} cannot be loaded ({reason})", remedy)
 
@@ -157,7 +161,8 @@ def _read_run(path: Path) -> Run:
 def _check_files(path: Path, folder: Path) -> None:
     if not folder.is_dir():
         unfinished = path.is_dir() and (path / "trainer").exists()
-        why = "holds a run that did not finish" if unfinished else "does not exist"
+        is_file = "is a file" if path.is_file() else "does not exist"
+        why = "holds a run that did not finish" if unfinished else is_file
         raise CheckpointError(
             f"{path} {why}", "give the folder that `tuneport finetune … --out` wrote, or a checkpoint"
         )
@@ -170,6 +175,10 @@ def _check_files(path: Path, folder: Path) -> None:
         found = f", only {', '.join(others)}, which can run code when loaded" if others else ""
         remedy = "save the model with save_pretrained(…, safe_serialization=True)"
         raise CheckpointError(f"{folder} has no model.safetensors{found}", remedy)
+    for file in folder.glob("*.safetensors"):
+        with file.open("rb") as opened:
+            if opened.read(len(LFS_POINTER)) == LFS_POINTER:
+                raise CheckpointError(f"{file} is a pointer of git-lfs and not the weights", "run `git lfs pull` there")
     if not any((folder / name).is_file() for name in TOKENIZERS):
         remedy = f"run AutoTokenizer.from_pretrained(BASE_MODEL).save_pretrained({str(folder)!r})"
         raise CheckpointError(f"{folder} has no tokenizer", remedy)
@@ -213,6 +222,37 @@ def _task_of(config: PretrainedConfig, folder: Path) -> Task:
         f"{folder} holds {', '.join(architectures) or 'an unnamed architecture'}, which has no task here",
         f"give a model whose architecture ends in one of: {', '.join(TASKS)}, or one that writes",
     )
+
+
+def _check_head(config: PretrainedConfig, task: Task, folder: Path) -> None:
+    """Raise a CheckpointError if the architecture says that its head is another task's."""
+    heads = {task: name for name in config.architectures or [] for end, task in TASKS.items() if name.endswith(end)}
+    fits = "text-classification" if task == "regression" else task
+    if heads and fits not in heads:
+        other, name = next(iter(heads.items()))
+        raise CheckpointError(f"{folder} holds {name}, whose head is for {other} and not for {task}", "give its task")
+
+
+def _check_tokenizer(tokenizer: PreTrainedTokenizerFast, config: PretrainedConfig, folder: Path) -> None:
+    """Raise a CheckpointError for a tokenizer that cannot pad, or has tokens for which the model has no embedding."""
+    if tokenizer.pad_token_id is None:
+        remedy = "set tokenizer.pad_token and config.pad_token_id (to those of the end token, say), and save both again"
+        raise CheckpointError(f"{folder} has a tokenizer without a padding token", remedy)
+    embedded = getattr(config, "vocab_size", None) or len(tokenizer)
+    if len(tokenizer) > embedded:
+        raise CheckpointError(
+            f"{folder} has {len(tokenizer)} tokens and the model embeds {embedded}",
+            "call model.resize_token_embeddings(len(tokenizer)), fine-tune, and save both again",
+        )
+
+
+def _labels(config: PretrainedConfig, folder: Path) -> tuple[str, ...]:
+    if set(config.id2label) != set(range(config.num_labels)):
+        numbers = sorted(config.id2label)[:8]
+        raise CheckpointError(
+            f"{folder}/config.json numbers its {config.num_labels} labels {numbers}", "number them from 0 in id2label"
+        )
+    return tuple(str(config.id2label[i]) for i in range(config.num_labels))
 
 
 def _max_length(config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast, wanted: int | None) -> int:

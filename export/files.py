@@ -85,6 +85,8 @@ def check_out(out: Path, *, marker: str, overwrite: bool) -> None:
     """
     if not out.exists():
         return
+    if out.resolve() in (Path.cwd(), *Path.cwd().parents):
+        raise TuneportError(f"{out} is the folder that you are in", "choose a new folder within it")
     if not overwrite:
         raise TuneportError(f"{out} exists", "choose another --out, or pass --overwrite to replace it")
     if not out.is_dir() or (not (out / marker).is_file() and any(out.iterdir())):

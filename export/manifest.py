@@ -346,10 +346,15 @@ def load_manifest(folder: Path) -> Manifest:
         raise ArtifactError(f"{path} does not fit its schema at {where}: {first['msg']}", again) from error
 
 
+def listed_files(manifest: Manifest, variant: str | None = None) -> tuple[File, ...]:
+    """List the shared files and those of one variant, or of every variant; a file that variants share once for each."""
+    chosen = manifest.variants if variant is None else (manifest.variant(variant),)
+    return *manifest.files, *(file for each in chosen for file in each.files)
+
+
 def check_files(folder: Path, manifest: Manifest, variant: str | None = None) -> None:
     """Compare size and hash of the shared files and of one variant's, or of every variant's."""
-    chosen = manifest.variants if variant is None else (manifest.variant(variant),)
-    for file in (*manifest.files, *(file for each in chosen for file in each.files)):
+    for file in listed_files(manifest, variant):
         path = folder / file.path
         if not path.is_file():
             raise ArtifactError(f"{path} is missing", "restore it or export again")

@@ -112,9 +112,8 @@ def export(
     check_device(config.device)
     progress("reading the checkpoint and the data")
     subject = _read(config)
-    enough = len(subject.sample.inputs) >= FEWEST_CALIBRATION_ROWS
     kind = _kind(subject.checkpoint)
-    recipes = choose_recipes(config.variants, config.device, has_data=enough, kind=kind)
+    recipes = choose_recipes(config.variants, config.device, rows=len(subject.sample.inputs), kind=kind)
     _check_depth(subject.checkpoint, config, recipes)
     with new_folder(out, marker=MANIFEST, overwrite=overwrite) as folder:
         workshop = _set_up(config, folder, subject, progress)

@@ -2,7 +2,8 @@
 
 import inspect
 import itertools
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,13 @@ from safetensors import SafetensorError
 
 from export.adapter import with_adapter
 from export.checkpoint import Checkpoint, unloadable
+from export.files import CheckpointError
 from export.tasks import Task
 from serve.batcher import Result
 from serve.tasks import Task as ServingTask
 from serve.tokenizer import Row, pad
 
+LAYER = re.compile(r"\.\d+\..*\.(weight|bias)$")
 NAMES = ("input_ids", "attention_mask", "token_type_ids")
 """What an encoder may take; some tokenizers make token types for models that have none."""
 
@@ -30,6 +33,26 @@ def load_reference(checkpoint: Checkpoint, task: Task, dtype: torch.dtype = torc
     return TorchWriter(checkpoint, task, dtype)
 
 
+def _check_loaded(model: torch.nn.Module, told: Mapping[str, Any], checkpoint: Checkpoint) -> None:
+    """Raise a CheckpointError for weights that are not there, not in the model, or not finite.
+
+    transformers draws at random what a checkpoint lacks, and warns: torch and every variant would agree on it.
+    """
+    folder, missing = checkpoint.folder, sorted(told["missing_keys"])
+    if missing:
+        problem = f"{folder} lacks {len(missing)} of the weights for {checkpoint.task}, such as {missing[0]}"
+        raise CheckpointError(problem, "fine-tune the model for the task first; `tuneport finetune` does")
+    beyond = sorted(name for name in told["unexpected_keys"] if LAYER.search(name))
+    if beyond:
+        problem = (
+            f"{folder} has {len(beyond)} weights of layers that its config.json does not name, such as {beyond[0]}"
+        )
+        raise CheckpointError(problem, "save model and configuration together")
+    for name, values in model.named_parameters():
+        if not torch.isfinite(values).all():
+            raise CheckpointError(f"{folder} holds NaN or infinite values in {name}", "train again: it diverged")
+
+
 class TorchModel:
     """The checkpoint as its author would run it."""
 
@@ -40,10 +63,17 @@ class TorchModel:
         self._processing = task.processing()
         kind = getattr(transformers, task.auto_model)
         try:
-            model = kind.from_pretrained(
-                checkpoint.folder, dtype=dtype, use_safetensors=True, trust_remote_code=checkpoint.trust_remote_code
+            model, told = kind.from_pretrained(
+                checkpoint.folder,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=checkpoint.trust_remote_code,
+                output_loading_info=True,
             )
+            _check_loaded(model, told, checkpoint)
             self.model = with_adapter(model, checkpoint.folder).to(dtype).eval()
+        except CheckpointError:
+            raise
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise unloadable(checkpoint.folder, error) from error
         self._takes = set(inspect.signature(self.model.forward).parameters) & set(NAMES)

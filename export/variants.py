@@ -163,29 +163,29 @@ RECIPES: dict[str, Recipe] = {
 
 
 def choose_recipes(
-    names: tuple[str, ...], device: Device, *, has_data: bool = True, kind: Kind | None = None
+    names: tuple[str, ...], device: Device, *, rows: int | None = None, kind: Kind | None = None
 ) -> dict[str, Recipe]:
     """Return the recipes to build, fp32 first and always; impossible combinations are refused here.
 
-    `kind` is what they are made of; None while that is not known yet.
+    `kind` is what they are made of, and `rows` how many rows of data there are; None while that is not known yet.
 
     Without names, those that can pay on the device: what its processor, the packages installed and the data allow.
     """
     if unknown := [name for name in names if name not in RECIPES]:
         raise TuneportError(f"unknown variants {unknown}", f"choose among {', '.join(RECIPES)}")
     for name in names:
-        if why := _impossible(name, device, has_data, kind):
-            able = [each for each in RECIPES if not _impossible(each, device, has_data, kind)]
+        if why := _impossible(name, device, rows, kind) or _unjudged(name, rows):
+            able = [each for each in RECIPES if not _impossible(each, device, rows, kind)]
             raise TuneportError(f"{name} {why[0]}", f"{why[1]}, or choose among {', '.join(able)}")
     wanted = names or tuple(
         name
         for name, recipe in RECIPES.items()
-        if recipe.is_default and not _impossible(name, device, has_data, kind or "encoder")
+        if recipe.is_default and not _impossible(name, device, rows, kind or "encoder")
     )
     return {name: recipe for name, recipe in RECIPES.items() if name == "fp32" or name in wanted}
 
 
-def _impossible(name: str, device: Device, has_data: bool, kind: Kind | None) -> tuple[str, str] | None:
+def _impossible(name: str, device: Device, rows: int | None, kind: Kind | None) -> tuple[str, str] | None:
     """Say why a variant cannot be made here, and what would help; None if it can."""
     recipe = RECIPES[name]
     if kind is not None and kind not in recipe.kinds:
@@ -199,6 +199,14 @@ def _impossible(name: str, device: Device, has_data: bool, kind: Kind | None) ->
         return "needs NNCF", "install tuneport[openvino]"
     if recipe.precision == "bf16" and not Machine.here().has_bf16:
         return "needs a processor that multiplies bfloat16, which this is not", "export on one that does"
-    if recipe.is_calibrated and not has_data:
-        return "is calibrated on data", "give some with --data"
+    if recipe.is_calibrated and rows is not None and rows < FEWEST_CALIBRATION_ROWS:
+        few = f"is calibrated on data, of which there are {rows} rows"
+        return few, f"give at least {FEWEST_CALIBRATION_ROWS} with --data"
+    return None
+
+
+def _unjudged(name: str, rows: int | None) -> tuple[str, str] | None:
+    """Say why a variant that was asked for by name could not pass, before it is built."""
+    if rows == 0 and not RECIPES[name].is_exact:
+        return "gives up precision and is judged on labelled data, and there is none", "give some with --data"
     return None

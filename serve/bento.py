@@ -7,12 +7,15 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import bentoml
+from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml.exceptions import NotFound
 
-from export.manifest import MANIFEST, check_files, load_manifest
+from export.files import ArtifactError, TuneportError, sha256
+from export.manifest import MANIFEST, check_files, listed_files, load_manifest
 
 MODEL_NAME = "tuneport"
 SERVICE = "serve.service:Tuneport"
@@ -23,24 +26,33 @@ REQUIREMENTS = "serve/requirements.txt", "serve/requirements-generate.txt"
 
 
 def register(artifact: Path) -> str:
-    """Copy an artifact into BentoML's model store as `tuneport:<version>`; returns that tag.
+    """Copy an artifact into BentoML's model store as `tuneport:<version>-<hash of its manifest>`; returns that tag.
 
-    An artifact that is there already is replaced only when its evidence differs. Raises ArtifactError for one
-    that is damaged.
+    What is stored is never replaced by another export, which may serve another variant: a bento keeps what it was
+    built with. Raises ArtifactError for an artifact that is damaged; a copy that is, is made anew.
     """
     manifest = load_manifest(artifact)
     check_files(artifact, manifest)
-    tag = f"{MODEL_NAME}:{manifest.version}"
+    tag = f"{MODEL_NAME}:{manifest.version}-{sha256(artifact / MANIFEST)[:8]}"
     try:
         stored = Path(bentoml.models.get(tag).path)
-        if (stored / MANIFEST).read_bytes() == (artifact / MANIFEST).read_bytes():
-            return tag
-        bentoml.models.delete(tag)
+        check_files(stored, load_manifest(stored))
+        return tag
     except NotFound:
         pass
+    except ArtifactError:
+        bentoml.models.delete(tag)
     labels = {"name": manifest.name, "task": manifest.task, "default_variant": manifest.default_variant}
-    with bentoml.models.create(tag, labels=labels) as stored_model:
-        shutil.copytree(artifact, stored_model.path, dirs_exist_ok=True)
+    files = [MANIFEST, *(file.path for file in listed_files(manifest))]
+    try:
+        with bentoml.models.create(tag, labels=labels) as stored_model:
+            for file in files:
+                target = Path(stored_model.path) / file
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(artifact / file, target)
+    except OSError as error:
+        problem = f"{artifact} cannot be copied into BentoML's store ({error.strerror or error})"
+        raise TuneportError(problem, "make room there, or set BENTOML_HOME; the artifact itself is whole") from error
     return tag
 
 
@@ -48,11 +60,28 @@ def build(artifact: Path) -> bentoml.Bento:
     """Register an artifact and build the bento that serves it; for a model that writes one with torch in its image."""
     tag = register(artifact)
     writes = load_manifest(artifact).processing.generation is not None
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as bentofile:
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as bentofile, _nothing_half_built():
         text = BENTOFILE.read_text(encoding="utf-8")
         bentofile.write(text.replace(*REQUIREMENTS) if writes else text)
         bentofile.flush()
         return bentoml.bentos.build_bentofile(bentofile.name, build_ctx=str(ROOT), args={"model": tag})
+
+
+@contextlib.contextmanager
+def _nothing_half_built() -> Iterator[None]:
+    """Remove the folder that BentoML builds in if it is interrupted, or fails."""
+    # What is built goes from here into the store.
+    folder = Path(BentoMLContainer.tmp_bento_store_dir.get())
+    before = set(folder.glob("*"))
+    try:
+        yield
+    except BaseException as error:
+        for left in set(folder.glob("*")) - before:
+            shutil.rmtree(left, ignore_errors=True)
+        if isinstance(error, OSError):
+            problem = f"the bento cannot be written ({error.strerror or error})"
+            raise TuneportError(problem, "make room in BentoML's store, or set BENTOML_HOME") from error
+        raise
 
 
 def serve_command(target: str, *, host: str, port: int, model: str | None = None) -> list[str]:

@@ -32,7 +32,7 @@ def open_engine(folder: Path, variant: Variant, *, threads: int | None = None) -
     if variant.engine == "openvino":
         try:
             from serve.openvino import OpenVinoEngine
-        except ImportError as error:
+        except ModuleNotFoundError as error:
             raise EngineError(
                 f"variant {variant.name} needs OpenVINO", "install tuneport[openvino], or serve another variant"
             ) from error

@@ -68,20 +68,20 @@ class Predictor:
             known = ", ".join(self._task.parameters.model_fields) or "none"
             raise InputError(f"wrong parameters: {wrong}", f"known: {known}") from error
 
-    def read_inputs(self, values: Iterable[Any]) -> list[Any]:
-        """Check the inputs of a request; an InputError names the first that is wrong."""
+    def read_inputs(self, values: Iterable[Any], first: int = 0) -> list[Any]:
+        """Check the inputs of a request, counted from `first`; an InputError names the first that is wrong."""
         given = []
-        for index, value in enumerate(values):
+        for index, value in enumerate(values, first):
             try:
                 given.append(self._task.read(value))
             except InputError as error:
                 raise InputError(f"inputs[{index}]: {error.problem}", error.remedy) from error
         return given
 
-    def predict(self, values: Sequence[Any], parameters: Any = None) -> list[Any]:
-        """Answer inputs here and now, in order; for the command line and tests."""
+    def predict(self, values: Sequence[Any], parameters: Any = None, *, first: int = 0) -> list[Any]:
+        """Answer inputs here and now, in order; for the command line and tests. `first` is the number of the first."""
         checked = self.read_parameters(parameters)
-        given = self.read_inputs(values)
+        given = self.read_inputs(values, first)
         windows = encode(self._task, given, checked)
         results = self.model.run([row for rows in windows for row in rows])
         return self._decode(given, windows, results, checked)
@@ -89,8 +89,10 @@ class Predictor:
     def predict_lines(self, values: Iterable[Any], window: int = 256) -> Iterator[Any]:
         """Answer a stream of inputs of any length in order, a window at a time."""
         source = iter(values)
+        count = 0
         while chunk := list(itertools.islice(source, window)):
-            yield from self.predict(chunk)
+            yield from self.predict(chunk, first=count)
+            count += len(chunk)
 
     async def answer(self, values: Sequence[Any], parameters: Any = None, deadline: float | None = None) -> list[Any]:
         """Answer one request among others: tokenize (off the event loop unless it is short), batch, run, decode.

@@ -156,7 +156,7 @@ def tuneport(*arguments: str | Path, stdin: bytes = b"") -> Answer:
     from tuneport.cli import main
 
     out, err = io.StringIO(), io.StringIO()
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         with (
             mock.patch.object(sys, "argv", ["tuneport", *map(str, arguments)]),
@@ -169,7 +169,8 @@ def tuneport(*arguments: str | Path, stdin: bytes = b"") -> Answer:
             except SystemExit as end:
                 code = end.code if isinstance(end.code, int) else 1
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return Answer(code, out.getvalue(), err.getvalue())
 
 

@@ -1,6 +1,8 @@
 """The engine, the self-check at the start, the settings and the model store."""
 
+import errno
 import itertools
+import os
 from pathlib import Path
 
 import bentoml
@@ -10,7 +12,7 @@ import pytest
 from helpers import LABELS, change_byte, random_texts, read_rows, write_rows
 
 from export.files import ArtifactError, EngineError, GateError, TuneportError
-from export.manifest import MANIFEST, File, Manifest, load_golden, load_manifest
+from export.manifest import MANIFEST, File, Manifest, check_files, load_golden, load_manifest
 from serve.bento import register
 from serve.model import open_model
 from serve.ort import OrtEngine
@@ -146,18 +148,42 @@ def test_registering_twice_keeps_one_copy(tiny_artifact: Path, manifest: Manifes
     tag = register(tiny_artifact)
     stored = Path(bentoml.models.get(tag).path)
     before = (stored / MANIFEST).stat().st_ino
-    assert tag == f"tuneport:{manifest.version}" == register(tiny_artifact)
+    assert tag.startswith(f"tuneport:{manifest.version}-")
+    assert tag == register(tiny_artifact)
     assert (stored / MANIFEST).stat().st_ino == before
 
 
-def test_new_evidence_for_the_same_model_replaces_the_old(artifact: Path, tiny_artifact: Path) -> None:
+def test_another_export_of_the_same_model_stands_beside_the_old(artifact: Path, tiny_artifact: Path) -> None:
+    """A bento that names the old one must not serve another variant from one day to the next."""
     tag = register(tiny_artifact)
-    load_manifest(artifact).model_copy(update={"default_because": "measured again"}).save(artifact)
-    try:
-        assert register(artifact) == tag
-        assert load_manifest(Path(bentoml.models.get(tag).path)).default_because == "measured again"
-    finally:
-        register(tiny_artifact)
+    load_manifest(artifact).model_copy(update={"default_variant": "int8"}).save(artifact)
+    other = register(artifact)
+    assert other.partition("-")[0] == tag.partition("-")[0]
+    assert [load_manifest(Path(bentoml.models.get(each).path)).default_variant for each in (tag, other)] == [
+        load_manifest(tiny_artifact).default_variant,
+        "int8",
+    ]
+
+
+def test_a_damaged_copy_in_the_store_is_made_anew(artifact: Path) -> None:
+    load_manifest(artifact).model_copy(update={"default_because": "chosen"}).save(artifact)
+    (artifact / "stranger").write_text("not listed")
+    stored = Path(bentoml.models.get(register(artifact)).path)
+    assert not (stored / "stranger").exists()
+    change_byte(stored / "onnx" / "fp32" / "model.onnx")
+    assert Path(bentoml.models.get(register(artifact)).path) == stored
+    check_files(stored, load_manifest(stored))
+
+
+def test_a_store_without_room_is_one_line(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load_manifest(artifact).model_copy(update={"default_because": "no room"}).save(artifact)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("shutil.copyfile", full)
+    with pytest.raises(TuneportError, match=r"cannot be copied into BentoML's store .No space left"):
+        register(artifact)
 
 
 def test_a_damaged_artifact_is_not_registered(artifact: Path) -> None:

@@ -176,7 +176,7 @@ def test_what_the_machine_cannot_run_is_refused_before_any_work(
         choose_recipes(("openvino-bf16",), "cpu")
     assert "openvino-bf16" not in choose_recipes((), "cpu")
     with pytest.raises(TuneportError, match="int8-static is calibrated on data"):
-        choose_recipes(("int8-static",), "cpu", has_data=False)
+        choose_recipes(("int8-static",), "cpu", rows=0)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(TuneportError, match=r"openvino needs OpenVINO.*tuneport\[openvino\]"):
         choose_recipes(("openvino",), "cpu")
@@ -276,7 +276,7 @@ def test_fp16_is_for_cuda_and_wants_data() -> None:
     with pytest.raises(TuneportError, match="fp16 does not run on cpu"):
         choose_recipes(("fp16",), "cpu")
     assert list(choose_recipes((), "cuda")) == ["fp32", "fp16"]
-    assert list(choose_recipes((), "cuda", has_data=False)) == ["fp32"]
+    assert list(choose_recipes((), "cuda", rows=0)) == ["fp32"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -21,6 +22,9 @@ app = typer.Typer(
     help="Fine-tune a transformer, export it with proof, serve the fastest variant that passed.",
     epilog="Start with: tuneport demo",
 )
+
+PATIENCE_S = 3.0
+"""A signal to stop within so many seconds of another is the same wish."""
 
 Artifact = Annotated[Path, typer.Argument(help="An artifact's folder, as `tuneport export` wrote it.")]
 Out = Annotated[Path, typer.Option(help="Folder to write; must not exist unless --overwrite.")]
@@ -240,13 +244,16 @@ def predict(
     texts: Annotated[list[str] | None, typer.Argument(help="Inputs; read from stdin, one a line, when absent.")] = None,
     variant: Annotated[str | None, typer.Option(help="Which variant; default: the artifact's own.")] = None,
 ) -> None:
-    """Answer texts, one JSON value a line, in order. A line of stdin is a text or a JSON object."""
+    """Answer inputs, one JSON value a line, in order. An input is a text, or a JSON object if it begins with {.
+
+    Example: tuneport predict artifacts/qa '{"question": "Who won?", "context": "The home team won."}'
+    """
     from serve.predictor import Predictor
     from serve.settings import read_settings
 
     settings = read_settings()
     predictor = Predictor(artifact, settings.model_copy(update={"variant": variant or settings.variant}))
-    inputs: Iterator[Any] = iter(texts) if texts else _lines()
+    inputs: Iterator[Any] = (_value(text, f"input {i}") for i, text in enumerate(texts, 1)) if texts else _lines()
     if local := getattr(predictor.model.task, "read_local", None):  # inputs are paths
         inputs = map(local, inputs)
     try:
@@ -256,6 +263,9 @@ def predict(
     except BrokenPipeError as error:  # `tuneport predict … | head`: typer would call it a failure
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(0) from error
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise TuneportError(f"the answers cannot be written ({error.strerror})", "send them elsewhere") from error
 
 
 @app.command()
@@ -374,7 +384,12 @@ def build(artifact: Artifact) -> None:
 def main() -> NoReturn:
     """Run; a domain error is one line on stderr and exit code 1."""
     # A stop from outside unwinds like Ctrl-C, so that half-written folders are removed.
-    signal.signal(signal.SIGTERM, lambda *_: _interrupt())
+    _stops.clear()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
+    if sys.stdin is None or sys.stdout is None or sys.stderr is None:
+        sys.exit("error: a standard stream is closed; redirect it to /dev/null instead")
     _quiet_libraries()
     try:
         app(standalone_mode=True)
@@ -393,8 +408,15 @@ def main() -> NoReturn:
     sys.exit(0)
 
 
-def _interrupt() -> NoReturn:
-    raise KeyboardInterrupt
+_stops: list[float] = []
+"""When a signal to stop came, of `time.monotonic`."""
+
+
+def _interrupt(*_: Any) -> None:
+    """Unwind; who presses Ctrl-C twice must not break off the tidying up."""
+    _stops.append(time.monotonic())
+    if len(_stops) == 1 or _stops[-1] - _stops[-2] > PATIENCE_S:
+        raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
@@ -421,10 +443,19 @@ def _quiet_libraries() -> None:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
-def _steps() -> Any:
+@contextlib.contextmanager
+def _steps() -> Iterator[Callable[[str], object]]:
+    """Show each step. A stop that a library has swallowed, as pybind11 does while it is imported, is heard here."""
     from tuneport.show import steps
 
-    return steps()
+    with steps() as show:
+
+        def step(name: str) -> None:
+            if _stops:
+                raise KeyboardInterrupt
+            show(name)
+
+        yield step
 
 
 def _columns(text: str | None) -> dict[str, str]:
@@ -456,13 +487,21 @@ def _lines() -> Iterator[Any]:
     """Read stdin: a line that starts with `{` is a JSON object, every other line is a text."""
     for number, raw in enumerate(sys.stdin.buffer, 1):
         try:
-            line = raw.decode("utf-8").rstrip("\r\n")
-            yield json.loads(line) if line.lstrip().startswith("{") else line
+            line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
         except UnicodeDecodeError as error:
             raise TuneportError(f"line {number} of stdin is not UTF-8", "convert it with iconv") from error
-        except json.JSONDecodeError as error:
-            remedy = 'write {"text": "…"}, or a text that does not start with {'
-            raise TuneportError(f"line {number} of stdin is not JSON ({error})", remedy) from error
+        yield _value(line, f"line {number} of stdin")
+
+
+def _value(text: str, what: str) -> Any:
+    """Read an input: what begins with `{` is a JSON object, everything else a text."""
+    if not text.lstrip().startswith("{"):
+        return text
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        remedy = 'write {"text": "…"}, or a text that does not start with {'
+        raise TuneportError(f"{what} is not JSON ({error})", remedy) from error
 
 
 if __name__ == "__main__":

@@ -7,11 +7,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rich.console import Console
+from rich.measure import Measurement
+from rich.padding import Padding
 from rich.table import Table
 
 from benchmarks.report import Report
 from export.card import calibration, evidence, kept, long_inputs
 from export.manifest import load_manifest
+
+WIDEST = 1000
 
 
 @contextlib.contextmanager
@@ -67,12 +71,20 @@ def show_artifact(folder: Path) -> None:
 
 
 def _print_table(head: list[str], rows: list[list[str]], caption: str) -> None:
+    console = _console()
     table = Table(caption=caption, caption_justify="left")
     for i, title in enumerate(head):
         table.add_column(title, justify="right" if i else "left", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    _console().print(table)
+    if Measurement.get(console, console.options.update(max_width=WIDEST), table).maximum <= console.width:
+        console.print(table)
+        return
+    for name, *cells in rows:  # cut off, figures would say nothing
+        said = ", ".join(f"{title} {cell}" for title, cell in zip(head[1:], cells, strict=True) if cell)
+        console.print(f"[bold]{name}[/]", highlight=False)
+        console.print(Padding(said, (0, 0, 0, 2)), highlight=False, markup=False)
+    console.print(caption, style="italic", highlight=False)
 
 
 def _console() -> Console:
