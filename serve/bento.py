@@ -51,7 +51,7 @@ def register(artifact: Path) -> str:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(artifact / file, target)
     except OSError as error:
-        problem = f"{artifact} cannot be copied into BentoML's store ({error.strerror or error})"
+        problem = f"{artifact} cannot be copied into BentoML's store ({_reason(error)})"
         raise TuneportError(problem, "make room there, or set BENTOML_HOME; the artifact itself is whole") from error
     return tag
 
@@ -69,19 +69,30 @@ def build(artifact: Path) -> bentoml.Bento:
 
 @contextlib.contextmanager
 def _nothing_half_built() -> Iterator[None]:
-    """Remove the folder that BentoML builds in if it is interrupted, or fails."""
-    # What is built goes from here into the store.
-    folder = Path(BentoMLContainer.tmp_bento_store_dir.get())
-    before = set(folder.glob("*"))
+    """Remove what BentoML leaves in its folders if the build is interrupted, or fails."""
+    home = Path(BentoMLContainer.bentoml_home.get())
+    before = _bentos(home)
     try:
         yield
     except BaseException as error:
-        for left in set(folder.glob("*")) - before:
+        for left in _bentos(home) - before:
             shutil.rmtree(left, ignore_errors=True)
         if isinstance(error, OSError):
-            problem = f"the bento cannot be written ({error.strerror or error})"
+            problem = f"the bento cannot be written ({_reason(error)})"
             raise TuneportError(problem, "make room in BentoML's store, or set BENTOML_HOME") from error
         raise
+
+
+def _bentos(home: Path) -> set[Path]:
+    """List where bentos are built and where they come to stand."""
+    return {*(home / "tmp").glob("*"), *(home / "bentos" / MODEL_NAME).glob("*")}
+
+
+def _reason(error: OSError) -> str:
+    """Name what is wrong once, not for each file that shutil did not copy."""
+    if isinstance(error, shutil.Error) and error.args and error.args[0]:
+        return str(error.args[0][0][-1]).partition(":")[0]
+    return error.strerror or str(error)[:120]
 
 
 def serve_command(target: str, *, host: str, port: int, model: str | None = None) -> list[str]:

@@ -1,10 +1,15 @@
 import json
+import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers import LABELS, ROOT, TorchReference, change_byte, read_rows, tuneport, write_rows
+from rich.console import Console
 from test_serving import alter_golden
 
 from export import pipeline
@@ -257,3 +262,80 @@ def test_an_artifact_that_is_not_there_is_one_line(tmp_path: Path, command: str)
     answer = tuneport(command, tmp_path / "nowhere", *(["bank"] if command == "predict" else []))
     assert answer.code == 1
     assert_one_line(answer.err, "nowhere does not exist")
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_that_a_library_swallows_is_heard_at_the_next_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: signal.Signals
+) -> None:
+    """So does pybind11 while a module of its is imported."""
+
+    def run(*_: Any, progress: Callable[[str], object], **__: Any) -> None:
+        for _ in range(2):  # the second comes while the first unwinds
+            try:
+                os.kill(os.getpid(), sent)
+            except KeyboardInterrupt:
+                swallowed.append(sent)
+        progress("the next step")
+
+    swallowed: list[signal.Signals] = []
+    monkeypatch.setattr("export.pipeline.export", run)
+    done = tuneport("export", tmp_path, "--out", tmp_path / "out")
+    assert done.code == 130
+    assert done.err == "interrupted; nothing half-written was left behind\n"
+    assert swallowed == [sent]
+
+
+def test_an_argument_that_begins_with_a_brace_is_json(tiny_artifact: Path) -> None:
+    given = tuneport("predict", tiny_artifact, '{"text": "the bank fell"}', "the bank fell")
+    assert given.out.splitlines()[0] == given.out.splitlines()[1]
+    wrong = tuneport("predict", tiny_artifact, "a", "{a")
+    assert wrong.code == 1
+    assert wrong.err.startswith("error: input 2 is not JSON")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tiny_artifact: Path) -> None:
+    line = b'{"text": "the bank fell"}\n'
+    marked, plain = (tuneport("predict", tiny_artifact, stdin=mark + line) for mark in (b"\xef\xbb\xbf", b""))
+    assert marked.out == plain.out
+
+
+def test_json_too_deep_to_read_is_one_line(tiny_artifact: Path) -> None:
+    done = tuneport("predict", tiny_artifact, stdin=b'{"text":' + b"[" * 100_000)
+    assert done.code == 1
+    assert done.err.startswith("error: line 1 of stdin is not JSON")
+
+
+def test_a_wrong_line_is_counted_from_the_first_of_all(tiny_artifact: Path) -> None:
+    done = tuneport("predict", tiny_artifact, stdin=b"bank\n" * 299 + b'{"text": null}\n')
+    assert done.code == 1
+    assert "inputs[299]" in done.err
+
+
+def test_answers_that_cannot_be_written_are_one_line(tiny_artifact: Path) -> None:
+    command = [sys.executable, "-m", "tuneport.cli", "predict", str(tiny_artifact), "bank"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr == "error: the answers cannot be written (No space left on device); send them elsewhere\n"
+
+
+def test_on_a_narrow_terminal_no_figure_is_cut_off(tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = tuneport("inspect", tiny_artifact).out
+    monkeypatch.setattr("tuneport.show._console", lambda: Console(width=60))
+    narrow = tuneport("inspect", tiny_artifact).out
+    assert "…" not in narrow
+    assert all(len(line) <= 60 for line in narrow.splitlines())
+    for variant in load_manifest(tiny_artifact).variants:
+        assert variant.timing
+        assert f"{variant.timing.latency_ms_p50:.1f}" in narrow
+    assert "serves by default" in " ".join(narrow.split())
+    assert "│" in wide or "┃" in wide
+
+
+def test_the_folder_that_one_is_in_is_no_out(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = tuneport("export", tiny_checkpoint, "--out", ".", "--overwrite")
+    assert (done.code, done.err) == (1, "error: . is the folder that you are in; choose a new folder within it\n")
