@@ -395,21 +395,25 @@ def main() -> NoReturn:
     _quiet_libraries()
     try:
         app(standalone_mode=True)
-    except TuneportError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(1)
     except SystemExit as end:
         # typer turns an interruption into an exit, without a word.
         cause = end.__context__ and end.__context__.__cause__
         if isinstance(cause, KeyboardInterrupt):
-            print(str(cause) or "interrupted; nothing half-written was left behind", file=sys.stderr)
+            print(str(cause) or INTERRUPTED, file=sys.stderr)
         raise
-    except KeyboardInterrupt:
-        print("interrupted; nothing half-written was left behind", file=sys.stderr)
-        sys.exit(130)
+    except (KeyboardInterrupt, Exception) as error:
+        # A library that was stopped in its midst may make another error of it.
+        if _stops or isinstance(error, KeyboardInterrupt):
+            print(INTERRUPTED, file=sys.stderr)
+            sys.exit(130)
+        if not isinstance(error, TuneportError):
+            raise
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(1)
     sys.exit(0)
 
 
+INTERRUPTED = "interrupted; nothing half-written was left behind"
 _stops: list[float] = []
 """When a signal to stop came, of `time.monotonic`."""
 
