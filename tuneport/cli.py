@@ -377,9 +377,7 @@ def build(artifact: Artifact) -> None:
     """Register an artifact with BentoML and build the bento that serves it."""
     from serve.bento import build as run_build
 
-    with _steps() as step:
-        step("checking the artifact and building the bento")
-        bento = run_build(artifact)
+    bento = run_build(artifact)
     print(f"built {bento.tag}; next: bentoml serve {bento.tag}, or bentoml containerize {bento.tag}")
 
 
