@@ -19,7 +19,7 @@ from serve.batcher import Result
 from serve.tasks import Task as ServingTask
 from serve.tokenizer import Row, pad
 
-LAYER = re.compile(r"\.\d+\..*\.(weight|bias)$")
+LAYER = re.compile(r"(.*?\.\d+)\.")
 NAMES = ("input_ids", "attention_mask", "token_type_ids")
 """What an encoder may take; some tokenizers make token types for models that have none."""
 
@@ -42,7 +42,13 @@ def _check_loaded(model: torch.nn.Module, told: Mapping[str, Any], checkpoint: C
     if missing:
         problem = f"{folder} lacks {len(missing)} of the weights for {checkpoint.task}, such as {missing[0]}"
         raise CheckpointError(problem, "fine-tune the model for the task first; `tuneport finetune` does")
-    beyond = sorted(name for name in told["unexpected_keys"] if LAYER.search(name))
+    # Some families saved buffers once that are none any more: those stand in layers that are there.
+    layers = {found.group(1) for name in model.state_dict() if (found := LAYER.match(name))}
+    beyond = sorted(
+        name
+        for name in told["unexpected_keys"]
+        if (found := LAYER.match(name)) and not any(layer.endswith(found.group(1)) for layer in layers)
+    )
     if beyond:
         problem = (
             f"{folder} has {len(beyond)} weights of layers that its config.json does not name, such as {beyond[0]}"

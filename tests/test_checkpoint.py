@@ -63,6 +63,10 @@ def test_layers_that_the_configuration_does_not_name(tmp_path: Path) -> None:
     change_config(folder, num_hidden_layers=1)
     with pytest.raises(CheckpointError, match=r"weights of layers that its config.json does not name"):
         load(folder)
+    older = save(tmp_path / "b", "SequenceClassification")
+    buffers = {"encoder.layer.0.attention.bias": torch.ones(3), "bert.embeddings.position_ids": torch.ones(3)}
+    change_weights(older, lambda weights: weights.update(buffers))
+    load(older)
 
 
 @pytest.mark.parametrize(
