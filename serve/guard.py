@@ -78,27 +78,31 @@ class Guard:
 
 
 def answer_refusal(refusal: Refusal, path: str) -> Response:
-    """Answer an error in our shape, below /v2 in the protocol's: `{"error": "…"}`, and below /v1 in OpenAI's."""
+    """Answer an error."""
     headers = {}
     if refusal.status == 429:
         headers["Retry-After"] = str(max(1, math.ceil(refusal.retry_after_s or 1)))
     if refusal.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    content: Any = refusal.as_json()
-    if path.startswith("/v2"):
-        content = {"error": f"{refusal.message}; {refusal.remedy}"}
-    status = refusal.status
-    if path.startswith("/v1/"):
-        status = 400 if status == 422 else status  # which OpenAI's service does not know
-        kind = "server_error" if status >= 500 else OPENAI_S.get(status, "invalid_request_error")
-        said = {"message": f"{refusal.message}; {refusal.remedy}", "type": kind, "param": None, "code": refusal.code}
-        content = {"error": said}
+    status, content = _said(refusal, path)
     return Response(orjson.dumps(content), status, headers, "application/json")
 
 
 async def handle(request: Request, error: Exception) -> Response:
     """Answer an error that was raised inside of the routes."""
     return answer_refusal(refusal_of(error), request.url.path)
+
+
+def _said(refusal: Refusal, path: str) -> tuple[int, Any]:
+    """Put an error in our shape, below /v2 in the protocol's, `{"error": "…"}`, and below /v1 in OpenAI's."""
+    text = f"{refusal.message}; {refusal.remedy}"
+    if path.startswith("/v2"):
+        return refusal.status, {"error": text}
+    if path.startswith("/v1/"):
+        status = 400 if refusal.status == 422 else refusal.status  # which is none of OpenAI's
+        kind = "server_error" if status >= 500 else OPENAI_S.get(status, "invalid_request_error")
+        return status, {"error": {"message": text, "type": kind, "param": None, "code": refusal.code}}
+    return refusal.status, refusal.as_json()
 
 
 def _operation(path: str) -> str:
