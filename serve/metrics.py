@@ -19,9 +19,10 @@ class Metrics:
     def __init__(self, model: dict[str, str], *, workers: int = 1) -> None:
         """Make the figures; with several workers they live in files of a folder that the supervisor made."""
         # prometheus_client reads the variable when it is imported.
-        os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
-        if workers > 1:
-            os.environ["PROMETHEUS_MULTIPROC_DIR"] = os.environ[METRICS_FOLDER]
+        if workers == 1:
+            os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
+        elif folder := os.environ.get(METRICS_FOLDER):
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
         import prometheus_client as prometheus
         from prometheus_client import multiprocess
 
