@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import ssl
 import subprocess
@@ -193,6 +194,8 @@ def test_when_a_worker_is_killed_the_other_goes_on_and_it_comes_back(bento_tag: 
         assert before[1].is_running()
         assert len(workers(process)) == 2
         assert len(infer_over_grpc(grpc_port, ["bank"])) == 1
+        # As BentoML does when another service of the same user starts.
+        shutil.rmtree(Path(os.environ["BENTOML_HOME"]) / "prometheus_multiproc_dir")
         page = httpx.get(f"{url}/metrics").text
         counted = [
             line for line in page.splitlines() if line.startswith("tuneport_requests_total{") and '"200"' in line
