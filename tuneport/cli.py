@@ -251,6 +251,8 @@ def predict(
     from serve.predictor import Predictor
     from serve.settings import read_settings
 
+    if sys.stdout is None or (sys.stdin is None and not texts):
+        raise TuneportError("a standard stream is closed", "redirect it to a file, or to /dev/null")
     settings = read_settings()
     predictor = Predictor(artifact, settings.model_copy(update={"variant": variant or settings.variant}))
     inputs: Iterator[Any] = (_value(text, f"input {i}") for i, text in enumerate(texts, 1)) if texts else _lines()
@@ -388,8 +390,6 @@ def main() -> NoReturn:
     for number in (signal.SIGTERM, signal.SIGINT):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
-    if sys.stdin is None or sys.stdout is None or sys.stderr is None:
-        sys.exit("error: a standard stream is closed; redirect it to /dev/null instead")
     _quiet_libraries()
     try:
         app(standalone_mode=True)
