@@ -43,7 +43,7 @@ class Settings(BaseSettings):
 
     max_waiting_inputs: int = Field(default=4096, ge=1)
     """Inputs that may wait for the engine before requests are refused with 429."""
-    max_queue_ms: float = Field(default=250.0, gt=0, allow_inf_nan=False)
+    max_queue_ms: float = Field(default=350.0, gt=0, allow_inf_nan=False)
     """Estimated wait for the engine above which new requests are refused with 429."""
     max_requests: int = Field(default=1024, ge=1)
     """Requests that a worker handles at a time, both doors together; more are refused with 429."""
