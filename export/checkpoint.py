@@ -161,8 +161,8 @@ def _read_run(path: Path) -> Run:
 def _check_files(path: Path, folder: Path) -> None:
     if not folder.is_dir():
         unfinished = path.is_dir() and (path / "trainer").exists()
-        is_file = "is a file" if path.is_file() else "does not exist"
-        why = "holds a run that did not finish" if unfinished else is_file
+        absent = "is a file" if path.is_file() else "does not exist"
+        why = "holds a run that did not finish" if unfinished else absent
         raise CheckpointError(
             f"{path} {why}", "give the folder that `tuneport finetune … --out` wrote, or a checkpoint"
         )

@@ -20,7 +20,7 @@ from serve.protocol import open_inference_pb2 as messages
 from serve.protocol import tensors
 from serve.protocol.http import EXTENSIONS, PLATFORM
 from serve.protocol.tensors import Tensor
-from serve.tasks.inputs import InputError
+from serve.tasks.inputs import InputError, check_number
 
 SERVICE = "inference.GRPCInferenceService"
 CODES = {
@@ -126,7 +126,7 @@ class GrpcDoor:
         tensors.check_model(manifest, request.model_name, request.model_version)
         inputs = tensors.inputs_of(manifest, _read_tensors(request, self._desk.settings.max_inputs))
         parameters = _read_parameters(request.parameters)
-        tensors.check_number(len(request.outputs), "outputs")
+        check_number(len(request.outputs), "outputs")
         wanted = [output.name for output in request.outputs]
         tensors.tensors_of(manifest, [], wanted)  # before the work is done
         limits = [each for each in (context.time_remaining(), tensors.timeout_of(parameters)) if each is not None]
@@ -214,7 +214,7 @@ def _trailer(refusal: Refusal, request_id: str) -> tuple[tuple[str, str], ...]:
 
 def _read_tensors(request: Any, max_inputs: int) -> list[Tensor]:
     """Read input tensors, raw or typed; what they claim is checked before it is read."""
-    tensors.check_number(len(request.inputs), "inputs")
+    check_number(len(request.inputs), "inputs")
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
         raise InputError(f"{len(raw)} raw contents for {len(request.inputs)} inputs", "send one for each")
@@ -232,7 +232,7 @@ def _read_tensors(request: Any, max_inputs: int) -> list[Tensor]:
 
 
 def _read_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
-    tensors.check_number(len(given), "parameters")
+    check_number(len(given), "parameters")
     found = {}
     for name, parameter in given.items():
         chosen = parameter.WhichOneof("parameter_choice")

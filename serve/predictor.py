@@ -16,15 +16,13 @@ from serve.errors import Refused
 from serve.explain import encode
 from serve.model import check_golden, group, open_model
 from serve.settings import Settings
-from serve.tasks.inputs import InputError
+from serve.tasks.inputs import InputError, check_number
 from serve.tokenizer import Row
 
 if TYPE_CHECKING:
     from serve.bento_batcher import BentoBatcher
 
 SMALL_CHARS = 1000
-MOST_PARAMETERS = 64
-"""Far more than any task has; each wrong one costs a message."""
 
 
 class Predictor:
@@ -59,8 +57,8 @@ class Predictor:
 
     def read_parameters(self, parameters: Any) -> BaseModel:
         """Check a request's `parameters`; an InputError names each that is wrong."""
-        if isinstance(parameters, dict) and len(parameters) > MOST_PARAMETERS:
-            raise InputError(f"there are {len(parameters)} parameters", f"send at most {MOST_PARAMETERS}")
+        if isinstance(parameters, dict):
+            check_number(len(parameters), "parameters")
         try:
             return self._task.parameters.model_validate({} if parameters is None else parameters)
         except ValidationError as error:

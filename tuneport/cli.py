@@ -262,11 +262,10 @@ def predict(
         for prediction in predictor.predict_lines(inputs):
             print(json.dumps(prediction, ensure_ascii=False))
         sys.stdout.flush()
-    except BrokenPipeError as error:  # `tuneport predict … | head`: typer would call it a failure
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(0) from error
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):  # `tuneport predict … | head`: typer would call it a failure
+            raise typer.Exit(0) from error
         raise TuneportError(f"the answers cannot be written ({error.strerror})", "send them elsewhere") from error
 
 

@@ -13,7 +13,7 @@ from serve.desk import Desk
 from serve.errors import Refused
 from serve.protocol import tensors
 from serve.protocol.tensors import Tensor
-from serve.tasks.inputs import InputError
+from serve.tasks.inputs import InputError, check_number
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 EXTENSIONS = ("binary_tensor_data",)
@@ -125,7 +125,7 @@ def _split(body: bytes, header_length: str | None) -> tuple[dict[str, Any], memo
 def _read_tensors(given: Any, binary: memoryview, max_inputs: int) -> list[Tensor]:
     if not isinstance(given, list) or not given:
         raise InputError('"inputs" is not a list of tensors', "send at least one")
-    tensors.check_number(len(given), "inputs")
+    check_number(len(given), "inputs")
     found = []
     for each in given:
         fields = _object(each, "an input")
@@ -163,7 +163,7 @@ def _wanted(outputs: Any, default: bool) -> dict[str, bool]:
         return {}
     if not isinstance(outputs, list):
         raise InputError('"outputs" is not a list', "name outputs, or leave it out")
-    tensors.check_number(len(outputs), "outputs")
+    check_number(len(outputs), "outputs")
     wanted = {}
     for each in outputs:
         fields = _object(each, "an output")

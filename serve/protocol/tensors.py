@@ -19,8 +19,6 @@ OWN_PARAMETERS = frozenset(
 )
 """Parameters of a request that are the protocol's; the others are the task's."""
 LENGTH_BYTES = 4
-MOST_NAMED = 64
-"""Tensors, or parameters, of a request: far more than any model has, and few enough to look at each."""
 TIMEOUT_DIGITS = 18
 
 
@@ -52,12 +50,6 @@ def outputs_of(manifest: Manifest) -> dict[str, str]:
     if task == "regression" and len(manifest.labels) <= 1:
         return {"score": FP32, JSON: BYTES}
     return {JSON: BYTES}
-
-
-def check_number(count: int, what: str) -> None:
-    """Refuse more of a thing than can be meant, before each of them is looked at."""
-    if count > MOST_NAMED:
-        raise InputError(f"the request has {count} {what}", f"send at most {MOST_NAMED}")
 
 
 def check_count(name: str, datatype: str, shape: Sequence[Any], max_inputs: int) -> int:

@@ -8,6 +8,9 @@ from pydantic import BaseModel, ConfigDict
 from export.files import TuneportError
 from serve.tokenizer import Text
 
+MOST_NAMED = 64
+"""Tensors, or parameters, of a request: far more than any model has, and few enough to look at each."""
+
 
 class InputError(TuneportError):
     """An input of a request is not of the task's shape."""
@@ -17,6 +20,12 @@ class Parameters(BaseModel):
     """The base of every task's parameters: strict, and nothing unknown."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+def check_number(count: int, what: str) -> None:
+    """Refuse more of a thing than can be meant, before each of them is looked at."""
+    if count > MOST_NAMED:
+        raise InputError(f"the request has {count} {what}", f"send at most {MOST_NAMED}")
 
 
 def read_text(value: Any, *, accepts_pairs: bool) -> Text:
