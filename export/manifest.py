@@ -347,9 +347,9 @@ def load_manifest(folder: Path) -> Manifest:
 
 
 def listed_files(manifest: Manifest, variant: str | None = None) -> tuple[File, ...]:
-    """List the shared files and those of one variant, or of every variant; a file that variants share once for each."""
+    """List the shared files and those of one variant, or of every variant, each once though variants share it."""
     chosen = manifest.variants if variant is None else (manifest.variant(variant),)
-    return *manifest.files, *(file for each in chosen for file in each.files)
+    return tuple(dict.fromkeys((*manifest.files, *(file for each in chosen for file in each.files))))
 
 
 def check_files(folder: Path, manifest: Manifest, variant: str | None = None) -> None:
