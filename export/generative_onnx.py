@@ -5,6 +5,7 @@ without), a decoder alone becomes one. Beside them stand the two configurations 
 """
 
 import copy
+import functools
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -61,9 +62,9 @@ def writer_signature(folder: Path) -> tuple[tuple[Tensor, ...], tuple[Tensor, ..
     )
 
 
-def quantize_writer(fp32: Path, files: Sequence[str], folder: Path) -> list[str]:
+def quantize_writer(fp32: Path, files: Sequence[str], folder: Path, *, reduce_range: bool = False) -> list[str]:
     """Write every graph with int8 weights in its matrix products; activations are quantized as they come."""
-    return _each_graph(fp32.parent, files, folder, _to_int8)
+    return _each_graph(fp32.parent, files, folder, functools.partial(_to_int8, reduce_range=reduce_range))
 
 
 def quantize_writer_int4(fp32: Path, files: Sequence[str], folder: Path) -> list[str]:
@@ -84,12 +85,13 @@ def _each_graph(source: Path, files: Sequence[str], folder: Path, quantize: Any)
     return names
 
 
-def _to_int8(graph: Path, target: Path) -> None:
+def _to_int8(graph: Path, target: Path, *, reduce_range: bool) -> None:
     quantize_dynamic(
         str(graph),
         str(target),
         op_types_to_quantize=["MatMul", "Gemm"],
         per_channel=True,
+        reduce_range=reduce_range,
         weight_type=QuantType.QInt8,
         use_external_data_format=(graph.parent / f"{graph.name}_data").is_file(),
         # The merged decoder keeps its layers in the two branches of an If.

@@ -54,6 +54,12 @@ class Machine(Frozen):
         )
 
     @property
+    def int8_saturates(self) -> bool:
+        """Whether int8 kernels add pairs of products in 16 bits, which full ranges overflow: x86-64 without VNNI."""
+        has_dot_product = {"avx512_vnni", "avx_vnni", "amx_int8"} & set(self.instructions)
+        return self.system.endswith(("x86_64", "AMD64")) and not has_dot_product
+
+    @property
     def has_bf16(self) -> bool:
         """Whether the processor multiplies bfloat16 itself; without that bf16 is slower than fp32."""
         return any(flag in self.instructions for flag in ("amx_bf16", "avx512_bf16", "bf16"))

@@ -172,6 +172,8 @@ class Variant(Frozen):
     """The graph that the engine opens comes first."""
     tolerance: float
     """The difference from torch that its golden cases may show on another machine."""
+    reduce_range: bool = False
+    """Whether int8 weights use 7 bits, for processors whose int8 kernels would saturate."""
     kept_in_higher_precision: tuple[str, ...] = ()
     """Parts of the graph that the gate could not do without."""
     parity: Parity

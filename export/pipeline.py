@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -50,6 +50,7 @@ LIBRARIES = ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "tokeni
 FP32 = "fp32"
 MOST_LESSONS = 20_000
 """Rows of train that teach a pruned model."""
+InstructionSet = Literal["avx2", "vnni"]
 Progress = Callable[[str], object]
 
 
@@ -76,6 +77,8 @@ class ExportConfig(Frozen):
     """Validation rows for the gate, the first ones."""
     calibration_rows: int = Field(default=128, ge=FEWEST_CALIBRATION_ROWS)
     """Validation rows that static quantization sees."""
+    instruction_set: InstructionSet | None = None
+    """The processor that int8 variants are for, by its int8 instructions; unset: this machine's."""
     calibration: Ranges = "minmax"
     """How static quantization reads ranges off them."""
     smooth_quant: bool = False
@@ -201,6 +204,7 @@ def _set_up(config: ExportConfig, folder: Path, subject: _Subject, progress: Pro
         heads=getattr(reference.model.config, "num_attention_heads", 0) or 0,
         hidden=getattr(reference.model.config, "hidden_size", 0) or 0,
         kind=_kind(checkpoint),
+        reduce_range=reduces_range(config, Machine.here()),
         prune=_pruner(config, subject, serving, reference, progress),
     )
     return Workshop(
@@ -215,6 +219,13 @@ def _set_up(config: ExportConfig, folder: Path, subject: _Subject, progress: Pro
         material=material,
         progress=progress,
     )
+
+
+def reduces_range(config: ExportConfig, here: Machine) -> bool:
+    """Tell whether int8 weights get 7 bits: on a processor without VNNI products of full ranges saturate."""
+    if config.device != "cpu":
+        return False
+    return here.int8_saturates if config.instruction_set is None else config.instruction_set == "avx2"
 
 
 def _check_depth(checkpoint: Checkpoint, config: ExportConfig, recipes: Iterable[str]) -> None:

@@ -1,6 +1,7 @@
 """An fp32 graph to int8: dynamic through Optimum, and static (QDQ) with ranges calibrated on the user's data."""
 
 import contextlib
+import dataclasses
 import io
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -29,12 +30,14 @@ METHODS = {
 }
 
 
-def quantize_dynamic(fp32: Path, folder: Path, kept: Sequence[str] = ()) -> list[str]:
+def quantize_dynamic(fp32: Path, folder: Path, kept: Sequence[str] = (), *, reduce_range: bool = False) -> list[str]:
     """Write the graph with int8 weights in its matrix products and embeddings; returns the files' names.
 
-    Activations are quantized as they come, a scale a batch. `kept` names nodes that stay in fp32.
+    Activations are quantized as they come, a scale a batch. `kept` names nodes that stay in fp32. With
+    `reduce_range` weights use 7 bits, so that processors without VNNI do not saturate.
     """
     settings = AutoQuantizationConfig.avx512_vnni(is_static=False, per_channel=True, nodes_to_exclude=list(kept))
+    settings = dataclasses.replace(settings, reduce_range=reduce_range)
     with tempfile.TemporaryDirectory(dir=folder) as made, quiet():
         quantizer = ORTQuantizer.from_pretrained(fp32.parent, file_name=fp32.name)
         quantizer.quantize(settings, save_dir=made, use_external_data_format=_is_split(fp32))
@@ -42,11 +45,18 @@ def quantize_dynamic(fp32: Path, folder: Path, kept: Sequence[str] = ()) -> list
 
 
 def quantize_calibrated(
-    fp32: Path, folder: Path, feeds: Sequence[Mapping[str, Ids]], kept: Sequence[str] = (), ranges: Ranges = "minmax"
+    fp32: Path,
+    folder: Path,
+    feeds: Sequence[Mapping[str, Ids]],
+    kept: Sequence[str] = (),
+    ranges: Ranges = "minmax",
+    *,
+    reduce_range: bool = False,
 ) -> list[str]:
     """Write the graph with int8 matrix products whose activations have fixed ranges, seen on `feeds`.
 
-    `feeds` are padded batches as engines take them. `kept` names nodes that stay in fp32.
+    `feeds` are padded batches as engines take them. `kept` names nodes that stay in fp32. `reduce_range`
+    as in `quantize_dynamic`.
     """
     with tempfile.TemporaryDirectory(dir=folder) as made, quiet(), contextlib.redirect_stdout(io.StringIO()):
         target = Path(made) / "quantized.onnx"
@@ -57,6 +67,7 @@ def quantize_calibrated(
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=["MatMul", "Gemm"],
             per_channel=True,
+            reduce_range=reduce_range,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             nodes_to_exclude=list(kept),

@@ -47,6 +47,8 @@ class Material:
     hidden: int
     prune: Callable[[Path], list[str]] | None = None
     """Makes a shallower model and converts it into a folder; None where there is nothing to teach it with."""
+    reduce_range: bool = False
+    """Whether int8 weights use 7 bits: decided by the processor that the artifact is for."""
     kept: tuple[str, ...] = ()
     """Nodes that stay in fp32."""
     kind: Kind = "encoder"
@@ -99,8 +101,8 @@ def _dynamic(material: Material, folder: Path) -> list[str]:
     if material.kind == "writer":
         from export.generative_onnx import quantize_writer
 
-        return quantize_writer(material.fp32, material.files, folder)
-    return quantize_dynamic(material.fp32, folder, material.kept)
+        return quantize_writer(material.fp32, material.files, folder, reduce_range=material.reduce_range)
+    return quantize_dynamic(material.fp32, folder, material.kept, reduce_range=material.reduce_range)
 
 
 def _int4(material: Material, folder: Path) -> list[str]:
@@ -111,11 +113,17 @@ def _int4(material: Material, folder: Path) -> list[str]:
 
 def _calibrated(material: Material, folder: Path) -> list[str]:
     if not material.smooth:
-        return quantize_calibrated(material.fp32, folder, material.feeds, material.kept, material.ranges)
+        return _quantize_calibrated(material.fp32, folder, material)
     with tempfile.TemporaryDirectory(dir=folder) as made:
         smoothed = Path(made) / "smoothed.onnx"
         smooth(material.fp32, smoothed, material.feeds)
-        return quantize_calibrated(smoothed, folder, material.feeds, material.kept, material.ranges)
+        return _quantize_calibrated(smoothed, folder, material)
+
+
+def _quantize_calibrated(fp32: Path, folder: Path, material: Material) -> list[str]:
+    return quantize_calibrated(
+        fp32, folder, material.feeds, material.kept, material.ranges, reduce_range=material.reduce_range
+    )
 
 
 def _fused(material: Material, folder: Path) -> list[str]:
@@ -139,7 +147,8 @@ def _pruned(material: Material, folder: Path) -> list[str]:
 
 def _pruned_int8(material: Material, folder: Path) -> list[str]:
     with tempfile.TemporaryDirectory(dir=folder) as made:
-        return quantize_dynamic(Path(made) / _pruned(material, Path(made))[0], folder)
+        pruned = Path(made) / _pruned(material, Path(made))[0]
+        return quantize_dynamic(pruned, folder, reduce_range=material.reduce_range)
 
 
 EVERYWHERE: tuple[Device, ...] = ("cpu", "cuda", "tensorrt")

@@ -168,6 +168,7 @@ class Workshop:
             engine=recipe.engine,
             precision=recipe.precision,
             device=self.terms.device,
+            reduce_range=recipe.precision == "int8" and recipe.engine == "onnxruntime" and self.material.reduce_range,
             files=tuple(File.of(self.folder, path) for path in paths),
             tolerance=0.0,
             parity=Parity(golden_cases=0, texts=0, max_abs_diff=0, golden_max_abs_diff=0, agreement=0),

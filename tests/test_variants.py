@@ -22,8 +22,9 @@ from export.files import EngineError, TuneportError
 from export.half import nodes_beyond_half, to_half
 from export.machine import Machine
 from export.manifest import Device, Manifest, load_manifest
-from export.pipeline import ExportConfig, export
+from export.pipeline import ExportConfig, export, reduces_range
 from export.prune import drop_layers
+from export.quantize import quantize_calibrated, quantize_dynamic
 from export.smooth import smooth
 from export.variants import RECIPES, choose_recipes
 from serve.model import open_task
@@ -102,6 +103,60 @@ def test_openvino_serves_the_same_file_and_an_int8_one_of_its_own(
         "onnx/openvino-int8/model.xml", "onnx/openvino-int8/model.bin",
     ]  # fmt: skip
     assert {name for name, *_ in verify(tmp_path / "out")} == {"fp32", "openvino", "openvino-int8"}
+
+
+def on_processor(*instructions: str) -> Machine:
+    return Machine(cpu="test", cores=2, instructions=instructions, memory_gib=8, system="Linux x86_64")
+
+
+@pytest.mark.parametrize(
+    ("instructions", "asked", "device", "reduces"),
+    [
+        (("avx2",), None, "cpu", True),
+        (("avx2", "avx512f"), None, "cpu", True),
+        (("avx2", "avx_vnni"), None, "cpu", False),
+        (("avx2", "avx512f", "avx512_vnni", "amx_int8"), None, "cpu", False),
+        (("avx2",), "vnni", "cpu", False),
+        (("avx2", "avx512_vnni"), "avx2", "cpu", True),
+        (("avx2",), None, "tensorrt", False),
+    ],
+)
+def test_int8_weights_get_seven_bits_for_processors_that_would_saturate(
+    instructions: tuple[str, ...], asked: Any, device: Device, reduces: bool
+) -> None:
+    config = ExportConfig(checkpoint=Path("x"), instruction_set=asked, device=device)
+    assert reduces_range(config, on_processor(*instructions)) == reduces
+    arm = on_processor("asimddp").model_copy(update={"system": "Linux aarch64"})
+    assert not arm.int8_saturates
+
+
+@pytest.mark.parametrize("build", ["dynamic", "static"])
+@pytest.mark.parametrize("reduce_range", [False, True])
+def test_a_reduced_range_shows_in_the_weights(
+    tiny_artifact: Path, manifest: Manifest, tmp_path: Path, build: str, reduce_range: bool
+) -> None:
+    fp32 = tiny_artifact / manifest.variant("fp32").files[0].path
+    if build == "dynamic":
+        quantize_dynamic(fp32, tmp_path, reduce_range=reduce_range)
+    else:
+        quantize_calibrated(fp32, tmp_path, feeds_of(tiny_artifact, manifest), reduce_range=reduce_range)
+    weights = [
+        onnx.numpy_helper.to_array(each).astype(int)
+        for each in onnx.load(tmp_path / "model.onnx").graph.initializer
+        if each.data_type == onnx.TensorProto.INT8 and len(each.dims) == 2
+    ]
+    assert weights
+    assert (max(np.abs(each).max() for each in weights) <= 64) == reduce_range
+
+
+def test_int8_for_a_processor_without_vnni_passes_its_gate_anywhere_and_says_so(
+    tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Machine, "here", lambda: on_processor("avx2"))
+    manifest = made(tiny_checkpoint, tiny_data, tmp_path / "out", "int8")
+    assert manifest.variant("int8").reduce_range
+    assert not manifest.variant("fp32").reduce_range
+    assert labels(tmp_path / "out", "int8") == TorchReference(tiny_checkpoint).labels(TEXTS)
 
 
 def plant_outlier(checkpoint: Path) -> None:

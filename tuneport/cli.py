@@ -188,6 +188,10 @@ def export(
     calibration: Annotated[
         str, typer.Option(help="minmax, entropy or percentile: how int8-static reads ranges off the data.")
     ] = "minmax",
+    instruction_set: Annotated[
+        str | None,
+        typer.Option(help="avx2 or vnni: the processor that int8 variants are for; default: this machine's."),
+    ] = None,
     drop_layers: Annotated[int, typer.Option(help="Layers that pruned and pruned-int8 do without.")] = 2,
     recovery_steps: Annotated[int, typer.Option(help="Batches that teach them the full model's outputs.")] = 300,
     smooth_quant: Annotated[
@@ -222,6 +226,7 @@ def export(
         objective=objective,
         max_drop=max_drop,
         calibration=calibration,
+        instruction_set=instruction_set,
         drop_layers=drop_layers,
         recovery_steps=recovery_steps,
         smooth_quant=smooth_quant,
