@@ -1,5 +1,6 @@
 """The Trainer's arguments, from the settings, the task and the machine."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ def arguments(config: FinetuneConfig, task: Task, out: Path) -> TrainingArgument
     if task.generates:
         options = {"predict_with_generate": True, "generation_max_length": config.max_target_length}
         options |= {"generation_num_beams": config.num_beams}
+    # TrainingArguments sets it for lower precision and never takes it back: the next run of this process would get it.
+    os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
     kind = Seq2SeqTrainingArguments if task.generates else TrainingArguments
     try:
         return kind(

@@ -46,6 +46,12 @@ def test_the_same_seed_gives_the_same_run_and_another_one_does_not(settings: Set
     assert not _same(tmp_path / "first", tmp_path / "third")
 
 
+def test_a_run_does_not_inherit_the_precision_of_the_run_before(settings: Settings, tmp_path: Path) -> None:
+    for bf16, precision in ((True, "bf16"), (False, "no")):
+        prepared = prepare(settings(bf16=bf16))
+        assert make_trainer(prepared, tmp_path, load_model(prepared)).accelerator.mixed_precision == precision
+
+
 def test_a_run_learns_and_its_folder_is_complete(settings: Settings, tmp_path: Path) -> None:
     out = tmp_path / "run"
     run = finetune(settings(max_steps=60, eval_strategy="steps", eval_steps=20, logging_steps=5), out)
