@@ -30,7 +30,7 @@ serve: $(INSTALLED)
 
 # The messages of the gRPC door, after a change of their .proto file.
 protocol: $(INSTALLED)
-	$(BIN)/python -m serve.protocol.generate
+	$(BIN)/python -m tuneport.stages.serve.grpc.generate
 
 clean:
 	rm -rf $(VENV) build dist demo .mypy_cache .pytest_cache .ruff_cache *.egg-info

@@ -1,1 +1,1 @@
-"""Artifact and real text in, measured report out."""
+"""Measures an artifact on real inputs, alone and behind servers, and writes reports."""

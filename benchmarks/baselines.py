@@ -1,48 +1,69 @@
-"""What the artifact has to beat: the checkpoint in torch, eager, as its author would run it."""
+"""The baseline of every benchmark: the artifact's checkpoint in torch, eager, on the rows that are timed."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from export.checkpoint import Checkpoint, open_checkpoint
-from export.files import CheckpointError
-from export.machine import Machine, usable_cores
-from export.manifest import Manifest
-from export.reference import TorchModel, load_reference
-from export.tasks import Task, task_class
+from tuneport.data.sample import Sample, read_sample
+from tuneport.errors import CheckpointError, DataError
+from tuneport.host import Host, usable_cores
+from tuneport.schema.artifact import Manifest
+from tuneport.stages.export.checkpoint import Checkpoint, open_checkpoint
+from tuneport.stages.export.families import load_reference
+from tuneport.stages.export.reference import TorchModel
+from tuneport.stages.export.tasks.base import ExportTask
+from tuneport.tasks import task_spec
+
+from .config import BenchConfig, EndpointConfig
+
+BASELINE, BASELINE_BF16 = "torch fp32", "torch bf16"
+WORKLOAD_SPLITS = ("test", "validation")
+"""Splits to time, the first that the data has."""
 
 
 @dataclass(frozen=True)
-class Origin:
-    """What an artifact was exported from."""
+class TorchBaseline:
+    """The checkpoint that an artifact was exported from."""
 
     checkpoint: Checkpoint
-    task: Task
+    task: ExportTask
 
-    def torch_models(self) -> dict[str, TorchModel]:
-        """Load the checkpoint in fp32, and in bf16 where the processor multiplies it."""
+    def load_models(self) -> dict[str, TorchModel]:
+        """Load the checkpoint in fp32, and in bf16 where the processor has bf16 instructions."""
         torch.set_num_threads(usable_cores())
-        models = {"torch fp32": load_reference(self.checkpoint, self.task)}
-        if Machine.here().has_bf16:
-            models["torch bf16"] = load_reference(self.checkpoint, self.task, torch.bfloat16)
+        models = {BASELINE: load_reference(self.checkpoint, self.task)}
+        if Host.here().has_bf16:
+            models[BASELINE_BF16] = load_reference(self.checkpoint, self.task, torch.bfloat16)
         return models
 
 
-def find_origin(manifest: Manifest, folder: Path | None) -> Origin:
-    """Open the checkpoint, where it was unless `folder` says otherwise.
+def open_baseline(manifest: Manifest, folder: Path | None) -> TorchBaseline:
+    """Open the checkpoint in `folder`, by default the folder that the manifest records.
 
-    Raises CheckpointError if it is not the one that the artifact was exported from.
+    Raises CheckpointError if it is missing, or is not the checkpoint that the artifact was exported from.
     """
-    made = manifest.provenance
-    folder = folder or Path(made.checkpoint)
+    provenance = manifest.provenance
+    folder = folder or Path(provenance.checkpoint)
     checkpoint = open_checkpoint(
         folder,
         task=manifest.task,
         max_length=manifest.processing.max_length,
-        trust_remote_code=bool(made.config["export"]["trust_remote_code"]),
+        trust_remote_code=bool(provenance.config["export"]["trust_remote_code"]),
     )
-    if checkpoint.hash() != made.checkpoint_sha256:
+    if checkpoint.hash() != provenance.checkpoint_sha256:
         raise CheckpointError(f"{folder} is not what {manifest.name} was exported from", "give it with --checkpoint")
     checkpoint = replace(checkpoint, pairs_in_data=manifest.processing.accepts_pairs)
-    return Origin(checkpoint, task_class(manifest.task)(checkpoint))
+    return TorchBaseline(checkpoint, task_spec(manifest.task).task_class("export")(checkpoint))
+
+
+def read_workload(manifest: Manifest, task: ExportTask, config: BenchConfig | EndpointConfig) -> Sample:
+    """Read the first `config.num_inputs` labelled inputs to time, of the test split if there is one.
+
+    They come from `config.data`, by default from the data that the artifact was validated with. Raises DataError
+    if there is no such data.
+    """
+    data = config.data or manifest.provenance.data
+    if data is None:
+        raise DataError(f"{manifest.name} was exported without data", "give labelled data with --data")
+    return read_sample(task, data=data, columns=config.columns, seed=0, splits=WORKLOAD_SPLITS, count=config.num_inputs)

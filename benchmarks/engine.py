@@ -1,107 +1,140 @@
-"""The engine benchmark: every variant against torch, on the same real rows, in one process and one run."""
+"""The engine benchmark: every variant against torch, on the same real inputs, in one process, without a server."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-from pydantic import Field
 
-from benchmarks.baselines import find_origin
-from benchmarks.report import REPORT, Report, Result, write_report
-from export.files import DataError, check_out, git_commit, new_folder
-from export.gate import Gate
-from export.machine import Frozen, Machine
-from export.manifest import Manifest, check_files, load_golden, load_manifest
-from export.measure import Contender, budgets, time_side_by_side
-from export.sample import Sample, read_sample
-from export.tasks import Task
-from serve.model import check_golden, open_model, open_task
-from serve.plan import Budget
+from tuneport.data.sample import Sample
+from tuneport.folders import check_out, git_commit, new_folder
+from tuneport.host import Host
+from tuneport.runtime.golden import check_golden
+from tuneport.runtime.loading import open_runner, open_task
+from tuneport.runtime.runner import ModelRunner
+from tuneport.runtime.scheduler import BatchLimits
+from tuneport.schema.artifact import GoldenCase, Manifest
+from tuneport.schema.loading import check_files, load_golden, load_manifest
+from tuneport.stages.export.benchmark import BenchmarkResult, BenchmarkTarget, benchmark, candidate_limits
+from tuneport.stages.export.families import export_family
+from tuneport.stages.export.gate import Gate, Measurement
+from tuneport.stages.export.reference import TorchModel
 
-BASELINE = "torch fp32"
+from .baselines import BASELINE, TorchBaseline, open_baseline, read_workload
+from .config import BenchConfig
+from .report import REPORT, ModelResult, Report, write_report
 
-
-class BenchConfig(Frozen):
-    """One benchmark."""
-
-    artifact: Path
-    data: str | None = None
-    columns: dict[str, str] = Field(default_factory=dict)
-    checkpoint: Path | None = None
-    """Unset: the folder that the artifact was exported from."""
-    texts: int = 300
-    rounds: int = 3
+Progress = Callable[[str], object]
 
 
-def bench(
-    config: BenchConfig, out: Path, *, overwrite: bool = False, progress: Callable[[str], object] = lambda _: None
-) -> Report:
-    """Time every variant and write report.md, report.json and a picture; returns the report.
+@dataclass(frozen=True)
+class Models:
+    """What is compared: the checkpoint in torch, and the artifact's variants, by name."""
 
-    Files and golden cases are checked first: a wrong model is not timed.
+    torch: Mapping[str, TorchModel]
+    variants: Mapping[str, ModelRunner]
+
+
+def bench(config: BenchConfig, out: Path, *, overwrite: bool = False, progress: Progress = lambda _: None) -> Report:
+    """Time every variant and write report.md, report.json and report.png into `out`; returns the report.
+
+    Files and golden cases are checked first. Raises ArtifactError, CheckpointError or DataError for inputs that
+    cannot be used, and GateError for a variant whose golden cases differ from torch's.
     """
     check_out(out, marker=REPORT, overwrite=overwrite)
+    progress("reading data and models")
     manifest = load_manifest(config.artifact)
     check_files(config.artifact, manifest)
-    progress("reading data and models")
-    origin = find_origin(manifest, config.checkpoint)
-    workload = read_workload(manifest, origin.task, config)
+    baseline = open_baseline(manifest, config.checkpoint)
+    workload = read_workload(manifest, baseline.task, config)
     golden = load_golden(config.artifact)
-    torchs = origin.torch_models()
-    variants = {each.name: open_model(config.artifact, manifest, each) for each in manifest.variants}
-    for variant in manifest.variants:
-        check_golden(variants[variant.name], golden, variant)
+    models = Models(baseline.load_models(), open_variants(config.artifact, manifest, golden))
 
-    progress("comparing answers")
-    serving = open_task(config.artifact, manifest.task, manifest.labels, manifest.processing)
-    given = [serving.read(each) for each in workload.inputs]
-    gate = Gate(origin.task, serving, golden, workload, torchs[BASELINE].outputs(serving, given))
-    evidence = {name: gate.compare_torch(model) for name, model in torchs.items()}
-    evidence |= {name: gate.examine(model) for name, model in variants.items()}
-    tried = (Budget(),) if manifest.processing.generation else budgets(Budget(), "cpu")
-    contenders = {name: Contender(model.run_batch, budgets=tried) for name, model in torchs.items()}
-    contenders |= {each.name: Contender.of(variants[each.name], each.device) for each in manifest.variants}
-    timings = time_side_by_side(
-        contenders,
-        gate.rows_to_time(len(gate.rows)),
-        baseline=BASELINE,
-        rounds=config.rounds,
-        progress=progress,
-    )
-    sizes = {each.name: each.size_bytes for each in manifest.variants}
-    report = Report(
+    progress("comparing answers with torch")
+    gate = build_gate(config.artifact, manifest, baseline, models, golden, workload)
+    measurements = measure_models(gate, models)
+    results = time_models(gate, manifest, models, config.rounds, progress)
+
+    report = build_report(config, manifest, workload, gate, measurements, results)
+    with new_folder(out, marker=REPORT, overwrite=overwrite) as folder:
+        write_report(folder, report)
+    return report
+
+
+def open_variants(artifact: Path, manifest: Manifest, golden: list[GoldenCase]) -> dict[str, ModelRunner]:
+    """Open every variant; a GateError if one does not reproduce the golden cases."""
+    runners = {}
+    for variant in manifest.variants:
+        runners[variant.name] = open_runner(artifact, manifest, variant)
+        check_golden(runners[variant.name], golden, variant)
+    return runners
+
+
+def build_gate(
+    artifact: Path,
+    manifest: Manifest,
+    baseline: TorchBaseline,
+    models: Models,
+    golden: list[GoldenCase],
+    workload: Sample,
+) -> Gate:
+    """Run torch fp32 on the workload; the gate compares all other models with its outputs."""
+    runtime_task = open_task(artifact, manifest.task, manifest.labels, manifest.processing)
+    parsed_inputs = [runtime_task.parse_input(value) for value in workload.inputs]
+    expected = models.torch[BASELINE].outputs(runtime_task, parsed_inputs)
+    return Gate(baseline.task, runtime_task, golden, workload, expected)
+
+
+def measure_models(gate: Gate, models: Models) -> dict[str, Measurement]:
+    """Measure parity and the task's metric of every model."""
+    measurements = {name: gate.measure_torch(model) for name, model in models.torch.items()}
+    return measurements | {name: gate.measure(runner) for name, runner in models.variants.items()}
+
+
+def time_models(
+    gate: Gate, manifest: Manifest, models: Models, rounds: int, progress: Progress
+) -> dict[str, BenchmarkResult]:
+    """Time every model on the rows of the workload."""
+    family = export_family(manifest.task)
+    limits = candidate_limits(BatchLimits(), "cpu") if family.has_batch_choice else (BatchLimits(),)
+    targets = {name: BenchmarkTarget(model.run_batch, limits=limits) for name, model in models.torch.items()}
+    for variant in manifest.variants:
+        runner = models.variants[variant.name]
+        targets[variant.name] = BenchmarkTarget.of_runner(runner, variant.execution.device)
+    rows = family.timed_rows(gate.rows, gate.expected)
+    return benchmark(targets, rows, baseline=BASELINE, rounds=rounds, progress=progress)
+
+
+def build_report(
+    config: BenchConfig,
+    manifest: Manifest,
+    workload: Sample,
+    gate: Gate,
+    measurements: Mapping[str, Measurement],
+    results: Mapping[str, BenchmarkResult],
+) -> Report:
+    """Put what was measured together with what it was measured on."""
+    sizes = {variant.name: variant.execution.size_bytes for variant in manifest.variants}
+    return Report(
         name=manifest.name,
         version=manifest.version,
         default_variant=manifest.default_variant,
         data=workload.source,
         split=workload.split,
         mean_tokens=round(float(np.mean([len(row) for row in gate.rows])), 1),
-        machine=Machine.here(),
+        host=Host.here(),
         config=config.model_dump(mode="json"),
         git_commit=git_commit(Path(__file__).parent),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         results=tuple(
-            Result(
+            ModelResult(
                 name=name,
-                metric=proven.metric,
-                agreement=proven.parity.agreement,
+                metric=measurement.metric,
+                agreement=measurement.parity.agreement,
                 size_bytes=sizes.get(name),
-                timing=timings[name],
+                timing=results[name].timing,
             )
-            for name, proven in evidence.items()
+            for name, measurement in measurements.items()
         ),
-    )
-    with new_folder(out, marker=REPORT, overwrite=overwrite) as folder:
-        write_report(folder, report)
-    return report
-
-
-def read_workload(manifest: Manifest, task: Task, config: BenchConfig) -> Sample:
-    """Read real, labelled inputs: the test split of the user's data or of what the variants were judged with."""
-    data = config.data or manifest.provenance.data
-    if data is None:
-        raise DataError(f"{manifest.name} was exported without data", "give labelled data with --data")
-    return read_sample(
-        task, data=data, columns=config.columns, seed=0, splits=("test", "validation"), count=config.texts
     )

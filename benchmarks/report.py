@@ -1,22 +1,26 @@
-"""A benchmark's report: a table for people, JSON for programs, a picture for slides."""
+"""The report of the engine benchmark: JSON, a Markdown table and a picture."""
 
 from pathlib import Path
 
-from export.machine import Frozen, Machine
-from export.manifest import DataSource, Metric, Timing
+from tuneport.host import Host
+from tuneport.schema.artifact import Metric, Timing
+from tuneport.schema.base import Frozen
+from tuneport.schema.run import DataSource
 
 REPORT, TABLE, PICTURE = "report.json", "report.md", "report.png"
+TORCH_COLOR, VARIANT_COLOR, P95_COLOR = "#b8b8b8", "#2a6f97", "#e3e3e3"
+TORCH_PREFIX = "torch"
 
 
-class Result(Frozen):
-    """One contender."""
+class ModelResult(Frozen):
+    """What was measured of torch or of one variant."""
 
     name: str
     metric: Metric | None
     agreement: float
-    """With torch fp32, golden cases included."""
+    """Share of the golden cases and inputs with the prediction of torch fp32."""
     size_bytes: int | None
-    """Of the variant's files; None for torch."""
+    """Size of the variant's files; None for torch."""
     timing: Timing
 
 
@@ -29,84 +33,80 @@ class Report(Frozen):
     data: DataSource | None
     split: str
     mean_tokens: float
-    machine: Machine
+    """Mean length of the timed rows, in tokens."""
+    host: Host
     config: dict[str, object]
     git_commit: str | None
     created: str
-    results: tuple[Result, ...]
+    """UTC, ISO 8601."""
+    results: tuple[ModelResult, ...]
 
     def cells(self) -> tuple[list[str], list[list[str]]]:
-        """Return the table: its head and its rows, as text."""
+        """Return the table as text: its header, and a row for each result."""
         metric = self.results[0].metric
-        head = [
-            "",
-            metric.name if metric else "metric",
-            "agreement",
-            "p50 ms",
-            "p95 ms",
-            "p99 ms",
-            "texts/s",
-            "size",
-            "speed-up",
-        ]
-        rows = []
-        for result in self.results:
-            timing = result.timing
-            rows.append(
-                [
-                    f"{result.name} *" if result.name == self.default_variant else result.name,
-                    f"{result.metric.value:.4f}" if result.metric else "no data",
-                    f"{result.agreement:.2%}",
-                    f"{timing.latency_ms_p50:.1f}",
-                    f"{timing.latency_ms_p95:.1f}",
-                    f"{timing.latency_ms_p99:.1f}",
-                    f"{timing.texts_per_s:.0f}",
-                    f"{result.size_bytes / 1e6:.1f} MB" if result.size_bytes else "",
-                    f"{timing.speed_up:.2f} x",
-                ]
-            )
-        return head, rows
+        metric_name = metric.name if metric else "metric"
+        header = ["", metric_name, "agreement", "p50 ms", "p95 ms", "p99 ms", "texts/s", "size", "speed-up"]
+        return header, [self._row(result) for result in self.results]
 
     def caption(self) -> str:
-        """Say what was measured, and where."""
-        machine = self.machine
-        texts = self.results[0].timing.texts
+        """Describe the inputs, the host, and how the columns were measured."""
+        num_inputs = self.results[0].timing.texts
         source = Path(self.data.source).name if self.data else "no data"
         return (
-            f"{texts} texts of {source} ({self.split}), {self.mean_tokens:g} tokens on average; "
-            f"{machine.cpu}, {machine.cores} cores ({', '.join(machine.instructions)}). Latency: one text at a time. "
-            "Texts/s: in micro-batches of like length. * serves by default."
+            f"{num_inputs} texts of {source} ({self.split}), {self.mean_tokens:g} tokens on average; "
+            f"{self.host.cpu}, {self.host.cores} cores ({', '.join(self.host.instructions)}). Latency: one text at a "
+            "time. Texts/s: in batches of similar length. * is the default variant."
         )
+
+    def _row(self, result: ModelResult) -> list[str]:
+        timing = result.timing
+        return [
+            f"{result.name} *" if result.name == self.default_variant else result.name,
+            f"{result.metric.value:.4f}" if result.metric else "no data",
+            f"{result.agreement:.2%}",
+            f"{timing.latency_ms_p50:.1f}",
+            f"{timing.latency_ms_p95:.1f}",
+            f"{timing.latency_ms_p99:.1f}",
+            f"{timing.texts_per_s:.0f}",
+            f"{result.size_bytes / 1e6:.1f} MB" if result.size_bytes else "",
+            f"{timing.speed_up:.2f} x",
+        ]
 
 
 def write_report(folder: Path, report: Report) -> None:
-    """Write the three files."""
+    """Write report.json, report.md and report.png."""
     (folder / REPORT).write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    head, rows = report.cells()
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
-    table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    table = markdown_table(*report.cells())
     text = f"# {report.name} {report.version}\n\n{table}\n\n{report.caption()}\n"
     (folder / TABLE).write_text(text, encoding="utf-8")
     _draw(folder / PICTURE, report)
 
 
+def markdown_table(header: list[str], rows: list[list[str]]) -> str:
+    """Format a table in Markdown: the first column left-aligned, the others right-aligned."""
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
 def _draw(file: Path, report: Report) -> None:
+    """Draw throughput and latency as horizontal bars, side by side."""
     import matplotlib
 
     matplotlib.use("agg")
     from matplotlib import pyplot
 
     names = [result.name for result in report.results]
+    timings = [result.timing for result in report.results]
+    colors = [TORCH_COLOR if name.startswith(TORCH_PREFIX) else VARIANT_COLOR for name in names]
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 0.5 * len(names) + 1.6), layout="constrained")
-    colours = ["#b8b8b8" if name.startswith("torch") else "#2a6f97" for name in names]
-    left.barh(names, [result.timing.texts_per_s for result in report.results], color=colours)
+    left.barh(names, [timing.texts_per_s for timing in timings], color=colors)
     left.set_xlabel("texts/s (more is better)")
-    right.barh(names, [result.timing.latency_ms_p95 for result in report.results], color="#e3e3e3", label="p95")
-    right.barh(names, [result.timing.latency_ms_p50 for result in report.results], color=colours, label="p50")
+    right.barh(names, [timing.latency_ms_p95 for timing in timings], color=P95_COLOR, label="p95")
+    right.barh(names, [timing.latency_ms_p50 for timing in timings], color=colors, label="p50")
     right.set_xlabel("latency of one text, ms: p50, and p95 in light grey (less is better)")
     for axes in (left, right):
         axes.invert_yaxis()
         axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(f"{report.name} on {report.machine.cores} cores", fontsize=11)
+    figure.suptitle(f"{report.name} on {report.host.cores} cores", fontsize=11)
     figure.savefig(file, dpi=120)
     pyplot.close(figure)

@@ -1,4 +1,7 @@
-"""The soak: the service under load for as long as asked, and its memory meanwhile, `python -m benchmarks.soak`."""
+"""The soak test: the service under load for a long time, with its memory and response statuses.
+
+python -m tuneport.stages.benchmarks.soak ARTIFACT [--seconds 60 | --requests N] [--connections 8]
+"""
 
 import argparse
 import sys
@@ -7,30 +10,30 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks.endpoint_contenders import HOST, ours
-from benchmarks.endpoint_processes import run_load, usage_of
-from benchmarks.load import Plan
-from export.files import TuneportError
-from export.machine import Frozen
-from export.manifest import load_golden
-from serve.process import free_port, running
+from tuneport.errors import TuneportError
+from tuneport.schema.base import Frozen
+from tuneport.schema.loading import load_golden
 
-STRETCH_S = 10.0
-"""Between two looks at the memory."""
+from .endpoint.processes import plan_load, resource_usage, run_load, start_server
+from .endpoint.targets import http_target
+
+INTERVAL_S = 10.0
+"""Time between two readings of the memory."""
 WARM_UP_S = 5.0
-"""Caches, threads and buffers grow in the beginning; that is no leak."""
+"""Before the first reading: caches, threads and buffers grow at the start, which is not a leak."""
 
 
-class Soak(Frozen):
-    """What a soak found."""
+class SoakResult(Frozen):
+    """What was observed."""
 
     requests: int
     statuses: dict[int, int]
+    """Status → number of requests, as in `LoadResult`."""
     seconds: float
     worker_mib: tuple[float, ...]
-    """Resident memory of the worker after the warm-up and after each stretch."""
+    """Resident memory of the worker after the warm-up and after each interval."""
     growth: float
-    """The last over the first, less one."""
+    """Last reading relative to the first, minus 1."""
 
 
 def soak(
@@ -40,64 +43,65 @@ def soak(
     requests: int | None = None,
     connections: int = 8,
     progress: Callable[[str], object] = lambda _: None,
-) -> Soak:
-    """Ask golden inputs again and again, for `seconds` or until `requests` were answered; returns what was found.
+) -> SoakResult:
+    """Send golden inputs in turn, for `seconds` or until `requests` were sent, and watch the worker's memory.
 
-    Golden inputs are short, long, awkward and of one word, so batches take all shapes.
+    Golden inputs include one word, Unicode and texts beyond the maximum length, so batches take many shapes. Raises
+    TuneportError if the server does not start.
     """
-    contender = ours(artifact, None)
-    port = free_port()
-    plan = Plan(
-        host=HOST,
-        port=port,
-        path=contender.path,
-        bodies=tuple(contender.body(case.input) for case in load_golden(artifact)),
-        connections=connections,
-        seconds=min(STRETCH_S, seconds),
-    )
+    target = http_target(artifact, None)
+    inputs = [case.input for case in load_golden(artifact)]
     statuses: Counter[int] = Counter()
-    with running(contender.command(port), f"http://{HOST}:{port}", contender.environment) as pid:
+    with start_server(target) as server:
+        plan = plan_load(
+            target, server.port, inputs, connections=connections, seconds=min(INTERVAL_S, seconds)
+        ).model_copy(update={"warm_up_s": 0.0})
         run_load(plan.model_copy(update={"seconds": min(WARM_UP_S, seconds)}))
-        memory = [usage_of(pid).worker_mib]
+        memory_mib = [resource_usage(server.pid).worker_mib]
         started = time.perf_counter()
-        while _goes_on(statuses.total(), time.perf_counter() - started, requests, seconds):
+        while not _is_done(statuses.total(), time.perf_counter() - started, requests, seconds):
             statuses.update(run_load(plan).statuses)
-            memory.append(usage_of(pid).worker_mib)
-            progress(f"{statuses.total()} requests, {memory[-1]:.1f} MiB")
-        took = time.perf_counter() - started
-    return Soak(
+            memory_mib.append(resource_usage(server.pid).worker_mib)
+            progress(f"{statuses.total()} requests, {memory_mib[-1]:.1f} MiB")
+        elapsed_s = time.perf_counter() - started
+    return SoakResult(
         requests=statuses.total(),
         statuses=dict(statuses),
-        seconds=round(took, 1),
-        worker_mib=tuple(round(each, 1) for each in memory),
-        growth=round(memory[-1] / memory[0] - 1, 4),
+        seconds=round(elapsed_s, 1),
+        worker_mib=tuple(round(each, 1) for each in memory_mib),
+        growth=round(memory_mib[-1] / memory_mib[0] - 1, 4),
     )
 
 
-def _goes_on(done: int, took_s: float, requests: int | None, seconds: float) -> bool:
-    return took_s < seconds if requests is None else done < requests
+def _is_done(num_requests: int, elapsed_s: float, max_requests: int | None, max_seconds: float) -> bool:
+    """Tell whether the number of requests is reached or, if none is set, the time is over."""
+    return elapsed_s >= max_seconds if max_requests is None else num_requests >= max_requests
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Parse, run, print the figures as JSON."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
+    """Parse the arguments, run the test, and print the result as JSON."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tuneport.stages.benchmarks.soak",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("artifact", type=Path)
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--requests", type=int, help="instead of --seconds: 1000000 for the real thing")
+    parser.add_argument("--requests", type=int, help="end after this number of requests instead of --seconds")
     parser.add_argument("--connections", type=int, default=8)
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        found = soak(
-            given.artifact,
-            seconds=given.seconds,
-            requests=given.requests,
-            connections=given.connections,
+        result = soak(
+            options.artifact,
+            seconds=options.seconds,
+            requests=options.requests,
+            connections=options.connections,
             progress=lambda line: sys.stderr.write(line + "\n"),
         )
     except TuneportError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(1)
-    sys.stdout.write(found.model_dump_json(indent=2) + "\n")
+    sys.stdout.write(result.model_dump_json(indent=2) + "\n")
 
 
 if __name__ == "__main__":

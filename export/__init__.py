@@ -1,1 +1,1 @@
-"""Checkpoint in, artifact out: convert, quantize, prove, choose."""
+"""Export a checkpoint to an artifact: convert it to ONNX, build variants, check them against torch, benchmark them."""

@@ -1,27 +1,28 @@
-"""A bottleneck adapter that a run left beside its weights, put back into the model so that exporters know it."""
+"""Load a checkpoint's bottleneck adapter in a form that the ONNX exporter accepts."""
 
 import functools
 from pathlib import Path
 from typing import Any
 
-from finetune.bottleneck import load_adapter
+from tuneport.modeling.adapters import load_adapter
 
 
 def with_adapter(model: Any, folder: Path) -> Any:
-    """Give a model the adapter that is in a checkpoint's folder; without one it stays as it is.
+    """Activate the adapter in a checkpoint's folder, if there is one, and return the model.
 
-    It is no linear map, so it is exported as layers of its own, not merged.
+    A bottleneck adapter is not linear, so it is exported as layers of its own instead of being merged.
     """
-    before = type(model)
+    original_class = type(model)
     model = load_adapter(model, folder)
-    if type(model) is before:
+    adapter_class = type(model)
+    if adapter_class is original_class:
         return model
-    made = type(model)
 
-    # The adapters package puts a class of its own in place, whose forward names no inputs; exporters go by them.
-    @functools.wraps(before.forward)
+    # The adapters package replaces the class by one whose forward has no named inputs, which exporters need.
+    @functools.wraps(original_class.forward)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return made.forward(self, *args, **kwargs)
+        return adapter_class.forward(self, *args, **kwargs)
 
-    model.__class__ = type(before.__name__, (made,), {"forward": forward, "__module__": before.__module__})
+    attributes = {"forward": forward, "__module__": original_class.__module__}
+    model.__class__ = type(original_class.__name__, (adapter_class,), attributes)
     return model

@@ -1,16 +1,11 @@
-"""The model's card: the artifact's README.md, written from its manifest."""
+"""Write the model card, the artifact's README.md, from the manifest."""
 
 from pathlib import Path
 
-from export.frontier import frontier
-from export.manifest import CARD, PICTURE, File, Manifest, Task, Variant
+from tuneport.schema.artifact import CARD, PICTURE, File, Manifest, Variant
+from tuneport.tasks import task_spec
 
-TEXT = '"some text"'
-EXAMPLES: dict[Task, str] = {
-    "question-answering": "< questions.jsonl",
-    "automatic-speech-recognition": "speech.wav",
-}
-"""What comes behind `tuneport predict NAME`."""
+from .pareto import pareto_front
 
 
 def write_card(folder: Path, manifest: Manifest) -> File:
@@ -20,126 +15,141 @@ def write_card(folder: Path, manifest: Manifest) -> File:
 
 
 def card(manifest: Manifest) -> str:
-    """Say what the model is, what was proven, and how to use it."""
-    made = manifest.provenance
-    data = made.data
+    """Describe the model, its evidence, its provenance and its usage in Markdown."""
     lines = [
         f"# {manifest.name}",
         "",
         f"A model for **{manifest.task}**{labels(manifest)}. {long_inputs(manifest)}",
         "",
-        f"`{manifest.default_variant}` serves unless another variant is asked for: {manifest.default_because}.",
+        f"The default variant is `{manifest.default_variant}`: {manifest.default_because}.",
+        *_evaluation(manifest),
+        *_provenance(manifest),
         "",
-        "## What was proven",
-        "",
-        "Every variant below was compared with the PyTorch checkpoint before it was let in. Δ is the largest "
-        "difference of an output, agreement the share of inputs with torch's answer; memory and start are those of a "
-        "process of its own.",
-        "",
-        *variant_table(manifest),
-        "",
-        f"`*` serves, `†` is beaten by another in metric, latency and throughput at once, `×2` runs in two streams, "
-        "each on its share of the cores, `¹` runs inputs one at a time. Timed on "
-        f"{manifest.machine.cpu}, {manifest.machine.cores} cores, side by side with torch fp32 "
-        f"({manifest.torch_texts_per_s:g} inputs/s).",
-        "",
-        f"![metric over latency and throughput]({PICTURE})",
-        *(["", *(f"- {line}" for line in kept(manifest))] if kept(manifest) else []),
-        *(["", "Not in this artifact:", ""] if manifest.rejected else []),
-        *(f"- `{variant.name}`: {variant.reason}" for variant in manifest.rejected),
-        *(["", *calibration(manifest)] if manifest.calibration else []),
-        "",
-        "## Where it comes from",
-        "",
-        f"- base model: {made.base_model or 'not recorded'}",
-        f"- checkpoint: SHA-256 `{made.checkpoint_sha256}`",
-        f"- data: {Path(data.source).name}, {data.rows}, fingerprint `{data.fingerprint}`" if data else "- data: none",
-        f"- seed: {made.seed if made.seed is not None else 'not recorded'}; code: {made.git_commit or 'not in git'}",
-        f"- versions: {', '.join(f'{name} {number}' for name, number in made.versions.items())}",
-        "",
-        "## How to use it",
+        "## Usage",
         "",
         "```",
-        f"tuneport predict {manifest.name} {EXAMPLES.get(manifest.task, TEXT)}    # this folder",
-        f"tuneport verify  {manifest.name}    # hashes and golden cases",
+        f"tuneport predict {manifest.name} {task_spec(manifest.task).predict_example}    # this folder",
+        f"tuneport verify  {manifest.name}    # check hashes and golden cases",
         f"tuneport serve   {manifest.name}    # POST /predict",
         "```",
         "",
-        "## What to keep in mind",
+        "## Limitations",
         "",
-        "The figures hold for inputs like the validation data. Golden cases (`golden.jsonl`) contain excerpts of it: "
-        "mind its licence before passing the folder on.",
+        "The results hold for inputs that resemble the validation data. `golden.jsonl` contains excerpts of that data: "
+        "check its licence before you share this folder.",
         "",
     ]
     return "\n".join(lines)
 
 
+def _evaluation(manifest: Manifest) -> list[str]:
+    host, excluded = manifest.host, excluded_parts(manifest)
+    return [
+        "",
+        "## Evaluation",
+        "",
+        "Every variant passed a comparison with the PyTorch checkpoint. Max Δ is the largest absolute difference of an "
+        "output; agreement is the share of inputs with the same prediction as PyTorch; memory and start were measured "
+        "in a new process.",
+        "",
+        *variant_table(manifest),
+        "",
+        "`*` is the default. `†` is Pareto-dominated: another variant is at least as good in metric, latency and "
+        "throughput. `×2` runs two streams, each on its share of the cores. `¹` runs inputs one at a time. Measured on "
+        f"{host.cpu}, {host.cores} cores, side by side with PyTorch in fp32 ({manifest.torch_texts_per_s:g} inputs/s).",
+        "",
+        f"![Metric over latency and throughput]({PICTURE})",
+        *(["", *(f"- {line}" for line in excluded)] if excluded else []),
+        *(["", "Rejected variants:", ""] if manifest.rejected else []),
+        *(f"- `{variant.name}`: {variant.reason}" for variant in manifest.rejected),
+        *(["", *calibration(manifest)] if manifest.calibration else []),
+    ]
+
+
+def _provenance(manifest: Manifest) -> list[str]:
+    provenance = manifest.provenance
+    data, seed = provenance.data, provenance.seed
+    return [
+        "",
+        "## Provenance",
+        "",
+        f"- base model: {provenance.base_model or 'not recorded'}",
+        f"- checkpoint: SHA-256 `{provenance.checkpoint_sha256}`",
+        f"- data: {Path(data.source).name}, {data.rows}, fingerprint `{data.fingerprint}`" if data else "- data: none",
+        f"- seed: {seed if seed is not None else 'not recorded'}; code: {provenance.git_commit or 'not in git'}",
+        f"- versions: {', '.join(f'{name} {number}' for name, number in provenance.versions.items())}",
+    ]
+
+
 def labels(manifest: Manifest) -> str:
-    """Name the labels in a phrase; empty for tasks without."""
-    if manifest.task not in ("text-classification", "token-classification"):
+    """Return a phrase that lists the labels; empty for tasks without labels."""
+    if not task_spec(manifest.task).has_labels:
         return ""
     return f" with the labels {', '.join(f'`{label}`' for label in manifest.labels)}"
 
 
 def long_inputs(manifest: Manifest) -> str:
-    """Say what becomes of inputs that are longer than the model's maximum."""
+    """Return a sentence on inputs that are longer than the model's maximum."""
     processing = manifest.processing
     if processing.doc_stride is None:
-        return f"Inputs are cut at {processing.max_length} tokens."
+        return f"Inputs are truncated to {processing.max_length} tokens."
     return f"Long inputs are read in windows of {processing.max_length} tokens that share {processing.doc_stride}."
 
 
-def kept(manifest: Manifest) -> list[str]:
-    """Say for each variant that needs it what stays in higher precision."""
+def excluded_parts(manifest: Manifest) -> list[str]:
+    """Return a sentence for each quantized variant of which some parts stay in fp32."""
     return [
-        f"{each.name} keeps in fp32, as it failed without: {', '.join(each.kept_in_higher_precision)}"
-        for each in manifest.variants
-        if each.kept_in_higher_precision
+        f"{variant.name} keeps in fp32, because it failed its gate without: {', '.join(variant.evidence.fp32_parts)}"
+        for variant in manifest.variants
+        if variant.evidence.fp32_parts
     ]
 
 
 def calibration(manifest: Manifest) -> list[str]:
-    """Say how far probabilities are from frequencies, in a sentence; nothing where it was not measured."""
-    made = manifest.calibration
-    if made is None:
+    """Return a sentence on the calibration error of probabilities; nothing if it was not measured."""
+    result = manifest.calibration
+    if result is None:
         return []
-    verdict = (
-        f"divides logits by {made.temperature:g}" if manifest.processing.temperature != 1 else "leaves logits alone"
-    )
+    is_applied = manifest.processing.temperature != 1
+    action = f"divides logits by {result.temperature:g}" if is_applied else "does not scale logits"
     return [
-        f"Expected calibration error {made.error_before:.4f}; with a temperature of {made.temperature:g} "
-        f"{made.error_after:.4f} on rows that it was not fitted on: serving {verdict}."
+        f"Expected calibration error {result.error_before:.4f}; with a temperature of {result.temperature:g} "
+        f"{result.error_after:.4f}, cross-validated: serving {action}."
     ]
 
 
 def variant_table(manifest: Manifest) -> list[str]:
-    """Return the evidence as a Markdown table, a line each."""
+    """Return the lines of a Markdown table of the evidence."""
     head, rows = evidence(manifest)
-    rule = ["---"] + ["---:"] * (len(head) - 1)
-    return [f"| {' | '.join(cells)} |" for cells in (head, rule, *rows)]
+    alignment = ["---"] + ["---:"] * (len(head) - 1)
+    return [f"| {' | '.join(cells)} |" for cells in (head, alignment, *rows)]
 
 
 def evidence(manifest: Manifest) -> tuple[list[str], list[list[str]]]:
-    """Return what was proven of each variant: the head of a table and its rows, as text."""
-    metric = next((each.metric.name for each in manifest.variants if each.metric), "metric")
+    """Return the evidence of each variant as the cells of a table: its head and its rows."""
+    metric = next((each.evidence.metric.name for each in manifest.variants if each.evidence.metric), "metric")
     head = ["variant", "engine", "size", "max Δ", "agreement", metric, "torch", "p50 ms", "inputs/s", "speed-up"]
-    return [*head, "memory", "start"], [_evidence_of(variant, manifest) for variant in manifest.variants]
+    return [*head, "memory", "start"], [_evidence_row(variant, manifest) for variant in manifest.variants]
 
 
-def _evidence_of(variant: Variant, manifest: Manifest) -> list[str]:
-    metric, timing, footprint = variant.metric, variant.timing, variant.footprint
-    mark = " *" if variant.name == manifest.default_variant else ""
-    beaten = "" if variant.name in frontier(manifest.variants) else " †"
-    device = "" if variant.device == "cpu" else f" {variant.device}"
-    streams = (f" ×{variant.streams}" if variant.streams > 1 else "") + ("¹" if variant.alone else "")
+def _evidence_row(variant: Variant, manifest: Manifest) -> list[str]:
+    execution, evidence = variant.execution, variant.evidence
+    metric, timing, footprint = evidence.metric, evidence.timing, evidence.footprint
+    default = " *" if variant.name == manifest.default_variant else ""
+    dominated = "" if variant.name in pareto_front(manifest.variants) else " †"
+    device = "" if execution.device == "cpu" else f" {execution.device}"
+    streams = f" ×{execution.streams}" if execution.streams > 1 else ""
+    single = "¹" if execution.single_row_batches else ""
     return [
-        f"{variant.name}{mark}{beaten}",
-        f"{variant.engine} {variant.precision}{device}{streams}",
-        f"{variant.size_bytes / 1e6:.1f} MB",
-        f"{variant.parity.max_abs_diff:.2g}",
-        f"{variant.parity.agreement:.2%}",
+        f"{variant.name}{default}{dominated}",
+        f"{execution.engine} {execution.precision}{device}{streams}{single}",
+        f"{execution.size_bytes / 1e6:.1f} MB",
+        f"{evidence.parity.max_abs_diff:.2g}",
+        f"{evidence.parity.agreement:.2%}",
         *([f"{metric.value:.4f}", f"{metric.torch:.4f}"] if metric else ["no data", ""]),
-        *([f"{timing.latency_ms_p50:.1f}", f"{timing.texts_per_s:.0f}"] if timing else [""] * 2),
-        f"{timing.speed_up:.2f} x" if timing else "",
-        *([f"{footprint.memory_mib:.0f} MiB", f"{footprint.cold_start_ms:.0f} ms"] if footprint else [""] * 2),
+        f"{timing.latency_ms_p50:.1f}",
+        f"{timing.texts_per_s:.0f}",
+        f"{timing.speed_up:.2f} x",
+        f"{footprint.memory_mib:.0f} MiB",
+        f"{footprint.cold_start_ms:.0f} ms",
     ]

@@ -1,4 +1,4 @@
-"""Whether the device that variants are made for is there, found out before any work."""
+"""Check that the device that variants are built for is available, before any work is done."""
 
 import tempfile
 from pathlib import Path
@@ -6,21 +6,21 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, helper
 
-from export.manifest import Device
-from serve.ort import OrtEngine
+from tuneport.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from tuneport.schema.artifact import Device
 
 OPSET = 17
 IR_VERSION = 8
-"""Old enough for every onnxruntime that this project runs on."""
+"""Old enough for every supported onnxruntime."""
 
 
 def check_device(device: Device) -> None:
-    """Open the smallest of graphs on it; an EngineError with the remedy if another device would run it."""
+    """Open a graph of one node on the device; an EngineError names the remedy if its provider cannot run it."""
     if device == "cpu":
         return
-    made, taken = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("y", "x"))
-    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "probe", [taken], [made])
+    source, result = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y"))
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "probe", [source], [result])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
     with tempfile.TemporaryDirectory() as folder:
         onnx.save(model, str(Path(folder) / "probe.onnx"))
-        OrtEngine(Path(folder) / "probe.onnx", device=device)
+        OnnxRuntimeBackend(Path(folder) / "probe.onnx", device=device)

@@ -1,4 +1,4 @@
-"""What a variant costs a process of its own: memory, and the time until its first answer."""
+"""Measure the memory and the cold start of a variant in a new process."""
 
 import json
 import subprocess
@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from export.files import EngineError
-from export.manifest import Footprint, Processing, Variant
+from tuneport.errors import EngineError
+from tuneport.schema.artifact import Execution, Footprint, Processing
 
 TIMEOUT_S = 300
 SCRIPT = """
@@ -18,40 +18,43 @@ def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
 
 import numpy, tokenizers
-from export.manifest import Processing, Variant
-from serve.model import assemble, open_task
-ask = json.loads(sys.stdin.read())
-variant = Variant.model_validate(ask["variant"])
-processing = Processing.model_validate(ask["processing"])
+from tuneport.runtime.loading import build_runner, open_task
+from tuneport.schema.artifact import Execution, Processing
+spec = json.loads(sys.stdin.read())
+execution = Execution.model_validate(spec["execution"])
+processing = Processing.model_validate(spec["processing"])
+folder = Path(spec["folder"])
 before, started = resident(), time.perf_counter()
-task = open_task(Path(ask["folder"]), ask["task"], tuple(ask["labels"]), processing)
-model = assemble(Path(ask["folder"]), task, variant, processing)
-given = [task.read(each) for each in ask["inputs"]]
-rows = [row for rows in task.encode(given) for row in rows]
-model.run(rows[:1])
+task = open_task(folder, spec["task"], tuple(spec["labels"]), processing)
+runner = build_runner(folder, spec["task"], task, execution, processing)
+rows = [row for rows in task.encode([task.parse_input(each) for each in spec["inputs"]]) for row in rows]
+runner.run(rows[:1])
 first = time.perf_counter() - started
-model.run(rows)
+runner.run(rows)
 print(json.dumps({"memory_mib": round(resident() - before, 1), "cold_start_ms": round(first * 1000, 1)}))
 """
-"""Not a module of its own: it must not import what exporting does."""
+"""A string and not a module of this package, which would import torch."""
 
 
 def measure_footprint(
-    folder: Path, task: str, labels: tuple[str, ...], processing: Processing, variant: Variant, inputs: list[Any]
+    folder: Path, task: str, labels: tuple[str, ...], processing: Processing, execution: Execution, inputs: list[Any]
 ) -> Footprint:
-    """Open a variant of the unfinished artifact in `folder` in a new process and answer `inputs`."""
-    ask = {
+    """Open a variant of the unfinished artifact in `folder` in a new process and run `inputs`.
+
+    Raises EngineError if the process fails.
+    """
+    spec = {
         "folder": str(folder),
         "task": task,
         "labels": labels,
         "processing": processing.model_dump(mode="json"),
-        "variant": variant.model_dump(mode="json"),
+        "execution": execution.model_dump(mode="json"),
         "inputs": inputs,
     }
-    command = [sys.executable, "-c", SCRIPT]
-    root = str(Path(__file__).parents[1])
+    # -P: modules in the working directory must not shadow installed ones.
+    command = [sys.executable, "-P", "-c", SCRIPT]
     done = subprocess.run(
-        command, input=json.dumps(ask), capture_output=True, text=True, timeout=TIMEOUT_S, cwd=root, check=False
+        command, input=json.dumps(spec), capture_output=True, text=True, timeout=TIMEOUT_S, check=False
     )
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or ["no message"]

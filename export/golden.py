@@ -1,18 +1,19 @@
-"""Golden cases: real and awkward inputs, each with torch's answer, in the batches that they run in."""
+"""Choose golden cases, real inputs and edge cases, and compute torch's outputs on them."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from export.checkpoint import Checkpoint
-from export.manifest import GoldenCase
-from export.reference import TorchModel
-from export.tasks import Task
-from serve.batcher import Result
-from serve.tasks import Task as ServingTask
+from tuneport.runtime.batch import RowOutputs
+from tuneport.runtime.tasks.base import RuntimeTask
+from tuneport.schema.artifact import GoldenCase
 
-AWKWARD = (
+from .checkpoint import Checkpoint
+from .reference import TorchModel
+from .tasks.base import ExportTask
+
+EDGE_CASES = (
     "",
     " \t\n ",
     "?",
@@ -31,25 +32,24 @@ PLAIN = (
     "Shares fell after the company said that profits for the quarter would be lower than expected, and that it "
     "would close two of its five plants before the end of the year unless orders recovered.",
 )
-"""Stand in for validation text where there is none."""
+"""Used in place of validation texts where there is no data."""
 MIXED = 8
-"""Real texts in the mixed batch, spread evenly from the shortest to the longest."""
+"""Texts in the batch of mixed lengths, evenly spaced from the shortest to the longest."""
 
 
 def golden_cases(
-    checkpoint: Checkpoint, task: Task, serving: ServingTask, reference: TorchModel, inputs: Sequence[Any]
+    checkpoint: Checkpoint, task: ExportTask, runtime_task: RuntimeTask, reference: TorchModel, inputs: Sequence[Any]
 ) -> list[GoldenCase]:
-    """Choose the cases and ask torch for its outputs, every case alone and unpadded."""
-    choose = getattr(task, "golden_inputs", None)  # of a task whose inputs are no texts
-    chosen = choose(inputs) if choose else _texts(checkpoint, task, inputs)
+    """Choose golden cases and compute torch's outputs on each one alone, without padding."""
     cases = []
-    for batch, given in chosen:
-        (outputs,) = reference.outputs(serving, [serving.read(given)])
-        cases.append(GoldenCase(batch=batch, input=given, outputs=tuple(map(_plain, outputs))))
+    for batch, value in task.golden_inputs(inputs) or _text_inputs(checkpoint, task, inputs):
+        (outputs,) = reference.outputs(runtime_task, [runtime_task.parse_input(value)])
+        cases.append(GoldenCase(batch=batch, input=value, outputs=tuple(map(_to_lists, outputs))))
     return cases
 
 
-def _texts(checkpoint: Checkpoint, task: Task, inputs: Sequence[Any]) -> list[tuple[str, Any]]:
+def _text_inputs(checkpoint: Checkpoint, task: ExportTask, inputs: Sequence[Any]) -> list[tuple[str, Any]]:
+    """Choose inputs of texts, each with the name of its batch."""
     real = sorted(inputs or [task.with_text(text, task.example) for text in PLAIN], key=lambda each: len(str(each)))
     spread = [real[round(i * (len(real) - 1) / (MIXED - 1))] for i in range(MIXED)]
     words = " ".join(" ".join(_strings(each)) for each in spread).split()
@@ -59,16 +59,16 @@ def _texts(checkpoint: Checkpoint, task: Task, inputs: Sequence[Any]) -> list[tu
         "one-word": words[:1],
         "full-length": [full],
         "too-long": [" ".join(words * 3 + [full] * 2), words[0]],
-        "awkward": list(AWKWARD),
+        "awkward": list(EDGE_CASES),
     }
     chosen: list[tuple[str, Any]] = [("mixed", each) for each in spread]
     like = min(real, key=lambda each: len(str(each)))
     return chosen + [(batch, task.with_text(text, like)) for batch, texts in batches.items() for text in texts]
 
 
-def _plain(result: Result) -> dict[str, Any]:
-    """Turn arrays into nested lists of as many digits as float32 has."""
-    return {name: _rounded(values.tolist()) for name, values in result.items()}
+def _to_lists(outputs: RowOutputs) -> dict[str, Any]:
+    """Convert arrays to nested lists, rounded to the 8 significant digits that identify a float32."""
+    return {name: _rounded(values.tolist()) for name, values in outputs.items()}
 
 
 def _rounded(value: Any) -> Any:
@@ -78,7 +78,7 @@ def _rounded(value: Any) -> Any:
 
 
 def _strings(value: Any) -> Iterator[str]:
-    """Go through the texts of an input."""
+    """Yield all strings of an input."""
     if isinstance(value, str):
         yield value
     else:
@@ -87,7 +87,7 @@ def _strings(value: Any) -> Iterator[str]:
 
 
 def fill(tokenizer: PreTrainedTokenizerFast, words: list[str], length: int) -> str:
-    """Join words to a text of exactly `length` tokens where they allow it, never more."""
+    """Join words to a text of `length` tokens, or of slightly fewer if no word fills the rest."""
     count = tokenizer.num_special_tokens_to_add()
     text: list[str] = []
     for word in words * (length // max(1, len(words)) + 1):

@@ -1,1 +1,1 @@
-"""Labelled data in, checkpoint out."""
+"""Fine-tuning: labelled data and a base model in, a run folder with a checkpoint out."""

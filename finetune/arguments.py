@@ -1,4 +1,4 @@
-"""The Trainer's arguments, from the settings, the task and the machine."""
+"""Builds the Trainer's arguments from the settings, the task and the machine."""
 
 import os
 import sys
@@ -8,61 +8,64 @@ from typing import Any
 import torch
 from transformers import Seq2SeqTrainingArguments, TrainingArguments
 
-from export.files import TuneportError
-from export.machine import Machine
-from finetune.config import FinetuneConfig
-from finetune.metrics import greater_is_better, metric_of
-from finetune.tasks import Task
-from finetune.unfinished import TRAINER
+from tuneport.errors import TuneportError
+from tuneport.host import Host
+
+from .config import FinetuneConfig
+from .resume import TRAINER
+from .tasks.base import FinetuneTask
 
 LOGS = "logs"
-PASSED_ON = {
+TRAINER_SETTINGS = {
     "num_train_epochs", "max_steps", "learning_rate", "per_device_train_batch_size", "per_device_eval_batch_size",
     "gradient_accumulation_steps", "gradient_checkpointing", "weight_decay", "max_grad_norm", "warmup_ratio",
     "lr_scheduler_type", "label_smoothing_factor", "group_by_length", "fp16", "seed", "eval_strategy", "eval_steps",
     "save_strategy", "save_steps", "logging_steps",
 }  # fmt: skip
-"""Settings that go to TrainingArguments unchanged."""
+"""Settings that TrainingArguments has under the same names."""
 
 
-def arguments(config: FinetuneConfig, task: Task, out: Path) -> TrainingArguments:
-    """Return the Trainer's arguments; a TuneportError for settings that do not go together, or not on this machine."""
-    bf16 = config.bf16
-    if bf16 is None:
-        has = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else Machine.here().has_bf16
-        bf16 = has and not config.fp16
-    metric = metric_of(config, task)
+def training_arguments(config: FinetuneConfig, task: FinetuneTask, out: Path) -> TrainingArguments:
+    """Return the Trainer's arguments; raises TuneportError for settings that it refuses, here or on this machine."""
+    metric = task.best_metric()
     options: dict[str, Any] = {}
     if task.generates:
         options = {"predict_with_generate": True, "generation_max_length": config.max_target_length}
         options |= {"generation_num_beams": config.num_beams}
-    # TrainingArguments sets it for lower precision and never takes it back: the next run of this process would get it.
+    # TrainingArguments sets it for lower precision and never resets it, so the next run of the process would have it.
     os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
-    kind = Seq2SeqTrainingArguments if task.generates else TrainingArguments
+    arguments_class = Seq2SeqTrainingArguments if task.generates else TrainingArguments
     try:
-        return kind(
+        return arguments_class(
             output_dir=str(out / TRAINER),
             logging_dir=str(out / LOGS),
             run_name=out.name,
-            bf16=bf16,
+            bf16=_uses_bf16(config),
             use_cpu=not torch.cuda.is_available(),
             load_best_model_at_end=config.restores_best,
-            metric_for_best_model=metric,
-            greater_is_better=greater_is_better(metric),
+            metric_for_best_model=metric.name,
+            greater_is_better=not metric.lower_is_better,
             save_total_limit=1,
             report_to=list(config.report_to),
             length_column_name="length",
             remove_unused_columns=True,
-            label_names=["start_positions", "end_positions"] if config.task == "question-answering" else ["labels"],
+            label_names=list(task.target_columns),
             disable_tqdm=not sys.stderr.isatty(),
-            # The other way of recomputing loses the gradients where the embeddings are frozen.
+            # Reentrant checkpointing loses the gradients where the embeddings are frozen.
             gradient_checkpointing_kwargs={"use_reentrant": False},
             dataloader_pin_memory=torch.cuda.is_available(),
-            # Gradual unfreezing leaves parameters without gradients, which several processes must expect.
+            # Gradual unfreezing leaves parameters without gradients, which distributed training must expect.
             ddp_find_unused_parameters=config.strategy == "gradual",
-            **config.model_dump(include=PASSED_ON),
+            **config.model_dump(include=TRAINER_SETTINGS),
             **options,
         )
     except (ValueError, ImportError, NotImplementedError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:250]
         raise TuneportError(f"the Trainer refuses these settings ({reason})", "change them") from error
+
+
+def _uses_bf16(config: FinetuneConfig) -> bool:
+    if config.bf16 is not None:
+        return config.bf16
+    is_supported = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else Host.here().has_bf16
+    return is_supported and not config.fp16

@@ -1,44 +1,37 @@
-"""Short recordings as one channel of samples at the rate that a model wants."""
+"""Reads and checks the recordings of labelled data."""
 
-from math import gcd
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import soundfile
-from scipy.signal import resample_poly
+
+from tuneport.errors import InputError
+from tuneport.runtime.audio import Samples, decode_audio, read_sound
 
 LONGEST_S = 30
-"""Whisper hears this long at once."""
+"""Length of Whisper's window."""
 
 
-def read_audio(path: Path, rate: int) -> npt.NDArray[np.float32]:
-    """Read a WAV or FLAC file, mixed to one channel, at `rate` samples a second: float32 of shape (samples,).
+def read_audio(path: Path, rate: int) -> Samples:
+    """Read a WAV or FLAC file, mixed to one channel: float32 (samples,), `rate` of them a second.
 
-    Raises OSError or soundfile.LibsndfileError for a file that cannot be read.
+    Raises OSError or InputError for a file that cannot be read.
     """
-    samples, own_rate = soundfile.read(path, dtype="float32", always_2d=True)
-    mono = samples.mean(axis=1)
-    if own_rate == rate:
-        return mono
-    common = gcd(own_rate, rate)
-    resampled: npt.NDArray[np.float32] = resample_poly(mono, rate // common, own_rate // common).astype(np.float32)
-    return resampled
+    return read_sound(path.read_bytes(), rate, LONGEST_S)
 
 
-def check_audio(value: Any, folder: Path) -> str | None:
-    """Say what is wrong with a row's audio, read to its end; None if nothing is."""
+def find_audio_problem(value: Any, folder: Path) -> str | None:
+    """Return the problem of a row's audio, whose samples are read; None if there is none."""
     if not isinstance(value, str) or not value.strip():
         return f"audio is {value!r:.60}, and the path of a WAV or FLAC file is expected"
     path = folder / value
     if not path.is_file():
         return f"audio {value!r} does not exist in {folder}"
     try:
-        samples, rate = soundfile.read(path, dtype="float32")
-        seconds = len(samples) / rate
-    except (OSError, soundfile.SoundFileError) as error:
+        decode_audio(path.read_bytes(), LONGEST_S, name=f"audio {value!r}")
+        seconds = soundfile.info(path).duration
+    except InputError as error:
+        return error.problem
+    except OSError as error:
         return f"audio {value!r} cannot be read ({error})"
-    if not len(samples) or not np.isfinite(samples).all():
-        return f"audio {value!r} has {'samples that are no numbers' if len(samples) else 'no samples'}"
     return f"audio {value!r} lasts {seconds:.1f} s, longer than {LONGEST_S} s" if seconds > LONGEST_S else None

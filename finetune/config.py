@@ -1,4 +1,4 @@
-"""Settings of a fine-tuning run: TOML file, `--set key=value` and flags, in that order of growing weight."""
+"""Settings of a fine-tuning run: from a TOML file, `--set key=value` and flags, each outweighing those before."""
 
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -7,10 +7,11 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from export.files import TuneportError
-from export.machine import Frozen
-from export.manifest import Task
-from finetune.uses import unused
+from tuneport.errors import TuneportError
+from tuneport.schema.base import Frozen, settings_error
+from tuneport.tasks import TaskName
+
+from .applicability import find_unused
 
 Share = Field(default=0.0, ge=0, lt=1)
 
@@ -18,7 +19,8 @@ Share = Field(default=0.0, ge=0, lt=1)
 class FinetuneConfig(Frozen):
     """One run. Names that `transformers.TrainingArguments` or peft have mean here what they mean there."""
 
-    task: Task
+    task: TaskName
+    """The task, which decides the data's columns, the model's head and the metrics."""
     model: str
     """A folder, a name on the hub, or `minilm-l6`, the embedded encoder."""
     data: str
@@ -26,119 +28,145 @@ class FinetuneConfig(Frozen):
     columns: dict[str, str] = Field(default_factory=dict)
     """Column of the task → column of the data, where they differ."""
     trust_remote_code: bool = False
-    """Run Python code that the model's repository brings."""
+    """Run Python code from the model's repository."""
     seed: int = Field(default=42, ge=0, lt=2**32)
+    """Seed of initialization, shuffling, dropout and the split of a single file."""
 
     # Inputs
     max_length: int = Field(default=128, ge=8)
-    """Tokens of one input, special tokens included; longer texts are cut (question answering strides instead)."""
+    """Tokens of an input, special tokens included; longer inputs are truncated, contexts of questions windowed."""
     doc_stride: int = Field(default=32, ge=0)
     """Question answering: tokens that neighbouring windows of a long context share."""
     max_target_length: int = Field(default=64, ge=2)
-    """Tokens of a target: translation, summarization, speech recognition."""
+    """Translation, summarization, speech recognition: tokens of a target."""
     num_beams: int = Field(default=1, ge=1)
-    """Beams when a translation, summary or transcript is written, in evaluation and by the checkpoint's default."""
+    """Beams of generation, in evaluation and as the checkpoint's default."""
     source_prefix: str = ""
-    """Translation, summarization: put before every source, as T5 wants it: "translate German to English: "."""
+    """Translation, summarization: text before every source, for example "translate German to English: " for T5."""
     source_language: str = ""
     """Translation: the source's code, for tokenizers that mark languages (mBART "de_DE", NLLB "deu_Latn")."""
     target_language: str = ""
-    """The target's code for them; for a multilingual Whisper the language spoken ("de")."""
+    """Translation: the target's code; speech recognition: the language spoken ("de"), for a multilingual Whisper."""
     chat_template: str | None = None
-    """Text generation from `messages`: a file with a Jinja chat template; unset: the tokenizer's own."""
+    """Text generation from `messages`: file with a Jinja chat template; unset: the tokenizer's own."""
 
     # What is trained
+    # full: all parameters; head: the task's head; last_layers: the head and `num_last_layers` layers below it;
+    # gradual: one more layer each epoch, from the head down; lora, adalora, ia3: merged into the weights after
+    # training; prefix, adapter: saved beside the weights.
     strategy: Literal["full", "head", "last_layers", "gradual", "lora", "adalora", "ia3", "prefix", "adapter"] = "full"
-    """full: everything; head: the new head; last_layers: it and `num_last_layers` below; gradual: one layer group
-    more each epoch, from the top; lora, adalora, ia3: merged into the weights in the end; prefix, adapter: saved
-    beside them."""
+    """Which parameters are trained; lora, adalora and ia3 are merged at the end, prefix and adapter saved apart."""
     num_last_layers: int = Field(default=2, ge=1)
+    """strategy = last_layers: layers below the head that are trained."""
     layer_lr_decay: float = Field(default=1.0, gt=0, le=1)
-    """Discriminative rates: each layer group learns at this fraction of the rate of the group above."""
+    """Learning rate of a layer as a fraction of the rate of the layer above (discriminative rates)."""
     lora_r: int = Field(default=8, ge=1)
+    """LoRA, AdaLoRA: rank of the update matrices."""
     lora_alpha: int = Field(default=16, ge=1)
+    """LoRA, AdaLoRA: scale of the update, divided by the rank."""
     lora_dropout: float = Share
+    """LoRA, AdaLoRA: dropout of the inputs of the update matrices."""
     target_modules: tuple[str, ...] = ()
-    """Which linear layers get LoRA or IA3; unset: peft's choice for the architecture, else all."""
+    """LoRA, AdaLoRA, IA3: names of the linear layers; unset: peft's choice for the architecture, else all."""
     num_virtual_tokens: int = Field(default=16, ge=1)
-    """Length of the prefix of prefix tuning."""
+    """Prefix tuning: length of the prefix."""
     adapter_reduction_factor: float = Field(default=16, ge=1)
-    """Bottleneck adapters: how many times narrower than the model they are."""
+    """Bottleneck adapters: the model's width divided by the adapter's."""
     pooling: Literal["default", "cls", "mean", "attention"] = "default"
-    """How classification and regression turn token states into one vector; default: as the architecture does."""
+    """Classification, regression: pooling of the token states; default: the architecture's own head."""
 
     # How it is trained
     num_train_epochs: float = Field(default=3, gt=0)
+    """Passes over the train split."""
     max_steps: int = Field(default=-1, ge=-1)
     """Optimizer steps; overrides num_train_epochs when positive."""
     optim: Literal["adamw_torch", "adam", "adagrad", "sgd", "adafactor"] = "adamw_torch"
+    """Optimizer."""
     learning_rate: float = Field(default=5e-5, gt=0)
+    """Highest learning rate of the schedule."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    """Of sgd."""
+    """optim = sgd: momentum."""
     per_device_train_batch_size: int = Field(default=16, ge=1)
+    """Rows of a training batch on each device."""
     per_device_eval_batch_size: int = Field(default=32, ge=1)
+    """Rows of an evaluation batch on each device."""
     gradient_accumulation_steps: int = Field(default=1, ge=1)
+    """Batches whose gradients are added up for one optimizer step."""
     gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, more time."""
     weight_decay: float = Field(default=0.01, ge=0)
-    """Not applied to biases and norms."""
+    """Weight decay, of all parameters but biases and norms."""
     max_grad_norm: float = Field(default=1.0, ge=0)
+    """Norm that gradients are clipped to; 0: no clipping."""
     warmup_ratio: float = Field(default=0.1, ge=0, le=1)
+    """Share of the steps in which the learning rate rises from 0."""
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
+    """Schedule of the learning rate."""
     dropout: float | None = Field(default=None, ge=0, lt=1)
-    """Of every dropout layer; unset: as the base model has it."""
+    """Rate of every dropout layer; unset: the base model's."""
     label_smoothing_factor: float = Share
+    """Label smoothing: the share of a target that is spread over all classes."""
     class_weights: Literal["none", "balanced"] = "none"
-    """balanced: a class counts in inverse proportion to its rows."""
+    """Weights of the classes in the loss; balanced: in inverse proportion to their rows."""
     adversarial_epsilon: float = Field(default=0.0, ge=0)
-    """FGM: after each step's gradient, a second one on embeddings moved this far along it; 0 is off."""
+    """FGM: length of the step along the embeddings' gradient at which a second gradient is taken; 0: off."""
     group_by_length: bool = True
-    """Batch texts of like length together, which pads less."""
+    """Batch inputs of similar length together, which needs less padding."""
     bf16: bool | None = None
-    """bfloat16 autocast; unset: where the hardware multiplies it."""
+    """bfloat16 autocast; unset: where the hardware has bfloat16 instructions."""
     fp16: bool = False
+    """float16 autocast with loss scaling."""
 
     # More data
     augment_swap: float = Share
-    """Share of a text's words that change places with another, in one more copy of each train row."""
+    """Share of an input's words that are swapped with another, in one more copy of each train row."""
     augment_delete: float = Share
-    """Share of a text's words that are left out, in one more copy of each train row."""
+    """Share of an input's words that are deleted, in one more copy of each train row."""
     augment_synonyms: float = Share
-    """Share of a text's words that a synonym replaces, in one more copy of each train row."""
+    """Share of an input's words that are replaced by synonyms, in one more copy of each train row."""
     synonyms: str | None = None
-    """Lexicon for it: JSON, word → list of synonyms."""
+    """augment_synonyms: the lexicon, a JSON file that maps words to lists of synonyms."""
     back_translation: tuple[str, str] | None = None
-    """Two translation artifacts, there and back: one more copy of each train row, as it comes back."""
+    """Two translation artifacts, there and back, that paraphrase each train row in one more copy."""
     pseudo_label_data: str | None = None
-    """Unlabelled data: after a first training its confident predictions join train, and a second one follows."""
+    """Unlabelled data whose confident predictions by a first model join the train split of a second one."""
     pseudo_label_threshold: float = Field(default=0.9, gt=0, le=1)
+    """pseudo_label_data: the least probability of a prediction that joins train."""
     rehearsal_data: str | None = None
-    """Old data, some of whose train rows join train, so that continued training does not forget them."""
+    """Earlier data, some of whose train rows join train, so that continued training does not forget them."""
     rehearsal_ratio: float = Field(default=0.25, gt=0)
-    """Old rows for each new one."""
+    """rehearsal_data: earlier rows for each new one."""
 
-    # Watching
+    # Evaluation, checkpoints and tracking
     eval_strategy: Literal["no", "epoch", "steps"] = "epoch"
+    """When the validation split is evaluated during training."""
     eval_steps: int | None = Field(default=None, ge=1)
+    """eval_strategy = steps: steps between evaluations; unset: logging_steps."""
     save_strategy: Literal["no", "epoch", "steps"] = "epoch"
+    """When checkpoints are saved, from which an interrupted run resumes."""
     save_steps: int = Field(default=500, ge=1)
+    """save_strategy = steps: steps between checkpoints."""
     logging_steps: int = Field(default=10, ge=1)
+    """Steps between entries of the log."""
     load_best_model_at_end: bool = False
+    """Restore the best checkpoint when training ends."""
     metric_for_best_model: str | None = None
-    """A metric of the task, or `loss`; unset: the task's own."""
+    """Metric that selects the best checkpoint: one of the task's, or `loss`; unset: the task's own choice."""
     early_stopping_patience: int | None = Field(default=None, ge=1)
-    """Stop after so many evaluations without a better metric, and restore the best checkpoint."""
+    """Stop after so many evaluations without improvement, and restore the best checkpoint."""
     report_to: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
+    """Experiment trackers that the run is logged to."""
 
     @field_validator("report_to", "target_modules", "back_translation", mode="before")
     @classmethod
-    def _listed(cls, value: Any) -> Any:
-        """Take `a` and `a,b`, which `--set` gives as strings, for lists; `none` is what transformers calls no one."""
+    def _split_list(cls, value: Any) -> Any:
+        """Read the strings `a` and `a,b`, which `--set` may give, as lists; `none` is transformers' empty list."""
         if not isinstance(value, str):
             return value
-        return () if value == "none" else tuple(each.strip() for each in value.split(",") if each.strip())
+        return () if value == "none" else tuple(item.strip() for item in value.split(",") if item.strip())
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _check_consistency(self) -> Self:
         if self.max_steps == 0:
             raise ValueError("max_steps = 0 would train nothing: give a number of steps, or -1 to count epochs")
         if self.fp16 and self.bf16:
@@ -163,30 +191,32 @@ class FinetuneConfig(Frozen):
 
     @property
     def restores_best(self) -> bool:
-        """Whether the best checkpoint is restored in the end."""
+        """Whether the best checkpoint is restored when training ends."""
         return self.load_best_model_at_end or self.early_stopping_patience is not None
 
 
 def load_config(
     file: Path | None = None, settings: Sequence[str] = (), flags: Mapping[str, Any] | None = None
 ) -> FinetuneConfig:
-    """Merge a TOML file, `key=value` settings and flags that are not None; all errors come at once."""
-    values = {**_read_toml(file), **dict(_read_setting(each) for each in settings)}
+    """Merge a TOML file, `key=value` settings and flags that are not None.
+
+    Raises a TuneportError that lists all wrong settings, and those that the run would ignore.
+    """
+    values = {**_read_toml(file), **dict(_parse_setting(setting) for setting in settings)}
     values |= {key: value for key, value in (flags or {}).items() if value is not None}
     try:
         config = FinetuneConfig.model_validate(values)
     except ValidationError as error:
-        wrong = "; ".join(_explain(each) for each in error.errors())
-        raise TuneportError(f"wrong settings: {wrong}", "docs/finetuning.md lists them") from error
+        raise settings_error(error, "docs/finetuning.md") from error
     refuse_unused(config)
     return config
 
 
 def refuse_unused(config: FinetuneConfig, by: tuple[str, ...] = ("task", "strategy", "optim")) -> None:
-    """Raise a TuneportError for settings, not at their default, that the run would ignore because of one in `by`."""
+    """Raise a TuneportError for changed settings that the run would ignore because of one of the settings `by`."""
     changed = config.model_dump(exclude_defaults=True)
-    if found := list(unused(changed, config, by)):
-        raise TuneportError(", ".join(problem for problem, _ in found), ", ".join(remedy for _, remedy in found))
+    if unused := list(find_unused(changed, config, by)):
+        raise TuneportError(", ".join(problem for problem, _ in unused), ", ".join(remedy for _, remedy in unused))
 
 
 def _read_toml(file: Path | None) -> dict[str, Any]:
@@ -198,8 +228,8 @@ def _read_toml(file: Path | None) -> dict[str, Any]:
         raise TuneportError(f"cannot read {file} ({error})", "give a TOML file in UTF-8") from error
 
 
-def _read_setting(text: str) -> tuple[str, Any]:
-    """Read `key=value`; the value is TOML where it parses as such, else a string."""
+def _parse_setting(text: str) -> tuple[str, Any]:
+    """Parse `key=value`; the value is TOML where it parses as such, else a string."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise TuneportError(f"--set {text!r} has no key=value", "write for example --set learning_rate=2e-5")
@@ -207,14 +237,3 @@ def _read_setting(text: str) -> tuple[str, Any]:
         return key.strip(), tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         return key.strip(), value.strip()
-
-
-def _explain(error: Mapping[str, Any]) -> str:
-    path = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        return f"{path} is not a setting"
-    if error["type"] == "missing":
-        return f"{path} is missing"
-    if not path:
-        return str(error["msg"]).removeprefix("Value error, ")
-    return f"{path} = {error['input']!r}: {error['msg'].lower()}"

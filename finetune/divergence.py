@@ -1,4 +1,4 @@
-"""Training that has diverged ends with an error, at the step where it shows, and leaves no model behind."""
+"""Stops training that has diverged, with an error and without leaving a model."""
 
 import math
 from collections.abc import Mapping
@@ -8,38 +8,37 @@ import torch
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from export.files import TuneportError
+from tuneport.errors import TuneportError
 
 
-class StopsWhenDiverged(TrainerCallback):
-    """Looks at the weights whenever something is logged, evaluated or saved; a sum of each costs little then."""
+class StopOnDivergence(TrainerCallback):
+    """Checks the weights at each log entry, evaluation and checkpoint, where a sum over them costs little."""
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Raise a TuneportError if a weight is no number."""
+        """Raise a TuneportError if a weight is not finite."""
         if control.should_log or control.should_evaluate or control.should_save:
             check_weights(kwargs["model"], f"by step {state.global_step}")
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Look once more: evaluations and checkpoints of whole epochs are due now."""
+        """Check again before evaluations and checkpoints that are due at the end of an epoch."""
         self.on_step_end(args, state, control, **kwargs)
 
 
 def check_weights(model: nn.Module, when: str) -> None:
-    """Raise a TuneportError if a weight that learns is not finite."""
+    """Raise a TuneportError if a trained weight is not finite."""
     sums = [parameter.detach().float().sum() for parameter in model.parameters() if parameter.requires_grad]
     if sums and not bool(torch.stack(sums).isfinite().all()):
-        raise _diverged(f"{when}: weights are not finite, and the loss is nan")
+        raise _diverged(f"training diverged {when}: weights are not finite, and the loss is nan")
 
 
 def check_metrics(metrics: Mapping[str, float], split: str) -> None:
     """Raise a TuneportError if a metric, or the loss, is not finite."""
     for name, value in metrics.items():
         if not math.isfinite(value):
-            raise _diverged(f": {name} on {split} is {value}")
+            raise _diverged(f"training diverged: {name} on {split} is {value}")
 
 
-def _diverged(what: str) -> TuneportError:
-    problem = f"training diverged{'' if what.startswith(':') else ' '}{what}"
+def _diverged(problem: str) -> TuneportError:
     return TuneportError(problem, "lower learning_rate, or clip gradients with max_grad_norm = 1")

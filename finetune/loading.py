@@ -1,35 +1,36 @@
-"""Loading base models and tokenizers: safetensors only, no foreign code unless asked for, one clear line on failure."""
+"""Loads base models and tokenizers: from safetensors, without code of their repository unless the settings allow it."""
 
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
-from export.files import CheckpointError
-from finetune.config import FinetuneConfig
-from finetune.heads import PooledClassifier, PooledConfig
-from finetune.sizes import check_sizes
+from tuneport.errors import CheckpointError
+from tuneport.modeling.heads import PooledClassifier, PooledConfig
+
+from .config import FinetuneConfig
+from .model_limits import check_sizes
 
 DROPOUTS = (
     "hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "dropout", "attention_dropout",
     "activation_dropout", "dropout_rate", "resid_pdrop", "embd_pdrop", "attn_pdrop", "summary_last_dropout",
     "seq_classif_dropout", "qa_dropout", "mlp_dropout", "embedding_dropout", "pooler_dropout",
 )  # fmt: skip
-"""What the families call their dropout rates."""
+"""Names of dropout rates in the configurations of the architectures."""
 
 
 @contextlib.contextmanager
-def one_clear_line(source: str) -> Iterator[None]:
-    """Turn what transformers raises for a model that it cannot load into a CheckpointError."""
+def as_checkpoint_error(source: str) -> Iterator[None]:
+    """Turn the many exceptions of transformers for a model that it cannot load into a CheckpointError."""
     remedy = "give a folder or hub name with config.json, model.safetensors and a tokenizer that fit the task"
     if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
         raise CheckpointError(f"{source} has no config.json", remedy)
     if (Path(source) / "adapter_config.json").is_file():
         raise CheckpointError(
-            f"{source} holds what peft has trained beside a model, and not the model",
-            "merge it into its model with peft, where that can be done, or give that model",
+            f"{source} has an adapter of peft, without its model",
+            "merge it into the model with peft if its method allows that, or give the model",
         )
     try:
         yield
@@ -39,11 +40,11 @@ def one_clear_line(source: str) -> Iterator[None]:
 
 
 def load_tokenizer(source: str, config: FinetuneConfig, **options: Any) -> Any:
-    """Load a tokenizer, fast where there is one; one without a padding token pads with its end token.
+    """Load a tokenizer, fast if possible; without a padding token the end token is used.
 
-    `options` are the tokenizer's own.
+    `options` are those of the tokenizer's class.
     """
-    with one_clear_line(source):
+    with as_checkpoint_error(source):
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=config.trust_remote_code, **options)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -51,75 +52,81 @@ def load_tokenizer(source: str, config: FinetuneConfig, **options: Any) -> Any:
 
 
 def load_aligned_tokenizer(source: str, config: FinetuneConfig, **options: Any) -> Any:
-    """Load a tokenizer for tasks whose targets are positions: it says which word and characters a token stands for.
+    """Load a tokenizer that maps tokens to words and characters, for tasks whose targets are positions.
 
     It pads on the right, since positions count from the left. Raises CheckpointError for a slow tokenizer.
     """
     tokenizer = load_tokenizer(source, config, padding_side="right", **options)
     if not tokenizer.is_fast:
         raise CheckpointError(
-            f"the tokenizer of {source} ({type(tokenizer).__name__}) does not say which characters a token stands for",
+            f"the tokenizer of {source} ({type(tokenizer).__name__}) does not return the characters of a token",
             f"{config.task} needs a model with a fast tokenizer (tokenizer.json)",
         )
     return tokenizer
 
 
-def load_pretrained(kind: Any, source: str, config: FinetuneConfig, **options: Any) -> PreTrainedModel:
-    """Load `kind` (an Auto class) from safetensors, with the settings' dropout; `options` go to its configuration.
+def load_pretrained(
+    auto_class: Any, source: str, config: FinetuneConfig, *, ignore_mismatched_sizes: bool = False, **options: Any
+) -> PreTrainedModel:
+    """Load a model by its Auto class, with the dropout of the settings; `options` are settings of its configuration.
 
-    Raises CheckpointError for a base model that cannot do the task.
+    `ignore_mismatched_sizes` gives a head of another size new weights. Raises CheckpointError for a base model that
+    does not fit the task.
     """
-    with one_clear_line(source):
+    with as_checkpoint_error(source):
         model_config = AutoConfig.from_pretrained(source, trust_remote_code=config.trust_remote_code)
-        for name in dropouts_of(model_config, config):
-            setattr(model_config, name, config.dropout)
-        loading = {"use_safetensors": True, "trust_remote_code": config.trust_remote_code}
-        if "ignore_mismatched_sizes" in options:
-            loading["ignore_mismatched_sizes"] = options.pop("ignore_mismatched_sizes")
-        for name, value in options.items():
+        for name, value in {**_dropout_rates(model_config, config), **options}.items():
             setattr(model_config, name, value)
-        model = kind.from_pretrained(source, config=model_config, **loading)
+        model = auto_class.from_pretrained(
+            source,
+            config=model_config,
+            use_safetensors=True,
+            trust_remote_code=config.trust_remote_code,
+            ignore_mismatched_sizes=ignore_mismatched_sizes,
+        )
     if model.config.pad_token_id is None:
         model.config.pad_token_id = model.config.eos_token_id
     return model
 
 
 def is_pooled(source: str, config: FinetuneConfig) -> bool:
-    """Tell whether a model is one whose token states we have pooled."""
-    with one_clear_line(source):
+    """Tell whether a model has a pooling head of tuneport's."""
+    with as_checkpoint_error(source):
         model_config = AutoConfig.from_pretrained(source, trust_remote_code=config.trust_remote_code)
     return bool(model_config.model_type == PooledConfig.model_type)
 
 
 def load_pooled(source: str, config: FinetuneConfig, pooling: str | None, **options: Any) -> PreTrainedModel:
-    """Load what we have pooled, or put such a head on an encoder; `options` go to its configuration."""
-    trusted: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
+    """Load a model with a pooling head of tuneport's, or an encoder with a new one; `options` are settings of the head.
+
+    `pooling` None keeps that of the model.
+    """
     if not is_pooled(source, config):
-        with one_clear_line(source):
-            return with_dropout(PooledClassifier.from_encoder(source, str(pooling), **trusted, **options), config)
-    with one_clear_line(source):
+        trust = config.trust_remote_code
+        with as_checkpoint_error(source):
+            model = PooledClassifier.from_encoder(source, str(pooling), trust_remote_code=trust, **options)
+        return _set_dropout(model, config)
+    with as_checkpoint_error(source):
         model_config = PooledConfig.from_pretrained(source)
         for name, value in {**options, "pooling": pooling or model_config.pooling}.items():
             setattr(model_config, name, value)
         model = PooledClassifier.from_pretrained(
             source, config=model_config, use_safetensors=True, ignore_mismatched_sizes=True
         )
-    return with_dropout(model, config)
+    return _set_dropout(model, config)
 
 
-def check_input(model: PreTrainedModel, source: str, config: FinetuneConfig) -> None:
-    """Check that an encoder has an embedding for each token, and positions for inputs of max_length tokens.
-
-    A prefix takes positions, too.
-    """
+def check_input_size(model: PreTrainedModel, source: str, config: FinetuneConfig) -> None:
+    """Check that an encoder has an embedding for each token, and positions for max_length tokens and the prefix."""
+    lengths = {"max_length": config.max_length}
     if config.strategy == "prefix":
-        together = {"max_length + num_virtual_tokens": config.max_length + config.num_virtual_tokens}
-        check_sizes(model, load_tokenizer(source, config), source, **together)
-    check_sizes(model, load_tokenizer(source, config), source, max_length=config.max_length)
+        total = config.max_length + config.num_virtual_tokens
+        lengths = {"max_length + num_virtual_tokens": total, **lengths}
+    check_sizes(model, load_tokenizer(source, config), source, **lengths)
 
 
-def with_dropout(model: PreTrainedModel, config: FinetuneConfig) -> PreTrainedModel:
-    """Set the rate of every dropout layer of a model that is built already."""
+def _set_dropout(model: PreTrainedModel, config: FinetuneConfig) -> PreTrainedModel:
+    """Set the rate of every dropout layer of a model to that of the settings, if they have one."""
     if config.dropout is not None:
         for module in model.modules():
             if type(module).__name__ == "Dropout":
@@ -127,6 +134,8 @@ def with_dropout(model: PreTrainedModel, config: FinetuneConfig) -> PreTrainedMo
     return model
 
 
-def dropouts_of(model_config: Any, config: FinetuneConfig) -> list[str]:
-    """Name the dropout rates that an architecture has, where the settings change them."""
-    return [name for name in DROPOUTS if hasattr(model_config, name)] if config.dropout is not None else []
+def _dropout_rates(model_config: PretrainedConfig, config: FinetuneConfig) -> dict[str, float]:
+    """Return the dropout rates of an architecture with the rate of the settings; empty if they have none."""
+    if config.dropout is None:
+        return {}
+    return {name: config.dropout for name in DROPOUTS if hasattr(model_config, name)}

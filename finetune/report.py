@@ -1,6 +1,6 @@
-"""The run on a page: report.html with its settings, curves, metrics, confusion matrix and worst mistakes.
+"""Writes report.html: metrics, learning curves, confusion matrix, worst mistakes and settings of a run.
 
-The pictures stand beside it as PNG, and inside it, so that the page can be passed on alone.
+The pictures are embedded, so that the page is complete by itself, and also written as PNG files.
 """
 
 import base64
@@ -14,23 +14,24 @@ import jinja2
 import matplotlib
 import numpy as np
 
-from export.manifest import Run
-from finetune.evaluate import Evaluation
+from tuneport.schema.run import Run
+
+from .evaluate import Evaluation
 
 matplotlib.use("agg")
 from matplotlib import font_manager, pyplot
 
 REPORT, CURVES, CONFUSION = "report.html", "curves.png", "confusion.png"
 TEMPLATE = Path(__file__).with_name("report.html.j2")
-MOST_LABELS = 40
-"""A larger confusion matrix is not legible as a picture; its table is in evaluation.json."""
+MAX_DRAWN_LABELS = 40
+"""A larger confusion matrix is not legible as a picture; evaluation.json has it as a table."""
 FALLBACK_FONTS = (
     "Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "IPAGothic", "Hiragino Sans", "Microsoft YaHei",
     "Noto Sans Arabic", "Noto Sans Devanagari", "Noto Sans Thai", "Noto Sans",
 )  # fmt: skip
-"""For scripts that matplotlib's own font lacks, where they are installed."""
-NUMBERED = 20
-"""Up to so many labels the cells carry their counts."""
+"""Fonts for scripts that matplotlib's own font lacks, used where they are installed."""
+MAX_LABELS_WITH_COUNTS = 20
+"""Up to so many labels the cells of the confusion matrix show their counts."""
 
 
 def write_report(out: Path, run: Run, evaluations: dict[str, Evaluation], history: Sequence[dict[str, Any]]) -> None:
@@ -41,10 +42,10 @@ def write_report(out: Path, run: Run, evaluations: dict[str, Evaluation], histor
     pictures = {}
     split = "test" if "test" in evaluations else "validation"
     shown = evaluations[split]
-    with plain_text():
+    with literal_text():
         if _draw_curves(out / CURVES, history):
             pictures["Learning curves"] = out / CURVES
-        if shown.confusion and len(run.labels) <= MOST_LABELS:
+        if shown.confusion and len(run.labels) <= MAX_DRAWN_LABELS:
             _draw_confusion(out / CONFUSION, np.array(shown.confusion), run.labels, split)
             pictures["Confusion matrix"] = out / CONFUSION
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
@@ -60,13 +61,13 @@ def write_report(out: Path, run: Run, evaluations: dict[str, Evaluation], histor
 
 
 @contextlib.contextmanager
-def plain_text() -> Iterator[None]:
-    """Draw texts as they are: a dollar is no formula, and a script that the main font lacks comes from another.
+def literal_text() -> Iterator[None]:
+    """Draw texts literally, without formulas between dollar signs, and with fallback fonts for other scripts.
 
-    Where no font has it, its characters are drawn as boxes, without a warning for each: the table has the names.
+    Characters that no font has are drawn as boxes, without a warning for each.
     """
-    here = {font.name for font in font_manager.fontManager.ttflist}
-    fonts = [*pyplot.rcParams["font.sans-serif"][:1], *(name for name in FALLBACK_FONTS if name in here)]
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    fonts = [*pyplot.rcParams["font.sans-serif"][:1], *(name for name in FALLBACK_FONTS if name in installed)]
     changes: dict[Any, Any] = {"text.parse_math": False, "font.family": fonts}
     with pyplot.rc_context(changes), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
@@ -74,17 +75,18 @@ def plain_text() -> Iterator[None]:
 
 
 def _draw_curves(file: Path, history: Sequence[dict[str, Any]]) -> bool:
-    """Draw loss, the evaluated metrics and the learning rate over the epochs; False if nothing was logged."""
+    """Draw the losses, the metrics and the learning rate over the epochs; False if nothing was logged."""
     panels = {
         "loss": {"train": _curve(history, "loss"), "validation": _curve(history, "eval_loss")},
-        "validation metrics": {name.removeprefix("eval_"): _curve(history, name) for name in _metrics(history)},
+        "validation metrics": {name.removeprefix("eval_"): _curve(history, name) for name in _logged_metrics(history)},
         "learning rate": {"": _curve(history, "learning_rate")},
     }
-    drawn = {title: curves for title, curves in panels.items() if any(len(x) for x, _ in curves.values())}
-    if not drawn:
+    panels = {title: curves for title, curves in panels.items() if any(len(x) for x, _ in curves.values())}
+    if not panels:
         return False
-    figure, axes = pyplot.subplots(1, len(drawn), figsize=(4.2 * len(drawn), 3.2), layout="constrained", squeeze=False)
-    for axis, (title, curves) in zip(axes[0], drawn.items(), strict=True):
+    size = (4.2 * len(panels), 3.2)
+    figure, axes = pyplot.subplots(1, len(panels), figsize=size, layout="constrained", squeeze=False)
+    for axis, (title, curves) in zip(axes[0], panels.items(), strict=True):
         for name, (x, y) in curves.items():
             if len(x):
                 axis.plot(x, y, label=name, marker="o" if len(x) < 12 else None, markersize=3, linewidth=1.5)
@@ -102,15 +104,15 @@ def _curve(history: Sequence[dict[str, Any]], name: str) -> tuple[list[float], l
     return [x for x, _ in points], [y for _, y in points]
 
 
-def _metrics(history: Sequence[dict[str, Any]]) -> list[str]:
-    """Name the logged metrics of the task: what an evaluation logs, less its loss and timings."""
-    noise = ("loss", "runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
+def _logged_metrics(history: Sequence[dict[str, Any]]) -> list[str]:
+    """Name what evaluations logged, without the loss and the timings."""
+    others = ("loss", "runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
     names = {name for entry in history for name in entry if name.startswith("eval_")}
-    return sorted(names - {f"eval_{each}" for each in noise})
+    return sorted(names - {f"eval_{name}" for name in others})
 
 
 def _draw_confusion(file: Path, matrix: Any, labels: Sequence[str], split: str) -> None:
-    """Draw counts (true labels, predictions), coloured by the share of their row."""
+    """Draw counts (true labels, predictions), coloured by their share of the row."""
     size = max(3.6, 0.45 * len(labels) + 2)
     figure, axis = pyplot.subplots(figsize=(size, size), layout="constrained")
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
@@ -118,7 +120,7 @@ def _draw_confusion(file: Path, matrix: Any, labels: Sequence[str], split: str) 
     axis.set_xticks(range(len(labels)), labels, rotation=45, ha="right")
     axis.set_yticks(range(len(labels)), labels)
     axis.set(xlabel="predicted", ylabel="true", title=split)
-    if len(labels) <= NUMBERED:
+    if len(labels) <= MAX_LABELS_WITH_COUNTS:
         for (i, j), count in np.ndenumerate(matrix):
             colour = "white" if shares[i, j] > 0.5 else "black"
             axis.text(j, i, str(count), ha="center", va="center", color=colour, fontsize=9)

@@ -1,11 +1,11 @@
 """Fine-tuning, top to bottom: settings → data → model → Trainer → metrics → a run folder.
 
-runs/x/settings.json    the resolved settings; a folder with them but without run.json is unfinished
-runs/x/trainer/         checkpoints to resume from; gone when the run is finished
-runs/x/checkpoint/      the model and its tokenizer, as transformers saves them; adapter/ beside them where there is one
-runs/x/evaluation.json  per class, confusion matrix, worst mistakes of each split
-runs/x/report.html      all of it on a page; curves.png, confusion.png; logs/ for TensorBoard
-runs/x/run.json         what was done and what came of it; written last
+runs/x/settings.json    the resolved settings; a folder with them but without run.json is an unfinished run
+runs/x/trainer/         checkpoints to resume from; removed when the run is finished
+runs/x/checkpoint/      the model and its tokenizer as transformers saves them, and adapter/ where there is one
+runs/x/evaluation.json  metrics, scores of each class, confusion matrix and worst mistakes of each split
+runs/x/report.html      the report; curves.png, confusion.png; logs/ for TensorBoard
+runs/x/run.json         the record of the run; written last
 """
 
 import json
@@ -20,28 +20,21 @@ from typing import Any
 import transformers
 from accelerate import PartialState
 
-from export.files import check_out, full_disk_is_an_error, git_commit
-from export.machine import Machine
-from export.manifest import CHECKPOINT, RUN, Run
-from finetune.arguments import arguments
-from finetune.config import FinetuneConfig
-from finetune.divergence import check_weights
-from finetune.evaluate import Evaluation
-from finetune.optional import packages_of, watchers_fail_clearly
-from finetune.pseudo import read_unlabelled, with_pseudo_labels
-from finetune.report import write_report
-from finetune.session import Prepared, evaluate, load_model, make_trainer, prepare, save_trained
-from finetune.strategies import finish_strategy
-from finetune.trainer import TuneportTrainer
-from finetune.unfinished import (
-    SETTINGS,
-    TEACHER,
-    TRAINER,
-    check_place,
-    check_same,
-    last_checkpoint,
-    nothing_left_of_a_failure,
-)
+from tuneport.folders import check_out, full_disk_is_an_error, git_commit
+from tuneport.host import Host
+from tuneport.schema.run import CHECKPOINT, RUN, Run
+
+from .arguments import training_arguments
+from .augmentation.pseudo_labels import add_pseudo_labels, read_unlabelled
+from .config import FinetuneConfig
+from .divergence import check_weights
+from .evaluate import Evaluation
+from .optional_packages import as_tracker_error, required_packages
+from .report import write_report
+from .resume import SETTINGS, TEACHER, TRAINER, check_can_create, check_unchanged, last_checkpoint, remove_on_failure
+from .setup import Prepared, evaluate, load_model, make_trainer, prepare, save_trained
+from .strategies.strategies import finish_strategy
+from .trainer import TuneportTrainer
 
 EVALUATION = "evaluation.json"
 LIBRARIES = ("torch", "transformers", "datasets", "accelerate", "tokenizers", "peft")
@@ -55,24 +48,24 @@ def finetune(
     resume: bool = False,
     warn: Callable[[str], None] | None = None,
 ) -> Run:
-    """Fine-tune a model and write the run folder; bad data or settings are found before any training.
+    """Fine-tune a model and write the run folder; data and settings are checked before training.
 
-    `resume` goes on with an unfinished run of the same settings and data, to the same result as if it had not
-    been interrupted. `warn` gets each warning before training begins. Raises TuneportError for data, settings or a
-    model that cannot be used, and for training that diverges. The same seed, data and machine give the same metrics.
+    `resume` continues an unfinished run of the same settings and data, with the result of a run that was not
+    interrupted. `warn` is called with each warning before training begins. Raises TuneportError for data, settings or
+    a model that cannot be used, and for training that diverges. The same seed, data and machine give the same metrics.
     """
     state = PartialState()
-    check_place(out)
-    checkpoint = last_checkpoint(out, tidy=state.is_main_process) if resume else None
+    check_can_create(out)
+    checkpoint = last_checkpoint(out, remove_incomplete=state.is_main_process) if resume else None
     if not resume and state.is_main_process:
         check_out(out, marker=SETTINGS, overwrite=overwrite)
     transformers.set_seed(config.seed)
     prepared = prepare(config)
     if resume:
-        check_same(out, _identity(prepared), "settings or data")
+        check_unchanged(out, _identity(prepared), "settings or data")
     unlabelled = read_unlabelled(prepared) if config.pseudo_label_data else None
-    # Before --overwrite removes anything.
-    arguments(config, prepared.task, out)
+    # Both may raise, which has to happen before --overwrite removes anything.
+    training_arguments(config, prepared.task, out)
     model = load_model(prepared)
     if warn and state.is_main_process:
         for warning in prepared.warnings:
@@ -84,38 +77,38 @@ def finetune(
         write_json(out / SETTINGS, _identity(prepared))
     state.wait_for_everyone()
 
-    with full_disk_is_an_error(out), nothing_left_of_a_failure(out, keep=resume):
+    with full_disk_is_an_error(out), remove_on_failure(out, keep=resume):
         if unlabelled is not None:
             del model
-            teacher = _teacher(config, out / TEACHER)
-            prepared = with_pseudo_labels(prepared, unlabelled, teacher, out / TEACHER)
+            teacher = _train_teacher(config, out / TEACHER)
+            prepared = add_pseudo_labels(prepared, unlabelled, teacher, out / TEACHER)
             model = load_model(prepared)
         trainer = make_trainer(prepared, out, model)
         started = time.perf_counter()
-        with watchers_fail_clearly(config):
+        with as_tracker_error(config):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         train_seconds = time.perf_counter() - started
         check_weights(trainer.model, "in its last steps")
         return _finish(out, prepared, trainer, train_seconds)
 
 
-def _teacher(config: FinetuneConfig, out: Path) -> Path:
-    """Train the model that labels the unlabelled rows, unless it is there already; returns its checkpoint."""
+def _train_teacher(config: FinetuneConfig, out: Path) -> Path:
+    """Train the model that labels the unlabelled rows, unless it is finished already; returns its checkpoint."""
     if not (out / RUN).is_file():
         settings = config.model_copy(update={"pseudo_label_data": None})
-        begun = (out / SETTINGS).is_file()
-        finetune(settings, out, overwrite=not begun, resume=begun)
+        is_begun = (out / SETTINGS).is_file()
+        finetune(settings, out, overwrite=not is_begun, resume=is_begun)
     return out / CHECKPOINT
 
 
 def _finish(out: Path, prepared: Prepared, trainer: TuneportTrainer, train_seconds: float) -> Run:
-    """Evaluate what was trained, and write all that stays of the run; run.json appears whole and last."""
-    trained = sum(parameter.numel() for parameter in trainer.model.parameters() if parameter.requires_grad)
+    """Evaluate the trained model and write the run's files."""
+    trained_parameters = sum(parameter.numel() for parameter in trainer.model.parameters() if parameter.requires_grad)
     trainer.model = finish_strategy(trainer.accelerator.unwrap_model(trainer.model))
     trainer.model_wrapped = trainer.model
     evaluations = {name: evaluate(trainer, prepared, name) for name in prepared.features if name != "train"}
     save_trained(trainer, out / CHECKPOINT)
-    run = _record(prepared, trainer, evaluations, train_seconds, trained)
+    run = _record(prepared, trainer, evaluations, train_seconds, trained_parameters)
     state = PartialState()
     if state.is_main_process:
         _write(out, run, evaluations, trainer.state.log_history)
@@ -124,7 +117,7 @@ def _finish(out: Path, prepared: Prepared, trainer: TuneportTrainer, train_secon
 
 
 def _identity(prepared: Prepared) -> dict[str, Any]:
-    """Say what a resumed run must have in common with the one that was interrupted."""
+    """Return what a resumed run must have in common with the one that was interrupted."""
     fingerprint = prepared.data.source.fingerprint
     return {"config": prepared.config.model_dump(mode="json"), "data": fingerprint}
 
@@ -150,17 +143,17 @@ def _record(
         train_seconds=round(train_seconds, 2),
         bf16=bool(trainer.args.bf16),
         warnings=prepared.warnings,
-        machine=Machine.here(),
+        host=Host.here(),
         git_commit=git_commit(Path(__file__).parent),
-        versions={name: version(name) for name in (*LIBRARIES, *packages_of(config))},
+        versions={name: version(name) for name in (*LIBRARIES, *required_packages(config))},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
 
 def _write(out: Path, run: Run, evaluations: dict[str, Evaluation], history: list[dict[str, Any]]) -> None:
-    """Write what the main process writes once; run.json appears whole and last."""
-    (out / CHECKPOINT / "training_args.bin").unlink(missing_ok=True)  # a pickle; run.json says it in the open
-    write_json(out / EVALUATION, {name: each.model_dump(mode="json") for name, each in evaluations.items()})
+    """Write the files that only the main process writes, run.json last and in one step."""
+    (out / CHECKPOINT / "training_args.bin").unlink(missing_ok=True)  # a pickle of what run.json has as text
+    write_json(out / EVALUATION, {name: evaluation.model_dump(mode="json") for name, evaluation in evaluations.items()})
     write_report(out, run, evaluations, history)
     shutil.rmtree(out / TRAINER, ignore_errors=True)
     write_json(out / f".{RUN}", run.model_dump(mode="json"))
@@ -168,5 +161,5 @@ def _write(out: Path, run: Run, evaluations: dict[str, Evaluation], history: lis
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as JSON that people can read."""
+    """Write a value as indented JSON."""
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""transformers' Trainer with what it lacks: our optimizers and rates, a task's loss, adversarial steps."""
+"""transformers' Trainer with more optimizers, learning rates by layer, and adversarial steps."""
 
 import warnings
 from typing import Any
@@ -9,24 +9,25 @@ from torch import nn
 from torch.utils.data import SequentialSampler
 from transformers import Seq2SeqTrainer, Trainer
 
-from export.files import TuneportError
-from finetune.config import FinetuneConfig
-from finetune.strategies import make_optimizer, parameter_groups
+from tuneport.errors import TuneportError
+
+from .config import FinetuneConfig
+from .strategies.strategies import make_optimizer, parameter_groups
 
 
 class TuneportTrainer(Trainer):
-    """A Trainer that knows the run's settings."""
+    """A Trainer with the settings of a run."""
 
     def __init__(self, *, settings: FinetuneConfig, **options: Any) -> None:
-        """`options` are those of Trainer."""
+        """`options` are the arguments of Trainer."""
         self.settings = settings
         with warnings.catch_warnings():
-            # Of several labels, which our own loss smooths where transformers does not.
+            # The task's own loss smooths the labels where an input has several.
             warnings.filterwarnings("ignore", "Label smoothing is not compatible with multi-label", UserWarning)
             super().__init__(**options)
 
     def create_optimizer(self) -> torch.optim.Optimizer:
-        """Group parameters by layer and weight decay; rates come from the arguments, which a search changes."""
+        """Group parameters by layer and weight decay; the learning rate is that of `args`, which a search changes."""
         if self.optimizer is None:  # type: ignore[has-type]
             decayed = set(self.get_decay_parameter_names(self.model))
             groups = parameter_groups(
@@ -36,18 +37,18 @@ class TuneportTrainer(Trainer):
         return self.optimizer
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the model, and beside a prefix the base model's config.json, which knows labels and problem type."""
+        """Save the model, with a prefix also the base model's config.json for its labels and problem type."""
         super().save_model(output_dir, _internal_call)
         model = self.accelerator.unwrap_model(self.model)
         if self.args.should_save and isinstance(model, peft.PeftModel):
             model.get_base_model().config.save_pretrained(output_dir or self.args.output_dir)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
-        """Keep the rows in order: Trainer would group them by length, and metrics could not find their rows."""
+        """Keep the rows in order, which metrics rely on; Trainer would group them by length."""
         return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
-        """Add, where the settings say so, the gradient on adversarially moved embeddings.
+        """Compute the loss and its gradient, and with adversarial_epsilon add the gradient at moved embeddings.
 
         FGM, the fast gradient method of Miyato et al., "Adversarial Training Methods for Semi-Supervised Text
         Classification" (2017): the embedding weights move by epsilon along their normalized gradient.
@@ -68,4 +69,4 @@ class TuneportTrainer(Trainer):
 
 
 class TuneportSeq2SeqTrainer(TuneportTrainer, Seq2SeqTrainer):
-    """The same for tasks that generate when they are evaluated."""
+    """The Trainer of tasks whose evaluation generates text."""

@@ -1,49 +1,27 @@
-"""From concurrent requests to batches, off the event loop.
+"""Batch the rows of concurrent requests, off the event loop.
 
-Each time a stream of the engine falls free, `serve.plan` chooses from what waits. Nothing waits for a batch to
-fill, and nothing runs for a caller who left.
+Whenever a stream of the engine is free, `tuneport.runtime.scheduler` selects its next batch from the rows that wait. No
+row waits for a batch to fill, and nothing runs for a caller who left.
 """
 
 import asyncio
 import contextlib
 import threading
 import time
-from bisect import insort
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from export.files import TuneportError
-from serve.engines import Output
-from serve.plan import Budget, choose
-from serve.tokenizer import Row
+from tuneport.errors import ServiceStopping
+from tuneport.runtime.batch import EncodedInput, RowOutputs, RunBatch
+from tuneport.runtime.scheduler import BatchLimits
 
-Result = dict[str, Output]
-"""The outputs of one row by name, without the row axis."""
-RunBatch = Callable[[Sequence[Row]], list[Result]]
-
-WINDOW = 64
-"""Rows, in order of their turn, among which like lengths are sought at least: more pad less, fewer are fairer."""
-OVERTAKING = 4.0
-"""A row waits for at most so many times the work of its own request before it, however many others come."""
-MEMORY = 0.9
-"""Share of the old estimate that a batch's measured speed leaves standing."""
-TELLING_ROWS = WINDOW // 2
-"""A batch of so many rows, or of half the token budget, tells the engine's speed; one short row does not."""
-
-
-class Overloaded(TuneportError):
-    """The queue is full, or closed."""
-
-    def __init__(self, problem: str, remedy: str, retry_after_s: float = 1.0) -> None:
-        """`retry_after_s` is how long what waits now will take."""
-        super().__init__(problem, remedy)
-        self.retry_after_s = retry_after_s
+from .row_queue import Job, RowQueue
 
 
 @dataclass(frozen=True, slots=True)
 class BatchReport:
-    """What a batch was."""
+    """The size and the times of a batch that ran."""
 
     rows: int
     tokens: int
@@ -51,31 +29,57 @@ class BatchReport:
     padded_tokens: int
     seconds: float
     waited_s: list[float]
-    """How long each row waited for the engine."""
+    """How long each row waited in the queue."""
 
     @classmethod
-    def of(cls, rows: Sequence[Row], budget: Budget, seconds: float, waited_s: list[float]) -> "BatchReport":
-        """Count what was run."""
-        padded = len(rows) * budget.padded(max(map(len, rows)))
-        return cls(len(rows), sum(map(len, rows)), padded, seconds, waited_s)
+    def of(
+        cls, rows: Sequence[EncodedInput], limits: BatchLimits, seconds: float, waited_s: list[float]
+    ) -> "BatchReport":
+        """Count the tokens of `rows`, with and without the padding of one batch."""
+        padded_tokens = len(rows) * limits.padded(max(map(len, rows)))
+        return cls(len(rows), sum(map(len, rows)), padded_tokens, seconds, waited_s)
 
 
-@dataclass(slots=True, order=True)
-class _Job:
-    turn: float
-    """Rows go in this order; in tokens, on the batcher's own clock."""
-    number: int
-    row: Row = field(compare=False)
-    done: asyncio.Future[Result] = field(compare=False)
-    since: float = field(compare=False)
-    """Of `time.monotonic`: the clock of uvloop ticks in milliseconds."""
-    deadline: float | None = field(compare=False)
+Report = Callable[[BatchReport], object]
+
+
+class RowBatcher(Protocol):
+    """Runs the rows of concurrent requests in batches."""
+
+    @property
+    def waiting(self) -> int:
+        """Count the rows in the queue."""
+
+    def check_capacity(self, rows: int = 1) -> None:
+        """Raise Overloaded if no more rows are accepted now, ServiceStopping after `close`."""
+
+    async def submit(self, rows: Sequence[EncodedInput], deadline: float | None = None) -> list[RowOutputs]:
+        """Return the outputs of the rows, in order."""
+
+    def close(self) -> None:
+        """Refuse the rows that wait and stop the threads."""
+
+
+class MakeBatcher(Protocol):
+    """Make a batcher for an engine; the class `Batcher` is one."""
+
+    def __call__(
+        self,
+        run: RunBatch,
+        *,
+        streams: int,
+        limits: BatchLimits,
+        max_queue_inputs: int,
+        max_queue_s: float | None,
+        report: Report,
+    ) -> RowBatcher:
+        """Return a batcher whose threads call `run` and then `report`."""
 
 
 class Batcher:
-    """Feeds an engine from concurrent requests. Lives in one event loop, its streams in threads of their own.
+    """Feeds an engine from concurrent requests of one event loop, with a thread for each of its streams.
 
-    A stream that falls free takes its next batch itself: on a busy machine the event loop would let it wait.
+    A stream that becomes free takes its next batch itself: on a busy host the event loop would let it wait.
     """
 
     def __init__(
@@ -83,186 +87,104 @@ class Batcher:
         run: RunBatch,
         *,
         streams: int,
-        budget: Budget,
-        max_waiting: int,
+        limits: BatchLimits,
+        max_queue_inputs: int,
         max_queue_s: float | None = None,
-        report: Callable[[BatchReport], object] = lambda _: None,
+        report: Report = lambda _: None,
     ) -> None:
-        """`run` is called in a thread of the batcher's own, at most `streams` calls at a time."""
+        """Start the threads; at most `streams` of them call `run` at a time. `report` is called in the event loop."""
         self._run = run
-        self._streams = streams
-        self._budget = budget
-        self._window = max(WINDOW, budget.tokens // WINDOW)
-        self._max_waiting = max_waiting
-        self._max_queue_s = max_queue_s
+        self._limits = limits
         self._report = report
-        self._tokens_per_s: float | None = None
-        # Guards what follows, and wakes streams.
-        self._work = threading.Condition()
-        self._waiting: list[_Job] = []
-        self._tokens_begun = 0.0
-        self._numbers = 0
+        self._queue = RowQueue(limits, streams=streams, max_rows=max_queue_inputs, max_wait_s=max_queue_s)
         self._closed = False
-        self._threads = [threading.Thread(target=self._serve, name=f"engine_{i}", daemon=True) for i in range(streams)]
+        # Guards the queue and `_closed`, and wakes streams.
+        self._changed = threading.Condition()
+        self._threads = [
+            threading.Thread(target=self._run_stream, name=f"engine_{i}", daemon=True) for i in range(streams)
+        ]
         for thread in self._threads:
             thread.start()
 
-    async def submit(self, rows: Sequence[Row], deadline: float | None = None) -> list[Result]:
-        """Run rows among everyone else's and return their results in order.
+    async def submit(self, rows: Sequence[EncodedInput], deadline: float | None = None) -> list[RowOutputs]:
+        """Run rows in batches with those of other callers and return their outputs in order.
 
         `deadline` is a time of the event loop's clock. When it passes, or the caller is cancelled, rows that have
         not started are dropped. Raises Overloaded at once if they would wait too long, TimeoutError at the
         deadline, and whatever the engine raised for one of the rows.
         """
-        loop = asyncio.get_running_loop()
-        with self._work:
-            self.check_room(len(rows))
-            jobs = self._enqueue(rows, loop, deadline)
-            self._work.notify(len(jobs))
+        with self._changed:
+            self.check_capacity(len(rows))
+            jobs = self._queue.put(rows, deadline)
+            self._changed.notify(len(jobs))
         try:
             if len(jobs) == 1:
-                return [await jobs[0].done]
-            return await asyncio.gather(*(job.done for job in jobs))
+                return [await jobs[0].outputs]
+            return await asyncio.gather(*(job.outputs for job in jobs))
         finally:
             for job in jobs:  # a no-op for those that are done
-                job.done.cancel()
-            if any(job.done.cancelled() for job in jobs):  # they must not keep others out of the queue
-                with self._work:
-                    self._waiting = [job for job in self._waiting if not job.done.done()]
+                job.outputs.cancel()
+            if any(job.outputs.cancelled() for job in jobs):
+                with self._changed:
+                    self._queue.drop_cancelled()
 
-    def check_room(self, rows: int = 1) -> None:
-        """Raise Overloaded if so many rows more would be too many, or would wait too long."""
-        if self._closed:
-            raise stopping()
-        with self._work:
-            waiting, queue_s = len(self._waiting), self._queue_s()
-        if waiting + rows > self._max_waiting:
-            raise Overloaded(
-                f"{waiting} inputs are waiting and at most {self._max_waiting} may",
-                "try again after the time in Retry-After, or add replicas",
-                queue_s,
-            )
-        if self._max_queue_s is not None and queue_s > self._max_queue_s:
-            raise Overloaded(
-                f"the queue takes {queue_s * 1000:.0f} ms and {self._max_queue_s * 1000:.0f} ms is the limit",
-                "try again after the time in Retry-After, add replicas, or raise TUNEPORT_MAX_QUEUE_MS",
-                queue_s,
-            )
+    def check_capacity(self, rows: int = 1) -> None:
+        """Raise Overloaded if so many more rows would be too many or would wait too long."""
+        with self._changed:
+            if self._closed:
+                raise ServiceStopping
+            self._queue.check_capacity(rows)
 
     @property
     def waiting(self) -> int:
-        """Rows that wait for a stream."""
-        return len(self._waiting)
+        """Count the rows that wait for a stream."""
+        return len(self._queue)
 
     def close(self) -> None:
-        """Refuse what waits, let running batches end and stop the threads. Call it in the event loop."""
-        with self._work:
+        """Refuse the rows that wait, let running batches end and stop the threads. Call it in the event loop."""
+        with self._changed:
             self._closed = True
-            for job in self._waiting:
-                if not job.done.done():
-                    job.done.set_exception(stopping())
-            self._waiting = []
-            self._work.notify_all()
+            for job in self._queue.clear():
+                _fail(job, ServiceStopping())
+            self._changed.notify_all()
         for thread in self._threads:
             thread.join()
 
-    def _queue_s(self) -> float:
-        """Estimate how long a new request would wait: what goes before it, at the speed measured so far.
-
-        A batch for each stream may always wait, however slow the engine.
-        """
-        if not self._tokens_per_s:
-            return 0.0
-        ahead = sum(len(job.row) for job in self._waiting if job.turn <= self._tokens_begun)
-        return ahead / self._tokens_per_s if ahead > self._streams * self._budget.tokens else 0.0
-
-    def _enqueue(self, rows: Sequence[Row], loop: asyncio.AbstractEventLoop, deadline: float | None) -> list[_Job]:
-        """Give the rows their turns: a request's first row now, the others after a multiple of its own work.
-
-        So requests of many rows leave room for those of few, and still get their share of a busy engine.
-        """
-        now, turn = time.monotonic(), self._tokens_begun
-        jobs = []
-        for row in rows:
-            self._numbers += 1
-            jobs.append(_Job(turn, self._numbers, row, loop.create_future(), now, deadline))
-            turn += OVERTAKING * len(row)
-        for job in jobs:
-            insort(self._waiting, job)
-        return jobs
-
-    def _serve(self) -> None:
-        """Be one of the streams."""
-        while jobs := self._next():
+    def _run_stream(self) -> None:
+        """Run batches until the batcher is closed; the body of each thread."""
+        while jobs := self._next_batch():
             began = time.monotonic()
-            results, seconds = run_or_raise(self._run, [job.row for job in jobs])
-            _in_loop(jobs[0], self._finish, jobs, results, seconds, began)
+            results, seconds = run_isolated(self._run, [job.row for job in jobs])
+            _call_in_loop(jobs[0], self._finish, jobs, results, seconds, began)
 
-    def _next(self) -> list[_Job]:
-        """Wait for a batch; nothing when the batcher is closed."""
-        with self._work:
+    def _next_batch(self) -> list[Job]:
+        """Wait for a batch; return nothing when the batcher is closed."""
+        with self._changed:
             while not self._closed:
-                if jobs := self._take(time.monotonic()):
+                for job in self._queue.take_expired():
+                    _call_in_loop(job, _fail, job, TimeoutError())
+                if jobs := self._queue.take_batch():
                     return jobs
-                self._work.wait()
+                self._changed.wait()
         return []
 
-    def _take(self, now: float) -> list[_Job]:
-        """Take the waiting row whose turn it is, and those of its group and window that share its batch."""
-        waiting = []
-        for job in self._waiting:
-            if job.deadline is not None and job.deadline <= now:
-                _in_loop(job, _expire, job)
-            elif not job.done.done():
-                waiting.append(job)
-        self._waiting = waiting
-        if not waiting:
-            return []
-        window = [job for job in waiting if job.row.group == waiting[0].row.group][: self._window]
-        chosen = choose([len(job.row) for job in window], self._budget)
-        taken = {window[i].number for i in chosen}
-        self._waiting = [job for job in waiting if job.number not in taken]
-        self._tokens_begun += sum(len(window[i].row) for i in chosen)
-        return [window[i] for i in chosen]
-
-    def _finish(self, jobs: list[_Job], results: list[Result | Exception], seconds: float, began: float) -> None:
+    def _finish(self, jobs: list[Job], results: list[RowOutputs | Exception], seconds: float, began: float) -> None:
+        """Hand the results to the callers and report the batch."""
         for job, result in zip(jobs, results, strict=True):
-            if job.done.done():
-                continue
             if isinstance(result, Exception):
-                job.done.set_exception(result)
-            else:
-                job.done.set_result(result)
-        self._measure(jobs, seconds, began)
-
-    def _measure(self, jobs: list[_Job], seconds: float, began: float) -> None:
-        report = BatchReport.of([job.row for job in jobs], self._budget, seconds, [began - job.since for job in jobs])
-        if 2 * report.padded_tokens >= self._budget.tokens or report.rows >= TELLING_ROWS:
-            speed, old = self._streams * report.tokens / max(seconds, 1e-6), self._tokens_per_s
-            self._tokens_per_s = speed if old is None else MEMORY * old + (1 - MEMORY) * speed
+                _fail(job, result)
+            elif not job.outputs.done():
+                job.outputs.set_result(result)
+        waited_s = [began - job.enqueued_at for job in jobs]
+        report = BatchReport.of([job.row for job in jobs], self._limits, seconds, waited_s)
+        self._queue.update_speed(report.rows, report.tokens, report.padded_tokens, seconds)
         self._report(report)
 
 
-def _in_loop(job: _Job, call: Callable[..., object], *arguments: Any) -> None:
-    """Call in the event loop that waits for a job, from a stream's thread."""
-    with contextlib.suppress(RuntimeError):  # the loop was closed; nobody waits any more
-        job.done.get_loop().call_soon_threadsafe(call, *arguments)
+def run_isolated(run: RunBatch, rows: list[EncodedInput]) -> tuple[list[RowOutputs | Exception], float]:
+    """Run a batch; if it fails, run its rows one by one, so that only the request with the bad row fails.
 
-
-def _expire(job: _Job) -> None:
-    if not job.done.done():
-        job.done.set_exception(TimeoutError())
-
-
-def stopping() -> Overloaded:
-    """Return the refusal of a batcher that was closed."""
-    return Overloaded("the service is stopping", "send the request again, to another replica if there is one")
-
-
-def run_or_raise(run: RunBatch, rows: list[Row]) -> tuple[list[Result | Exception], float]:
-    """Run a batch; if it fails run its rows alone, so that only the culprit's request fails.
-
-    Returns the seconds, too.
+    Returns a result for each row, and the seconds of the first attempt.
     """
     began = time.perf_counter()
     try:
@@ -271,7 +193,17 @@ def run_or_raise(run: RunBatch, rows: list[Row]) -> tuple[list[Result | Exceptio
             raise ValueError(f"{len(results)} results for {len(rows)} row(s)")
         return list(results), time.perf_counter() - began
     except Exception as error:
-        if len(rows) == 1:
-            return [error], time.perf_counter() - began
-        alone = [run_or_raise(run, [row])[0][0] for row in rows]
-        return alone, time.perf_counter() - began
+        seconds = time.perf_counter() - began
+        return [error] if len(rows) == 1 else [run_isolated(run, [row])[0][0] for row in rows], seconds
+
+
+def _call_in_loop(job: Job, function: Callable[..., object], *arguments: Any) -> None:
+    """Call a function in the event loop that waits for a job, from a stream's thread."""
+    with contextlib.suppress(RuntimeError):  # the loop was closed, and nobody waits any more
+        job.outputs.get_loop().call_soon_threadsafe(function, *arguments)
+
+
+def _fail(job: Job, error: Exception) -> None:
+    """Raise an error in a job's caller, unless the caller has left."""
+    if not job.outputs.done():
+        job.outputs.set_exception(error)

@@ -1,35 +1,36 @@
-"""Registering an artifact with BentoML, building the bento, and the command that serves."""
+"""Registers an artifact with BentoML, builds the bento, and composes the command that serves either."""
 
 import contextlib
 import os
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 
 import bentoml
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml.exceptions import NotFound
 
-from export.files import ArtifactError, TuneportError, sha256
-from export.manifest import MANIFEST, check_files, listed_files, load_manifest
+from tuneport.errors import ArtifactError, TuneportError
+from tuneport.folders import sha256
+from tuneport.schema.artifact import MANIFEST, Manifest
+from tuneport.schema.loading import check_files, listed_files, load_manifest
+from tuneport.tasks import task_spec
 
 MODEL_NAME = "tuneport"
-SERVICE = "serve.service:Tuneport"
-ROOT = Path(__file__).parents[1]
-BENTOFILE = ROOT / "bentofile.yaml"
-REQUIREMENTS = "serve/requirements.txt", "serve/requirements-generate.txt"
-"""What bentofile.yaml names, and what stands for it where the model writes."""
+SERVICE = "tuneport.stages.serve.service:Tuneport"
+BENTOFILE = "bentofile.yaml"
+REQUIREMENTS, GENERATIVE_REQUIREMENTS = "serve/requirements.txt", "serve/requirements-generate.txt"
+"""What an image installs: the file that bentofile.yaml names, and the one for generative models."""
 
 
 def register(artifact: Path) -> str:
     """Copy an artifact into BentoML's model store as `tuneport:<version>-<hash of its manifest>`; returns that tag.
 
-    What is stored is never replaced by another export, which may serve another variant: a bento keeps what it was
-    built with. Raises ArtifactError for an artifact that is damaged; a copy that is, is made anew.
+    A stored artifact is never replaced, so that a bento keeps what it was built with; only a damaged copy is written
+    again. Raises ArtifactError for an artifact that is damaged.
     """
     manifest = load_manifest(artifact)
     check_files(artifact, manifest)
@@ -42,88 +43,97 @@ def register(artifact: Path) -> str:
         pass
     except ArtifactError:
         bentoml.models.delete(tag)
+    _store(artifact, manifest, tag)
+    return tag
+
+
+def _store(artifact: Path, manifest: Manifest, tag: str) -> None:
     labels = {"name": manifest.name, "task": manifest.task, "default_variant": manifest.default_variant}
-    files = [MANIFEST, *(file.path for file in listed_files(manifest))]
     try:
         with bentoml.models.create(tag, labels=labels) as stored_model:
-            for file in files:
+            for file in [MANIFEST, *(file.path for file in listed_files(manifest))]:
                 target = Path(stored_model.path) / file
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(artifact / file, target)
     except OSError as error:
         problem = f"{artifact} cannot be copied into BentoML's store ({_reason(error)})"
         raise TuneportError(problem, "make room there, or set BENTOML_HOME; the artifact itself is whole") from error
-    return tag
 
 
 def build(artifact: Path) -> bentoml.Bento:
-    """Register an artifact and build the bento that serves it; for a model that writes one with torch in its image."""
+    """Register an artifact and build the bento that serves it; that of a generative model installs torch."""
     tag = register(artifact)
-    writes = load_manifest(artifact).processing.generation is not None
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as bentofile, _nothing_half_built():
-        text = BENTOFILE.read_text(encoding="utf-8")
-        bentofile.write(text.replace(*REQUIREMENTS) if writes else text)
-        bentofile.flush()
-        return bentoml.bentos.build_bentofile(bentofile.name, build_ctx=str(ROOT), args={"model": tag})
+    is_generative = task_spec(load_manifest(artifact).task).family == "generative"
+    with tempfile.TemporaryDirectory(prefix="tuneport-build-") as folder, _remove_unfinished_bentos():
+        context = Path(folder)
+        write_build_context(context, GENERATIVE_REQUIREMENTS if is_generative else REQUIREMENTS)
+        return bentoml.bentos.build_bentofile(
+            str(context / BENTOFILE),
+            build_ctx=folder,
+            args={"model": tag},
+            reload=True,  # this process may have built the bento of another artifact
+        )
+
+
+def write_build_context(folder: Path, requirements: str) -> None:
+    """Copy the installed package into a folder laid out like the root of a checkout, whose bentofile.yaml holds there.
+
+    `requirements` is the file that the image installs.
+    """
+    package = Path(str(files("tuneport")))
+    stage = package / "stages" / "serve"
+    shutil.copytree(package, folder / "tuneport", ignore=_without_stages)
+    shutil.copytree(stage, folder / "serve", ignore=shutil.ignore_patterns("__pycache__"))
+    bentofile = (stage / BENTOFILE).read_text(encoding="utf-8")
+    (folder / BENTOFILE).write_text(bentofile.replace(REQUIREMENTS, requirements), encoding="utf-8")
+
+
+def _without_stages(folder: str, names: list[str]) -> list[str]:
+    """Name what is not copied: the folders below tuneport/stages, and byte code."""
+    return [name for name in names if name != "__init__.py"] if Path(folder).name == "stages" else ["__pycache__"]
 
 
 @contextlib.contextmanager
-def _nothing_half_built() -> Iterator[None]:
-    """Remove what BentoML leaves in its folders if the build is interrupted, or fails."""
+def _remove_unfinished_bentos() -> Iterator[None]:
+    """Remove what BentoML leaves in its store if the build fails or is interrupted."""
     home = Path(BentoMLContainer.bentoml_home.get())
-    before = _bentos(home)
+    before = _bento_folders(home)
     try:
         yield
     except BaseException as error:
-        for left in _bentos(home) - before:
-            shutil.rmtree(left, ignore_errors=True)
+        for folder in _bento_folders(home) - before:
+            shutil.rmtree(folder, ignore_errors=True)
         if isinstance(error, OSError):
             problem = f"the bento cannot be written ({_reason(error)})"
             raise TuneportError(problem, "make room in BentoML's store, or set BENTOML_HOME") from error
         raise
 
 
-def _bentos(home: Path) -> set[Path]:
-    """List where bentos are built and where they come to stand."""
+def _bento_folders(home: Path) -> set[Path]:
+    """List the folders of bentos that are being built or are finished."""
     return {*(home / "tmp").glob("*"), *(home / "bentos" / MODEL_NAME).glob("*")}
 
 
 def _reason(error: OSError) -> str:
-    """Name what is wrong once, not for each file that shutil did not copy."""
+    """Return the reason of a failed copy, once and not for each file that shutil tried."""
     if isinstance(error, shutil.Error) and error.args and error.args[0]:
         return str(error.args[0][0][-1]).partition(":")[0]
     return error.strerror or str(error)[:120]
 
 
 def serve_command(target: str, *, host: str, port: int, model: str | None = None) -> list[str]:
-    """Return the command that serves a bento's tag or, with `model`, the service from this checkout."""
-    command = [sys.executable, "-m", "bentoml", "serve", target, "--host", host, "--port", str(port)]
+    """Return the command that serves a bento's tag or, with `model`, the installed service.
+
+    Run it in a folder without Python files: BentoML lets modules of the working directory hide installed ones.
+    """
+    command = [sys.executable, "-P", "-m", "bentoml", "serve", target, "--host", host, "--port", str(port)]
     return [*command, "--arg", f"model={model}"] if model else command
 
 
 def serve_environment() -> dict[str, str]:
-    """Return this environment with what makes BentoML's own request path cheap, unless set otherwise."""
-    return {"OTEL_SDK_DISABLED": "true", "BENTOML_DO_NOT_TRACK": "true", **os.environ}
-
-
-def run_service(command: list[str], environment: dict[str, str]) -> int:
-    """Run the service until it ends or a signal comes, and return its exit code.
-
-    Raises what stopped it from starting.
-    """
-    from serve.lifecycle import read_failed_start
-    from serve.settings import START_REPORT
-
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report"
-        process = subprocess.Popen(command, cwd=ROOT, env={**environment, START_REPORT: str(report)})
-        while True:
-            try:
-                code = process.wait()
-                break
-            except KeyboardInterrupt:  # a SIGTERM, too: the command line turns it into one
-                with contextlib.suppress(ProcessLookupError):
-                    process.send_signal(signal.SIGTERM)
-        if error := read_failed_start(report):
-            raise error
-        return code
+    """Return this process's environment with defaults for a service: no tracing, and no imports from its cwd."""
+    defaults = {"OTEL_SDK_DISABLED": "true", "BENTOML_DO_NOT_TRACK": "true", "PYTHONSAFEPATH": "1"}
+    environment = {**defaults, **os.environ}
+    if home := environment.get("BENTOML_HOME"):
+        environment["BENTOML_HOME"] = str(Path(home).expanduser().absolute())
+    return environment

@@ -1,50 +1,82 @@
-"""Every way a request can be refused, with what HTTP says to it; gRPC derives its codes from these."""
+"""Map each request error to its response, over HTTP and gRPC."""
 
+import math
 from dataclasses import dataclass
 
-from export.files import TuneportError
-from serve.batcher import Overloaded
-from serve.tasks.inputs import InputError
+import grpc
 
+from tuneport.errors import (
+    DeadlineExceeded,
+    InputError,
+    MalformedRequest,
+    MethodNotAllowed,
+    NotFound,
+    Overloaded,
+    PayloadTooLarge,
+    RequestError,
+    ServiceStopping,
+    SlowRequest,
+    Unauthenticated,
+    UnsupportedEncoding,
+)
 
-class Refused(TuneportError):
-    """A request that gets an error answer instead of predictions."""
-
-    def __init__(self, status: int, code: str, problem: str, remedy: str) -> None:
-        """`status` is HTTP's; `code` is for programs, the two phrases for people."""
-        super().__init__(problem, remedy)
-        self.status = status
-        self.code = code
+MAX_MESSAGE_CHARS = 1000
+"""Messages quote parts of the request, of any length, and gRPC sends them in a header."""
+STATUSES: dict[type[Exception], tuple[int, grpc.StatusCode]] = {
+    MalformedRequest: (400, grpc.StatusCode.INVALID_ARGUMENT),
+    Unauthenticated: (401, grpc.StatusCode.UNAUTHENTICATED),
+    NotFound: (404, grpc.StatusCode.NOT_FOUND),
+    MethodNotAllowed: (405, grpc.StatusCode.UNIMPLEMENTED),
+    SlowRequest: (408, grpc.StatusCode.DEADLINE_EXCEEDED),
+    PayloadTooLarge: (413, grpc.StatusCode.INVALID_ARGUMENT),
+    UnsupportedEncoding: (415, grpc.StatusCode.INVALID_ARGUMENT),
+    InputError: (422, grpc.StatusCode.INVALID_ARGUMENT),
+    Overloaded: (429, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    DeadlineExceeded: (503, grpc.StatusCode.DEADLINE_EXCEEDED),
+    ServiceStopping: (503, grpc.StatusCode.UNAVAILABLE),
+    RequestError: (400, grpc.StatusCode.INVALID_ARGUMENT),
+}
+"""Request error → HTTP status and gRPC code; subclasses before their bases."""
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
-    """An error answer."""
+class ErrorResponse:
+    """The response to an error, for both protocols."""
 
     status: int
+    """HTTP's status."""
+    grpc_code: grpc.StatusCode
     code: str
+    """For programs; see the classes in `tuneport/errors.py`."""
     message: str
     remedy: str
-    retry_after_s: float | None = None
+    retry_after_s: int | None = None
+    """For a request that was refused because of load: when to try again, in whole seconds."""
+    allowed: str | None = None
+    """For a method that is not allowed: those that are."""
+
+    @property
+    def text(self) -> str:
+        """Message and remedy on one line, for protocols that have one field for both."""
+        return f"{self.message}; {self.remedy}"
 
     def as_json(self) -> dict[str, dict[str, str]]:
-        """Give it the shape of every error."""
+        """Return the body of an error response of `/predict`."""
         return {"error": {"code": self.code, "message": self.message, "remedy": self.remedy}}
 
 
-MOST_CHARS = 1000
-"""Of a message: what a request names wrongly is quoted in it, and gRPC sends it as a header."""
-
-
-def refusal_of(error: Exception) -> Refusal:
-    """Say what to answer to an error; what is nobody's request's fault is 500 and names no details."""
-    match error:
-        case Refused():
-            return Refusal(error.status, error.code, error.problem[:MOST_CHARS], error.remedy[:MOST_CHARS])
-        case InputError():
-            return Refusal(422, "wrong_input", error.problem[:MOST_CHARS], error.remedy[:MOST_CHARS])
-        case Overloaded():
-            return Refusal(429, "overloaded", error.problem, error.remedy, error.retry_after_s)
-        case _:
-            problem = f"the model failed ({type(error).__name__})"
-            return Refusal(500, "internal", problem, "see the service's log; report it")
+def to_error_response(error: Exception) -> ErrorResponse:
+    """Map an error to its response; an error that is not the request's fault is 500 and names no details."""
+    if not isinstance(error, RequestError):
+        problem = f"the model failed ({type(error).__name__})"
+        return ErrorResponse(500, grpc.StatusCode.INTERNAL, "internal", problem, "see the service's log; report it")
+    status, grpc_code = next(codes for kind, codes in STATUSES.items() if isinstance(error, kind))
+    return ErrorResponse(
+        status,
+        grpc_code,
+        error.code,
+        error.problem[:MAX_MESSAGE_CHARS],
+        error.remedy[:MAX_MESSAGE_CHARS],
+        retry_after_s=max(1, math.ceil(error.retry_after_s)) if isinstance(error, Overloaded) else None,
+        allowed=error.allowed if isinstance(error, MethodNotAllowed) else None,
+    )

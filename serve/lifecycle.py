@@ -1,6 +1,6 @@
-"""A worker's start and end: what uvicorn leaves to set, a stop that drains, and a failed start that is seen.
+"""Start and stop of a worker: uvicorn's timeouts, a graceful shutdown, and the report of a failed start.
 
-BentoML makes the uvicorn server itself and passes few settings on, so a worker finds it by its signal handler.
+BentoML creates the uvicorn server itself and passes few settings on, so a worker finds it by its signal handler.
 """
 
 import asyncio
@@ -9,6 +9,7 @@ import json
 import os
 import re
 import signal
+import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -16,24 +17,27 @@ from typing import Any
 import psutil
 import uvicorn
 
-from export.files import TuneportError
-from serve.settings import START_REPORT, Settings
+from tuneport.errors import TuneportError
+
+from .settings import START_REPORT, Settings
 
 HTTP2_UPGRADE = re.compile(rb"(?<=\r\n)upgrade:[ \t]*h2c[ \t]*\r\n", re.IGNORECASE)
 METHODS = (b"POST ", b"GET ", b"PUT ", b"OPTIONS ")
 
 
-def take_over(settings: Settings, drain: Callable[[], Awaitable[None]]) -> None:
-    """Set the server's timeouts, and let a signal to stop run `drain` before the server closes its port.
+def install_shutdown_hooks(settings: Settings, drain: Callable[[], Awaitable[None]]) -> None:
+    """Set the server's timeouts, and make SIGTERM and SIGINT await `drain` before the server closes its port.
 
-    Call it in the event loop while the server starts. Outside of uvicorn (in tests) there is nothing to do.
+    Call it in the event loop while the server starts. Without uvicorn, as in tests, it does nothing.
     """
     server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
     if not isinstance(server, uvicorn.Server):
         return
-    server.config.timeout_keep_alive = settings.idle_timeout_s
-    server.config.timeout_graceful_shutdown = settings.grace_s
-    server.config.http_protocol_class = _impatient(server.config.http_protocol_class, settings.header_timeout_s)
+    server.config.timeout_keep_alive = settings.keep_alive_s
+    server.config.timeout_graceful_shutdown = settings.shutdown_grace_s
+    server.config.http_protocol_class = with_header_timeout(
+        server.config.http_protocol_class, settings.header_timeout_s
+    )
     loop = asyncio.get_running_loop()
     tasks: set[asyncio.Task[None]] = set()
 
@@ -46,7 +50,7 @@ def take_over(settings: Settings, drain: Callable[[], Awaitable[None]]) -> None:
     def on_signal(number: int, frame: Any) -> None:
         if not tasks:
             loop.call_soon_threadsafe(lambda: tasks.add(loop.create_task(stop(number))))
-        elif number == signal.SIGINT:  # whoever asks twice does not want to wait
+        elif number == signal.SIGINT:  # a second Ctrl-C skips the drain
             server.handle_exit(number, frame)
 
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -54,7 +58,7 @@ def take_over(settings: Settings, drain: Callable[[], Awaitable[None]]) -> None:
 
 
 def report_failed_start(error: TuneportError) -> None:
-    """Say why this worker cannot start; if none ever could, end the supervisor, which would try for ever."""
+    """Write why this worker cannot start; end the supervisor if no worker ever started, as it would retry forever."""
     if path := os.environ.get(START_REPORT):
         Path(path).write_text(json.dumps([error.problem, error.remedy]), encoding="utf-8")
     supervisor = _supervisor()
@@ -63,7 +67,7 @@ def report_failed_start(error: TuneportError) -> None:
 
 
 def report_ready() -> None:
-    """Note that a worker of this supervisor could start: from now on a failing one does not end the others."""
+    """Record that a worker of this supervisor started: from now on one that fails does not end the others."""
     if supervisor := _supervisor():
         _marker(supervisor).touch()
 
@@ -76,13 +80,16 @@ def read_failed_start(report: Path) -> TuneportError | None:
     return None
 
 
-class _Impatient(asyncio.Protocol):
-    """Closes a connection whose headers don't arrive in time, for which uvicorn waits for ever; over httptools'."""
+class _HeaderTimeout(asyncio.Protocol):
+    """A mixin for uvicorn's httptools protocol: closes a connection whose headers don't arrive in time.
 
-    patience_s: float
+    uvicorn itself waits for them without limit.
+    """
+
+    header_timeout_s: float
     loop: asyncio.AbstractEventLoop
     transport: asyncio.Transport
-    _patience: asyncio.TimerHandle | None = None
+    _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -105,34 +112,34 @@ class _Impatient(asyncio.Protocol):
 
     def _wait_for_headers(self) -> None:
         self._stop_waiting()
-        self._patience = self.loop.call_later(self.patience_s, self._give_up)
+        self._timer = self.loop.call_later(self.header_timeout_s, self._close)
 
     def _stop_waiting(self) -> None:
-        if self._patience:
-            self._patience.cancel()
-            self._patience = None
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
 
-    def _give_up(self) -> None:
+    def _close(self) -> None:
         if not self.transport.is_closing():
             self.transport.close()
 
 
-def _impatient(protocol: Any, timeout_s: float) -> Any:
-    """Put the above over uvicorn's protocol; h11's has no callbacks to hold on to."""
+def with_header_timeout(protocol: Any, timeout_s: float) -> Any:
+    """Add the timeout to uvicorn's HTTP protocol class; its h11 protocol has no callbacks for that and stays."""
     if not hasattr(protocol, "on_headers_complete"):
         return protocol
-    return type("Impatient", (_Impatient, protocol), {"patience_s": timeout_s})
+    return type("HeaderTimeoutProtocol", (_HeaderTimeout, protocol), {"header_timeout_s": timeout_s})
 
 
 def _without_upgrade(data: bytes) -> bytes:
-    """Take the offer of HTTP/2, which Java's client makes in passing, out of a request's head.
+    """Remove the header `Upgrade: h2c`, which Java's HTTP client sends with every request.
 
-    httptools would take what follows the head for HTTP/2, and uvicorn would lose it.
+    httptools would read what follows the headers as HTTP/2, and uvicorn would lose the body.
     """
     if not data.startswith(METHODS) or not HTTP2_UPGRADE.search(data):
         return data
-    head, border, body = data.partition(b"\r\n\r\n")
-    return HTTP2_UPGRADE.sub(b"", head + border) + body
+    head, separator, body = data.partition(b"\r\n\r\n")
+    return HTTP2_UPGRADE.sub(b"", head + separator) + body
 
 
 def _supervisor() -> psutil.Process | None:
@@ -144,8 +151,7 @@ def _supervisor() -> psutil.Process | None:
 
 
 def _marker(supervisor: psutil.Process) -> Path:
-    import tempfile
-
+    """Return the file that exists once a worker of this supervisor has started."""
     return Path(tempfile.gettempdir()) / f"tuneport-{os.getuid()}-{supervisor.pid}-{int(supervisor.create_time())}"
 
 

@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object a line on standard error. Texts of requests only when asked for."""
+"""Structured logs: one JSON object a line on standard error. Inputs of requests are logged only where that is set."""
 
 import logging
 import os
@@ -17,7 +17,7 @@ PID = os.getpid()
 
 
 class JsonLines(logging.Formatter):
-    """Writes a record as JSON; an exception as its type and place, since its words may quote a request."""
+    """Formats a record as JSON; an exception as its type and location, since its message may quote a request."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return one line."""
@@ -36,7 +36,7 @@ class JsonLines(logging.Formatter):
 
 
 def set_up() -> None:
-    """Send our own logger to standard error as JSON, and nowhere else."""
+    """Send the logger `tuneport` to standard error as JSON, and nowhere else."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     LOGGER.handlers = [handler]
@@ -50,12 +50,12 @@ def log(event: str, level: int = logging.INFO, *, exc_info: Any = None, **fields
 
 
 def log_request(**fields: Any) -> None:
-    """Log a request: the same line as `log`'s, without the cost of `logging`, which is that of a short answer."""
+    """Log a request in the format of `log`, without `logging`, which would take as long as a short request."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     line = orjson.dumps({"time": now, "level": "info", "event": "request", "worker": PID, **fields}, default=str)
     sys.stderr.write(line.decode() + "\n")
 
 
-def request_id(given: str | None) -> str:
-    """Take the caller's id if it is safe to write down, else make one."""
-    return given if given and REQUEST_ID.fullmatch(given) else os.urandom(8).hex()
+def request_id(header: str | None) -> str:
+    """Return the caller's request id if it is safe to log, else a new one."""
+    return header if header and REQUEST_ID.fullmatch(header) else os.urandom(8).hex()

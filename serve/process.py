@@ -1,4 +1,7 @@
-"""Running the service as a process of its own for as long as a block lasts: the demo, tests, benchmarks."""
+"""Run a service in a process of its own: until it ends, or for the duration of a block.
+
+It runs in an empty folder, where no module of the user's can hide an installed one.
+"""
 
 import contextlib
 import os
@@ -13,38 +16,61 @@ from typing import BinaryIO
 
 import httpx
 
-from export.files import TuneportError
-from serve.bento import serve_environment
-from serve.lifecycle import read_failed_start
-from serve.settings import START_REPORT
+from tuneport.errors import TuneportError
+
+from .bento import serve_environment
+from .lifecycle import read_failed_start
+from .settings import START_REPORT
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0
 
 
 def free_port() -> int:
-    """Return a port of the loopback interface that nobody listens on."""
+    """Return a free port of the loopback interface."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def check_port(host: str, port: int) -> None:
-    """Raise a TuneportError if the HTTP door cannot listen there, before BentoML answers with a traceback."""
+    """Raise a TuneportError if HTTP cannot listen there; BentoML would print a traceback."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as uvicorn does: a port just left is free
+        # As uvicorn does: a port that was just closed is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise TuneportError(
-                f"HTTP cannot listen on {host}:{port} ({error.strerror})", "free it, or choose another --host or --port"
-            ) from error
+            problem = f"HTTP cannot listen on {host}:{port} ({error.strerror})"
+            raise TuneportError(problem, "free it, or choose another --host or --port") from error
+
+
+def run_service(command: Sequence[str], environment: dict[str, str]) -> int:
+    """Run a service until it ends or a signal comes; returns its exit code.
+
+    `environment` is added to `serve_environment()`. Raises the TuneportError that prevented its start.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report"
+        process = subprocess.Popen(
+            command, cwd=folder, env={**serve_environment(), **environment, START_REPORT: str(report)}
+        )
+        while True:
+            try:
+                exit_code = process.wait()
+                break
+            except KeyboardInterrupt:  # of SIGTERM as well: the command line's handler raises it
+                with contextlib.suppress(ProcessLookupError):
+                    process.send_signal(signal.SIGTERM)
+        if error := read_failed_start(report):
+            raise error
+        return exit_code
 
 
 @contextlib.contextmanager
 def running(command: Sequence[str], url: str, environment: dict[str, str] | None = None) -> Iterator[int]:
-    """Start a server, wait until `url`/readyz answers 200, yield its process id, and stop it in the end.
+    """Start a server, wait until `url`/readyz is 200, yield its process id, and stop it at the end.
 
     Raises TuneportError with the end of the server's log if it exits or is not ready in time.
     """
@@ -55,16 +81,17 @@ def running(command: Sequence[str], url: str, environment: dict[str, str] | None
             stdout=log,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
+            cwd=folder,
             # No gRPC unless asked for: several servers cannot share its fixed port.
             env={**serve_environment(), "TUNEPORT_GRPC_PORT": "0", START_REPORT: str(report), **(environment or {})},
-            start_new_session=True,  # a Ctrl-C is for us; we stop the server ourselves
+            start_new_session=True,  # Ctrl-C goes to this process, which stops the server
         )
         try:
             if not _ready(process, url, report):
                 if error := read_failed_start(report):
                     raise TuneportError(f"the server at {url} did not start: {error.problem}", error.remedy)
                 tail = " | ".join(line.strip() for line in _read(log).splitlines()[-8:])
-                raise TuneportError(f"the server at {url} did not get ready: {tail}", "mend what its log says")
+                raise TuneportError(f"the server at {url} did not become ready: {tail}", "fix what its log says")
             yield process.pid
         finally:
             _stop(process)
@@ -82,7 +109,7 @@ def _ready(process: "subprocess.Popen[bytes]", url: str, report: Path) -> bool:
 
 
 def _read(log: BinaryIO) -> str:
-    """Read the log from its start without moving the offset, at which the server writes."""
+    """Read the whole log without moving the offset at which the server writes."""
     return os.pread(log.fileno(), os.fstat(log.fileno()).st_size, 0).decode(errors="replace")
 
 

@@ -1,4 +1,4 @@
-"""The BentoML service: `bentoml serve serve.service:Tuneport`, `bentoml build`.
+"""The BentoML service, for `bentoml serve tuneport.stages.serve.service:Tuneport` and `bentoml build`.
 
 BentoML's supervisor imports this module only to start the workers, so what answers requests is imported by them alone.
 
@@ -13,17 +13,21 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import bentoml
 from bentoml.models import BentoModel
 from pydantic import BaseModel
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from export.files import TuneportError
-from serve import lifecycle, logs
-from serve.bento import MODEL_NAME
-from serve.settings import METRICS_FOLDER, Settings, read_settings
+from tuneport.errors import TuneportError
+
+from . import lifecycle, logs
+from .bento import MODEL_NAME
+from .settings import METRICS_FOLDER, Settings, read_settings
+
+if TYPE_CHECKING:
+    from .inference import Inference
 
 
 class Arguments(BaseModel):
@@ -33,14 +37,14 @@ class Arguments(BaseModel):
 
 
 def bentoml_settings(settings: Settings) -> dict[str, Any]:
-    """Say in BentoML's words what only its supervisor can do, and leave out what the doors do themselves."""
+    """Return what BentoML's supervisor must know of the settings; its own metrics, logs and traces are off."""
     tls: dict[str, Any] = {}
     if settings.tls_certfile and settings.tls_keyfile:
         certificate, key = (str(path.absolute()) for path in (settings.tls_certfile, settings.tls_keyfile))
         tls = {"ssl": {"enabled": True, "certfile": certificate, "keyfile": key}}
     return {
         "workers": settings.workers,
-        # Its middleware holds a timer for each request as long as this; ours has answered before.
+        # BentoML's middleware keeps a timer for each request this long; our own timeouts end requests earlier.
         "traffic": {"timeout": math.ceil(settings.request_timeout_s + settings.body_timeout_s) + 5},
         "metrics": {"enabled": False},
         "logging": {"access": {"enabled": False}},
@@ -49,105 +53,121 @@ def bentoml_settings(settings: Settings) -> dict[str, Any]:
     }
 
 
+class WorkerApp:
+    """The HTTP application of this process, which exists once the worker has opened its model."""
+
+    app: ASGIApp | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        assert self.app is not None
+        await self.app(scope, receive, send)
+
+
 arguments = bentoml.use_arguments(Arguments)
-# Read here because the supervisor, too, needs to know about workers and TLS.
+# Read at import because the supervisor needs to know about workers and TLS.
 settings = read_settings()
-_app: ASGIApp | None = None
+worker_app = WorkerApp()
 
 
-async def app(scope: Scope, receive: Receive, send: Send) -> None:
-    """Hand over to the HTTP door, which opens with the worker."""
-    assert _app is not None
-    await _app(scope, receive, send)
+class ModelService:
+    """A worker: opens the artifact, starts HTTP and gRPC, and shuts down gracefully.
 
-
-@bentoml.service(name="tuneport", **bentoml_settings(settings))
-@bentoml.asgi_app(app)
-class Tuneport:
-    """A fine-tuned model behind `POST /predict` and the Open Inference Protocol."""
+    A service with another batcher is a subclass with its own `open_inference`, decorated as `Tuneport` is.
+    """
 
     model = BentoModel(arguments.model)
 
     @bentoml.on_deployment
     @staticmethod
     def prepare() -> None:
-        """Before the workers start: where they add up their figures, and which variant they serve.
+        """Prepare what the workers share, before they start: the folder of their metrics, and the variant.
 
-        The variant is chosen here where the artifact was timed on another machine. BentoML's own folder for figures
-        is one for all its services, and each that starts empties it.
+        The variant is chosen here where the artifact was timed on another host. BentoML's own metrics folder would be
+        shared by all its services, and emptied by each that starts.
         """
         logs.set_up()
         if settings.workers > 1:
             os.environ[METRICS_FOLDER] = tempfile.mkdtemp(prefix="tuneport-metrics-")
             atexit.register(shutil.rmtree, os.environ[METRICS_FOLDER], ignore_errors=True)
-        from serve.retune import fastest_if_unlike
+        from .autotune import select_variant_for_host
 
-        if settings.variant is None and (variant := fastest_if_unlike(_artifact(), settings)):
+        if settings.variant is None and (variant := select_variant_for_host(_artifact(), settings)):
             os.environ["TUNEPORT_VARIANT"] = variant
 
     def __init__(self) -> None:
-        """Load and prove the artifact; the worker is not ready before, and the service ends if it fails."""
-        from serve.desk import Desk
-        from serve.http import create_app
-        from serve.predictor import Predictor
+        """Open the artifact and check its golden cases; if that fails the worker never becomes ready."""
+        from .admission import AdmissionController
+        from .http.app import create_app
 
-        global _app
         logs.set_up()
         try:
-            self.desk = Desk(Predictor(_artifact(), settings), settings)
-            _app = create_app(self.desk, settings.origins())
+            self.admission = AdmissionController(self.open_inference(_artifact()), settings)
+            worker_app.app = create_app(self.admission, settings.origins())
         except TuneportError as error:
             lifecycle.report_failed_start(error)
             raise
         self._grpc: Any = None
         self._metrics_server: Any = None
 
+    def open_inference(self, artifact: Path) -> "Inference":
+        """Open the artifact behind tuneport's batcher."""
+        from .inference import Inference
+
+        return Inference.open(artifact, settings)
+
     @bentoml.on_startup
-    async def open_doors(self) -> None:
-        """Open the gRPC door in this worker's event loop; BentoML opens the HTTP one after it."""
+    async def start_servers(self) -> None:
+        """Start the gRPC server in this worker's event loop; BentoML starts HTTP after it."""
         try:
             if settings.grpc_port:
-                from serve.grpc import GrpcDoor
+                from .grpc.server import GrpcServer
 
-                self._grpc = GrpcDoor(self.desk)
+                self._grpc = GrpcServer(self.admission)
                 await self._grpc.start()
             if settings.metrics_port and bentoml.server_context.worker_index in (None, 1):
-                self._metrics_server = self.desk.metrics.listen(settings.metrics_port, settings.grpc_host)
+                self._metrics_server = self.admission.metrics.listen(settings.metrics_port, settings.grpc_host)
         except TuneportError as error:
             lifecycle.report_failed_start(error)
             raise
-        lifecycle.take_over(settings, self._drain)
+        lifecycle.install_shutdown_hooks(settings, self._drain)
         lifecycle.report_ready()
-        logs.log("ready", model=self.desk.predictor.describe(), pid=os.getpid())
+        logs.log("ready", model=self.admission.model, pid=os.getpid())
 
     async def __is_ready__(self) -> bool:
-        """Answer /readyz: false from when the service is told to stop."""
-        return self.desk.ready
+        """Answer /readyz: false as soon as the service is told to stop."""
+        return self.admission.ready
 
     async def _drain(self) -> None:
-        """Say not ready for a while, then close the gRPC door beside the HTTP one."""
-        logs.log("stopping", drain_s=settings.drain_s, grace_s=settings.grace_s)
-        self.desk.ready = False
+        """Become not ready, continue serving for the drain time, then start to close the gRPC server."""
+        logs.log("stopping", drain_s=settings.drain_s, shutdown_grace_s=settings.shutdown_grace_s)
+        self.admission.ready = False
         if self._grpc:
             await self._grpc.set_ready(False)
         await asyncio.sleep(settings.drain_s)
         if self._grpc:
-            self._closing = asyncio.ensure_future(self._grpc.stop(settings.grace_s))
+            self._closing = asyncio.ensure_future(self._grpc.stop(settings.shutdown_grace_s))
 
     @bentoml.on_shutdown
     async def stop(self) -> None:
-        """Let what is under way end."""
-        self.desk.ready = False
+        """Let active gRPC requests finish within the grace time, and stop the engine."""
+        self.admission.ready = False
         if self._grpc:
-            await self._grpc.stop(settings.grace_s)
+            await self._grpc.stop(settings.shutdown_grace_s)
         if self._metrics_server:
             self._metrics_server.shutdown()
-        self.desk.predictor.close()
+        self.admission.inference.close()
+
+
+@bentoml.service(name="tuneport", **bentoml_settings(settings))
+@bentoml.asgi_app(worker_app)
+class Tuneport(ModelService):
+    """A fine-tuned model behind `POST /predict` and the Open Inference Protocol."""
 
 
 def _artifact() -> Path:
-    """Find the artifact: in a bento the version it was built with, though a newer one be registered since."""
-    bento = Tuneport.bento  # type: ignore[attr-defined]  # the decorator made a Service of the class
+    """Return the artifact's folder: in a bento the version it was built with, even if a newer one is registered."""
+    bento = Tuneport.bento  # type: ignore[attr-defined]  # the decorator turned the class into a Service
     if bento is None:
         return Path(bentoml.models.get(arguments.model).path)
     return Path(bento.info.all_models[0].to_model().resolve().path)

@@ -1,149 +1,146 @@
-"""What a deployment may set: `TUNEPORT_…` variables, read when the service starts."""
+"""The settings of a deployment: `TUNEPORT_…` variables, read when the service starts."""
 
 import difflib
 import os
 import re
 import ssl
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from export.files import TuneportError
-from export.machine import usable_cores
-from export.manifest import Device
+from tuneport.errors import TuneportError
+from tuneport.host import usable_cores
+from tuneport.schema.artifact import Device
 
 PREFIX = "TUNEPORT_"
 START_REPORT = "TUNEPORT_START_REPORT"
-"""Variable with the file in which a worker that cannot start says why; `serve.process` and `tuneport serve` set it."""
+"""Variable with the path of a file in which a worker that cannot start writes why; whoever starts the service sets it.
+"""
 METRICS_FOLDER = "TUNEPORT_METRICS_FOLDER"
-"""Variable with the folder in which the workers of one supervisor add up their figures; the supervisor sets it."""
-KEY = re.compile(r"[!-~]+")
+"""Variable with the folder in which the workers of one supervisor share their metrics; the supervisor sets it."""
+API_KEY = re.compile(r"[!-~]+")
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s]+")
 
 
 class Settings(BaseSettings):
-    """Every limit has a safe default; a wrong value stops the start with its name."""
+    """The settings of a deployment. Every limit has a safe default; an invalid value stops the start."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     variant: str | None = None
-    """Which variant serves; when unset the manifest's default, or the fastest here on an unlike machine."""
+    """The variant to serve; by default the manifest's, or the fastest here on a host unlike the export's."""
     device: Device | None = None
-    """Must agree with the variant's; unset means the variant's own."""
+    """The device that the variant must be for; by default any."""
     threads: int | None = Field(default=None, ge=1)
-    """Processors for a worker's inference; its share of the container's quota when unset."""
+    """CPU threads of a worker's inference; by default its share of the container's quota."""
     workers: int = Field(default=1, ge=1)
     """Processes that serve, each with an engine of its own."""
-    batcher: Literal["tuneport", "bentoml"] = "tuneport"
-    """What gathers concurrent requests: tuneport's own batcher, or BentoML's adaptive batching."""
     max_batch_tokens: int | None = Field(default=None, ge=1)
-    """Padded tokens of one micro-batch (rows x longest row); what was measured to be best when unset."""
+    """Padded tokens of one batch (rows x longest row); by default what the export measured to be best."""
 
-    max_waiting_inputs: int = Field(default=4096, ge=1)
-    """Inputs that may wait for the engine before requests are refused with 429."""
+    max_queue_inputs: int = Field(default=4096, ge=1)
+    """Inputs that may wait in the queue; further requests are refused with 429."""
     max_queue_ms: float = Field(default=350.0, gt=0, allow_inf_nan=False)
-    """Estimated wait for the engine above which new requests are refused with 429."""
-    max_requests: int = Field(default=1024, ge=1)
-    """Requests that a worker handles at a time, both doors together; more are refused with 429."""
-    max_inputs: int = Field(default=512, ge=1)
-    """Inputs of one request; more is refused with 413."""
+    """Estimated wait in the queue above which requests are refused with 429."""
+    max_concurrent_requests: int = Field(default=1024, ge=1)
+    """Requests that a worker handles at a time, over both protocols; further ones are refused with 429."""
+    max_client_batch_size: int = Field(default=512, ge=1)
+    """Inputs of one request; more are refused with 413."""
     max_chars: int = Field(default=2**20, ge=1)
-    """Characters of one request, its inputs together; more is refused with 413 before they are tokenized."""
+    """Characters of all inputs of one request; more are refused with 413 before they are tokenized."""
     max_tokens: int = Field(default=2**18, ge=1)
-    """Tokens of one request, those that overlapping windows share counted twice; more is refused with 413."""
+    """Tokens of one request, those that overlapping windows share counted twice; more are refused with 413."""
     max_body_bytes: int = Field(default=8 * 2**20, ge=1)
-    """Size of one request; more is refused with 413."""
+    """Size of a request's body; a larger one is refused with 413."""
 
     request_timeout_s: float = Field(default=30.0, gt=0, allow_inf_nan=False)
-    """After this the request is dropped wherever it is and answered with 503."""
+    """Time for a request, after which it is dropped and answered with 503; for a stream, time for each token."""
     header_timeout_s: float = Field(default=10.0, gt=0, allow_inf_nan=False)
-    """Time for a request's headers before the connection is closed."""
+    """Time for a request's headers to arrive, after which the connection is closed."""
     body_timeout_s: float = Field(default=20.0, gt=0, allow_inf_nan=False)
-    """Time for a request's body before it is refused with 408."""
-    idle_timeout_s: int = Field(default=30, ge=1)
-    """After this a connection without a request is closed."""
+    """Time for a request's body to arrive, after which it is refused with 408."""
+    keep_alive_s: int = Field(default=30, ge=1)
+    """Time after which a connection without a request is closed."""
     drain_s: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    """When told to stop, how long to go on while readiness already says no."""
-    grace_s: int = Field(default=30, ge=0)
-    """After that, how long requests that are under way may take to finish."""
+    """Time to continue serving after the signal to stop, while readiness is already false."""
+    shutdown_grace_s: int = Field(default=30, ge=0)
+    """Time after that for active requests to finish."""
 
     grpc_port: int = Field(default=3001, ge=0, le=65535)
-    """Port of the gRPC door; 0 leaves it out."""
+    """Port of the gRPC server; 0 for none."""
     grpc_host: str = "0.0.0.0"
-    """Address that the gRPC door listens on."""
+    """Address that the gRPC server and the metrics' own port listen on."""
     metrics_port: int | None = Field(default=None, ge=1, le=65535)
-    """A port of its own for /metrics, which then is not at the HTTP door."""
+    """A separate port for /metrics, which is then not served beside /predict."""
     api_keys: SecretStr | None = None
-    """Keys that requests must bring one of, separated by commas."""
+    """API keys, separated by commas; a request must send one of them."""
     api_keys_file: Path | None = None
-    """A file with further keys, one a line."""
+    """A file with further API keys, one a line."""
     tls_certfile: Path | None = None
-    """Certificate chain (PEM) for both doors."""
+    """Certificate chain (PEM) for HTTP and gRPC."""
     tls_keyfile: Path | None = None
-    """Private key (PEM) for both doors."""
+    """Private key (PEM) for HTTP and gRPC."""
     cors_origins: str | None = None
-    """Origins whose pages may call the service, separated by commas; none when unset."""
+    """Origins whose pages may call the service, separated by commas; by default none."""
 
     log_requests: bool = True
     """Log a line of JSON for each request."""
     log_inputs: bool = False
-    """Log the inputs of requests, too: texts may be confidential."""
+    """Log the inputs of requests as well: they may be confidential."""
 
-    def threads_each(self) -> int:
-        """Return the processors of one worker."""
+    def worker_threads(self) -> int:
+        """Return the CPU threads of one worker's inference."""
         return self.threads or max(1, usable_cores() // self.workers)
 
     def keys(self) -> tuple[bytes, ...]:
-        """Read the API keys; a TuneportError for a file that cannot be read, that has none, or one no header holds."""
-        found = self.api_keys.get_secret_value().split(",") if self.api_keys else []
+        """Read the API keys; raises TuneportError for an unreadable or empty file and for a key no header can hold."""
+        keys = self.api_keys.get_secret_value().split(",") if self.api_keys else []
         if self.api_keys_file:
             try:
-                found += self.api_keys_file.read_text(encoding="utf-8-sig").splitlines()
+                keys += self.api_keys_file.read_text(encoding="utf-8-sig").splitlines()
             except (OSError, UnicodeDecodeError) as error:
-                raise TuneportError(f"TUNEPORT_API_KEYS_FILE cannot be read ({error})", "mend its path") from error
-        keys = [key.strip() for key in found if key.strip()]
+                raise TuneportError(f"TUNEPORT_API_KEYS_FILE cannot be read ({error})", "correct its path") from error
+        keys = [key.strip() for key in keys if key.strip()]
         if (self.api_keys or self.api_keys_file) and not keys:
             raise TuneportError("there is no key in TUNEPORT_API_KEYS or its file", "set one, or unset both")
         for number, key in enumerate(keys, 1):
-            if not KEY.fullmatch(key):
+            if not API_KEY.fullmatch(key):
                 problem = f"API key {number} has white space or characters beyond ASCII, which no header holds"
                 raise TuneportError(problem, "write one key a line, and nothing else")
         return tuple(key.encode() for key in keys)
 
     def paths(self) -> dict[str, str]:
-        """Return the variables that name files, for a process with another working directory."""
-        named = {name: getattr(self, name) for name in ("api_keys_file", "tls_certfile", "tls_keyfile")}
-        return {f"{PREFIX}{name}".upper(): str(path.absolute()) for name, path in named.items() if path}
+        """Return the variables that name files as absolute paths, for a process with another working directory."""
+        files = {name: getattr(self, name) for name in ("api_keys_file", "tls_certfile", "tls_keyfile")}
+        return {f"{PREFIX}{name}".upper(): str(path.absolute()) for name, path in files.items() if path}
 
     def origins(self) -> list[str]:
-        """List the origins for CORS; a TuneportError for what is none."""
-        given = [origin.strip() for origin in (self.cors_origins or "").split(",") if origin.strip()]
-        for origin in given:
+        """List the origins for CORS; raises TuneportError for one that is malformed."""
+        origins = [origin.strip() for origin in (self.cors_origins or "").split(",") if origin.strip()]
+        for origin in origins:
             if origin != "*" and not ORIGIN.fullmatch(origin):
-                raise TuneportError(
-                    f"TUNEPORT_CORS_ORIGINS: {origin!r} is no origin", "write https://example.org, without a path"
-                )
-        return given
+                problem = f"TUNEPORT_CORS_ORIGINS: {origin!r} is no origin"
+                raise TuneportError(problem, "write https://example.org, without a path")
+        return origins
 
     def tls(self) -> tuple[bytes, bytes] | None:
-        """Read certificate chain and key; None without TLS."""
+        """Read certificate chain and private key; None without TLS. Raises TuneportError if they cannot be used."""
         if not self.tls_certfile and not self.tls_keyfile:
             return None
         if not self.tls_certfile or not self.tls_keyfile:
             raise TuneportError("TLS needs a certificate and its key", "set TUNEPORT_TLS_CERTFILE and …_KEYFILE")
         try:
-            # An encrypted key would be asked for on a terminal that a service has not got.
+            # The empty password makes an encrypted key an error, where openssl would prompt on the terminal.
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self.tls_certfile, self.tls_keyfile, lambda: "")
             return self.tls_certfile.read_bytes(), self.tls_keyfile.read_bytes()
-        except OSError as error:  # ssl's errors are some, too
+        except OSError as error:  # the base of ssl's errors, too
             problem = f"TLS: {self.tls_certfile} and {self.tls_keyfile} are no certificate and its key ({error})"
-            raise TuneportError(problem, "mend TUNEPORT_TLS_CERTFILE or TUNEPORT_TLS_KEYFILE") from error
+            raise TuneportError(problem, "correct TUNEPORT_TLS_CERTFILE or TUNEPORT_TLS_KEYFILE") from error
 
 
 def read_settings() -> Settings:
-    """Read the environment; a TuneportError names every variable that is wrong."""
+    """Read and check the environment; a TuneportError names every variable that is invalid."""
     try:
         settings = Settings()
     except ValidationError as error:
@@ -157,10 +154,10 @@ def read_settings() -> Settings:
 
 
 def _check_names() -> None:
-    """Raise a TuneportError for a variable whose name is nearly a setting's; others may be somebody else's."""
+    """Raise TuneportError for a variable whose name is nearly a setting's; other names may belong to other software."""
     known = [f"{PREFIX}{name}".upper() for name in Settings.model_fields]
     for name in sorted(os.environ):
         if name.startswith(PREFIX) and name not in (*known, START_REPORT, METRICS_FOLDER):
-            meant = difflib.get_close_matches(name, known, 1, cutoff=0.9)
-            if meant:
-                raise TuneportError(f"there is no setting {name}", f"did you mean {meant[0]}?")
+            similar = difflib.get_close_matches(name, known, 1, cutoff=0.9)
+            if similar:
+                raise TuneportError(f"there is no setting {name}", f"did you mean {similar[0]}?")

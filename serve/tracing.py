@@ -1,7 +1,8 @@
-"""A span for each request, sent where OpenTelemetry's own variables say; nothing is imported unless they do.
+"""Export a span for each request, as OpenTelemetry's own variables configure it; without them nothing is imported.
 
-`OTEL_EXPORTER_OTLP_ENDPOINT` (or `…_TRACES_ENDPOINT`) sends over HTTP and needs opentelemetry-exporter-otlp-proto-http;
-`OTEL_TRACES_EXPORTER=console` prints. Spans continue the trace of a `traceparent` header.
+`OTEL_EXPORTER_OTLP_ENDPOINT` (or `…_TRACES_ENDPOINT`) exports over HTTP and needs the package
+opentelemetry-exporter-otlp-proto-http; `OTEL_TRACES_EXPORTER=console` prints. Spans continue the trace of a
+`traceparent` header.
 """
 
 import os
@@ -9,15 +10,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from export.files import TuneportError
+from tuneport.errors import TuneportError
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 Record = Callable[[str, float, dict[str, Any], str | None], None]
-"""Takes a span's name, its start as of `time.perf_counter`, its attributes and the caller's `traceparent`."""
+"""Called with a span's name, its start as of `time.perf_counter`, its attributes and the caller's `traceparent`."""
 
 
 def recorder(model: dict[str, str]) -> Record | None:
-    """Return what records a span that ends now; None where no exporter is configured."""
+    """Return a function that records a span that ends now; None where no exporter is configured."""
     exporter = _exporter()
     if exporter is None:
         return None
@@ -27,11 +28,11 @@ def recorder(model: dict[str, str]) -> Record | None:
     from opentelemetry.trace import SpanKind
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-    # Set to keep BentoML's own spans out of the request path; these here were asked for.
+    # It is set to keep BentoML's own spans out of the request path, and would disable these as well.
     os.environ.pop("OTEL_SDK_DISABLED", None)
     name = os.environ.get("OTEL_SERVICE_NAME", model["name"])
-    about = {f"model.{key}": value for key, value in model.items()}
-    provider = TracerProvider(resource=Resource.create({"service.name": name, **about}))
+    attributes = {f"model.{key}": value for key, value in model.items()}
+    provider = TracerProvider(resource=Resource.create({"service.name": name, **attributes}))
     provider.add_span_processor(BatchSpanProcessor(exporter))
     tracer, propagator = provider.get_tracer("tuneport"), TraceContextTextMapPropagator()
 

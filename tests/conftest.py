@@ -33,7 +33,8 @@ import httpx
 import pytest
 from helpers import Server, build_checkpoint, write_data
 
-from export.manifest import Manifest, load_manifest
+from tuneport.schema.artifact import Manifest
+from tuneport.schema.loading import load_manifest
 
 
 def pytest_sessionfinish() -> None:
@@ -65,7 +66,7 @@ def tiny_data(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(scope="session")
 def tiny_artifact(tiny_checkpoint: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the real export makes of them: fp32 and int8."""
-    from export.pipeline import ExportConfig, export
+    from tuneport.stages.export.pipeline import ExportConfig, export
 
     out = tmp_path_factory.mktemp("artifacts") / "tiny"
     config = ExportConfig(checkpoint=tiny_checkpoint, name="tiny", data=str(tiny_data), variants=("fp32", "int8"))
@@ -86,7 +87,7 @@ def artifact(tiny_artifact: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def bento_tag(tiny_artifact: Path) -> str:
-    from serve.bento import build
+    from tuneport.stages.serve.bento import build
 
     return str(build(tiny_artifact).tag)
 
@@ -94,8 +95,8 @@ def bento_tag(tiny_artifact: Path) -> str:
 @pytest.fixture(scope="session")
 def server(bento_tag: str) -> Iterator[Server]:
     """The built bento of the tiny artifact, serving fp32."""
-    from serve.bento import serve_command
-    from serve.process import free_port, running
+    from tuneport.stages.serve.bento import serve_command
+    from tuneport.stages.serve.process import free_port, running
 
     port = free_port()
     url = f"http://127.0.0.1:{port}"

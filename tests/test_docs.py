@@ -4,8 +4,8 @@ import re
 
 from helpers import ROOT
 
-from finetune.config import FinetuneConfig
-from serve.settings import Settings
+from tuneport.stages.finetune.config import FinetuneConfig
+from tuneport.stages.serve.settings import Settings
 
 
 def _first_cells(document: str) -> list[str]:

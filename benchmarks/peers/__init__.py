@@ -1,1 +1,1 @@
-"""Services that others would write for the same model, each as its framework's documentation shows."""
+"""Services and scripts that others would write for the same model, each as its library's documentation shows."""

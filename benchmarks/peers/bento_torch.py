@@ -1,8 +1,9 @@
-"""The service that BentoML's documentation leads a newcomer to: a transformers pipeline behind `@bentoml.api`.
+"""The service that BentoML's documentation shows for this model: a transformers pipeline behind `@bentoml.api`.
 
-It is started by the endpoint benchmark: `bentoml serve benchmarks.peers.bento_torch:TextClassification` with the
-checkpoint's folder in `CHECKPOINT`. Nothing is added that would slow it down; `MAX_LENGTH` cuts texts where the
-exported model does, which a newcomer may well leave out.
+    bentoml serve tuneport.stages.benchmarks.peers.bento_torch:TextClassification
+
+Environment variables: `CHECKPOINT`, the checkpoint's folder; `DTYPE`, a torch dtype; `MAX_LENGTH`, the tokens that
+texts are cut to, as in the exported model. Nothing is added that would slow it down.
 """
 
 import os
@@ -29,5 +30,5 @@ class TextClassification:
     @bentoml.api
     def classify(self, text: str) -> dict[str, str | float]:
         """Classify one text."""
-        answers: list[dict[str, str | float]] = self.pipeline(text, truncation=True, max_length=self.max_length)
-        return answers[0]
+        predictions: list[dict[str, str | float]] = self.pipeline(text, truncation=True, max_length=self.max_length)
+        return predictions[0]

@@ -1,83 +1,77 @@
-"""Speech recognition at the gate: the word error rate, over words as they are written; golden cases made of tones."""
+"""Export speech recognition: the metric is the word error rate; golden cases are synthetic sounds and recordings."""
 
 import base64
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-import jiwer
 import numpy as np
 import soundfile
 
-from export.checkpoint import Checkpoint
-from export.tasks.generative import WritingTask
+from tuneport.metrics.text import word_error_rate
+
+from ..checkpoint import Checkpoint
+from .generative import TargetTextTask
 
 REAL_CASES = 3
-"""Recordings of the data among the golden cases, the shortest: they are kept in the artifact."""
+"""Recordings of the data among the golden cases, the shortest, because the artifact stores them."""
 
 
-class Task(WritingTask):
+class Task(TargetTextTask):
     """Rows of `audio`, a path, and `target`."""
 
-    auto_model: ClassVar[str] = "AutoModelForSpeechSeq2Seq"
-    metric: ClassVar[str] = "wer"
-    lower_is_better: ClassVar[bool] = True
-    most_rows: ClassVar[int] = 100
-
     def __init__(self, checkpoint: Checkpoint) -> None:
-        """Note where paths begin once the data is known."""
+        """Keep the checkpoint; paths are relative to the working directory until `set_data_source`."""
         super().__init__(checkpoint)
-        self.columns = ("audio", "target")
         self._folder = Path()
 
-    def locate(self, source: str) -> None:
-        """Let relative paths begin beside the data."""
-        path = Path(source)
-        self._folder = path if path.is_dir() else path.parent
+    def set_data_source(self, source: str) -> None:
+        """Resolve relative paths against the data's folder."""
+        self._folder = self.data_folder(source)
 
-    def read(self, row: dict[str, Any]) -> tuple[Any, Any]:
-        """Return a recording as an upload, and its transcript."""
-        audio, target = super().read(row)
+    def read_row(self, row: dict[str, Any]) -> tuple[Any, Any]:
+        """Return a recording's bytes, as in an upload, and its transcript."""
+        audio, target = super().read_row(row)
         try:
             return {"audio": (self._folder / audio).read_bytes()}, target
         except OSError as error:
             raise ValueError(f"audio {audio!r} cannot be read ({error.strerror})") from error
 
-    def golden_inputs(self, inputs: Sequence[Any]) -> list[tuple[str, Any]]:
-        """Choose golden cases, each with the batch that it runs in: tones, silence, noise, some of the data."""
+    def golden_inputs(self, inputs: Sequence[Any]) -> list[tuple[str, Any]] | None:
+        """Choose tones, silence, noise and recordings of the data, each with the name of its batch."""
         rate, seconds = self.checkpoint.extractor.sampling_rate, self.checkpoint.extractor.chunk_length
-        chance = np.random.default_rng(7)
+        generator = np.random.default_rng(7)
         tone = np.sin(2 * np.pi * 440 * np.arange(rate // 2) / rate)
         cases = [
             ("tone", tone, rate),
             ("awkward", np.zeros(rate // 4), rate),
             ("awkward", np.zeros(1), rate),
-            ("awkward", chance.normal(0, 0.1, rate // 4), rate),
+            ("awkward", generator.normal(0, 0.1, rate // 4), rate),
             ("awkward", np.clip(9 * tone[: rate // 4], -1, 1), rate),
             ("low-rate-stereo", np.stack([tone[::2], 0 * tone[::2]], axis=1), rate // 2),
             ("too-long", np.tile(tone[::8] / 2, 2 * seconds + 1), rate // 8),
         ]
-        made = [(batch, {"audio": _wav(samples, own_rate)}) for batch, samples, own_rate in cases]
-        shortest = sorted(inputs, key=lambda each: len(each["audio"]))[:REAL_CASES]
-        return made + [("mixed", {"audio": base64.b64encode(each["audio"]).decode()}) for each in shortest]
+        synthetic = [(batch, {"audio": _wav(samples, own_rate)}) for batch, samples, own_rate in cases]
+        shortest = sorted(inputs, key=lambda value: len(value["audio"]))[:REAL_CASES]
+        return synthetic + [("mixed", {"audio": base64.b64encode(each["audio"]).decode()}) for each in shortest]
 
-    def for_torch(self, given: Sequence[Any]) -> dict[str, Any]:
-        """Make spectrograms as transformers does."""
+    def torch_inputs(self, parsed_inputs: Sequence[Any]) -> dict[str, Any]:
+        """Return spectrograms, float32 (inputs, mel bands, frames)."""
         extractor = self.checkpoint.extractor
         return {
-            "input_features": extractor(list(given), sampling_rate=extractor.sampling_rate, return_tensors="pt")[
-                "input_features"
-            ]
+            "input_features": extractor(
+                list(parsed_inputs), sampling_rate=extractor.sampling_rate, return_tensors="pt"
+            )["input_features"]
         }
 
     def score_texts(self, texts: list[str], targets: list[str]) -> float:
         """Return the word error rate, which may exceed 1."""
-        return float(jiwer.wer(targets, texts))
+        return word_error_rate(texts, targets)
 
 
 def _wav(samples: Any, rate: int) -> str:
-    """Return a WAV file of 16 bits in base64."""
+    """Encode samples as a 16-bit WAV file in base64."""
     file = io.BytesIO()
     soundfile.write(file, samples, rate, format="WAV", subtype="PCM_16")
     return base64.b64encode(file.getvalue()).decode()

@@ -1,100 +1,96 @@
-"""What the tasks share that write text: how they are processed, and how transformers alone reads their inputs."""
+"""Base classes of the generative tasks at export time."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from export.checkpoint import Checkpoint
-from export.generative_checkpoint import generation_of
-from export.manifest import Generation, Processing
-from serve.batcher import Result
-from serve.tasks import Task as ServingTask
-from serve.tokenizer import Row
+from tuneport.runtime.batch import EncodedInput, RowOutputs
+from tuneport.runtime.tasks.base import RuntimeTask
+from tuneport.schema.artifact import Generation, Processing
+
+from ..checkpoint import Checkpoint
+from ..generative.checkpoint import generation_config
+from .base import ExportTask
 
 
-class WritingTask(ABC):
-    """One checkpoint that writes."""
+class GenerationExportTask(ExportTask):
+    """A generative checkpoint: how its prompts are encoded, and its defaults of generation."""
 
-    auto_model: ClassVar[str] = "AutoModelForSeq2SeqLM"
     outputs: ClassVar[tuple[str, ...]] = ("tokens",)
-    metric: ClassVar[str]
-    lower_is_better: ClassVar[bool] = False
-    most_rows: ClassVar[int] = 200
-    """Of validation data that the gate looks at: writing is slow."""
-    columns: tuple[str, ...] = ("source", "target")
-    example: Any = "Yes."
+    pads_left: ClassVar = False
+    """Whether prompts are padded and truncated on the left, so that generation continues their end."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        """Keep the checkpoint."""
-        assert checkpoint.sizes is not None
-        self.checkpoint = checkpoint
-        self.sizes = checkpoint.sizes
+        """Keep the checkpoint and its limits."""
+        super().__init__(checkpoint)
+        assert checkpoint.generation_limits is not None
+        self.limits = checkpoint.generation_limits
 
     def processing(self) -> Processing:
-        """Say how prompts are cut and padded, and what is written by default."""
+        """Return how prompts are truncated and padded, and the defaults of generation."""
         tokenizer = self.checkpoint.tokenizer
         trained = self.checkpoint.run.config if self.checkpoint.run else {}
         extractor = self.checkpoint.extractor
         return Processing(
-            max_length=self.sizes.max_length,
+            max_length=self.limits.max_length,
             pad_token_id=tokenizer.pad_token_id or 0,
-            padding_side="left" if self.checkpoint.task == "text-generation" else "right",
+            padding_side="left" if self.pads_left else "right",
             generation=Generation(
-                max_new_tokens=self.sizes.max_new_tokens,
-                num_beams=generation_of(self.checkpoint.folder, self.checkpoint.config).num_beams or 1,
+                max_new_tokens=self.limits.max_new_tokens,
+                num_beams=generation_config(self.checkpoint.folder, self.checkpoint.config).num_beams or 1,
                 prefix=trained.get("source_prefix") or "",
                 source_language=trained.get("source_language"),
                 target_language=trained.get("target_language"),
                 sampling_rate=extractor.sampling_rate if extractor is not None else None,
-                positions=self.sizes.positions,
+                positions=self.limits.positions,
             ),
         )
 
-    def read(self, row: dict[str, Any]) -> tuple[Any, Any]:
-        """Return a row's text and the right answer."""
+    def torch_inputs(self, parsed_inputs: Sequence[Any]) -> dict[str, Any]:
+        """Return `input_ids` and `attention_mask`, int64 (inputs, tokens)."""
+        generation = self.processing().generation
+        assert generation is not None
+        return self.encode([(generation.prefix + text, True) for text in parsed_inputs])
+
+    def encode(self, texts: Sequence[tuple[str, bool]]) -> dict[str, Any]:
+        """Tokenize pairs of a text and whether it gets special tokens; returns padded int64 (texts, tokens)."""
+        tokenizer = self.checkpoint.tokenizer
+        tokenizer.padding_side = tokenizer.truncation_side = "left" if self.pads_left else "right"
+        limit = self.limits.max_length
+        rows = [
+            tokenizer(text, add_special_tokens=special, truncation=True, max_length=limit, verbose=False)["input_ids"]
+            for text, special in texts
+        ]
+        # generate needs at least one token.
+        candidates = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, 0)
+        start = [next(token for token in candidates if token is not None)]
+        padded = tokenizer.pad({"input_ids": [ids or start for ids in rows]}, return_tensors="pt", verbose=False)
+        return {name: padded[name] for name in ("input_ids", "attention_mask")}
+
+
+class TargetTextTask(GenerationExportTask):
+    """A generative task whose rows have a source and a target text, its two columns; scored on the generated texts."""
+
+    def read_row(self, row: dict[str, Any]) -> tuple[Any, Any]:
+        """Return a row's text and its target."""
         for name in self.columns:
             if not isinstance(row[name], str) or not row[name].strip():
                 raise ValueError(f"{name} is not a text")
         return row[self.columns[0]], row[self.columns[1]].strip()
 
-    def with_text(self, text: str, like: Any) -> Any:
-        """Take a text as it is."""
-        return text
-
-    def for_torch(self, given: Sequence[Any]) -> dict[str, Any]:
-        """Read inputs as transformers does: the arguments of `generate`, padded tensors, rows first."""
-        generation = self.processing().generation
-        assert generation is not None
-        return self.encode([(generation.prefix + text, True) for text in given])
-
-    def encode(self, texts: Sequence[tuple[str, bool]]) -> dict[str, Any]:
-        """Tokenize texts, each with special tokens if its flag says so, and pad."""
-        tokenizer = self.checkpoint.tokenizer
-        is_left = self.checkpoint.task == "text-generation"
-        tokenizer.padding_side = tokenizer.truncation_side = "left" if is_left else "right"
-        limit = self.sizes.max_length
-        rows = [
-            tokenizer(text, add_special_tokens=special, truncation=True, max_length=limit, verbose=False)["input_ids"]
-            for text, special in texts
-        ]
-        begin = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, 0)
-        nothing = [next(token for token in begin if token is not None)]
-        padded = tokenizer.pad({"input_ids": [ids or nothing for ids in rows]}, return_tensors="pt", verbose=False)
-        return {name: padded[name] for name in ("input_ids", "attention_mask")}
-
     def score(
         self,
-        serving: ServingTask,
-        given: Sequence[Any],
-        windows: Sequence[Sequence[Row]],
-        results: Sequence[Sequence[Result]],
+        runtime_task: RuntimeTask,
+        parsed_inputs: Sequence[Any],
+        windows: Sequence[Sequence[EncodedInput]],
+        results: Sequence[Sequence[RowOutputs]],
         targets: Sequence[Any],
     ) -> float:
-        """Compute the metric of the texts that a model wrote."""
-        parameters = serving.parameters()
-        parts = zip(given, windows, results, strict=True)
-        return self.score_texts([serving.decode(*part, parameters)["text"] for part in parts], list(targets))
+        """Decode the generated tokens and compute the metric of the texts."""
+        parameters = runtime_task.parameters()
+        triples = zip(parsed_inputs, windows, results, strict=True)
+        return self.score_texts([runtime_task.decode(*each, parameters)["text"] for each in triples], list(targets))
 
     @abstractmethod
     def score_texts(self, texts: list[str], targets: list[str]) -> float:
-        """Compute the metric."""
+        """Compute the metric of generated texts against targets."""

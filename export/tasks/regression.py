@@ -1,36 +1,35 @@
-"""Regression at the gate: Pearson's correlation with the true scores, the mean over targets."""
+"""Export regression: the metric is Pearson's correlation with the true scores, averaged over the targets."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
-from export.checkpoint import Checkpoint
-from export.manifest import Processing
-from export.tasks.texts import TextTask
-from serve.batcher import Result
-from serve.tasks import Task as ServingTask
-from serve.tokenizer import Row, Text
+from tuneport.metrics.regression import pearson
+from tuneport.runtime.batch import EncodedInput, RowOutputs
+from tuneport.runtime.tasks.base import RuntimeTask
+from tuneport.runtime.tokenizer import Text
+from tuneport.schema.artifact import Processing
+
+from ..checkpoint import Checkpoint
+from .texts import TextTask
 
 
 class Task(TextTask):
     """Rows of `text` (`text_pair`) with `score`, a number or a list of them."""
 
-    metric: ClassVar = "pearson"
-    lower_is_better: ClassVar = False
-
     def __init__(self, checkpoint: Checkpoint) -> None:
-        """Count the targets."""
+        """Keep the checkpoint and the number of its targets."""
         super().__init__(checkpoint)
         self._targets = len(checkpoint.labels)
         self.columns = (*self.columns, "score")
 
     def processing(self) -> Processing:
-        """Say that inputs are cut at the maximum."""
+        """Return how texts are truncated and padded."""
         return self.base_processing().model_copy(update={"problem_type": "regression"})
 
-    def read(self, row: dict[str, Any]) -> tuple[Any, Any]:
-        """Return text or pair, and the right scores."""
+    def read_row(self, row: dict[str, Any]) -> tuple[Any, Any]:
+        """Return the text or the pair, and the true scores."""
         scores = row["score"] if isinstance(row["score"], list) else [row["score"]]
         try:
             values = [float(score) for score in scores]
@@ -42,18 +41,12 @@ class Task(TextTask):
 
     def score(
         self,
-        serving: ServingTask,
-        given: Sequence[Text],
-        windows: Sequence[Sequence[Row]],
-        results: Sequence[Sequence[Result]],
+        runtime_task: RuntimeTask,
+        parsed_inputs: Sequence[Text],
+        windows: Sequence[Sequence[EncodedInput]],
+        results: Sequence[Sequence[RowOutputs]],
         targets: Sequence[list[float]],
     ) -> float:
-        """Return the correlation; 0 where either side does not vary."""
-        ours = np.stack([each[0]["logits"] for each in results]).astype(np.float64)
-        return float(np.mean([_pearson(a, b) for a, b in zip(ours.T, np.array(targets).T, strict=True)]))
-
-
-def _pearson(ours: Any, theirs: Any) -> float:
-    if len(ours) < 2 or not ours.std() or not theirs.std():
-        return 0.0
-    return float(np.corrcoef(ours, theirs)[0, 1])
+        """Return the correlation; 0 for a constant."""
+        predicted = np.stack([windows_outputs[0]["logits"] for windows_outputs in results]).astype(np.float64)
+        return pearson(predicted, np.array(targets, np.float64))

@@ -1,27 +1,29 @@
-"""What the tasks share whose input is a text or a pair, with one row of outputs each."""
+"""Base class of tasks whose input is a text or a pair of texts, with one row of outputs for each input."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from export.checkpoint import Checkpoint
-from export.manifest import Processing
-from serve.tokenizer import Text
+from tuneport.runtime.tokenizer import Text
+from tuneport.schema.artifact import Processing
+
+from ..checkpoint import Checkpoint
+from .base import ExportTask
 
 
-class TextTask:
-    """Reads texts and pairs from the data, and hands them to transformers' tokenizer."""
+class TextTask(ExportTask):
+    """Read texts and pairs from the data, and encode them with transformers' tokenizer."""
 
-    auto_model: ClassVar = "AutoModelForSequenceClassification"
     outputs: ClassVar = ("logits",)
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        """Remember whether the model was trained on pairs."""
-        self.checkpoint = checkpoint
-        self.columns: tuple[str, ...] = ("text", "text_pair") if checkpoint.accepts_pairs else ("text",)
-        self.example: Any = dict.fromkeys(self.columns, "Yes.") if checkpoint.accepts_pairs else "Yes."
+        """Keep the checkpoint; its inputs are pairs if it was trained on pairs."""
+        super().__init__(checkpoint)
+        self.columns = ("text", "text_pair") if checkpoint.accepts_pairs else ("text",)
+        self.optional_columns = ()
+        self.example = dict.fromkeys(self.columns, "Yes.") if checkpoint.accepts_pairs else "Yes."
 
     def base_processing(self) -> Processing:
-        """Say how rows are cut and padded."""
+        """Return how texts are truncated and padded."""
         tokenizer = self.checkpoint.tokenizer
         return Processing(
             max_length=self.checkpoint.max_length,
@@ -32,7 +34,7 @@ class TextTask:
         )
 
     def text_of(self, row: dict[str, Any]) -> Any:
-        """Return a row's text, or its pair as an object."""
+        """Return a row's text, or its pair as a dict."""
         texts = {name: row[name] for name in ("text", "text_pair") if name in self.columns}
         for name, text in texts.items():
             if not isinstance(text, str):
@@ -40,11 +42,11 @@ class TextTask:
         return texts if self.checkpoint.accepts_pairs else texts["text"]
 
     def with_text(self, text: str, like: Any) -> Any:
-        """Put a text in the place of `like`'s first."""
+        """Return the text, in place of the first text if `like` is a pair."""
         return {**like, "text": text} if isinstance(like, dict) else text
 
-    def for_torch(self, given: Sequence[Text]) -> dict[str, Any]:
-        """Cut as transformers does by default."""
-        pairs = [text for text in given if isinstance(text, tuple)]
-        firsts = [text if isinstance(text, str) else text[0] for text in given]
-        return {"text": firsts, "text_pair": [second for _, second in pairs] or None, "truncation": True}
+    def torch_inputs(self, parsed_inputs: Sequence[Text]) -> dict[str, Any]:
+        """Return tokenizer arguments that truncate texts, the longer one of a pair first."""
+        texts = [value if isinstance(value, str) else value[0] for value in parsed_inputs]
+        second_texts = [value[1] for value in parsed_inputs if isinstance(value, tuple)]
+        return {"text": texts, "text_pair": second_texts or None, "truncation": True}

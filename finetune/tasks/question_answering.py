@@ -1,5 +1,6 @@
 """Extractive question answering: the span of a `context` that answers a `question`, or that there is none."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -7,63 +8,61 @@ import numpy.typing as npt
 from datasets import Dataset
 from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding, PreTrainedModel
 
-from finetune.config import FinetuneConfig, refuse_unused
-from finetune.data import Data, Problems, check_strings, rows_of
-from finetune.evaluate import Evaluation, Mistake, worst
-from finetune.loading import check_input, load_aligned_tokenizer, load_pretrained
-from finetune.spans import answer_f1, exact_match, read_answers, token_span, wrong_answers
-from serve.spans import OUTSIDE, best_span
+from tuneport.data.answers import find_answer_problems, read_answers
+from tuneport.data.reader import Data
+from tuneport.data.rows import Problems, check_strings, numbered_rows
+from tuneport.metrics.spans import answer_f1_each, answer_metrics, exact_match_each
+from tuneport.runtime.spans import OUTSIDE, best_span
 
-COLUMNS = ("context", "question")
+from ..config import FinetuneConfig
+from ..evaluate import Evaluation, Mistake, largest_losses
+from ..loading import check_input_size, load_aligned_tokenizer, load_pretrained
+from .base import FinetuneTask
 
 
-class Task:
-    """Checks, encodes and scores rows of `context`, `question` and `answers`.
+class Task(FinetuneTask):
+    """Rows of `context`, `question` and `answers`.
 
     A long context becomes several windows, each an example of its own, that share `doc_stride` tokens.
     """
 
-    required: ClassVar[tuple[str, ...]] = ("context", "question", "answers")
-    optional: ClassVar[tuple[str, ...]] = ()
-    best_metric: ClassVar[str] = "f1"
-    greater_is_better: ClassVar[bool] = True
-    generates: ClassVar[bool] = False
-    labels: tuple[str, ...] = ()
+    target_columns: ClassVar[tuple[str, ...]] = ("start_positions", "end_positions")
 
     def __init__(self, data: Data, config: FinetuneConfig) -> None:
-        """Check that every row has its texts, and every answer stands where it says."""
-        refuse_unused(config, by=("task",))
-        self.config = config
+        """Check that every row has its texts, and that every answer is where `answer_start` says."""
+        super().__init__(data, config)
         self.data = data
         problems = Problems("correct these rows, or rename columns with --columns answers=YOUR_COLUMN")
         for split, rows in data.splits.items():
-            check_strings(rows, data.files[split], problems, COLUMNS)
-            for number, row in rows_of(rows):
-                for problem in wrong_answers(row):
+            check_strings(rows, data.files[split], problems, ("context", "question"))
+            for number, row in numbered_rows(rows):
+                for problem in find_answer_problems(row):
                     problems.add(f"{data.files[split]} row {number}", problem)
         problems.raise_if_any()
-        self.has_unanswerable = any(not list(read_answers(row["answers"])) for _, row in rows_of(data.splits["train"]))
+        train = numbered_rows(data.splits["train"])
+        self.has_unanswerable = any(not list(read_answers(row["answers"])) for _, row in train)
 
     def load_processor(self, source: str) -> Any:
-        """Load the tokenizer; a DataError for questions that leave no room for their context."""
+        """Load the tokenizer; raises DataError for questions that leave too few tokens for their context."""
         tokenizer = load_aligned_tokenizer(source, self.config)
-        room = self.config.max_length - tokenizer.num_special_tokens_to_add(pair=True)
+        available = self.config.max_length - tokenizer.num_special_tokens_to_add(pair=True)
         problems = Problems(
             f"raise max_length = {self.config.max_length} or lower doc_stride = {self.config.doc_stride}"
         )
         for split, rows in self.data.splits.items():
-            for number, row in rows_of(rows.select_columns("question")):
-                taken = len(tokenizer(row["question"], add_special_tokens=False, verbose=False)["input_ids"])
-                if room - taken <= self.config.doc_stride:
-                    said = f"{taken} tokens of question leave {max(0, room - taken)} of a window to its context"
-                    problems.add(f"{self.data.files[split]} row {number}", said)
+            for number, row in numbered_rows(rows.select_columns("question")):
+                length = len(tokenizer(row["question"], add_special_tokens=False, verbose=False)["input_ids"])
+                if available - length <= self.config.doc_stride:
+                    left = max(0, available - length)
+                    problem = f"{length} tokens of question leave {left} of a window to its context"
+                    problems.add(f"{self.data.files[split]} row {number}", problem)
         problems.raise_if_any()
         return tokenizer
 
     def load_model(self, source: str) -> PreTrainedModel:
-        """Load the encoder under a new head that gives each token a logit as start and one as end.
+        """Load the encoder with a new head that gives each token a logit as start and one as end.
 
-        `has_unanswerable` in the checkpoint's configuration says whether "no answer" may be its answer.
+        `has_unanswerable` in the checkpoint's configuration says whether it may answer "no answer".
         """
         model = load_pretrained(
             AutoModelForQuestionAnswering,
@@ -72,18 +71,18 @@ class Task:
             ignore_mismatched_sizes=True,
             has_unanswerable=self.has_unanswerable,
         )
-        check_input(model, source, self.config)
+        check_input_size(model, source, self.config)
         return model
 
     def encode(self, rows: Dataset, processor: Any, *, train: bool) -> Dataset:
-        """Tokenize into windows; targets are `start_positions` and `end_positions`, inclusive.
+        """Tokenize into windows; the targets are the first and the last token of the answer.
 
-        `row` is the index of a window's row, `cls` the place of "no answer here", `offset_mapping` a token's
-        characters in the context, or `OUTSIDE` twice for tokens that are not the context's. Training, too, keeps
-        windows without the answer: they teach what "no answer here" looks like.
+        `row` is the position of a window's row, `cls` that of the token which stands for "no answer here", and
+        `offset_mapping` has each token's characters in the context, or `OUTSIDE` twice for tokens outside of it.
+        Windows without the answer are kept for training, too, as examples of "no answer here".
         """
 
-        def encode_batch(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, Any]:
+        def encode_batch(batch: dict[str, list[Any]], positions: list[int]) -> dict[str, Any]:
             encoded = processor(
                 batch["question"],
                 batch["context"],
@@ -94,20 +93,22 @@ class Task:
                 return_offsets_mapping=True,
             )
             sources = encoded.pop("overflow_to_sample_mapping")
-            places = [_cls_place(ids, processor.cls_token_id) for ids in encoded["input_ids"]]
-            offsets = [_of_context(each, encoded.sequence_ids(i)) for i, each in enumerate(encoded["offset_mapping"])]
-            answers = [list(read_answers(each)) for each in batch["answers"]]
-            spans = [
-                _target(each, answers[source], place)
-                for each, source, place in zip(offsets, sources, places, strict=True)
+            cls_positions = [_cls_position(ids, processor.cls_token_id) for ids in encoded["input_ids"]]
+            offsets = [
+                _context_offsets(window, encoded.sequence_ids(i)) for i, window in enumerate(encoded["offset_mapping"])
+            ]
+            answers = [list(read_answers(row_answers)) for row_answers in batch["answers"]]
+            targets = [
+                _target(window, answers[source], cls)
+                for window, source, cls in zip(offsets, sources, cls_positions, strict=True)
             ]
             return {
                 **encoded,
                 "offset_mapping": offsets,
-                "row": [indices[source] for source in sources],
-                "cls": places,
-                "start_positions": [start for start, _ in spans],
-                "end_positions": [end for _, end in spans],
+                "row": [positions[source] for source in sources],
+                "cls": cls_positions,
+                "start_positions": [start for start, _ in targets],
+                "end_positions": [end for _, end in targets],
                 "length": [len(ids) for ids in encoded["input_ids"]],
             }
 
@@ -119,11 +120,8 @@ class Task:
         """Pad to the longest window of the batch."""
         return DataCollatorWithPadding(processor)
 
-    def loss(self) -> None:
-        """Leave the loss to the model."""
-
-    def reduce(self, logits: Any, labels: Any) -> Any:
-        """Keep the logits of starts and of ends, float32 (windows, tokens); all of them count for the best span."""
+    def reduce_logits(self, logits: Any, labels: Any) -> Any:
+        """Keep the logits of starts and of ends, float32 (windows, tokens): the best span needs all of them."""
         return logits[0].float(), logits[1].float()
 
     def evaluate(self, outputs: Any, targets: Any, rows: Dataset, features: Dataset) -> Evaluation:
@@ -131,16 +129,10 @@ class Task:
 
         `outputs` are the logits of starts and of ends, each (windows, tokens).
         """
-        predicted = self._answers(np.asarray(outputs[0]), np.asarray(outputs[1]), rows, features)
-        expected = [_texts(row["answers"]) for _, row in rows_of(rows.select_columns("answers"))]
-        pairs = list(zip(predicted, expected, strict=True))
-        exact = np.array([exact_match(*pair) for pair in pairs])
-        f1 = np.array([answer_f1(*pair) for pair in pairs])
-        metrics = {"exact_match": float(exact.mean()), "f1": float(f1.mean())}
-        has = np.array([any(texts) for texts in expected])
-        if has.any() and not has.all():
-            metrics |= {"exact_match_has_answer": float(exact[has].mean()), "f1_has_answer": float(f1[has].mean())}
-            metrics["exact_match_no_answer"] = float(exact[~has].mean())
+        predicted = self._predict(np.asarray(outputs[0]), np.asarray(outputs[1]), rows, features)
+        expected = [_texts(row["answers"]) for _, row in numbered_rows(rows.select_columns("answers"))]
+        exact, f1 = exact_match_each(predicted, expected), answer_f1_each(predicted, expected)
+        is_answerable = np.array([any(texts) for texts in expected])
         mistakes = tuple(
             Mistake(
                 row=i + 1,
@@ -149,49 +141,61 @@ class Task:
                 predicted=predicted[i] or "no answer",
                 loss=float(1 - f1[i]),
             )
-            for i in worst(1 - f1, exact == 0)
+            for i in largest_losses(1 - f1, exact == 0)
         )
-        return Evaluation(metrics=metrics, mistakes=mistakes)
+        return Evaluation(metrics=answer_metrics(exact, f1, is_answerable), mistakes=mistakes)
 
-    def _answers(self, starts: npt.NDArray[Any], ends: npt.NDArray[Any], rows: Dataset, features: Dataset) -> list[str]:
-        """Choose each row's answer among its windows; an empty text where none is better than the best span.
+    def _predict(self, starts: npt.NDArray[Any], ends: npt.NDArray[Any], rows: Dataset, features: Dataset) -> list[str]:
+        """Predict each row's answer from its windows; "" where "no answer" has a higher score than the best span.
 
-        "No answer" scores what its CLS logits add up to in the window that believes in it least, since a window
-        without the answer says so rightly. It is a choice only if train has unanswerable questions.
+        The score of "no answer" is the sum of the CLS logits in the window where it is lowest, since a window without
+        the answer rightly gives it a high one. It is a choice only if train has unanswerable questions.
         """
         best: dict[int, tuple[float, int, int]] = {}
-        nothing: dict[int, float] = {}
-        windows = rows_of(features.select_columns(["row", "cls", "offset_mapping"]))
+        no_answer: dict[int, float] = {}
+        windows = numbered_rows(features.select_columns(["row", "cls", "offset_mapping"]))
         for start, end, (_, window) in zip(starts, ends, windows, strict=True):
             row, cls = window["row"], window["cls"]
             span = best_span(start, end, np.asarray(window["offset_mapping"], np.int64))
             if row not in best or span.score > best[row][0]:
                 best[row] = span.score, span.start, span.end
-            nothing[row] = min(nothing.get(row, np.inf), float(start[cls]) + float(end[cls]))
+            no_answer[row] = min(no_answer.get(row, np.inf), float(start[cls]) + float(end[cls]))
         answers = []
-        for index, (_, row) in enumerate(rows_of(rows.select_columns("context"))):
-            score, left, right = best[index]
-            is_none = self.has_unanswerable and nothing[index] > score
-            answers.append("" if is_none else row["context"][left:right].strip())
+        for position, (_, row) in enumerate(numbered_rows(rows.select_columns("context"))):
+            score, first, last = best[position]
+            is_unanswered = self.has_unanswerable and no_answer[position] > score
+            answers.append("" if is_unanswered else row["context"][first:last].strip())
         return answers
+
+
+def token_span(offsets: Sequence[tuple[int, int]], start: int, end: int) -> tuple[int, int] | None:
+    """Find the first and the last token of characters `start` to `end`; None if a window lacks some of them.
+
+    `offsets` has the characters of each token in the context, `OUTSIDE` for tokens outside of it.
+    """
+    inside = [i for i, (first, last) in enumerate(offsets) if first != OUTSIDE and last > start and first < end]
+    context = [i for i, (first, _) in enumerate(offsets) if first != OUTSIDE]
+    if not inside or offsets[context[0]][0] > start or offsets[context[-1]][1] < end:
+        return None
+    return inside[0], inside[-1]
 
 
 def _texts(answers: Any) -> list[str]:
     return [text for text, _ in read_answers(answers)] or [""]
 
 
-def _cls_place(ids: list[int], cls_id: int | None) -> int:
-    """Find the CLS token: first for most, last for XLNet; a tokenizer without one lends its first token."""
+def _cls_position(ids: list[int], cls_id: int | None) -> int:
+    """Find the CLS token: first in most models, last in XLNet; without one the first token is used."""
     return ids.index(cls_id) if cls_id in ids else 0
 
 
-def _of_context(offsets: list[tuple[int, int]], sequences: list[int | None]) -> list[tuple[int, int]]:
+def _context_offsets(offsets: list[tuple[int, int]], sequences: list[int | None]) -> list[tuple[int, int]]:
     return [
         offset if sequence == 1 else (OUTSIDE, OUTSIDE) for offset, sequence in zip(offsets, sequences, strict=True)
     ]
 
 
 def _target(offsets: list[tuple[int, int]], answers: list[tuple[str, int]], cls: int) -> tuple[int, int]:
-    """Place the first answer that the window holds whole; CLS if there is none."""
+    """Return the token span of the first answer that the window contains whole; CLS if there is none."""
     spans = (token_span(offsets, start, start + len(text)) for text, start in answers)
     return next((span for span in spans if span), (cls, cls))

@@ -1,27 +1,21 @@
-"""Translation: BLEU and chrF by sacrebleu."""
+"""Translation, scored by BLEU and chrF."""
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
-import sacrebleu
 
-from finetune.tasks.seq2seq import Seq2SeqTask
+from tuneport.metrics.text import bleu, chrf, chrf_each
+
+from .seq2seq import Seq2SeqTask
 
 
 class Task(Seq2SeqTask):
-    """Scores translations."""
-
-    best_metric: ClassVar[str] = "bleu"
+    """Rows of `source` and `target` in two languages."""
 
     def score(
         self, predicted: Sequence[str], expected: Sequence[str]
     ) -> tuple[dict[str, float], npt.NDArray[np.float64]]:
-        """Return BLEU (tokens as in mteval 13a) and chrF of the corpus, 0 to 100, and each row's chrF from 0 to 1."""
-        metrics = {
-            "bleu": float(sacrebleu.corpus_bleu(predicted, [expected]).score),
-            "chrf": float(sacrebleu.corpus_chrf(predicted, [expected]).score),
-        }
-        pairs = zip(predicted, expected, strict=True)
-        return metrics, np.array([sacrebleu.sentence_chrf(text, [right]).score / 100 for text, right in pairs])
+        """Compute BLEU and chrF of the corpus, and the chrF of each row."""
+        metrics = {"bleu": bleu(predicted, expected), "chrf": chrf(predicted, expected)}
+        return metrics, chrf_each(predicted, expected)

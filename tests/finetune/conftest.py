@@ -10,7 +10,7 @@ from helpers import build_checkpoint, random_texts, write_rows
 from tiny import tiny_encoder
 from transformers import BertModel
 
-from finetune.config import FinetuneConfig, load_config
+from tuneport.stages.finetune.config import FinetuneConfig, load_config
 
 
 @pytest.fixture(scope="session")

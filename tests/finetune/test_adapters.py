@@ -16,12 +16,12 @@ from tiny import tiny_encoder
 from tiny_generative import build_causal, build_seq2seq, byte_tokenizer, pairs, write_pairs
 from transformers import AutoModel, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from export.files import CheckpointError, TuneportError
-from finetune import optional
-from finetune.average import average
-from finetune.config import FinetuneConfig
-from finetune.session import evaluate, load_model, load_trained, make_trainer, prepare
-from finetune.train import finetune
+from tuneport.errors import CheckpointError, TuneportError
+from tuneport.stages.finetune import optional_packages
+from tuneport.stages.finetune.average import average
+from tuneport.stages.finetune.config import FinetuneConfig
+from tuneport.stages.finetune.setup import evaluate, load_model, load_trained, make_trainer, prepare
+from tuneport.stages.finetune.train import finetune
 
 Settings = Callable[..., FinetuneConfig]
 
@@ -175,7 +175,7 @@ def test_what_cannot_be_is_refused_in_one_line(
         settings(strategy="adapter", pooling="mean")
     with pytest.raises(CheckpointError, match="what adapter trains is not in the weights"):
         average([out, out], tmp_path / "mean")
-    monkeypatch.setattr(optional, "version", Mock(side_effect=PackageNotFoundError))
+    monkeypatch.setattr(optional_packages, "version", Mock(side_effect=PackageNotFoundError))
     done = tuneport(
         "finetune", "--task", config.task, "--model", config.model, "--data", config.data, "--out", tmp_path / "no",
         "--set", "strategy=adapter", "--set", "report_to=[]",

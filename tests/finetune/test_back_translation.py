@@ -6,14 +6,14 @@ import pytest
 from helpers import write_rows
 from tiny import tiny_encoder, write_splits
 from tiny_generative import build_seq2seq, pairs, write_pairs
+from tuneport.stages.serve.predictor import Predictor
 
-from export.files import ArtifactError, TuneportError
-from export.pipeline import ExportConfig, export
-from finetune.config import FinetuneConfig, load_config
-from finetune.session import prepare
-from finetune.train import finetune
-from serve.predictor import Predictor
-from serve.settings import Settings
+from tuneport.errors import ArtifactError, TuneportError
+from tuneport.stages.export.pipeline import ExportConfig, export
+from tuneport.stages.finetune.config import FinetuneConfig, load_config
+from tuneport.stages.finetune.setup import prepare
+from tuneport.stages.finetune.train import finetune
+from tuneport.stages.serve.settings import Settings
 
 TEXTS = ("eins zwei drei", "neun", "zehn elf")
 

@@ -3,18 +3,18 @@
 import os
 import signal
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 from helpers import tuneport
 from tiny import write_splits
 
-from export.manifest import Task
+from tuneport.tasks import all_tasks
 
 
 def test_the_help_teaches_tasks_strategies_and_where_settings_are() -> None:
     said = " ".join(tuneport("finetune", "--help").out.split())
-    for word in (*get_args(Task), "text_pair", "adalora", "docs/finetuning.md", "Example: tuneport finetune"):
+    for word in (*all_tasks(), "text_pair", "adalora", "docs/finetuning.md", "Example: tuneport finetune"):
         assert word in said
 
 
@@ -28,7 +28,7 @@ def test_a_stop_from_outside_says_how_to_go_on(tmp_path: Path, monkeypatch: pyte
             (out / "settings.json").write_text("{}")
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr("finetune.train.finetune", stop)
+    monkeypatch.setattr("tuneport.stages.finetune.train.finetune", stop)
     done = tuneport("finetune", "--task", "regression", "--model", "m", "--data", "d", "--out", out)
     assert done.code == 130
     assert done.err.startswith("interrupted; ")
@@ -41,10 +41,10 @@ def test_warnings_are_printed_once_and_before_training(
     def train(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("finetune.trainer.TuneportTrainer.train", train)
+    monkeypatch.setattr("tuneport.stages.finetune.trainer.TuneportTrainer.train", train)
     rows = [{"text": f"film {i}", "label": "ab"[i % 2]} for i in range(12)]
     data = write_splits(tmp_path / "data", train=rows, validation=rows[:3])
     task = ("--task", "text-classification", "--model", base, "--data", data)
     done = tuneport("finetune", *task, "--out", tmp_path / "run", "--set", "max_length=32")
-    assert done.err.count("warning: 3 of train's 12 rows stand in validation.jsonl, too\n") == 1
+    assert done.err.count("warning: 3 of train's 12 rows are also in validation.jsonl\n") == 1
     assert "--resume goes on" in done.err

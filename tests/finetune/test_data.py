@@ -7,9 +7,10 @@ import datasets
 import pytest
 from helpers import tuneport, write_rows
 
-from export.files import DataError, TuneportError
-from finetune.config import load_config
-from finetune.data import Data, read_data, rows_of
+from tuneport.data.reader import Data, read_data
+from tuneport.data.rows import numbered_rows
+from tuneport.errors import DataError, TuneportError
+from tuneport.stages.finetune.config import load_config
 
 ROWS = [{"text": f"text {i}", "label": "ab"[i % 2]} for i in range(20)]
 
@@ -79,7 +80,7 @@ def test_rows_are_numbered_as_in_their_file(tmp_path: Path) -> None:
     for data in (_read(file), _read(tmp_path / "folder")):
         numbers = []
         for rows in data.splits.values():
-            for number, row in rows_of(rows):
+            for number, row in numbered_rows(rows):
                 assert row["text"] == f"text {number - 1}"
                 numbers.append(number)
         assert sorted(numbers) == list(range(1, 21))
@@ -182,7 +183,7 @@ def test_a_column_cannot_be_two_of_the_tasks(tmp_path: Path, columns: dict[str, 
 def test_half_a_character_is_named_with_its_line(tmp_path: Path) -> None:
     file = tmp_path / "x.jsonl"
     file.write_text('{"text": "a", "label": 1}\n{"text": "b \\ud800", "label": 1}\n')
-    with pytest.raises(DataError, match=r"line 2 has half a character, \\ud800"):
+    with pytest.raises(DataError, match=r"line 2 has an unpaired surrogate, \\ud800"):
         _read(file)
 
 
@@ -212,7 +213,7 @@ def test_classes_are_divided_evenly_and_rows_keep_their_numbers(tmp_path: Path) 
     few = _read(write_rows(tmp_path / "y.jsonl", rows[:10]))
     assert {len(few.splits[name]) for name in ("validation", "test")} == {1}
     for split in few.splits.values():
-        assert all(row["text"] == f"text {number - 1}" for number, row in rows_of(split))
+        assert all(row["text"] == f"text {number - 1}" for number, row in numbered_rows(split))
 
 
 def test_a_csv_without_commas_is_told_so(tmp_path: Path) -> None:

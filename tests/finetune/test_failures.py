@@ -10,11 +10,11 @@ from datasets import Dataset, Features, Value
 from helpers import write_rows
 from tiny import write_splits
 
-from export.files import TuneportError
-from finetune.average import average
-from finetune.config import FinetuneConfig
-from finetune.session import make_trainer, prepare
-from finetune.train import finetune
+from tuneport.errors import TuneportError
+from tuneport.stages.finetune.average import average
+from tuneport.stages.finetune.config import FinetuneConfig
+from tuneport.stages.finetune.setup import make_trainer, prepare
+from tuneport.stages.finetune.train import finetune
 
 Settings = Callable[..., FinetuneConfig]
 ROWS = [{"text": f"{word} {i}", "label": word} for i in range(12) for word in ("film", "vote")]
@@ -27,7 +27,7 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     def train(*_: Any, **__: Any) -> None:
         raise AssertionError("training began")
 
-    monkeypatch.setattr("finetune.trainer.TuneportTrainer.train", train)
+    monkeypatch.setattr("tuneport.stages.finetune.trainer.TuneportTrainer.train", train)
 
 
 @pytest.mark.parametrize("damage", ["only config.json", "no state", "half a state"])
@@ -52,7 +52,7 @@ def test_a_run_killed_while_saving_goes_on_from_the_checkpoint_before(
 def _interrupted(config: FinetuneConfig, out: Path, at: int) -> Path:
     """Leave what a run that was killed after its checkpoint of step `at` leaves."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("finetune.session.StopsWhenDiverged.on_step_end", _kill_at(at + 1))
+        patch.setattr("tuneport.stages.finetune.setup.StopOnDivergence.on_step_end", _kill_at(at + 1))
         with pytest.raises(KeyboardInterrupt):
             finetune(config, out)
     return out
@@ -107,7 +107,7 @@ def test_a_failure_before_the_first_checkpoint_leaves_nothing(
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr("finetune.trainer.TuneportTrainer.train", fail)
+    monkeypatch.setattr("tuneport.stages.finetune.trainer.TuneportTrainer.train", fail)
     with pytest.raises(RuntimeError):
         finetune(settings(), tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -158,7 +158,7 @@ def test_labels_of_any_type_can_be_pseudo_labels(settings: Settings, tmp_path: P
 
 def test_the_out_folder_may_not_lie_below_a_file(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(TuneportError, match=r"file/run/deep cannot be made: .*file is a file"):
+    with pytest.raises(TuneportError, match=r"file/run/deep cannot be created: .*file is a file"):
         finetune(settings(), tmp_path / "file" / "run" / "deep")
 
 
@@ -175,8 +175,8 @@ def test_warnings_come_before_training(settings: Settings, tmp_path: Path) -> No
     run = finetune(settings(data=str(data), max_steps=1), tmp_path / "run", warn=stop)
     assert said == list(run.warnings)
     assert said == [
-        "2 of train's 26 rows stand in validation.jsonl, too",
-        "1 of train's 26 rows stand in validation.jsonl with another label",
+        "2 of train's 26 rows are also in validation.jsonl",
+        "1 of train's 26 rows are also in validation.jsonl with another label",
         "train.jsonl has ['film', 'film '], which differ only in spaces",
     ]
 

@@ -10,8 +10,8 @@ from helpers import read_rows
 from tiny import FAMILIES, tiny_encoder
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from finetune.config import FinetuneConfig
-from finetune.train import finetune
+from tuneport.stages.finetune.config import FinetuneConfig
+from tuneport.stages.finetune.train import finetune
 
 Settings = Callable[..., FinetuneConfig]
 

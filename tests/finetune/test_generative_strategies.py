@@ -10,9 +10,9 @@ import torch
 from tiny_generative import build_causal, build_seq2seq, byte_tokenizer, pairs, write_pairs
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from finetune.config import FinetuneConfig
-from finetune.session import load_model, make_trainer, prepare
-from finetune.train import finetune
+from tuneport.stages.finetune.config import FinetuneConfig
+from tuneport.stages.finetune.setup import load_model, make_trainer, prepare
+from tuneport.stages.finetune.train import finetune
 
 Settings = Callable[..., FinetuneConfig]
 FAMILIES = ("t5", "bart", "gpt2")

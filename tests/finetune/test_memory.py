@@ -11,13 +11,13 @@ import pytest
 from helpers import ROOT
 from tiny import tiny_encoder, write_splits
 
-from finetune.config import FinetuneConfig
-from finetune.session import load_model, make_trainer, outputs_of, prepare
+from tuneport.stages.finetune.config import FinetuneConfig
+from tuneport.stages.finetune.setup import load_model, make_trainer, predict, prepare
 
 PROGRAM = """
 import json, resource, sys
-from finetune.config import load_config
-from finetune.session import prepare
+from tuneport.stages.finetune.config import load_config
+from tuneport.stages.finetune.setup import prepare
 prepared = prepare(load_config(flags=json.loads(sys.argv[1])))
 peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 print(json.dumps({"rows": len(prepared.features["train"]), "peak_mib": peak_mib}))
@@ -48,6 +48,6 @@ def test_tags_are_kept_and_not_their_logits(settings: Callable[..., FinetuneConf
     base = tiny_encoder(tmp_path / "base")
     prepared = prepare(settings(task="token-classification", model=str(base), data=str(data)))
     trainer = make_trainer(prepared, tmp_path, load_model(prepared))
-    outputs, targets, _ = outputs_of(trainer, prepared.features["validation"])
+    outputs, targets, _ = predict(trainer, prepared.features["validation"])
     assert outputs.shape == targets.shape == (12, 5)
     assert outputs.dtype.kind == "i"

@@ -9,10 +9,10 @@ import pytest
 from helpers import tuneport
 from transformers import Trainer
 
-from export.files import TuneportError
-from finetune import optional
-from finetune.config import FinetuneConfig
-from finetune.train import finetune
+from tuneport.errors import TuneportError
+from tuneport.stages.finetune import optional_packages
+from tuneport.stages.finetune.config import FinetuneConfig
+from tuneport.stages.finetune.train import finetune
 
 Settings = Callable[..., FinetuneConfig]
 
@@ -28,7 +28,7 @@ def test_an_absent_watcher_is_one_line_before_any_work(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
     config = settings()
-    monkeypatch.setattr(optional, "version", Mock(side_effect=PackageNotFoundError))
+    monkeypatch.setattr(optional_packages, "version", Mock(side_effect=PackageNotFoundError))
     done = tuneport(
         "finetune", "--task", config.task, "--model", config.model, "--data", config.data, "--out", tmp_path / "run",
         "--set", f'report_to=["{package}"]',
@@ -43,11 +43,11 @@ def test_an_absent_watcher_is_one_line_before_any_work(
 def test_a_watcher_that_is_not_set_up_is_one_line(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(optional, "version", Mock())
+    monkeypatch.setattr(optional_packages, "version", Mock())
     monkeypatch.setattr(Trainer, "train", Mock(side_effect=UsageError("No API key configured.\nMore.")))
     with pytest.raises(UsageError):  # not asked for: not ours to explain
         finetune(settings(), tmp_path / "run")
-    monkeypatch.setattr("finetune.train.make_trainer", Mock(return_value=Mock(train=Trainer.train)))
+    monkeypatch.setattr("tuneport.stages.finetune.train.make_trainer", Mock(return_value=Mock(train=Trainer.train)))
     with pytest.raises(TuneportError, match=r"\(No API key configured\.\); run `wandb login`") as error:
         finetune(settings(report_to=["wandb"]), tmp_path / "other")
     assert "\n" not in str(error.value)

@@ -15,13 +15,13 @@ from transformers import (
     PreTrainedModel,
 )
 
-from export.files import TuneportError
-from finetune.config import FinetuneConfig
-from finetune.heads import PooledClassifier
-from finetune.peft_models import head_modules
-from finetune.session import load_model, make_trainer, prepare
-from finetune.strategies import apply_strategy, finish_strategy
-from finetune.train import finetune
+from tuneport.errors import TuneportError
+from tuneport.modeling.heads import PooledClassifier
+from tuneport.stages.finetune.config import FinetuneConfig
+from tuneport.stages.finetune.setup import load_model, make_trainer, prepare
+from tuneport.stages.finetune.strategies.peft import head_modules
+from tuneport.stages.finetune.strategies.strategies import apply_strategy, finish_strategy
+from tuneport.stages.finetune.train import finetune
 
 Settings = Callable[..., FinetuneConfig]
 KINDS: dict[str, Any] = {

@@ -8,11 +8,11 @@ import torch
 from helpers import read_rows, write_rows
 from safetensors.torch import load_file
 
-from finetune.average import average
-from finetune.config import FinetuneConfig
-from finetune.heads import PooledClassifier
-from finetune.session import evaluate, load_model, make_trainer, prepare
-from finetune.train import finetune
+from tuneport.modeling.heads import PooledClassifier
+from tuneport.stages.finetune.average import average
+from tuneport.stages.finetune.config import FinetuneConfig
+from tuneport.stages.finetune.setup import evaluate, load_model, make_trainer, prepare
+from tuneport.stages.finetune.train import finetune
 
 Settings = Callable[..., FinetuneConfig]
 

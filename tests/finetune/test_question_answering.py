@@ -10,12 +10,13 @@ import pytest
 from tiny import FAMILIES, QUICK, read_splits, tiny_encoder, write_splits
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
-from export.files import DataError, TuneportError
-from finetune.config import FinetuneConfig, load_config
-from finetune.spans import answer_f1, exact_match, normalize, token_span
-from finetune.tasks.question_answering import Task
-from finetune.train import finetune
-from serve.spans import MAX_ANSWER_TOKENS, OUTSIDE, Span, best_span
+from tuneport.errors import DataError, TuneportError
+from tuneport.metrics.spans import answer_f1, exact_match, normalize
+from tuneport.runtime.spans import MAX_ANSWER_TOKENS, OUTSIDE, Span, best_span
+from tuneport.stages.finetune.config import FinetuneConfig, load_config
+from tuneport.stages.finetune.tasks.question_answering import Task, token_span
+from tuneport.stages.finetune.train import finetune
+from tuneport.tasks import task_spec
 
 LONG = "anna lives in paris and works in rome on monday . " * 4 + "ben met carl in oslo , the old city ."
 SHORT = "the river was big ."
@@ -47,7 +48,7 @@ def _config(model: Path, data: Path, **changes: Any) -> FinetuneConfig:
 
 
 def _task(model: Path, data: Path, **changes: Any) -> tuple[Task, dict[str, datasets.Dataset]]:
-    read = read_splits(data, Task.required)
+    read = read_splits(data, task_spec("question-answering").columns)
     return Task(read, _config(model, data, **changes)), read.splits
 
 
@@ -228,10 +229,13 @@ def test_all_problems_come_at_once(bert: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError) as found:
         _task(bert, write_splits(tmp_path, train=ROWS, validation=[*ROWS, *bad]))
     said = str(found.value)
-    assert (
-        "validation.jsonl row 4: the answer 'river' is said to begin at 0, where 'the r' stands; it begins at 4" in said
-    )
-    assert "row 5: the answer 'lake' is said to begin at 99, where nothing stands; the context does not hold it" in said
+    for part in (
+        "validation.jsonl row 4: the answer 'river' has answer_start = 0, "
+        "where the context has 'the r'; it begins at 4",
+        "row 5: the answer 'lake' has answer_start = 99, "
+        "where the context has nothing; the context does not contain it",
+    ):
+        assert part in said
     assert "row 6: answers has 2 of text and 1 of answer_start" in said
     assert "row 7: context is an empty string" in said
     assert "row 7: question is an empty string" in said
@@ -248,7 +252,7 @@ def test_all_problems_come_at_once(bert: Path, tmp_path: Path) -> None:
         ([{"text": "river"}], "answers is [{"),
         ({"text": [""], "answer_start": [4]}, "an answer's text is an empty string"),
         ({"text": ["river"], "answer_start": [4.5]}, "answer_start is 4.5, and a whole number is expected"),
-        ({"text": ["river"], "answer_start": [-15]}, "'river' is said to begin at -15, where nothing stands"),
+        ({"text": ["river"], "answer_start": [-15]}, "'river' has answer_start = -15, where the context has nothing"),
     ],
 )
 def test_answers_of_a_wrong_shape_are_refused(answers: Any, said: str, bert: Path, tmp_path: Path) -> None:

@@ -1,20 +1,20 @@
 """What used to fail in the midst of training, or to be ignored, is refused in one line before any."""
 
-import typing
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from helpers import random_texts
 from tiny import MAX_LENGTH, tiny_encoder, write_splits
 
-from export.files import CheckpointError, DataError, TuneportError
-from finetune.config import FinetuneConfig, load_config
-from finetune.session import load_model, make_trainer, prepare
-from finetune.sizes import positions_of
-from finetune.uses import USED_BY
+from tuneport.errors import CheckpointError, DataError, TuneportError
+from tuneport.modeling.positions import position_limit
+from tuneport.stages.finetune.applicability import dependencies
+from tuneport.stages.finetune.config import FinetuneConfig, load_config
+from tuneport.stages.finetune.setup import load_model, make_trainer, prepare
+from tuneport.tasks import all_tasks
 
 Settings = Callable[..., FinetuneConfig]
 TEXTS = random_texts(3)
@@ -52,7 +52,8 @@ def test_an_input_beyond_the_positions_is_refused(
     base = str(tiny_encoder(tmp_path / "base", family))
     length = limit or 1000
     model = load_model(prepare(settings(model=base, max_length=length)))
-    assert positions_of(model) == limit
+    assert position_limit(model.config, model) == limit
+    assert position_limit(model.config) == limit
     ids = torch.full((1, length), 7)
     assert torch.isfinite(model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits).all()
     if limit is not None:
@@ -74,7 +75,7 @@ def test_a_folder_without_a_model_is_refused(settings: Settings, tmp_path: Path)
         prepare(settings(model=str(tmp_path)))
     for name in ("config.json", "adapter_config.json"):
         (tmp_path / name).write_text("{}")
-    with pytest.raises(CheckpointError, match="holds what peft has trained beside a model"):
+    with pytest.raises(CheckpointError, match="has an adapter of peft, without its model"):
         prepare(settings(model=str(tmp_path)))
 
 
@@ -106,7 +107,7 @@ def test_tasks_of_positions_check_them_too(settings: Settings, tmp_path: Path, t
         ),
         ({"strategy": "prefix", "gradient_checkpointing": True}, "leave out gradient_checkpointing"),
         ({"strategy": "prefix", "pooling": "mean"}, "leave out pooling"),
-        ({"num_beams": 4}, "text-classification has no use for num_beams = 4; leave num_beams out (it is of task"),
+        ({"num_beams": 4}, "text-classification has no use for num_beams = 4; leave num_beams out (it applies to task"),
         ({"num_last_layers": 1}, "strategy = full has no use for num_last_layers = 1; leave num_last_layers out"),
         ({"strategy": "ia3", "lora_r": 4}, "strategy = ia3 has no use for lora_r = 4"),
         ({"momentum": 0.5}, "optim = adamw_torch has no use for momentum = 0.5"),
@@ -133,9 +134,9 @@ def test_tasks_refuse_for_those_who_make_settings_themselves(settings: Settings)
 
 def test_every_setting_that_is_used_by_some_alone_is_a_setting() -> None:
     fields = FinetuneConfig.model_fields
-    for name, (decides, values) in USED_BY.items():
+    for name, (decides, values) in dependencies().items():
         assert name in fields
-        assert set(values) < set(typing.get_args(fields[decides].annotation))
+        assert set(values) < set(all_tasks() if decides == "task" else get_args(fields[decides].annotation))
 
 
 @pytest.mark.parametrize(

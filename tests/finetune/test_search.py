@@ -9,11 +9,11 @@ import optuna
 import pytest
 from helpers import tuneport
 
-from export.files import TuneportError
-from finetune.config import FinetuneConfig
-from finetune.search import search
-from finetune.session import make_trainer
-from finetune.space import Range, read_space
+from tuneport.errors import TuneportError
+from tuneport.stages.finetune.config import FinetuneConfig
+from tuneport.stages.finetune.search.search import search
+from tuneport.stages.finetune.search.space import Range, read_space
+from tuneport.stages.finetune.setup import make_trainer
 
 Settings = Callable[..., FinetuneConfig]
 RATES = {"learning_rate": Range(low=1e-5, high=1e-3)}
@@ -26,7 +26,7 @@ def no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
     def train(*_: Any, **__: Any) -> None:
         raise AssertionError("a trial began")
 
-    monkeypatch.setattr("finetune.trainer.TuneportTrainer.train", train)
+    monkeypatch.setattr("tuneport.stages.finetune.trainer.TuneportTrainer.train", train)
 
 
 @pytest.mark.usefixtures("no_trial")
@@ -92,7 +92,7 @@ def test_a_trial_trains_what_the_space_says(
         trainers.append(make_trainer(*given, **named))
         return trainers[-1]
 
-    monkeypatch.setattr("finetune.trials.make_trainer", keep)
+    monkeypatch.setattr("tuneport.stages.finetune.search.trials.make_trainer", keep)
     space = {"num_train_epochs": Range(choices=(0.5,)), "label_smoothing_factor": Range(choices=(0.2,))}
     config = settings().model_copy(update={"max_steps": -1, "num_train_epochs": 3})
     search(config, space, tmp_path / "s", trials=1)

@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 from tiny_generative import build_seq2seq, build_whisper
 from transformers import AutoModelForSpeechSeq2Seq, AutoProcessor, BertModel
 
-from export.files import CheckpointError, DataError, TuneportError
-from finetune.audio import LONGEST_S, read_audio
-from finetune.config import FinetuneConfig, load_config
-from finetune.session import load_model, prepare
-from finetune.train import finetune
+from tuneport.errors import CheckpointError, DataError, TuneportError
+from tuneport.stages.finetune.audio import LONGEST_S, read_audio
+from tuneport.stages.finetune.config import FinetuneConfig, load_config
+from tuneport.stages.finetune.setup import load_model, prepare
+from tuneport.stages.finetune.train import finetune
 
 Settings = Callable[..., FinetuneConfig]
 TONES = {"low": 300.0, "middle": 1200.0, "high": 4000.0}
@@ -118,7 +118,7 @@ def test_channels_are_averaged(tmp_path: Path) -> None:
 
 def test_every_bad_row_is_named_at_once(settings: Settings, tmp_path: Path) -> None:
     tone(tmp_path / "good.wav", 300)
-    tone(tmp_path / "long.wav", 300, rate=100, seconds=LONGEST_S + 1)
+    tone(tmp_path / "long.wav", 300, rate=1000, seconds=LONGEST_S + 1)
     (tmp_path / "text.wav").write_text("no sound")
     soundfile.write(tmp_path / "empty.wav", np.zeros(0), RATE)
     soundfile.write(tmp_path / "nan.wav", np.full(9, np.nan), RATE, subtype="FLOAT")

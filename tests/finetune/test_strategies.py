@@ -26,11 +26,11 @@ from transformers import (
     XLNetConfig,
 )
 
-from export.files import TuneportError
-from finetune.config import FinetuneConfig
-from finetune.layers import layer_groups
-from finetune.session import evaluate, load_model, load_trained, make_trainer, prepare
-from finetune.train import finetune
+from tuneport.errors import TuneportError
+from tuneport.stages.finetune.config import FinetuneConfig
+from tuneport.stages.finetune.setup import evaluate, load_model, load_trained, make_trainer, prepare
+from tuneport.stages.finetune.strategies.layers import layer_groups
+from tuneport.stages.finetune.train import finetune
 
 Settings = Callable[..., FinetuneConfig]
 SMALL = {"vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}

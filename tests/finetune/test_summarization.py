@@ -7,10 +7,12 @@ from rouge_score.rouge_scorer import RougeScorer
 from tiny_generative import build_seq2seq, pairs, write_pairs
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from finetune.config import load_config
-from finetune.data import read_data
-from finetune.tasks.summarization import METRICS, AnyScript, Task
-from finetune.train import finetune
+from tuneport.data.reader import read_data
+from tuneport.metrics.text import ROUGE, AnyScript
+from tuneport.stages.finetune.config import load_config
+from tuneport.stages.finetune.tasks.summarization import Task
+from tuneport.stages.finetune.train import finetune
+from tuneport.tasks import task_spec
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +33,9 @@ def test_a_run_records_rouge_of_what_the_checkpoint_writes(data: Path, tmp_path:
     feeds = tokenizer([row["source"] for row in rows], padding=True, return_tensors="pt")
     ids = model.generate(input_ids=feeds["input_ids"], attention_mask=feeds["attention_mask"])
     written = tokenizer.batch_decode(ids, skip_special_tokens=True)
-    scorer = RougeScorer(METRICS, use_stemmer=True)
+    scorer = RougeScorer(ROUGE, use_stemmer=True)
     scores = [scorer.score(row["target"], text) for row, text in zip(rows, written, strict=True)]
-    for metric in METRICS:
+    for metric in ROUGE:
         expected = sum(score[metric].fmeasure for score in scores) / len(scores)
         assert run.metrics["test"][metric] == pytest.approx(expected)
     assert run.metrics["test"]["rouge1"] > 0.1
@@ -41,7 +43,9 @@ def test_a_run_records_rouge_of_what_the_checkpoint_writes(data: Path, tmp_path:
 
 def test_rouge_counts_words_pairs_and_the_longest_common_sequence(data: Path) -> None:
     config = load_config(flags={"task": "summarization", "model": "any", "data": str(data)})
-    task = Task(read_data(str(data), columns={}, required=Task.required, optional=(), seed=0), config)
+    task = Task(
+        read_data(str(data), columns={}, required=task_spec("summarization").columns, optional=(), seed=0), config
+    )
     metrics, rows = task.score(["the cats sat", "nothing"], ["the cat sat down", "a b"])
     # Stems: "cats" is "cat". 3 of 3 words against 3 of 4; 2 of 2 pairs against 2 of 3.
     assert metrics["rouge1"] == pytest.approx((6 / 7) / 2)

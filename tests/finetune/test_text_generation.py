@@ -15,12 +15,12 @@ from safetensors.torch import load_file
 from tiny_generative import CHAT_TEMPLATE, MARKING_TEMPLATE, NUMBERS, build_causal, byte_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertModel, PreTrainedTokenizerFast
 
-from export.files import CheckpointError, DataError, TuneportError
-from finetune.chat import check_messages, encode_chat
-from finetune.config import FinetuneConfig, load_config
-from finetune.session import load_model, prepare
-from finetune.tasks.text_generation import PadRight
-from finetune.train import finetune
+from tuneport.errors import CheckpointError, DataError, TuneportError
+from tuneport.stages.finetune.chat import encode_chat, find_message_problem
+from tuneport.stages.finetune.config import FinetuneConfig, load_config
+from tuneport.stages.finetune.setup import load_model, prepare
+from tuneport.stages.finetune.tasks.text_generation import PadRight
+from tuneport.stages.finetune.train import finetune
 
 Settings = Callable[..., FinetuneConfig]
 TEXTS = [
@@ -114,7 +114,7 @@ def test_a_text_is_learnt_whole_with_its_end(settings: Settings, tokenizer: PreT
     assert short["input_ids"] == [*ids, tokenizer.eos_token_id]
     assert short["labels"] == [-100, *ids[1:], tokenizer.eos_token_id]
     cut = sum(len(tokenizer(text)["input_ids"]) >= 10 for text in TEXTS[-5:])
-    assert f"{cut} of 5 rows of test.jsonl are longer than the settings allow and were cut" in prepared.warnings
+    assert f"{cut} of 5 rows of test.jsonl are longer than the settings allow and were truncated" in prepared.warnings
 
 
 def test_the_end_is_learnt_and_padding_is_not_though_they_are_one_token() -> None:
@@ -163,7 +163,7 @@ def test_a_template_that_rewrites_earlier_turns_is_refused(tokenizer: PreTrained
         "{% for m in messages %}<|{{ m.role }}|>{% if m.role == 'assistant' and loop.last %}(thought){% endif %}"
         "{{ m.content }}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
     )
-    with pytest.raises(DataError, match="writes earlier turns otherwise"):
+    with pytest.raises(DataError, match="renders earlier turns differently"):
         encode_chat(CHAT, tokenizer)
     assert encode_chat(CHAT[:3], tokenizer)
 
@@ -222,7 +222,7 @@ def test_what_a_template_refuses_is_named(settings: Settings, tmp_path: Path) ->
     ],
 )
 def test_malformed_messages_are_told(messages: Any, said: str) -> None:
-    problem = check_messages(messages)
+    problem = find_message_problem(messages)
     assert problem is not None
     assert re.search(said, problem)
 

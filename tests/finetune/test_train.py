@@ -15,14 +15,14 @@ from safetensors.torch import load_file
 from tiny import write_splits
 from transformers import AutoModelForSequenceClassification
 
-from export.files import DataError, TuneportError
-from export.manifest import Run
-from finetune.average import average
-from finetune.config import FinetuneConfig
-from finetune.search import search
-from finetune.session import load_model, make_trainer, prepare
-from finetune.space import read_space
-from finetune.train import finetune
+from tuneport.errors import DataError, TuneportError
+from tuneport.schema.run import Run
+from tuneport.stages.finetune.average import average
+from tuneport.stages.finetune.config import FinetuneConfig
+from tuneport.stages.finetune.search.search import search
+from tuneport.stages.finetune.search.space import read_space
+from tuneport.stages.finetune.setup import load_model, make_trainer, prepare
+from tuneport.stages.finetune.train import finetune
 
 Settings = Callable[..., FinetuneConfig]
 
@@ -95,7 +95,7 @@ def test_a_killed_run_resumes_to_the_result_of_an_unbroken_one(
     broken = tmp_path / "broken"
     arguments = [f"--set={name}={json.dumps(value)}" for name, value in config.model_dump(exclude_none=True).items()
                  if name not in ("task", "model", "data", "columns", "report_to")]  # fmt: skip
-    command = [sys.executable, "-m", "tuneport.cli", "finetune", "--task", config.task, "--model", config.model]
+    command = [sys.executable, "-m", "tuneport", "finetune", "--task", config.task, "--model", config.model]
     command += ["--data", config.data, "--out", str(broken), "--set=report_to=[]", *arguments]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 120
@@ -169,7 +169,7 @@ def test_rows_in_two_splits_are_counted_in_a_warning(settings: Settings, tmp_pat
     write_rows(data / "train.jsonl", rows)
     write_rows(data / "validation.jsonl", [*rows[:3], {"text": "new", "label": "a"}])
     run = finetune(settings(data=str(data)), tmp_path / "run")
-    assert run.warnings == ("3 of train's 12 rows stand in validation.jsonl, too",)
+    assert run.warnings == ("3 of train's 12 rows are also in validation.jsonl",)
 
 
 def test_a_class_with_one_row_is_named_in_a_warning(settings: Settings, tmp_path: Path) -> None:
@@ -216,7 +216,8 @@ def test_multi_label_and_class_weights_and_regression(settings: Settings, tmp_pa
 
 def test_balanced_weights_favour_the_rare_class(settings: Settings) -> None:
     prepared = prepare(settings(class_weights="balanced"))
-    prepared.task.counts.update({"film": 9 * prepared.task.counts["vote"] - prepared.task.counts["film"]})  # type: ignore[attr-defined]
+    counts = prepared.task.label_counts
+    counts["film"] = 9 * counts["vote"]
     loss = prepared.task.loss()
     assert loss is not None
     logits = {"logits": torch.zeros(1, 2)}
@@ -275,9 +276,9 @@ def test_a_search_keeps_its_trials_and_goes_on(settings: Settings, tmp_path: Pat
     space = read_space(space_file)
     out = tmp_path / "search"
     search(settings(), space, out, trials=2)
-    before = read_rows_of(out)
+    before = _trials(out)
     best = search(settings(), space, out, trials=4, resume=True)
-    after = read_rows_of(out)
+    after = _trials(out)
     assert len(before) == 2
     assert len(after) == 4
     assert all(trial in after for trial in before)
@@ -290,7 +291,7 @@ def test_a_search_keeps_its_trials_and_goes_on(settings: Settings, tmp_path: Pat
         read_space(space_file)
 
 
-def read_rows_of(out: Path) -> list[dict[str, float]]:
+def _trials(out: Path) -> list[dict[str, float]]:
     return json.loads((out / "trials.json").read_text())  # type: ignore[no-any-return]
 
 
@@ -309,7 +310,7 @@ def test_two_processes_train_as_one_does(settings: Settings, tmp_path: Path) -> 
         "--nproc_per_node=2",
         "--standalone",
         "-m",
-        "tuneport.cli",
+        "tuneport",
     ]
     out = tmp_path / "two"
     subprocess.run([*command, "finetune", "--config", str(file), "--out", str(out)], cwd=ROOT, check=True, timeout=240)

@@ -1,0 +1,69 @@
+"""One endpoint benchmark, top to bottom: setup → load generator's ceiling → rounds → overload → short text → report."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tuneport.folders import check_out, git_commit, new_folder
+from tuneport.host import Host
+
+from ..config import EndpointConfig
+from ..report import REPORT
+from .report import write_endpoint_report
+from .results import ClientCeiling, EndpointReport, OverloadResult, ShortTextResult, TargetResult
+from .rounds import run_rounds
+from .scenarios import measure_client_ceilings, measure_overload, measure_short_text
+from .setup import EndpointSetup, prepare
+from .targets import absent_targets
+
+
+def bench_endpoint(
+    config: EndpointConfig, out: Path, *, overwrite: bool = False, progress: Callable[[str], object] = lambda _: None
+) -> EndpointReport:
+    """Time every server and write report.md, report.json and report.png into `out`; returns the report.
+
+    Only one server runs at a time. Each start is checked against torch's golden predictions first. Raises GateError
+    for a server that is wrong, TuneportError for one that does not start or answers nothing.
+    """
+    check_out(out, marker=REPORT, overwrite=overwrite)
+    progress("reading data and models")
+    setup = prepare(config)
+    progress("measuring the load generator against a server that does no work")
+    ceilings = measure_client_ceilings(setup)
+    results = run_rounds(setup, progress)
+    progress("overload: twice the highest throughput")
+    overload = measure_overload(setup, results[0])
+    progress("one short text")
+    short_text = measure_short_text(setup)
+    report = build_report(setup, results, ceilings, overload, short_text)
+    with new_folder(out, marker=REPORT, overwrite=overwrite) as folder:
+        write_endpoint_report(folder, report)
+    return report
+
+
+def build_report(
+    setup: EndpointSetup,
+    results: tuple[TargetResult, ...],
+    ceilings: tuple[ClientCeiling, ...],
+    overload: OverloadResult,
+    short_text: ShortTextResult | None,
+) -> EndpointReport:
+    """Put what was measured together with what it was measured on."""
+    source = setup.workload.source
+    return EndpointReport(
+        name=setup.manifest.name,
+        version=setup.manifest.version,
+        variant=setup.variant.name,
+        num_inputs=len(setup.inputs),
+        mean_tokens=round(setup.mean_tokens, 1),
+        source=Path(source.source).name if source else "",
+        host=Host.here(),
+        config=setup.config.model_dump(mode="json"),
+        git_commit=git_commit(Path(__file__).parent),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        results=results,
+        client_ceilings=ceilings,
+        overload=overload,
+        short_text=short_text,
+        notes=tuple(absent_targets(setup.manifest)),
+    )

@@ -1,0 +1,116 @@
+"""The rounds of the benchmark: one server at a time is started, checked, loaded and stopped."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..load.plan import OK, LoadResult
+from .check import check_agreement, count_changed, request_predictions
+from .metrics import TokenCounts, padding_share, read_token_counts, tokens_between
+from .processes import ResourceUsage, RunningServer, load_server, plan_load, resource_usage, start_server
+from .results import LevelResult, TargetResult
+from .setup import EndpointSetup
+from .targets import EndpointTarget
+
+COMPARED_INPUTS = 50
+"""Inputs whose predictions under load are compared with those without load."""
+
+
+@dataclass(frozen=True)
+class LevelRun:
+    """One server under one load, in one round."""
+
+    load: LoadResult
+    cpu_ms_per_request: float
+    """CPU time of all processes of the server."""
+    tokens: TokenCounts | None
+    num_changed: int
+    """Compared inputs with another prediction under load."""
+
+
+@dataclass(frozen=True)
+class TargetRound:
+    """One server in one round."""
+
+    ready_s: float
+    agreement: float
+    levels: dict[int, LevelRun]
+    """Number of connections → what was measured with so many."""
+    usage: ResourceUsage
+    """After the load."""
+
+
+def run_rounds(setup: EndpointSetup, progress: Callable[[str], object]) -> tuple[TargetResult, ...]:
+    """Time every target once a round, in reverse order every other round; returns a summary of each."""
+    rounds: dict[str, list[TargetRound]] = {target.name: [] for target in setup.targets}
+    for index in range(setup.config.rounds):
+        for target in setup.targets if index % 2 == 0 else setup.targets[::-1]:
+            progress(f"round {index + 1} of {setup.config.rounds}: {target.name}")
+            rounds[target.name].append(run_round(setup, target))
+    return tuple(summarize(name, target_rounds) for name, target_rounds in rounds.items())
+
+
+def run_round(setup: EndpointSetup, target: EndpointTarget) -> TargetRound:
+    """Start a server, check its predictions, and load it with every number of connections in turn."""
+    with start_server(target) as server:
+        share = check_agreement(target, server.port, setup.runner.task, setup.expected)
+        unloaded = request_predictions(target, server.port, setup.inputs[:COMPARED_INPUTS])
+        levels = {
+            connections: run_level(setup, target, server, connections, unloaded)
+            for connections in setup.config.connections
+        }
+        return TargetRound(server.ready_s, share, levels, resource_usage(server.pid))
+
+
+def run_level(
+    setup: EndpointSetup, target: EndpointTarget, server: RunningServer, connections: int, unloaded: Sequence[object]
+) -> LevelRun:
+    """Load a running server and measure it meanwhile; `unloaded` are its predictions without load."""
+    plan = plan_load(target, server.port, setup.inputs, connections=connections, seconds=setup.config.seconds)
+    usage_before, tokens_before = resource_usage(server.pid), read_token_counts(server.http_port)
+    load = load_server(target, plan)
+    cpu_s = resource_usage(server.pid).cpu_s - usage_before.cpu_s
+    return LevelRun(
+        load=load,
+        cpu_ms_per_request=1000 * cpu_s / load.sent,
+        tokens=tokens_between(tokens_before, read_token_counts(server.http_port)),
+        num_changed=count_changed(target, setup.runner.task, unloaded, load.last_bodies),
+    )
+
+
+def summarize(name: str, rounds: Sequence[TargetRound]) -> TargetResult:
+    """Combine the rounds of one target."""
+    return TargetResult(
+        name=name,
+        agreement=round(rounds[-1].agreement, 4),
+        changed_under_load=sum(level.num_changed for each in rounds for level in each.levels.values()),
+        ready_s=round(float(np.median([each.ready_s for each in rounds])), 2),
+        worker_mib=round(max(each.usage.worker_mib for each in rounds), 1),
+        total_mib=round(max(each.usage.total_mib for each in rounds), 1),
+        levels=tuple(
+            _summarize_level(connections, [each.levels[connections] for each in rounds])
+            for connections in rounds[0].levels
+        ),
+    )
+
+
+def latency_percentile(loads: Sequence[LoadResult], percent: float) -> float:
+    """Return a percentile of the latencies of several loads together, in ms; infinite if there is none."""
+    latencies_ms = np.concatenate([load.latencies_ms for load in loads])
+    return round(float(np.percentile(latencies_ms, percent)), 3) if len(latencies_ms) else float("inf")
+
+
+def _summarize_level(connections: int, runs: Sequence[LevelRun]) -> LevelResult:
+    loads = [run.load for run in runs]
+    return LevelResult(
+        connections=connections,
+        requests_per_s=round(float(np.median([load.answered / load.seconds for load in loads])), 1),
+        latency_ms_p50=latency_percentile(loads, 50),
+        latency_ms_p95=latency_percentile(loads, 95),
+        latency_ms_p99=latency_percentile(loads, 99),
+        errors=sum(count for load in loads for status, count in load.statuses.items() if status != OK),
+        cpu_ms_per_request=round(float(np.median([run.cpu_ms_per_request for run in runs])), 3),
+        padding_share=padding_share([run.tokens for run in runs]),
+        client_cpu_share=round(max(load.client_cpu_s / load.seconds for load in loads), 3),
+    )

@@ -1,0 +1,65 @@
+"""What the endpoint benchmark reads and checks before it starts a server."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tuneport.data.sample import Sample
+from tuneport.runtime.loading import open_runner
+from tuneport.runtime.runner import ModelRunner
+from tuneport.schema.artifact import Manifest, Variant
+from tuneport.schema.loading import check_files, load_golden, load_manifest
+
+from ..baselines import open_baseline, read_workload
+from ..config import EndpointConfig
+from .check import ExpectedPrediction, expected_predictions
+from .targets import EndpointTarget, endpoint_targets
+
+
+@dataclass(frozen=True)
+class EndpointSetup:
+    """One benchmark, ready to start its servers."""
+
+    config: EndpointConfig
+    manifest: Manifest
+    variant: Variant
+    workload: Sample
+    runner: ModelRunner
+    """The variant in this process: its task reads predictions, and its engine is timed alone."""
+    mean_tokens: float
+    """Mean length of an input, all its windows together, in tokens."""
+    expected: list[ExpectedPrediction]
+    targets: list[EndpointTarget]
+    """The servers to time, tuneport over HTTP first."""
+
+    @property
+    def inputs(self) -> list[Any]:
+        """Return the inputs to send."""
+        return self.workload.inputs
+
+    @property
+    def http(self) -> EndpointTarget:
+        """Return tuneport's HTTP endpoint."""
+        return self.targets[0]
+
+
+def prepare(config: EndpointConfig) -> EndpointSetup:
+    """Check the artifact, read inputs, and open the variant; raises TuneportError for what cannot be used."""
+    manifest = load_manifest(config.artifact)
+    check_files(config.artifact, manifest)
+    variant = manifest.variant(config.variant)
+    baseline = open_baseline(manifest, config.checkpoint)
+    workload = read_workload(manifest, baseline.task, config)
+    runner = open_runner(config.artifact, manifest, variant)
+    windows = runner.task.encode([runner.task.parse_input(value) for value in workload.inputs])
+    return EndpointSetup(
+        config=config,
+        manifest=manifest,
+        variant=variant,
+        workload=workload,
+        runner=runner,
+        mean_tokens=float(np.mean([sum(map(len, rows)) for rows in windows])),
+        expected=expected_predictions(runner.task, load_golden(config.artifact)),
+        targets=endpoint_targets(config.artifact, manifest, baseline.checkpoint.folder, config.variant),
+    )

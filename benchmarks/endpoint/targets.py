@@ -1,0 +1,149 @@
+"""The servers of the endpoint benchmark: how each is started, what a request looks like, and what a response means."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import orjson
+
+from tuneport.host import Host, usable_cores
+from tuneport.schema.artifact import Manifest
+from tuneport.stages.serve.bento import SERVICE, register, serve_command
+
+HTTP, GRPC = "tuneport HTTP", "tuneport gRPC"
+BENTO_BATCHER = "tuneport HTTP, BentoML's batcher"
+TORCH_FP32, TORCH_BF16 = "BentoML + torch fp32", "BentoML + torch bf16"
+HOST = "127.0.0.1"
+PREDICT_PATH = "/predict"
+GRPC_PATH = "/inference.GRPCInferenceService/ModelInfer"
+NULL_SERVER = "tuneport.stages.benchmarks.load.null_server"
+TORCH_SERVICE = "tuneport.stages.benchmarks.peers.bento_torch:TextClassification"
+BATCHED_SERVICE = "tuneport.stages.benchmarks.peers.bento_batched:BentoBatched"
+
+
+@dataclass(frozen=True)
+class EndpointTarget:
+    """A server, and how to talk to it."""
+
+    name: str
+    command: Callable[[int], list[str]]
+    """HTTP port → the command that starts the server."""
+    path: str
+    encode_request: Callable[[Any], bytes]
+    """Input → request body."""
+    decode_response: Callable[[bytes], Any]
+    """Response body → prediction, in the shape of `POST /predict`."""
+    protocol: Literal["http", "grpc"] = "http"
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+def endpoint_targets(artifact: Path, manifest: Manifest, checkpoint: Path, variant: str | None) -> list[EndpointTarget]:
+    """Return the servers that can serve this model on this host, tuneport over HTTP first."""
+    http = http_target(artifact, variant)
+    bento_batcher = http_target(artifact, variant, name=BENTO_BATCHER, service=BATCHED_SERVICE)
+    return [http, grpc_target(http, manifest), bento_batcher, *torch_targets(manifest, checkpoint)]
+
+
+def absent_targets(manifest: Manifest) -> list[str]:
+    """Return a sentence for each server that cannot take part: which, and why."""
+    if not _is_plain_classification(manifest):
+        return [f"{TORCH_FP32} and bf16: written for text classification with one label and one text."]
+    if not Host.here().has_bf16:
+        return [f"{TORCH_BF16}: this processor has no bfloat16 instructions."]
+    return []
+
+
+def http_target(artifact: Path, variant: str | None, *, name: str = HTTP, service: str = SERVICE) -> EndpointTarget:
+    """Return tuneport's HTTP endpoint, by default as `tuneport serve` starts it; `service` may be another service."""
+    model = register(artifact)
+    return EndpointTarget(
+        name=name,
+        command=lambda port: serve_command(service, host=HOST, port=port, model=model),
+        path=PREDICT_PATH,
+        encode_request=_encode_predict,
+        decode_response=lambda body: orjson.loads(body)["predictions"][0],
+        environment={"TUNEPORT_VARIANT": variant} if variant else {},
+    )
+
+
+def grpc_target(http: EndpointTarget, manifest: Manifest) -> EndpointTarget:
+    """Return the gRPC endpoint of the same service: BYTES tensors in raw form, as public clients send them."""
+    # Imported here: these stubs and tritonclient's cannot be in one process (duplicate descriptors).
+    from tuneport.stages.serve.grpc import open_inference_pb2 as pb
+    from tuneport.stages.serve.tensors import BYTES, JSON, LENGTH_BYTES, Tensor, fields_of, join_elements
+
+    fields = fields_of(manifest)
+
+    def encode_request(value: Any) -> bytes:
+        texts = {JSON: orjson.dumps(value).decode()} if fields == (JSON,) else _texts_by_field(value, fields)
+        request = pb.ModelInferRequest(
+            model_name=manifest.name,
+            inputs=[pb.ModelInferRequest.InferInputTensor(name=name, datatype=BYTES, shape=[1]) for name in fields],
+            outputs=[pb.ModelInferRequest.InferRequestedOutputTensor(name=JSON)],
+            raw_input_contents=[join_elements(Tensor(name, BYTES, (1,), [texts[name].encode()])) for name in fields],
+        )
+        return bytes(request.SerializeToString())
+
+    def decode_response(body: bytes) -> Any:
+        # Raw BYTES: each element follows its length.
+        return orjson.loads(pb.ModelInferResponse.FromString(body).raw_output_contents[0][LENGTH_BYTES:])
+
+    return replace(
+        http,
+        name=GRPC,
+        path=GRPC_PATH,
+        encode_request=encode_request,
+        decode_response=decode_response,
+        protocol="grpc",
+    )
+
+
+def torch_targets(manifest: Manifest, checkpoint: Path) -> list[EndpointTarget]:
+    """Return a transformers pipeline behind BentoML in fp32, and in bf16 where the processor has bf16 instructions."""
+    if not _is_plain_classification(manifest):
+        return []
+    dtypes = {TORCH_FP32: "float32"} | ({TORCH_BF16: "bfloat16"} if Host.here().has_bf16 else {})
+    return [
+        EndpointTarget(
+            name=name,
+            command=lambda port: serve_command(TORCH_SERVICE, host=HOST, port=port),
+            path="/classify",
+            encode_request=lambda value: orjson.dumps({"text": value if isinstance(value, str) else value["text"]}),
+            decode_response=orjson.loads,
+            environment={
+                "CHECKPOINT": str(checkpoint.resolve()),
+                "DTYPE": dtype,
+                "MAX_LENGTH": str(manifest.processing.max_length),
+                # torch would count the host's processors instead of the container's, and a caller's value may be lower.
+                "OMP_NUM_THREADS": str(usable_cores()),
+            },
+        )
+        for name, dtype in dtypes.items()
+    ]
+
+
+def null_target() -> EndpointTarget:
+    """Return the server that does no work, which shows what the load generator itself can reach."""
+    return EndpointTarget(
+        name="no work",
+        command=lambda port: [sys.executable, "-P", "-m", NULL_SERVER, str(port)],
+        path=PREDICT_PATH,
+        encode_request=_encode_predict,
+        decode_response=orjson.loads,
+    )
+
+
+def _encode_predict(value: Any) -> bytes:
+    return orjson.dumps({"inputs": value})
+
+
+def _texts_by_field(value: Any, fields: tuple[str, ...]) -> dict[str, str]:
+    return value if isinstance(value, dict) else {fields[0]: value}
+
+
+def _is_plain_classification(manifest: Manifest) -> bool:
+    """Tell whether transformers' text-classification pipeline answers the same: one label, one text."""
+    is_single_label = manifest.processing.problem_type == "single_label_classification"
+    return manifest.task == "text-classification" and is_single_label and not manifest.processing.accepts_pairs

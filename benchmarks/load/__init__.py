@@ -1,0 +1,1 @@
+"""The load generator, and a server that does no work to measure it against."""

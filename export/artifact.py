@@ -1,0 +1,92 @@
+"""Write the artifact: select the default variant, draw the Pareto front, write the model card and the manifest."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from tuneport.folders import git_commit
+from tuneport.host import Host
+from tuneport.schema.artifact import (
+    SCHEMA_VERSION,
+    Calibration,
+    File,
+    Manifest,
+    Processing,
+    Provenance,
+    Rejected,
+    Timing,
+    Variant,
+)
+
+from .card import write_card
+from .config import ExportConfig
+from .graph import Signature
+from .pareto import draw_pareto
+from .select import select_default
+from .source import Source
+
+LIBRARIES = ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "tokenizers")
+
+
+def write_artifact(
+    folder: Path,
+    name: str,
+    config: ExportConfig,
+    source: Source,
+    *,
+    processing: Processing,
+    signature: Signature,
+    variants: Sequence[Variant],
+    rejected: Sequence[Rejected],
+    torch_timing: Timing,
+    calibration: Calibration | None,
+) -> Manifest:
+    """Write pareto.png, README.md and the sealed manifest.json into the artifact's folder; returns the manifest."""
+    default, reason = select_default(variants, config.objective)
+    inputs, outputs = signature
+    manifest = Manifest(
+        schema_version=SCHEMA_VERSION,
+        name=name,
+        task=source.checkpoint.task,
+        labels=source.checkpoint.labels,
+        processing=processing,
+        inputs=inputs,
+        outputs=outputs,
+        variants=tuple(variants),
+        rejected=tuple(rejected),
+        default_variant=default,
+        default_because=reason,
+        host=Host.here(),
+        torch_texts_per_s=torch_timing.texts_per_s,
+        calibration=calibration,
+        files=_shared_files(folder),
+        provenance=_provenance(source, config),
+    )
+    manifest = manifest.model_copy(update={"files": (*manifest.files, draw_pareto(folder, manifest))})
+    manifest = manifest.model_copy(update={"files": (*manifest.files, write_card(folder, manifest))})
+    manifest.save(folder)
+    return manifest
+
+
+def _shared_files(folder: Path) -> tuple[File, ...]:
+    """Record the files that all variants share: tokenizer and golden cases."""
+    paths = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return tuple(File.of(folder, str(path)) for path in paths if path.parts[0] != "onnx")
+
+
+def _provenance(source: Source, config: ExportConfig) -> Provenance:
+    run = source.checkpoint.run
+    settings = {"export": config.model_dump(mode="json", exclude={"checkpoint"})}
+    runtime = "onnxruntime" if config.device == "cpu" else "onnxruntime-gpu"
+    return Provenance(
+        base_model=run.config["model"] if run else None,
+        checkpoint=str(config.checkpoint.resolve()),
+        checkpoint_sha256=source.checkpoint.hash(),
+        data=source.sample.source,
+        config={**(run.config if run else {}), **settings},
+        seed=run.seed if run else None,
+        git_commit=git_commit(Path(__file__).parent),
+        versions={name: version(name) for name in (*LIBRARIES, runtime)},
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )

@@ -1,0 +1,171 @@
+"""Build variants and check each against its gate."""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tuneport.errors import EngineError, GateError, TuneportError
+from tuneport.runtime.loading import build_runner
+from tuneport.runtime.runner import ModelRunner
+from tuneport.runtime.tasks.base import RuntimeTask
+from tuneport.schema.artifact import Candidate, Device, Execution, File, Metric, Parity, Processing, Rejected
+
+from .config import Objective
+from .families import ExportFamily
+from .gate import Gate, Measurement, check
+from .graph import Graph
+from .passes.context import BuildContext
+from .sensitivity import exclusion_sets
+from .variants import VariantSpec
+
+FP32 = "fp32"
+
+
+@dataclass(frozen=True)
+class Requirements:
+    """The device and the objective that variants are built for, and the limits that they must meet."""
+
+    device: Device
+    objective: Objective
+    max_drop: float
+    mixed_precision_minutes: float
+
+
+@dataclass(frozen=True)
+class Passed:
+    """A variant that passed its gate and is not timed yet."""
+
+    candidate: Candidate
+    runner: ModelRunner
+    parity: Parity
+    metric: Metric | None
+    tolerance: float
+    fp32_parts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class VariantBuilder:
+    """Build the variants of one export and check them."""
+
+    folder: Path
+    """The unfinished artifact."""
+    task_name: str
+    runtime_task: RuntimeTask
+    processing: Processing
+    family: ExportFamily
+    requirements: Requirements
+    gate: Gate
+    context: BuildContext
+    progress: Callable[[str], object]
+
+    def build_and_validate(self, name: str, spec: VariantSpec) -> Passed | Rejected:
+        """Build a variant and check it against its gate.
+
+        Raises GateError or EngineError if fp32 fails, because every other variant is built from it.
+        """
+        try:
+            return self._attempt(name, spec, self.context)
+        except _GateFailure as failure:
+            passed = self._search_exclusions(name, spec) if name != FP32 else None
+            return passed or self._reject(name, failure, failure.measurement)
+        except EngineError as error:
+            if name == FP32:  # the error names its own remedy
+                raise
+            return self._reject(name, error, None)
+
+    def open(self, execution: Execution) -> ModelRunner:
+        """Open a variant of the unfinished artifact."""
+        return build_runner(self.folder, self.task_name, self.runtime_task, execution, self.processing)
+
+    def _attempt(self, name: str, spec: VariantSpec, context: BuildContext, fp32_parts: tuple[str, ...] = ()) -> Passed:
+        """Build, open and check one variant; raises _GateFailure, which holds the measurement, if it fails."""
+        candidate = self._build(name, spec, context)
+        runner = self.open(candidate.execution)
+        if self.family.may_depend_on_batch and self.gate.depends_on_batch(runner):
+            # Otherwise one request would change the answer to another one.
+            execution = candidate.execution.model_copy(update={"single_row_batches": True})
+            candidate = candidate.model_copy(update={"execution": execution})
+            runner = self.open(execution)
+        measurement = self._check(runner, spec)
+        tolerance = spec.tolerance(measurement, self.gate.unit, self.family)
+        return Passed(candidate, runner, measurement.parity, measurement.metric, tolerance, fp32_parts)
+
+    def _build(self, name: str, spec: VariantSpec, context: BuildContext) -> Candidate:
+        """Run a variant's passes in order; the last one writes into the variant's folder."""
+        graph, passes = self.context.fp32, spec.passes[self.family.name]
+        target = self.folder / "onnx" / name
+        if passes:
+            shutil.rmtree(target, ignore_errors=True)
+            target.mkdir()
+        with tempfile.TemporaryDirectory(dir=self.folder) as scratch:
+            for number, run_pass in enumerate(passes, 1):
+                folder = target if number == len(passes) else Path(tempfile.mkdtemp(dir=scratch))
+                try:
+                    graph = run_pass(graph, context, folder)
+                except OSError:
+                    raise
+                except Exception as error:  # quantizers raise exceptions of any kind
+                    raise EngineError(f"it cannot be built ({str(error)[:200]})", "choose other variants") from error
+        return Candidate(name=name, execution=self._execution(spec, graph))
+
+    def _execution(self, spec: VariantSpec, graph: Graph) -> Execution:
+        paths = [(graph.folder / name).relative_to(self.folder).as_posix() for name in graph.files]
+        is_quantized = spec.engine == "onnxruntime" and spec.precision == "int8"
+        return Execution(
+            engine=spec.engine,
+            precision=spec.precision,
+            device=self.requirements.device,
+            files=tuple(File.of(self.folder, path) for path in paths),
+            reduce_range=is_quantized and self.context.reduce_range,
+        )
+
+    def _check(self, runner: ModelRunner, spec: VariantSpec) -> Measurement:
+        measurement = self.gate.measure(runner)
+        try:
+            if not spec.is_exact and not self.gate.parsed_inputs:
+                raise GateError("no labelled data to judge it by", "give some with --data")
+            check(measurement, spec.thresholds(self.requirements.max_drop, self.gate.unit, self.family))
+        except GateError as error:
+            raise _GateFailure(error, measurement) from error
+        return measurement
+
+    def _reject(self, name: str, error: TuneportError, measurement: Measurement | None) -> Rejected:
+        if name == FP32:
+            raise GateError(f"fp32 does not answer as torch does: {error.problem}", "report this model") from error
+        shutil.rmtree(self.folder / "onnx" / name, ignore_errors=True)
+        is_finite = measurement is not None and measurement.parity.max_abs_diff < float("inf")
+        return Rejected(
+            name=name,
+            reason=error.problem,
+            parity=measurement.parity if measurement and is_finite else None,
+            metric=measurement.metric if measurement else None,
+        )
+
+    def _search_exclusions(self, name: str, spec: VariantSpec) -> Passed | None:
+        """Search for the smallest set of parts to keep in fp32 with which the variant passes; None if time runs out."""
+        minutes = self.requirements.mixed_precision_minutes
+        is_possible = spec.supports_node_exclusion and self.family.is_calibrated
+        if not is_possible or not self.gate.parsed_inputs or not minutes:
+            return None
+
+        def error_of(context: BuildContext) -> float:
+            return self.gate.mean_error(self.open(self._build(name, spec, context).execution))
+
+        deadline = time.monotonic() + 60 * minutes
+        for parts, nodes in exclusion_sets(self.context, error_of, deadline=deadline, progress=self.progress):
+            try:
+                return self._attempt(name, spec, replace(self.context, excluded_nodes=nodes), parts)
+            except (_GateFailure, EngineError):
+                continue
+        return None
+
+
+class _GateFailure(GateError):
+    """A failed check and its measurement."""
+
+    def __init__(self, error: GateError, measurement: Measurement) -> None:
+        super().__init__(error.problem, error.remedy)
+        self.measurement = measurement

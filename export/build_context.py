@@ -1,0 +1,82 @@
+"""Gather what variants are built from: the fp32 graph, calibration data, and the settings of the passes."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tuneport.host import Host
+from tuneport.runtime.batch import EncodedInput, padded_batch
+from tuneport.runtime.scheduler import BatchLimits, pack_batches
+from tuneport.schema.artifact import Processing
+
+from .config import ExportConfig
+from .graph import Graph
+from .passes.context import BuildContext, CalibrationBatches
+from .passes.distill import distill
+from .source import Reference, Source, read_split
+
+MAX_DISTILLATION_ROWS = 20_000
+"""Rows of the train split that a pruned model is trained on."""
+
+
+def build_context(
+    config: ExportConfig, source: Source, reference: Reference, graph: Graph, progress: Callable[[str], object]
+) -> BuildContext:
+    """Gather what the variants of one export are built from."""
+    model_config = reference.model.model.config
+    rows = reference.gate.rows if source.family.is_calibrated else []
+    return BuildContext(
+        fp32=graph,
+        calibration_batches=calibration_batches(rows, reference.processing, config),
+        calibration_method=config.calibration,
+        smoothquant=config.smooth_quant,
+        model_type=model_config.model_type,
+        num_heads=getattr(model_config, "num_attention_heads", 0) or 0,
+        hidden_size=getattr(model_config, "hidden_size", 0) or 0,
+        distill=_distillation(config, source, reference, progress),
+        reduce_range=reduces_range(config, Host.here()),
+    )
+
+
+def reduces_range(config: ExportConfig, host: Host) -> bool:
+    """Tell whether int8 weights get 7 bits: without VNNI, sums of products of full ranges saturate."""
+    if config.device != "cpu":
+        return False
+    return host.int8_saturates if config.instruction_set is None else config.instruction_set == "avx2"
+
+
+def calibration_batches(
+    rows: Sequence[EncodedInput], processing: Processing, config: ExportConfig
+) -> CalibrationBatches:
+    """Batch evenly spaced rows, those of similar length together, so that ranges are not those of padding."""
+    count = min(config.calibration_rows, len(rows))
+    chosen = [rows[round(i)] for i in np.linspace(0, len(rows) - 1, count)]
+    if config.calibration != "minmax":  # onnxruntime's histograms need batches of one shape
+        longest = max(map(len, chosen), default=0)
+        return [padded_batch([row], processing, longest).feeds for row in chosen]
+    batches = pack_batches([len(row) for row in chosen], BatchLimits())
+    return [padded_batch([chosen[i] for i in batch], processing).feeds for batch in batches]
+
+
+def _distillation(
+    config: ExportConfig, source: Source, reference: Reference, progress: Callable[[str], object]
+) -> Callable[[Path], Graph] | None:
+    """Return a function that trains the pruned model, on the train split and never on rows of the gate."""
+    if not source.family.is_calibrated or not source.sample.inputs:
+        return None
+
+    def build(folder: Path) -> Graph:
+        sample = read_split(config, source.checkpoint, source.task, "train", MAX_DISTILLATION_ROWS)
+        parsed_inputs = [reference.runtime_task.parse_input(each) for each in sample.inputs]
+        student = distill(
+            reference.model,
+            parsed_inputs,
+            num_layers=config.prune_layers,
+            steps=config.distill_steps,
+            seed=config.seed,
+            progress=progress,
+        )
+        return source.family.to_onnx(student, source.checkpoint, folder)
+
+    return build

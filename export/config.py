@@ -1,0 +1,69 @@
+"""Declare the settings of an export; the command line derives its options from them.
+
+Imports neither torch nor onnx, so that the command line can list its options quickly.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from tuneport.schema.artifact import Device, Name
+from tuneport.schema.base import Frozen
+from tuneport.tasks import TaskName
+
+Objective = Literal["latency", "throughput", "size"]
+CalibrationMethodName = Literal["minmax", "entropy", "percentile"]
+InstructionSet = Literal["avx2", "vnni"]
+MIN_CALIBRATION_ROWS = 32
+
+
+class ExportConfig(Frozen):
+    """Settings of one export."""
+
+    checkpoint: Path
+    """A run folder, or a folder that transformers saved."""
+    task: TaskName | None = None
+    """The task, where the architecture leaves it open. Default: the run's."""
+    name: Name | None = None
+    """The model's name in responses. Default: the name of the output folder."""
+    data: str | None = None
+    """Labelled data for the gate. Default: the validation split that the run was trained with."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Column of the task → column of the data, where they differ."""
+    device: Device = "cpu"
+    """Where it will serve: cpu, cuda or tensorrt."""
+    variants: tuple[str, ...] = ()
+    """Variants to build, such as fp32,int8. Default: all that may be faster on the device."""
+    objective: Objective = "throughput"
+    """What selects the default variant: latency, throughput or size."""
+    max_drop: float = Field(default=0.01, ge=0, le=1)
+    """How much of the task's metric a variant may lose against torch; 0.01 is one point."""
+    max_length: int | None = Field(default=None, ge=8)
+    """Tokens of one input. Default: the run's."""
+    max_gate_rows: int = Field(default=1000, ge=1)
+    """Validation rows that the gate compares, from the first on."""
+    calibration_rows: int = Field(default=128, ge=MIN_CALIBRATION_ROWS)
+    """Validation rows that static quantization is calibrated on."""
+    calibration: CalibrationMethodName = "minmax"
+    """How int8-static derives ranges from the calibration data: minmax, entropy or percentile."""
+    instruction_set: InstructionSet | None = None
+    """The processor that int8 variants are for: avx2 or vnni. Default: this host's."""
+    smooth_quant: bool = False
+    """Apply SmoothQuant before int8-static: move outliers of activations into the weights."""
+    prune_layers: int = Field(default=2, ge=1)
+    """Layers to remove in the variants pruned and pruned-int8."""
+    distill_steps: int = Field(default=300, ge=0)
+    """Training steps that distill the full model into the pruned one."""
+    mixed_precision_minutes: float = Field(default=2.0, ge=0)
+    """Minutes to search for the parts that a failing int8 variant must keep in fp32; 0: no search."""
+    seed: int = 42
+    """Seed of data splits and of distillation."""
+    trust_remote_code: bool = False
+    """Run Python code from the model's repository."""
+
+
+def artifact_name(out: Path) -> str:
+    """Derive a model's name from the output folder: lower case, hyphens for what a name cannot have."""
+    name = "".join(char if char.isalnum() and char.isascii() else "-" for char in out.resolve().name.lower())
+    return name.strip("-")[:63] or "model"

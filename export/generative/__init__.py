@@ -1,0 +1,1 @@
+"""Export generative models: their checkpoints, their torch reference and their ONNX graphs."""

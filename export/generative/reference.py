@@ -1,0 +1,90 @@
+"""Generate with a checkpoint in torch, greedily, and record how much each token's logit exceeds the second best."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from tuneport.runtime.backends.generative import GenerativeRunner, end_tokens, score_reference
+from tuneport.runtime.batch import EncodedInput, RowOutputs
+from tuneport.runtime.tasks.base import RuntimeTask
+from tuneport.runtime.tasks.generation import Prompt
+
+from ..reference import TorchModel
+
+MAX_TIMED_ROWS = 40
+DEFAULT_NEW_TOKENS = 16
+"""Tokens to generate in a benchmark without data."""
+MAX_MARGIN = 1e4
+"""Replaces infinite margins, of tokens that generation forces."""
+
+
+class TorchGenerator(TorchModel):
+    """A generative checkpoint in torch, with transformers' own tokenizer and `generate`."""
+
+    def outputs(
+        self, runtime_task: RuntimeTask, parsed_inputs: Sequence[Any], batch_size: int = 16
+    ) -> list[list[RowOutputs]]:
+        """Return each input's `tokens`, int64 without prompt and end token, and `margins`, float32.
+
+        A margin is the difference between the logit of a generated token, the end token included, and the second
+        best. An input with a reference answer also has its `losses` and `hits`.
+        """
+        self._runtime_task = runtime_task
+        rows = [row for (row,) in runtime_task.encode(parsed_inputs)]
+        order = sorted(range(len(parsed_inputs)), key=lambda i: (_limit(rows[i]), len(rows[i])))
+        outputs: list[list[RowOutputs]] = [[] for _ in parsed_inputs]
+        for start in range(0, len(order), batch_size):
+            batch = order[start : start + batch_size]
+            # Long prompts leave fewer positions; rows with different limits cannot share a call of generate.
+            has_one_limit = len({_limit(rows[i]) for i in batch}) == 1
+            for group in [batch] if has_one_limit else [[i] for i in batch]:
+                feeds = self._task.torch_inputs([parsed_inputs[i] for i in group])
+                for i, generated in zip(group, self._generate(feeds, _limit(rows[group[0]])), strict=True):
+                    outputs[i] = [generated | self._score_reference(rows[i])]
+        return outputs
+
+    def run_batch(self, rows: Sequence[EncodedInput]) -> Any:
+        """Generate from rows as a variant does; for timing."""
+        return GenerativeRunner(self._runtime_task, self.model, self._processing).run_batch(rows)
+
+    def _generate(self, feeds: dict[str, Any], limit: int) -> list[RowOutputs]:
+        with torch.inference_mode():
+            generated = self.model.generate(
+                **feeds, max_new_tokens=limit, do_sample=False, num_beams=1, return_dict_in_generate=True,
+                output_scores=True,
+            )  # fmt: skip
+        count = len(generated["scores"])
+        new_ids = generated["sequences"][:, -count:].numpy()
+        best_two = torch.stack(generated["scores"]).float().topk(2, dim=-1).values  # (tokens, rows, 2)
+        margins = (best_two[..., 0] - best_two[..., 1]).T.numpy()
+        ends = end_tokens(self.model)
+        outputs = []
+        for ids, row_margins in zip(new_ids, margins, strict=True):
+            positions = np.flatnonzero(np.isin(ids, ends))
+            length = int(positions[0]) if len(positions) else count
+            outputs.append({"tokens": ids[:length], "margins": row_margins[: length + 1].clip(max=MAX_MARGIN)})
+        return outputs
+
+    def _score_reference(self, row: EncodedInput) -> RowOutputs:
+        return score_reference(self.model, row) if isinstance(row, Prompt) and row.scored else {}
+
+
+def timed_rows(rows: Sequence[EncodedInput], expected: Sequence[Sequence[RowOutputs]]) -> list[EncodedInput]:
+    """Make all rows generate the mean number of tokens of torch's outputs, so that every target generates as many."""
+    lengths = [len(outputs["tokens"]) + 1 for each in expected for outputs in each]
+    mean_length = round(float(np.mean(lengths))) if lengths else DEFAULT_NEW_TOKENS
+    timed: list[EncodedInput] = []
+    for row in rows[:MAX_TIMED_ROWS]:
+        assert isinstance(row, Prompt)
+        count = min(row.sampling.max_new_tokens, mean_length)
+        sampling = replace(row.sampling, max_new_tokens=count, min_new_tokens=count)
+        timed.append(replace(row, group=sampling, sampling=sampling, scored=()))
+    return timed
+
+
+def _limit(row: EncodedInput) -> int:
+    assert isinstance(row, Prompt)
+    return row.sampling.max_new_tokens

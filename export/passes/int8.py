@@ -1,0 +1,80 @@
+"""Quantize to int8: dynamically with Optimum, or statically (QDQ) with ranges calibrated on the user's data."""
+
+import contextlib
+import dataclasses
+import io
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
+from optimum.onnxruntime import ORTQuantizer
+from optimum.onnxruntime.configuration import AutoQuantizationConfig
+
+from tuneport.runtime.batch import Ids
+
+from ..config import CalibrationMethodName
+from ..graph import Graph, quiet, save_graph
+from .context import BuildContext
+
+METHODS: dict[CalibrationMethodName, CalibrationMethod] = {
+    "minmax": CalibrationMethod.MinMax,
+    "entropy": CalibrationMethod.Entropy,
+    "percentile": CalibrationMethod.Percentile,
+}
+
+
+def int8_dynamic(graph: Graph, context: BuildContext, folder: Path) -> Graph:
+    """Quantize the weights of matrix products and embeddings; each batch of activations gets its scale at run time."""
+    settings = AutoQuantizationConfig.avx512_vnni(
+        is_static=False, per_channel=True, nodes_to_exclude=list(context.excluded_nodes)
+    )
+    settings = dataclasses.replace(settings, reduce_range=context.reduce_range)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch, quiet():
+        quantizer = ORTQuantizer.from_pretrained(graph.folder, file_name=graph.path.name)
+        quantizer.quantize(settings, save_dir=scratch, use_external_data_format=graph.has_external_data)
+        file = Path(scratch) / f"{graph.path.stem}_quantized.onnx"
+        return Graph(folder, save_graph(file, folder / "model.onnx"))
+
+
+def int8_static(graph: Graph, context: BuildContext, folder: Path) -> Graph:
+    """Quantize matrix products; the ranges of their activations are fixed and come from the calibration batches."""
+    with tempfile.TemporaryDirectory(dir=folder) as scratch, quiet(), contextlib.redirect_stdout(io.StringIO()):
+        file = Path(scratch) / "quantized.onnx"
+        quantize_static(
+            str(graph.path),
+            str(file),
+            _BatchReader(context.calibration_batches, graph.path),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=["MatMul", "Gemm"],
+            per_channel=True,
+            reduce_range=context.reduce_range,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            nodes_to_exclude=list(context.excluded_nodes),
+            use_external_data_format=graph.has_external_data,
+            calibrate_method=METHODS[context.calibration_method],
+            # Outputs of products stay in fp32: quantizing them costs accuracy and saves no product.
+            extra_options={"MatMulConstBOnly": True, "OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]},
+        )
+        return Graph(folder, save_graph(file, folder / "model.onnx"))
+
+
+class _BatchReader(CalibrationDataReader):
+    """Feed calibration batches to onnxruntime."""
+
+    def __init__(self, batches: Iterable[Mapping[str, Ids]], graph: Path) -> None:
+        names = [each.name for each in onnx.load(str(graph), load_external_data=False).graph.input]
+        self._source: Iterator[dict[str, Any]] = ({name: each[name] for name in names} for each in batches)
+
+    def get_next(self) -> Any:
+        """Return the next batch; None after the last one."""
+        return next(self._source, None)

@@ -1,0 +1,42 @@
+"""Finds settings that a run would ignore, because of its task, strategy or optimizer."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tuneport.tasks import all_tasks
+
+LOW_RANK = ("lora", "adalora")
+USED_BY: dict[str, tuple[str, tuple[str, ...]]] = {
+    "num_last_layers": ("strategy", ("last_layers",)),
+    "lora_r": ("strategy", LOW_RANK),
+    "lora_alpha": ("strategy", LOW_RANK),
+    "lora_dropout": ("strategy", LOW_RANK),
+    "target_modules": ("strategy", (*LOW_RANK, "ia3")),
+    "num_virtual_tokens": ("strategy", ("prefix",)),
+    "adapter_reduction_factor": ("strategy", ("adapter",)),
+    "momentum": ("optim", ("sgd",)),
+}
+"""Setting → the setting that it depends on, and the values of that one with which it has an effect."""
+
+
+def dependencies() -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Return `USED_BY` with the settings that only some tasks use; all other settings always have an effect."""
+    tasks: dict[str, tuple[str, ...]] = {}
+    for task, spec in all_tasks().items():
+        for name in spec.settings:
+            tasks[name] = (*tasks.get(name, ()), task)
+    return {**USED_BY, **{name: ("task", users) for name, users in tasks.items()}}
+
+
+def find_unused(changed: Mapping[str, Any], settings: Any, by: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """Yield a problem and its remedy for each of the `changed` settings (name → value) that has no effect.
+
+    `settings` has all settings as attributes; `by` names those whose values may make others useless.
+    """
+    known = dependencies()
+    for name, value in changed.items():
+        setting, users = known.get(name, ("", ()))
+        if setting in by and (chosen := getattr(settings, setting)) not in users:
+            subject = chosen if setting == "task" else f"{setting} = {chosen}"
+            remedy = f"leave {name} out (it applies to {setting} {', '.join(users)})"
+            yield f"{subject} has no use for {name} = {value!r}", remedy

@@ -1,0 +1,80 @@
+"""The folder of an unfinished run: checks before it is created, its checkpoints, and removal after a failure."""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from transformers.trainer_callback import TrainerState
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from tuneport.errors import TuneportError
+from tuneport.schema.run import RUN
+
+SETTINGS, TEACHER, TRAINER = "settings.json", "teacher", "trainer"
+STATE = "trainer_state.json"
+"""The file that the Trainer writes last into a checkpoint."""
+
+
+def check_can_create(out: Path) -> None:
+    """Refuse, before any work, a folder below a file, or where writing is not allowed."""
+    parent = next(folder for folder in out.absolute().parents if folder.exists())
+    if not parent.is_dir():
+        raise TuneportError(f"{out} cannot be created: {parent} is a file", "choose another --out")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise TuneportError(f"{out} cannot be created: {parent} may not be written to", "choose another --out")
+
+
+def last_checkpoint(out: Path, *, remove_incomplete: bool) -> Path | None:
+    """Return the newest complete checkpoint of an unfinished run; None if it was interrupted before its first one.
+
+    `remove_incomplete` removes those whose writing was interrupted. Raises TuneportError for a finished run, and for a
+    folder without a run.
+    """
+    if (out / RUN).is_file():
+        raise TuneportError(f"{out} is finished", "give a run that was interrupted, or pass --overwrite")
+    if not (out / SETTINGS).is_file():
+        raise TuneportError(f"{out} holds no unfinished run", "leave out --resume to begin one")
+    complete = []
+    for folder in (out / TRAINER).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        if _is_complete(folder):
+            complete.append(folder)
+        elif remove_incomplete:
+            shutil.rmtree(folder, ignore_errors=True)
+    return max(complete, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
+
+
+def check_unchanged(out: Path, identity: dict[str, Any], what: str) -> None:
+    """Refuse to resume a run or a search whose recorded settings differ from `identity`; `what` names these."""
+    try:
+        recorded = json.loads((out / SETTINGS).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TuneportError(f"{out / SETTINGS} cannot be read ({error})", "pass --overwrite") from error
+    if recorded != identity:
+        raise TuneportError(f"{out} was begun with other {what}", "pass the same ones, or --overwrite")
+
+
+@contextlib.contextmanager
+def remove_on_failure(out: Path, *, keep: bool) -> Iterator[None]:
+    """Remove a run's folder on an exception, unless it has a checkpoint to resume from or a trained teacher.
+
+    It stays after an interruption (no Exception), and with `keep`.
+    """
+    try:
+        yield
+    except Exception as error:
+        # After a TuneportError the user changes a setting, and another teacher has to be trained.
+        has_teacher = (out / TEACHER / RUN).is_file() and not isinstance(error, TuneportError)
+        if not keep and not has_teacher and not any(map(_is_complete, (out / TRAINER).glob("*"))):
+            shutil.rmtree(out, ignore_errors=True)
+        raise
+
+
+def _is_complete(folder: Path) -> bool:
+    try:
+        return TrainerState.load_from_json(str(folder / STATE)).global_step > 0
+    except (OSError, ValueError, TypeError):
+        return False

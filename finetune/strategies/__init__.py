@@ -1,0 +1,1 @@
+"""Which parameters are trained: layer selection, learning rates, parameter-efficient methods."""

@@ -1,0 +1,126 @@
+"""Selects the trained parameters and their learning rates: freezing, gradual unfreezing, layer-wise rates, peft.
+
+Gradual unfreezing and discriminative rates are those of Howard and Ruder, "Universal Language Model Fine-tuning for
+Text Classification" (2018), applied to the groups of `strategies.layers`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import peft
+import torch
+from torch import nn
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.optimization import Adafactor
+
+from tuneport.errors import TuneportError
+
+from ..config import FinetuneConfig
+from .adapters import add_adapter
+from .layers import layer_groups
+from .peft import add_low_rank, add_prefix, merge
+
+
+def head_is_tied(model: Any) -> bool:
+    """Tell whether the output layer shares the input embeddings' weight, as in T5, BART, Marian, Whisper and GPT-2."""
+    head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
+    return head is not None and head.weight is model.get_input_embeddings().weight
+
+
+def set_trainable(model: nn.Module, groups: list[list[str]], count: int) -> None:
+    """Train the top `count` groups and freeze the others."""
+    trainable = {name for group in groups[max(0, len(groups) - count) :] for name in group}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in trainable)
+
+
+def apply_strategy(model: PreTrainedModel, config: FinetuneConfig) -> nn.Module:
+    """Freeze or wrap a model as `config.strategy` says; returns the model to train."""
+    if config.strategy in ("full", "gradual"):  # GradualUnfreezing freezes at the beginning of an epoch
+        return model
+    if config.strategy == "head" and head_is_tied(model):
+        raise TuneportError(
+            f"the head of {type(model).__name__} is its embeddings, so nothing is left to learn with the base frozen",
+            "use strategy = last_layers, gradual, lora or full",
+        )
+    if config.strategy in ("head", "last_layers"):
+        layers = config.num_last_layers if config.strategy == "last_layers" else 0
+        set_trainable(model, layer_groups(model), 1 + layers)
+        return model
+    if config.strategy == "adapter":
+        # Generative models have a trained head; an encoder's is new.
+        head = [] if model.get_output_embeddings() is not None else layer_groups(model)[-1]
+        return add_adapter(model, set(head), config)
+    return add_prefix(model, config) if config.strategy == "prefix" else add_low_rank(model, config)
+
+
+def finish_strategy(model: Any) -> Any:
+    """Merge LoRA, AdaLoRA and IA3 into the weights; a prefix and an adapter, which cannot be merged, stay."""
+    if not isinstance(model, peft.PeftModel) or isinstance(model.active_peft_config, peft.PrefixTuningConfig):
+        return model
+    return merge(model)
+
+
+class GradualUnfreezing(TrainerCallback):
+    """Trains one more layer group in each epoch: first the head, then the top layer, down to the embeddings.
+
+    Where the head is tied to the embeddings, the first epoch trains the last norms and the top layer.
+    """
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Freeze by the epoch's number, so that a resumed run does the same."""
+        model = kwargs["model"]
+        set_trainable(model, layer_groups(model), 1 + head_is_tied(model) + int(state.epoch or 0))
+
+
+class AdaLoraBudget(TrainerCallback):
+    """Updates AdaLoRA's ranks, which it moves between layers, at each step."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Set the schedule: the first tenth of the steps keeps the ranks, and so does the last third."""
+        config = kwargs["model"].peft_config["default"]
+        config.total_step = state.max_steps
+        config.tinit, config.tfinal = state.max_steps // 10, state.max_steps // 3
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Update the ranks from the gradients, which still exist after the optimizer's step."""
+        kwargs["model"].base_model.update_and_allocate(state.global_step)
+
+
+def parameter_groups(
+    model: nn.Module, config: FinetuneConfig, decayed: set[str], learning_rate: float, weight_decay: float
+) -> list[dict[str, Any]]:
+    """Return the optimizer's parameter groups: by layer where rates differ, with and without weight decay.
+
+    `decayed` names the parameters that weight decay applies to.
+    """
+    by_layer = layer_groups(model) if config.layer_lr_decay < 1 else [[name for name, _ in model.named_parameters()]]
+    parameters: Mapping[str, nn.Parameter] = dict(model.named_parameters())
+    groups = []
+    for depth, names in enumerate(by_layer):
+        rate = learning_rate * config.layer_lr_decay ** (len(by_layer) - 1 - depth)
+        for decay in (True, False):
+            trained = [parameters[n] for n in names if (n in decayed) == decay and parameters[n].requires_grad]
+            if trained:
+                groups.append({"params": trained, "lr": rate, "weight_decay": weight_decay if decay else 0.0})
+    return groups
+
+
+def make_optimizer(config: FinetuneConfig, groups: list[dict[str, Any]], learning_rate: float) -> torch.optim.Optimizer:
+    """Build the optimizer that `config.optim` names."""
+    if config.optim == "adafactor":
+        return Adafactor(groups, lr=learning_rate, scale_parameter=False, relative_step=False)
+    if config.optim == "sgd":
+        return torch.optim.SGD(groups, lr=learning_rate, momentum=config.momentum, fused=True)
+    if config.optim == "adagrad":
+        return torch.optim.Adagrad(groups, lr=learning_rate)
+    # Adam adds weight decay to the gradient (L2), AdamW applies it separately.
+    optimizer_class = torch.optim.Adam if config.optim == "adam" else torch.optim.AdamW
+    # Fused is the Trainer's default, too: on a CPU a step takes a fifth of the time.
+    return optimizer_class(groups, lr=learning_rate, fused=True)

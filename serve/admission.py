@@ -1,0 +1,157 @@
+"""Admission control for both protocols: API keys, concurrent requests, sizes, deadlines, and the record of requests."""
+
+import asyncio
+import hmac
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from tuneport.errors import DeadlineExceeded, InputError, Overloaded, PayloadTooLarge, Unauthenticated
+from tuneport.runtime.tasks.generation import TokenCallback
+
+from . import logs, tracing
+from .inference import Inference, InferenceResult
+from .metrics import Metrics
+from .settings import Settings
+
+INFERENCE_OPERATIONS = ("predict", "infer", "openai")
+"""Operations that need the engine."""
+
+
+class AdmissionController:
+    """Stands in front of a worker's inference."""
+
+    def __init__(self, inference: Inference, settings: Settings) -> None:
+        """Read the API keys and create the metrics."""
+        self.inference = inference
+        self.settings = settings
+        self.manifest = inference.predictor.manifest
+        self.model = inference.predictor.describe()
+        """Name, version and variant, as responses give them."""
+        self.metrics = Metrics(self.model, workers=settings.workers)
+        inference.on_batch = self.metrics.batch
+        self.ready = True
+        """False as soon as the service is told to stop."""
+        self._record_span = tracing.recorder(self.model)
+        self._keys = settings.keys()
+        self._active_requests = 0
+
+    def check_key(self, authorization: str | None, api_key: str | None) -> None:
+        """Raise Unauthenticated for a request without a valid key, where keys are set.
+
+        Takes the same time for every wrong key.
+        """
+        if not self._keys:
+            return
+        sent = api_key or ""
+        if authorization and authorization[:7].lower() == "bearer ":
+            sent = authorization[7:].strip()
+        sent_bytes = sent.encode("utf-8", "surrogateescape")
+        if not any([hmac.compare_digest(sent_bytes, key) for key in self._keys]):
+            problem = "the API key is wrong" if sent else "there is no API key"
+            raise Unauthenticated(problem, "send Authorization: Bearer KEY, or x-api-key: KEY")
+
+    @contextmanager
+    def acquire_slot(self, operation: str) -> Iterator[None]:
+        """Count a request as active for as long as the block lasts.
+
+        Raises Overloaded where as many requests are active as may be or, for inference, where the queue is full:
+        then a request is refused before its body is read.
+        """
+        limit = self.settings.max_concurrent_requests
+        if self._active_requests >= limit:
+            problem = f"{self._active_requests} requests are active and at most {limit} may be"
+            raise Overloaded(problem, "try again after a second, or add replicas")
+        if operation in INFERENCE_OPERATIONS:
+            self.inference.batcher.check_capacity()
+        self._active_requests += 1
+        try:
+            yield
+        finally:
+            self._active_requests -= 1
+
+    async def infer(
+        self,
+        inputs: Sequence[Any],
+        parameters: Any = None,
+        *,
+        timeout_s: float | None = None,
+        callback: TokenCallback | None = None,
+        allow_truncation: bool = True,
+    ) -> list[InferenceResult]:
+        """Answer the inputs of one request within the request timeout, or `timeout_s` if that is shorter.
+
+        With a `callback` the timeout bounds only the wait in the queue: a stream may last for as long as its tokens
+        keep coming. Raises DeadlineExceeded and what `Inference.run` raises.
+        """
+        self.check_size(inputs)
+        limit_s = self.settings.request_timeout_s
+        seconds = limit_s if timeout_s is None else min(limit_s, timeout_s)
+        deadline = asyncio.get_running_loop().time() + seconds
+        try:
+            async with asyncio.timeout_at(None if callback else deadline):
+                results = await self.inference.run(
+                    inputs, parameters, deadline=deadline, callback=callback, allow_truncation=allow_truncation
+                )
+        except TimeoutError:
+            problem = f"no answer within {seconds:g} s"
+            raise DeadlineExceeded(problem, "send fewer inputs, ask for fewer tokens, or add replicas") from None
+        self.metrics.predictions([result.prediction for result in results])
+        return results
+
+    def check_size(self, inputs: Sequence[Any]) -> None:
+        """Refuse a list that is empty, or has too many inputs, or more text than may be tokenized for one request."""
+        if not inputs:
+            raise InputError('"inputs" is an empty list', "send at least one input", code="empty")
+        count, limit = len(inputs), self.settings.max_client_batch_size
+        if count > limit:
+            problem = f"{count} inputs in one request, and the limit is {limit}"
+            remedy = "send several requests, or raise TUNEPORT_MAX_CLIENT_BATCH_SIZE"
+            raise PayloadTooLarge(problem, remedy, code="too_many_inputs")
+        chars, limit = count_chars(inputs), self.settings.max_chars
+        if chars > limit:
+            problem = f"{chars} characters in one request, and the limit is {limit}"
+            raise PayloadTooLarge(problem, "send several requests, or raise TUNEPORT_MAX_CHARS", code="too_many_chars")
+
+    def record_request(
+        self,
+        protocol: str,
+        operation: str,
+        status: str,
+        began: float,
+        request_id: str,
+        *,
+        inputs: Any = None,
+        traceparent: str | None = None,
+    ) -> None:
+        """Count, trace and log a request that has ended. `began` is a time of `time.perf_counter`."""
+        seconds = time.perf_counter() - began
+        self.metrics.request(protocol, operation, status, seconds)
+        if self._record_span:
+            attributes = {"protocol": protocol, "status": status, "request_id": request_id}
+            self._record_span(operation, began, attributes, traceparent)
+        if self.settings.log_requests:
+            fields: dict[str, Any] = {"inputs": inputs} if self.settings.log_inputs and inputs is not None else {}
+            logs.log_request(
+                request_id=request_id,
+                protocol=protocol,
+                operation=operation,
+                status=status,
+                ms=round(seconds * 1000, 3),
+                **fields,
+            )
+
+
+def count_chars(value: Any) -> int:
+    """Count the characters of all text in a JSON value, however nested; a recording in base64 does not count."""
+    chars, pending = 0, [value]
+    while pending:
+        part = pending.pop()
+        if isinstance(part, str):
+            chars += len(part)
+        elif isinstance(part, dict):
+            pending += [field for name, field in part.items() if name != "audio"]
+        elif isinstance(part, list | tuple):
+            pending += part
+    return chars

@@ -1,0 +1,70 @@
+"""What every request goes through in both protocols: request id, API key, slot, error response, metrics and log."""
+
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Literal
+
+from tuneport.errors import RequestError
+
+from . import logs
+from .admission import AdmissionController
+from .errors import ErrorResponse, to_error_response
+
+Protocol = Literal["http", "grpc"]
+CANCELLED: dict[Protocol, str] = {"http": "499", "grpc": "CANCELLED"}
+"""The status of a request whose client went away."""
+
+
+class RequestFrame:
+    """One request, from its headers to its record."""
+
+    def __init__(
+        self, admission: AdmissionController, protocol: Protocol, operation: str | None, headers: Mapping[str, str]
+    ) -> None:
+        """Take the headers (HTTP) or metadata (gRPC) by lower-case name.
+
+        Without an `operation` the request needs no key and no slot, and leaves no record: health checks are answered
+        whatever the load.
+        """
+        self.admission = admission
+        self.request_id = logs.request_id(headers.get("x-request-id"))
+        self.status = CANCELLED[protocol]
+        """For the record: HTTP's number or gRPC's name. The protocol sets it when it responds."""
+        self.inputs: Any = None
+        """For the record, where inputs are logged."""
+        self._protocol = protocol
+        self._operation = operation
+        self._headers = headers
+
+    @asynccontextmanager
+    async def handle(self, respond: Callable[[ErrorResponse, Exception], Awaitable[None]]) -> AsyncIterator[None]:
+        """Admit the request for the length of the block; `respond` sends the response to an error raised in it."""
+        began = time.perf_counter()
+        try:
+            if self._operation is None:
+                yield
+            else:
+                self.admission.check_key(self._headers.get("authorization"), self._headers.get("x-api-key"))
+                with self.admission.acquire_slot(self._operation):
+                    yield
+        except Exception as error:
+            await respond(self.to_response(error), error)
+        finally:
+            if self._operation is not None:
+                self.admission.record_request(
+                    self._protocol,
+                    self._operation,
+                    self.status,
+                    began,
+                    self.request_id,
+                    inputs=self.inputs,
+                    traceparent=self._headers.get("traceparent"),
+                )
+
+    def to_response(self, error: Exception) -> ErrorResponse:
+        """Map an error to its response, and log one that is not the request's fault."""
+        if not isinstance(error, RequestError):
+            logs.log("failed", logging.ERROR, exc_info=error, request_id=self.request_id)
+        return to_error_response(error)

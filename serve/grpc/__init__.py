@@ -1,0 +1,1 @@
+"""The gRPC server: Open Inference Protocol, health, reflection."""

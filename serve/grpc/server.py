@@ -1,0 +1,66 @@
+"""The gRPC server of a worker: the Open Inference Protocol, health checking and reflection."""
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from tuneport.errors import TuneportError
+
+from ..admission import AdmissionController
+from .servicer import SERVICE, Servicer
+
+EXTRA_MESSAGE_BYTES = 64 * 1024
+"""What a message may have beside the inputs that `max_body_bytes` bounds."""
+MIN_IDLE_S = 60
+
+
+class GrpcServer:
+    """A `grpc.aio` server in the worker's event loop."""
+
+    def __init__(self, admission: AdmissionController) -> None:
+        """Create the server; `start` opens its port."""
+        self._admission = admission
+        settings = admission.settings
+        self._server = grpc.aio.server(
+            options=[
+                ("grpc.so_reuseport", int(settings.workers > 1)),
+                ("grpc.max_receive_message_length", settings.max_body_bytes + EXTRA_MESSAGE_BYTES),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.max_connection_idle_ms", 1000 * max(settings.keep_alive_s, MIN_IDLE_S)),
+            ],
+        )
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        self._server.add_generic_rpc_handlers((Servicer(admission).handlers(),))
+
+    async def start(self) -> int:
+        """Listen; returns the port. Raises TuneportError if it is taken."""
+        settings = self._admission.settings
+        host = f"[{settings.grpc_host}]" if ":" in settings.grpc_host else settings.grpc_host
+        address = f"{host}:{settings.grpc_port}"
+        tls = settings.tls()
+        try:
+            if tls:
+                certificate_chain, key = tls
+                credentials = grpc.ssl_server_credentials([(key, certificate_chain)])
+                port = self._server.add_secure_port(address, credentials)
+            else:
+                port = self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            problem = f"gRPC cannot listen on {address}"
+            raise TuneportError(problem, "free it, or set TUNEPORT_GRPC_PORT (0 for none)") from error
+        await self._server.start()
+        await self.set_ready(True)
+        return port
+
+    async def set_ready(self, ready: bool) -> None:
+        """Set the status that health checks return."""
+        status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in ("", SERVICE):
+            await self._health.set(name, status)
+
+    async def stop(self, shutdown_grace_s: float) -> None:
+        """Refuse new calls and let active ones finish within the grace time."""
+        await self.set_ready(False)
+        await self._server.stop(shutdown_grace_s)

@@ -1,0 +1,132 @@
+"""The HTTP application: `POST /predict`, Open Inference Protocol, OpenAI's /v1, the playground and /metrics.
+
+BentoML mounts it beside its own /livez and /readyz.
+"""
+
+from typing import Any
+
+import orjson
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Match, Route
+from starlette.types import Scope
+
+from tuneport.errors import InputError, MalformedRequest, MethodNotAllowed, NotFound, RequestError
+
+from ..admission import AdmissionController
+from ..framing import CANCELLED
+from .middleware import RequestMiddleware
+from .open_inference import routes as open_inference_routes
+from .openai import routes as openai_routes
+from .openapi import describe_api
+from .playground.routes import routes as playground_routes
+from .requests import admission_of, frame_of, read_body, unless_disconnected
+from .responses import json_response
+from .streaming import stream_prediction
+from .uploads import is_upload, read_upload
+
+BENTOML_PATHS = ("/", "/static_content")
+"""Paths of BentoML's own page, which the fallback route leaves to it."""
+
+
+def create_app(admission: AdmissionController, origins: list[str] | None = None) -> Starlette:
+    """Create the application; pages of `origins` may call it (CORS)."""
+    cors = [Middleware(CORSMiddleware, allow_origins=origins or [], allow_methods=["*"], allow_headers=["*"])]
+    app = Starlette(
+        routes=[
+            Route("/predict", predict, methods=["POST"]),
+            *open_inference_routes,
+            *openai_routes,
+            *playground_routes,
+            Route("/metrics", metrics),
+            Route("/docs.json", docs),
+            FallbackRoute("/{path:path}", not_routed, methods=["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]),
+        ],
+        middleware=[*(cors if origins else []), Middleware(RequestMiddleware)],
+        exception_handlers={ClientDisconnect: _client_disconnected, HTTPException: _starlette_error},
+    )
+    app.state.admission = admission
+    return app
+
+
+async def predict(request: Request) -> Response:
+    """`{"inputs": X, "parameters": {…}}` → `{"predictions": […], "model": {…}}`, in order and number."""
+    admission = admission_of(request)
+    body, content_type = await read_body(request), request.headers.get("content-type", "")
+    inputs, parameters = read_upload(content_type, body) if is_upload(content_type) else parse_body(body)
+    frame_of(request).inputs = inputs
+    if isinstance(parameters, dict) and parameters.get("stream") is True:
+        return await stream_prediction(request, inputs, parameters)
+    results = await unless_disconnected(request, admission.infer(inputs, parameters))
+    return json_response({"predictions": [result.prediction for result in results], "model": admission.model})
+
+
+async def metrics(request: Request) -> Response:
+    """Return the metrics for Prometheus, unless they have a port of their own."""
+    admission = admission_of(request)
+    if port := admission.settings.metrics_port:
+        raise NotFound(f"the metrics are on port {port}", f"GET /metrics on port {port}", code="not_routed")
+    page, content_type = admission.metrics.page()
+    return Response(page, headers={"Content-Type": content_type})
+
+
+async def docs(request: Request) -> Response:
+    """Describe the HTTP API in OpenAPI's form."""
+    return json_response(describe_api(admission_of(request).manifest))
+
+
+def parse_body(body: bytes) -> tuple[list[Any], Any]:
+    """Return inputs and parameters of a JSON body; the task checks what they hold."""
+    try:
+        content = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        remedy = 'send {"inputs": […]} as UTF-8'
+        raise MalformedRequest(f"the body is not JSON: {error}", remedy, code="not_json") from error
+    if not isinstance(content, dict) or "inputs" not in content:
+        raise InputError('the body is not an object with "inputs"', 'send {"inputs": […]}', code="no_inputs")
+    if unknown := sorted(content.keys() - {"inputs", "parameters"}):
+        raise InputError(f"unknown fields {unknown}"[:200], 'send "inputs" and "parameters"', code="unknown_field")
+    inputs = content["inputs"]
+    return inputs if isinstance(inputs, list) else [inputs], content.get("parameters")
+
+
+class FallbackRoute(Route):
+    """Matches every path that no other route has."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Match all but the paths of BentoML's page."""
+        path = scope["path"]
+        if path == BENTOML_PATHS[0] or path.startswith(BENTOML_PATHS[1:]):
+            return Match.NONE, {}
+        return super().matches(scope)
+
+
+async def not_routed(request: Request) -> Response:
+    """Raise MethodNotAllowed for a path that has other methods, else NotFound."""
+    for route in request.app.routes:
+        if isinstance(route, Route) and route.matches(request.scope)[0] is Match.PARTIAL:
+            raise _routing_error(request, ", ".join(sorted((route.methods or set()) - {"HEAD"})))
+    raise _routing_error(request)
+
+
+async def _client_disconnected(request: Request, _: Exception) -> Response:
+    """Return a response that nobody reads; its status is for metrics and logs."""
+    return Response(status_code=int(CANCELLED["http"]))
+
+
+async def _starlette_error(request: Request, error: Exception) -> Response:
+    """Raise Starlette's own routing errors as request errors, which the middleware responds to."""
+    assert isinstance(error, HTTPException)
+    raise _routing_error(request, (error.headers or {}).get("Allow")) from error
+
+
+def _routing_error(request: Request, allowed: str | None = None) -> RequestError:
+    """Return the error for a path that doesn't exist or, given the allowed methods, for a wrong method."""
+    line = f"{request.method} {request.url.path[:200]}"
+    if allowed:
+        return MethodNotAllowed(f"{line}: the path has other methods", allowed)
+    return NotFound(f"{line}: no such path", "POST to /predict; see /docs.json", code="not_routed")

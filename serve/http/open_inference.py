@@ -1,0 +1,95 @@
+"""Open Inference Protocol v2 over HTTP: `/v2/…`, tensors as JSON or, in both directions, as binary data."""
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from tuneport.schema.artifact import Manifest
+
+from .. import tensors
+from ..open_inference import EXTENSIONS, PLATFORM, check_model, infer
+from .requests import admission_of, frame_of, read_body, unless_disconnected
+from .responses import json_response
+from .tensor_json import HEADER_LENGTH, as_object, read_tensors, requested_outputs, split_body, tensor_response
+
+
+async def live(request: Request) -> Response:
+    """Answer that the process is alive."""
+    return Response()
+
+
+async def ready(request: Request) -> Response:
+    """Answer whether the server accepts inference requests."""
+    return Response(status_code=200 if admission_of(request).ready else 503)
+
+
+async def model_ready(request: Request) -> Response:
+    """Answer whether the model accepts inference requests."""
+    _checked_manifest(request)
+    return await ready(request)
+
+
+async def server_metadata(request: Request) -> Response:
+    """Return the server's name, version and protocol extensions."""
+    version = admission_of(request).manifest.version
+    return json_response({"name": PLATFORM, "version": version, "extensions": EXTENSIONS})
+
+
+async def model_metadata(request: Request) -> Response:
+    """Return the model's input and output tensors."""
+    manifest = _checked_manifest(request)
+    inputs = [{"name": name, "datatype": tensors.BYTES, "shape": [-1]} for name in tensors.fields_of(manifest)]
+    datatypes = tensors.output_datatypes(manifest)
+    outputs = [{"name": name, "datatype": datatype, "shape": [-1]} for name, datatype in datatypes.items()]
+    return json_response(
+        {
+            "name": manifest.name,
+            "versions": [manifest.version],
+            "platform": PLATFORM,
+            "inputs": inputs,
+            "outputs": outputs,
+        }
+    )
+
+
+async def model_infer(request: Request) -> Response:
+    """Answer input tensors with output tensors."""
+    admission, manifest = admission_of(request), _checked_manifest(request)
+    content, binary = split_body(await read_body(request), request.headers.get(HEADER_LENGTH))
+    parameters = as_object(content.get("parameters"), "parameters")
+    input_tensors = read_tensors(content.get("inputs"), binary, admission.settings.max_client_batch_size)
+    inputs = tensors.inputs_from_tensors(manifest, input_tensors)
+    frame_of(request).inputs = inputs
+    binary_default = parameters.get("binary_data_output") is True
+    is_binary = requested_outputs(content.get("outputs"), binary_default)
+    tensors.check_outputs(manifest, [*is_binary])
+    outputs = await unless_disconnected(request, infer(admission, inputs, parameters, [*is_binary]))
+    response = {"model_name": manifest.name, "model_version": manifest.version}
+    if isinstance(content.get("id"), str):
+        response["id"] = content["id"]
+    return tensor_response(
+        response, outputs, {tensor.name: is_binary.get(tensor.name, binary_default) for tensor in outputs}
+    )
+
+
+routes = [
+    Route("/v2/health/live", live),
+    Route("/v2/health/ready", ready),
+    Route("/v2", server_metadata),
+    *(
+        Route(f"/v2/models/{{model}}{version}{path}", endpoint, methods=methods)
+        for version in ("", "/versions/{version}")
+        for path, endpoint, methods in (
+            ("", model_metadata, ["GET"]),
+            ("/ready", model_ready, ["GET"]),
+            ("/infer", model_infer, ["POST"]),
+        )
+    ),
+]
+
+
+def _checked_manifest(request: Request) -> Manifest:
+    """Return the manifest; NotFound if the path names another model or version."""
+    manifest = admission_of(request).manifest
+    check_model(manifest, request.path_params["model"], request.path_params.get("version"))
+    return manifest

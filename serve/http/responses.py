@@ -1,0 +1,70 @@
+"""Responses: JSON, errors in the shape of each protocol, and server-sent events."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from ..errors import ErrorResponse
+from .requests import frame_of
+
+OPENAI_ERROR_TYPES = {401: "authentication_error", 429: "rate_limit_error"}
+"""HTTP status → OpenAI's type of error; the other types are "invalid_request_error" and "server_error"."""
+EVENT_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+"""Keep proxies from holding events back."""
+
+
+def json_response(content: Any) -> Response:
+    """Return 200 with JSON."""
+    return Response(orjson.dumps(content), media_type="application/json")
+
+
+def error_response(error: ErrorResponse, path: str) -> Response:
+    """Return an error with its status and headers, in the shape that belongs to the path."""
+    headers = {}
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(error.retry_after_s)
+    if error.allowed is not None:
+        headers["Allow"] = error.allowed
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    status, content = error_content(error, path)
+    return Response(orjson.dumps(content), status, headers, "application/json")
+
+
+def error_content(error: ErrorResponse, path: str) -> tuple[int, Any]:
+    """Return status and JSON of an error: tuneport's shape, below /v2 that of Open Inference, below /v1 OpenAI's."""
+    if path.startswith("/v2"):
+        return error.status, {"error": error.text}
+    if path.startswith("/v1/"):
+        status = 400 if error.status == 422 else error.status  # OpenAI does not use 422
+        kind = "server_error" if status >= 500 else OPENAI_ERROR_TYPES.get(status, "invalid_request_error")
+        return status, {"error": {"message": error.text, "type": kind, "param": None, "code": error.code}}
+    return error.status, error.as_json()
+
+
+async def event_stream(request: Request, events: AsyncIterator[Any], last: str | None = None) -> StreamingResponse:
+    """Send JSON values as server-sent events, and `last` literally after them.
+
+    The first event is awaited here: an error before it gets a status of its own, a later one becomes an event.
+    """
+    first = await anext(events)
+
+    async def lines() -> AsyncIterator[bytes]:
+        yield _event(first)
+        try:
+            async for event in events:
+                yield _event(event)
+        except Exception as error:
+            yield _event(error_content(frame_of(request).to_response(error), request.url.path)[1])
+            return
+        if last is not None:
+            yield f"data: {last}\n\n".encode()
+
+    return StreamingResponse(lines(), headers=EVENT_HEADERS, media_type="text/event-stream")
+
+
+def _event(value: Any) -> bytes:
+    return b"data: " + orjson.dumps(value) + b"\n\n"

@@ -1,0 +1,159 @@
+"""Answer one request among others: parse, encode, check the size, batch, run, decode."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel
+
+from tuneport.errors import EngineError, MalformedRequest, PayloadTooLarge
+from tuneport.runtime.batch import EncodedInput, RowOutputs, group_by_input
+from tuneport.runtime.predictor import Predictor
+from tuneport.runtime.tasks.generation import TokenCallback, with_callback
+from tuneport.schema.artifact import Variant
+from tuneport.schema.loading import load_manifest
+
+from .batcher import Batcher, BatchReport, MakeBatcher, RowBatcher
+from .settings import Settings
+
+SHORT_TEXT_CHARS = 1000
+"""Tokenizing a text shorter than this takes less time than a change of threads."""
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceResult:
+    """The prediction for one input, and the tokens that it took."""
+
+    prediction: Any
+    """In the shape of `POST /predict`."""
+    prompt_tokens: int
+    """Tokens of all the rows that ran for the input."""
+    new_tokens: int
+    """Generated tokens; 0 for encoders."""
+    truncated: bool
+    """Whether the input was longer than the model's maximum and lost tokens."""
+
+
+class Inference:
+    """A predictor behind a batcher that concurrent requests share."""
+
+    def __init__(self, predictor: Predictor, settings: Settings, make_batcher: MakeBatcher = Batcher) -> None:
+        """Start the threads of the tokenizer and of the batcher that `make_batcher` returns."""
+        self.predictor = predictor
+        self.on_batch: Callable[[BatchReport], object] = lambda _: None
+        """Called in the event loop with the report of every batch."""
+        self._settings = settings
+        self._tokenizer_thread = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
+        self.batcher: RowBatcher = make_batcher(
+            predictor.runner.run_batch,
+            streams=predictor.runner.streams,
+            limits=predictor.runner.limits,
+            max_queue_inputs=settings.max_queue_inputs,
+            max_queue_s=_max_queue_s(predictor, settings),
+            report=lambda report: self.on_batch(report),
+        )
+
+    @classmethod
+    def open(
+        cls, artifact: Path, settings: Settings, *, streams: int | None = None, make_batcher: MakeBatcher = Batcher
+    ) -> Self:
+        """Open an artifact as the settings say; raises what `Predictor` raises, and EngineError for a wrong device."""
+        _check_device(load_manifest(artifact).variant(settings.variant), settings)
+        predictor = Predictor(
+            artifact,
+            settings.variant,
+            threads=settings.worker_threads(),
+            streams=streams,
+            max_batch_tokens=settings.max_batch_tokens,
+        )
+        return cls(predictor, settings, make_batcher)
+
+    async def run(
+        self,
+        inputs: Sequence[Any],
+        parameters: Any = None,
+        *,
+        deadline: float | None = None,
+        callback: TokenCallback | None = None,
+        allow_truncation: bool = True,
+    ) -> list[InferenceResult]:
+        """Answer the inputs of one request, in order.
+
+        `deadline` is a time of the event loop's clock, after which rows that have not started are dropped. `callback`
+        receives the tokens of a generative model as they are generated. Raises InputError, PayloadTooLarge,
+        MalformedRequest for a truncated input unless `allow_truncation`, and what `Batcher.submit` raises.
+        """
+        checked = self.predictor.parse_parameters(parameters)
+        parsed_inputs = self.predictor.parse_inputs(inputs)
+        windows = await self._encode(inputs, parsed_inputs, checked)
+        self._check_tokens(windows, allow_truncation=allow_truncation)
+        if callback:
+            windows = [with_callback(rows, callback) for rows in windows]
+        outputs = await self.batcher.submit([row for rows in windows for row in rows], deadline)
+        predictions = self.predictor.decode(parsed_inputs, windows, outputs, checked)
+        parts = zip(predictions, windows, group_by_input(outputs, windows), strict=True)
+        return [_result(*part) for part in parts]
+
+    def close(self) -> None:
+        """Refuse the rows that wait and stop the threads."""
+        self._tokenizer_thread.shutdown()
+        self.batcher.close()
+
+    async def _encode(
+        self, inputs: Sequence[Any], parsed_inputs: Sequence[Any], parameters: BaseModel
+    ) -> list[list[EncodedInput]]:
+        """Encode in the tokenizer's thread, or right here where that is faster."""
+        encode_request = self.predictor.task.encode_request
+        if self.predictor.family.tokenizes_concurrently and _is_short(inputs):
+            return encode_request(parsed_inputs, parameters)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._tokenizer_thread, encode_request, parsed_inputs, parameters)
+
+    def _check_tokens(self, windows: Sequence[Sequence[EncodedInput]], *, allow_truncation: bool) -> None:
+        """Refuse a request of too many tokens and, unless it is allowed, an input that was truncated."""
+        if not allow_truncation and any(row.truncated for rows in windows for row in rows):
+            problem = f"the prompt has over {self.predictor.manifest.processing.max_length} tokens"
+            raise MalformedRequest(problem, "send a shorter one", code="context_length_exceeded")
+        tokens, limit = sum(len(row) for rows in windows for row in rows), self._settings.max_tokens
+        if tokens > limit:
+            problem = f"{tokens} tokens in one request, and the limit is {limit}"
+            remedy = "send several requests, or raise TUNEPORT_MAX_TOKENS"
+            raise PayloadTooLarge(problem, remedy, code="too_many_tokens")
+
+
+def _check_device(variant: Variant, settings: Settings) -> None:
+    """Refuse to start where TUNEPORT_DEVICE is not the variant's device."""
+    device = variant.execution.device
+    if settings.device and settings.device != device:
+        raise EngineError(
+            f"variant {variant.name} is for {device}, and {settings.device} was asked for",
+            "choose a variant of that device or unset TUNEPORT_DEVICE",
+        )
+
+
+def _max_queue_s(predictor: Predictor, settings: Settings) -> float:
+    """Return how long a row may wait: the setting or, where unset, what suits the family's models."""
+    is_set = "max_queue_ms" in settings.model_fields_set
+    if predictor.family.waits_for_request_timeout and not is_set:
+        return settings.request_timeout_s
+    return settings.max_queue_ms / 1000
+
+
+def _is_short(inputs: Sequence[Any]) -> bool:
+    """Tell whether a request is a single short text, or an object with short texts."""
+    if len(inputs) != 1:
+        return False
+    fields = inputs[0].values() if isinstance(inputs[0], dict) else inputs
+    return sum(len(field) if isinstance(field, str) else SHORT_TEXT_CHARS for field in fields) < SHORT_TEXT_CHARS
+
+
+def _result(prediction: Any, rows: Sequence[EncodedInput], outputs: Sequence[RowOutputs]) -> InferenceResult:
+    return InferenceResult(
+        prediction=prediction,
+        prompt_tokens=sum(map(len, rows)),
+        new_tokens=sum(len(output.get("tokens", ())) for output in outputs),
+        truncated=any(row.truncated for row in rows),
+    )

@@ -1,0 +1,55 @@
+"""The Open Inference Protocol v2 as HTTP and gRPC share it: the model's check, its parameters, and inference."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tuneport.errors import InputError, NotFound
+from tuneport.schema.artifact import Manifest
+
+from .admission import AdmissionController
+from .tensors import Tensor, tensors_from_predictions
+
+PLATFORM = "tuneport"
+EXTENSIONS = ("binary_tensor_data",)
+PROTOCOL_PARAMETERS = frozenset(
+    {"binary_data_output", "sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "headers"}
+)
+"""Parameters of a request that are the protocol's; the others are the task's."""
+MAX_TIMEOUT_DIGITS = 18
+
+
+def check_model(manifest: Manifest, name: str, version: str | None) -> None:
+    """Raise NotFound for a model or version that is not served here."""
+    if name != manifest.name or (version and version != manifest.version):
+        requested = f"{name[:80]}{f', version {version[:40]}' if version else ''}"
+        remedy = f"{manifest.name} {manifest.version} is served here"
+        raise NotFound(f"there is no model {requested}", remedy, code="no_model")
+
+
+def timeout_s(parameters: Mapping[str, Any]) -> float | None:
+    """Return the request's own `timeout` parameter, given in microseconds, in seconds; None without one or for 0."""
+    micros = parameters.get("timeout")
+    if micros is None or micros == 0:
+        return None
+    digits = str(micros) if type(micros) is not float else f"{micros:.0f}" if micros.is_integer() else ""
+    if type(micros) not in (int, float, str) or not digits.isascii() or not digits.isdigit():
+        raise InputError('the parameter "timeout" is not a whole number', "send microseconds")
+    return int(digits[:MAX_TIMEOUT_DIGITS]) / 1e6
+
+
+async def infer(
+    admission: AdmissionController,
+    inputs: Sequence[Any],
+    parameters: Mapping[str, Any],
+    output_names: Sequence[str],
+    deadline_s: float | None = None,
+) -> list[Tensor]:
+    """Answer inputs with the named output tensors, or with all if none is named.
+
+    The request's `timeout` parameter and `deadline_s`, seconds from now, both shorten the time limit.
+    """
+    limits = [limit for limit in (timeout_s(parameters), deadline_s) if limit is not None]
+    task_parameters = {name: value for name, value in parameters.items() if name not in PROTOCOL_PARAMETERS}
+    results = await admission.infer(inputs, task_parameters, timeout_s=min(limits, default=None))
+    predictions = [result.prediction for result in results]
+    return tensors_from_predictions(admission.manifest, predictions, output_names)

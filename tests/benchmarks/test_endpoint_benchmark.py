@@ -1,0 +1,334 @@
+"""The endpoint benchmark: the load generator counts right, wrong servers are refused, the report is complete."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent import futures
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import orjson
+import pytest
+from kit.artifacts import reseal
+from kit.data import read_rows, write_rows
+
+from tuneport.errors import ArtifactError, GateError, TuneportError
+from tuneport.runtime.loading import open_task
+from tuneport.runtime.tasks.base import RuntimeTask
+from tuneport.schema.artifact import GOLDEN, File, Manifest
+from tuneport.schema.loading import load_golden, load_manifest
+from tuneport.stages.benchmarks.config import EndpointConfig
+from tuneport.stages.benchmarks.endpoint.check import (
+    ExpectedPrediction,
+    check_agreement,
+    count_changed,
+    expected_predictions,
+)
+from tuneport.stages.benchmarks.endpoint.main import bench_endpoint
+from tuneport.stages.benchmarks.endpoint.metrics import TokenCounts, padding_share, tokens_between
+from tuneport.stages.benchmarks.endpoint.processes import resource_usage, run_load, start_server
+from tuneport.stages.benchmarks.endpoint.short import SHORT_TOKENS, select_short_text
+from tuneport.stages.benchmarks.endpoint.targets import (
+    BENTO_BATCHER,
+    GRPC,
+    HTTP,
+    TORCH_FP32,
+    EndpointTarget,
+    endpoint_targets,
+    null_target,
+)
+from tuneport.stages.benchmarks.load import null_server
+from tuneport.stages.benchmarks.load.main import LoadGenerator
+from tuneport.stages.benchmarks.load.plan import FAILED, LOST, OK, UNSENT, LoadPlan, LoadResult
+from tuneport.stages.benchmarks.soak import soak
+from tuneport.stages.serve.process import free_port
+
+BODIES = tuple(b'{"inputs": "text %d"}' % i for i in range(5))
+
+
+@pytest.fixture
+def null_port() -> Iterator[int]:
+    """Serve the server that does no work from a thread."""
+    port, loop = free_port(), asyncio.new_event_loop()
+    server = loop.run_until_complete(loop.create_server(null_server.NullServer, "127.0.0.1", port))
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    yield port
+    loop.call_soon_threadsafe(server.close)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.run_until_complete(asyncio.sleep(0.05))  # for the transports to notice that the clients left
+    loop.close()
+
+
+def generate_load(**fields: Any) -> LoadResult:
+    return asyncio.run(LoadGenerator(LoadPlan(path="/predict", **fields)).run())
+
+
+@pytest.fixture(scope="module")
+def task(tiny_artifact: Path, manifest: Manifest) -> RuntimeTask:
+    return open_task(tiny_artifact, manifest.task, manifest.labels, manifest.processing)
+
+
+def test_a_closed_loop_counts_every_request(null_port: int) -> None:
+    result = generate_load(port=null_port, bodies=BODIES, connections=3, seconds=0.3)
+    assert result.statuses == {OK: result.sent}
+    assert 0 < result.answered <= result.sent
+    assert len(result.latencies_ms) == result.answered
+    assert list(result.latencies_ms) == sorted(result.latencies_ms)
+    assert result.last_bodies == dict.fromkeys(range(5), null_server.BODY)
+    assert 0 < result.client_cpu_s <= 0.5
+
+
+def test_the_warm_up_does_not_count(null_port: int) -> None:
+    result = generate_load(port=null_port, bodies=BODIES, seconds=0.1, warm_up_s=0.4)
+    assert 0 < result.answered < result.sent / 2
+
+
+def test_a_plan_with_once_sends_each_body_once(null_port: int) -> None:
+    assert generate_load(port=null_port, bodies=BODIES, seconds=0, once=True).statuses == {OK: len(BODIES)}
+
+
+def test_an_open_loop_keeps_its_rate(null_port: int) -> None:
+    result = generate_load(port=null_port, bodies=BODIES, connections=50, seconds=1.0, requests_per_s=200.0)
+    assert 140 < result.sent < 260  # Poisson: 200 with a deviation of 14
+
+
+def test_an_open_loop_counts_requests_that_it_could_not_send() -> None:
+    """A server that accepts and never responds occupies all connections, which latencies alone would not show."""
+    port = free_port()
+
+    async def run() -> LoadResult:
+        async def ignore(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await asyncio.sleep(0.5)
+            writer.close()
+
+        async with await asyncio.start_server(ignore, "127.0.0.1", port):
+            plan = LoadPlan(path="/", port=port, bodies=BODIES, connections=2, seconds=0.3, requests_per_s=100.0)
+            return await LoadGenerator(plan).run()
+
+    result = asyncio.run(run())
+    assert result.statuses[LOST] == 2
+    assert result.statuses[UNSENT] > 10
+    assert result.answered == 0
+
+
+def test_a_missing_server_is_counted_not_raised() -> None:
+    result = generate_load(port=free_port(), bodies=BODIES, connections=2, seconds=0.1)
+    assert result.statuses.keys() == {LOST}
+    assert result.answered == 0
+
+
+@pytest.mark.parametrize("size", [0, 10, 20_000, 60_000])
+def test_the_grpc_client_talks_to_a_real_grpc_server(size: int) -> None:
+    """Messages of every size arrive complete in both directions; a call that fails is counted as failed."""
+
+    def echo(request: bytes, context: grpc.ServicerContext) -> bytes:
+        if request.startswith(b"fail"):
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "no")
+        return request + b"!"
+
+    handler = grpc.unary_unary_rpc_method_handler(echo)
+    server = grpc.server(futures.ThreadPoolExecutor(2))
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Echo", {"Say": handler}),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        bodies = (b"x" * size, b"fail", *(bytes([i]) * 100 for i in range(20)))
+        plan = LoadPlan(protocol="grpc", port=port, path="/test.Echo/Say", bodies=bodies, seconds=0, once=True)
+        result = asyncio.run(LoadGenerator(plan).run())
+        again = plan.model_copy(update={"once": False, "seconds": 0.2, "connections": 3, "bodies": bodies[2:]})
+        many = asyncio.run(LoadGenerator(again).run())
+    finally:
+        server.stop(None).wait()
+    assert result.statuses == {OK: len(bodies) - 1, FAILED: 1}
+    assert result.last_bodies == {i: body + b"!" for i, body in enumerate(bodies) if i != 1}
+    assert many.statuses.keys() == {OK}
+
+
+def test_the_load_generator_runs_as_a_process(null_port: int) -> None:
+    result = run_load(LoadPlan(port=null_port, path="/", bodies=BODIES, connections=2, seconds=0.2))
+    assert result.answered > 0
+    with pytest.raises(TuneportError, match="failed"):
+        run_load(LoadPlan(port=null_port, path="/", bodies=(), seconds=0.1))
+
+
+def test_resource_usage_counts_descendants_in_their_own_sessions() -> None:
+    """BentoML starts its workers as leaders of sessions."""
+    burn = "\n".join(
+        (
+            "import time",
+            "while time.process_time() < 0.4: pass",
+            "held = bytearray(60_000_000)",
+            "input()",
+        )
+    )
+    start = f"subprocess.Popen([sys.executable, '-c', {burn!r}], start_new_session=True).wait()"
+    child = f"import subprocess, sys; {start}"
+    process = subprocess.Popen([sys.executable, "-c", child], stdin=subprocess.PIPE)
+    try:
+        for _ in range(200):
+            usage = resource_usage(process.pid)
+            if usage.worker_mib > 50:
+                break
+            threading.Event().wait(0.05)
+        assert usage.cpu_s >= 0.3
+        assert usage.total_mib > usage.worker_mib > 50
+    finally:
+        assert process.stdin
+        process.stdin.close()
+        process.wait()
+    assert resource_usage(os.getpid()).worker_mib > 1
+
+
+def test_padding_share_is_taken_over_all_rounds() -> None:
+    assert tokens_between(None, TokenCounts(1, 1)) is None
+    assert tokens_between(TokenCounts(100, 10), TokenCounts(300, 30)) == TokenCounts(200, 20)
+    assert padding_share([TokenCounts(100, 10), None, TokenCounts(300, 10)]) == 0.05
+    assert padding_share([None, TokenCounts(0, 0)]) is None
+
+
+def test_a_short_text_has_sixteen_tokens(task: RuntimeTask) -> None:
+    text, row = select_short_text(task, ["bank " * 40, "team"]) or ("", None)
+    assert row is not None
+    assert len(row) == SHORT_TOKENS
+    assert text == " ".join(["bank"] * (SHORT_TOKENS - 2))
+    assert select_short_text(task, [{"question": "x", "context": "y"}]) is None
+
+
+def responses(expected: list[ExpectedPrediction], num_wrong: int) -> dict[int, bytes]:
+    """Return response bodies for golden cases; those of the first `num_wrong` have a wrong label."""
+    found = {i: {"label": each.prediction["label"], "score": 0.5} for i, each in enumerate(expected)}
+    for i in range(num_wrong):
+        found[i] = {"label": "wrong", "score": 0.5}
+    return {i: orjson.dumps({"predictions": [each]}) for i, each in found.items()}
+
+
+def target() -> EndpointTarget:
+    return EndpointTarget(
+        "a server", lambda _: [], "/predict", orjson.dumps, lambda body: orjson.loads(body)["predictions"][0]
+    )
+
+
+@pytest.mark.parametrize(("num_wrong", "is_refused"), [(0, False), (1, False), (3, True)])
+def test_an_endpoint_that_is_wrong_is_not_timed(
+    tiny_artifact: Path, task: RuntimeTask, monkeypatch: pytest.MonkeyPatch, num_wrong: int, is_refused: bool
+) -> None:
+    expected = expected_predictions(task, load_golden(tiny_artifact))
+    bodies = responses(expected, num_wrong)
+    result = LoadResult(
+        seconds=0, answered=0, latencies_ms=(), statuses={OK: len(bodies)}, sent=0, client_cpu_s=0, last_bodies=bodies
+    )
+    monkeypatch.setattr("tuneport.stages.benchmarks.endpoint.check.run_load", lambda _: result)
+    if is_refused:
+        with pytest.raises(GateError, match="torch predicts"):
+            check_agreement(target(), 1, task, expected)
+    else:
+        assert check_agreement(target(), 1, task, expected) == pytest.approx(1 - num_wrong / len(expected))
+
+
+def test_an_endpoint_that_fails_is_not_timed(
+    tiny_artifact: Path, task: RuntimeTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = LoadResult(seconds=0, answered=0, latencies_ms=(), statuses={OK: 3, 500: 1}, sent=4, client_cpu_s=0)
+    monkeypatch.setattr("tuneport.stages.benchmarks.endpoint.check.run_load", lambda _: result)
+    with pytest.raises(GateError, match="500"):
+        check_agreement(target(), 1, task, expected_predictions(task, load_golden(tiny_artifact)))
+
+
+def test_predictions_changed_by_load_are_counted_and_refused_when_many(tiny_artifact: Path, task: RuntimeTask) -> None:
+    expected = expected_predictions(task, load_golden(tiny_artifact))
+    unloaded = [case.prediction for case in expected]
+    assert count_changed(target(), task, unloaded, responses(expected, 0)) == 0
+    assert count_changed(target(), task, unloaded, responses(expected, 1)) == 1
+    with pytest.raises(GateError, match="under load"):
+        count_changed(target(), task, unloaded, responses(expected, 10))
+
+
+@pytest.mark.slow
+def test_the_whole_benchmark(tiny_artifact: Path, tmp_path: Path) -> None:
+    config = EndpointConfig(artifact=tiny_artifact, connections=(1, 4), seconds=1.0, rounds=1, num_inputs=40)
+    report = bench_endpoint(config, tmp_path / "report")
+    names = [result.name for result in report.results]
+    assert names[0] == HTTP
+    assert BENTO_BATCHER in names
+    assert TORCH_FP32 in names
+    for result in report.results:
+        assert result.agreement >= 0.95
+        assert result.worker_mib > 50
+        assert [level.connections for level in result.levels] == [1, 4]
+        for level in result.levels:
+            assert level.requests_per_s > 0
+            assert level.latency_ms_p50 <= level.latency_ms_p95 <= level.latency_ms_p99
+            assert level.errors == 0
+            assert level.cpu_ms_per_request > 0
+    assert {file.name for file in (tmp_path / "report").iterdir()} == {"report.json", "report.md", "report.png"}
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert all(name in text for name in names)
+    assert report.overload.goodput_per_s > 0
+    assert report.short_text is not None
+
+
+def reverse_golden_logits(artifact: Path) -> None:
+    rows = read_rows(artifact / GOLDEN)
+    for row in rows:
+        row["outputs"][0]["logits"].reverse()
+    write_rows(artifact / GOLDEN, rows)
+
+
+def test_a_damaged_artifact_is_refused_before_a_server_starts(artifact: Path, tmp_path: Path) -> None:
+    reverse_golden_logits(artifact)
+    with pytest.raises(ArtifactError, match=r"golden\.jsonl is not the file that passed the gate"):
+        bench_endpoint(EndpointConfig(artifact=artifact, connections=(1,), seconds=0.5, rounds=1), tmp_path / "report")
+    assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.slow
+def test_a_server_that_does_not_reproduce_its_golden_cases_is_not_timed(artifact: Path, tmp_path: Path) -> None:
+    """All hashes are right and the golden cases are not torch's: the server itself refuses to start."""
+    reverse_golden_logits(artifact)
+    files = [file for file in load_manifest(artifact).files if file.path != GOLDEN]
+    reseal(artifact, {"files": [file.model_dump() for file in (*files, File.of(artifact, GOLDEN))]})
+    with pytest.raises(TuneportError, match=r"did not start: variant \S+ differs from torch"):
+        bench_endpoint(EndpointConfig(artifact=artifact, connections=(1,), seconds=0.5, rounds=1), tmp_path / "report")
+    assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.slow
+def test_a_soak_reports_memory_and_every_status(tiny_artifact: Path) -> None:
+    result = soak(tiny_artifact, seconds=1.0, connections=2)
+    assert result.statuses == {OK: result.requests}
+    assert len(result.worker_mib) >= 2
+    assert all(each > 50 for each in result.worker_mib)
+
+
+def test_every_server_command_names_a_service_that_exists(
+    tiny_artifact: Path, tiny_checkpoint: Path, manifest: Manifest
+) -> None:
+    targets = {each.name: each for each in endpoint_targets(tiny_artifact, manifest, tiny_checkpoint, None)}
+    assert {HTTP, GRPC, BENTO_BATCHER, TORCH_FP32} <= set(targets)
+    services = {}
+    for name, each in targets.items():
+        command = each.command(1234)
+        assert Path(command[0]).samefile(sys.executable)
+        (services[name],) = (word for word in command if word.startswith("tuneport.") and ":" in word)
+    assert services[HTTP] == services[GRPC]
+    assert len(set(services.values())) == 3
+    for service in set(services.values()):
+        module, _, name = service.partition(":")
+        # In a process of its own: a service reads its settings, and BentoML its arguments, at import.
+        check = f"import importlib, sys; sys.exit(0 if hasattr(importlib.import_module({module!r}), {name!r}) else 3)"
+        assert subprocess.run([sys.executable, "-P", "-c", check], timeout=120, check=False).returncode == 0, service
+
+
+def test_the_server_that_does_no_work_starts_and_responds() -> None:
+    with start_server(null_target()) as server:
+        response = httpx.post(f"http://127.0.0.1:{server.port}/predict", json={"inputs": "text"})
+    assert response.json() == orjson.loads(null_server.BODY)
+    assert server.http_port == server.port
+    assert server.ready_s > 0

@@ -1,0 +1,242 @@
+"""Every command has help, every field of its config is a documented option, and what an option says arrives."""
+
+import inspect
+import json
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import pytest
+import typer
+from kit.command import tuneport
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from tuneport.cli.fields import option_type
+from tuneport.cli.finetune import FLAGS as FINETUNE_FLAGS
+from tuneport.cli.main import app
+from tuneport.cli.predict import PredictConfig
+from tuneport.cli.serve import SECRETS, ServeConfig
+from tuneport.stages.benchmarks.config import BenchConfig, EndpointConfig
+from tuneport.stages.export.config import ExportConfig
+from tuneport.stages.finetune.config import FinetuneConfig
+from tuneport.stages.serve.settings import Settings
+from tuneport.tasks import all_tasks
+
+COMMANDS = (
+    "average", "bench", "bench-endpoint", "build", "demo", "export", "finetune", "inspect", "predict", "search",
+    "serve", "verify",
+)  # fmt: skip
+CONFIGS: dict[str, tuple[type[BaseModel], ...]] = {
+    "export": (ExportConfig,),
+    "predict": (PredictConfig,),
+    "bench": (BenchConfig,),
+    "bench-endpoint": (EndpointConfig,),
+    "serve": (ServeConfig, Settings),
+}
+"""Config classes whose fields are all options of the command."""
+OWN_OPTIONS = {"out", "overwrite", "resume", "config", "set", "space", "trials", "help"}
+"""Options that say where to write and how to proceed; no config has them."""
+COMMAND_LINE = typer.main.get_command(app)
+
+
+def options_of(command: str) -> dict[str, Any]:
+    """Map the parameters of a command by name, `--max-drop` as max_drop."""
+    return {parameter.name.rstrip("_"): parameter for parameter in COMMAND_LINE.commands[command].params}  # type: ignore[attr-defined]
+
+
+def fields_of(command: str) -> dict[str, FieldInfo]:
+    fields = {name: field for config in CONFIGS[command] for name, field in config.model_fields.items()}
+    return {name: field for name, field in fields.items() if name not in SECRETS}
+
+
+def example(name: str, field: FieldInfo) -> tuple[list[str], Any]:
+    """Return arguments for an option, and the value that they stand for: never the default."""
+    kind, flag = option_type(field.annotation), f"--{name.replace('_', '-')}"
+    if kind is bool:
+        return [flag if not field.default else f"--no-{flag[2:]}"], not field.default
+    if get_origin(kind) is Literal:
+        value: Any = next(choice for choice in get_args(kind) if choice != field.default)
+    elif kind is tuple:
+        is_number = int in typing.get_args(field.annotation) or "int" in str(field.annotation)
+        return [flag, "2, 3"], (2, 3) if is_number else ("2", "3")
+    elif kind is dict:
+        return [flag, "text=review, label=stars"], {"text": "review", "label": "stars"}
+    elif kind in (int, float):
+        value = kind((field.default or 8) / 2 if kind is float else (field.default or 8) + 1)
+    elif kind is Path:
+        value = Path("some/path")
+    else:
+        value = "regression" if name == "task" else "some-name"
+    return [flag, str(value)], value
+
+
+def test_the_commands_are_these() -> None:
+    assert tuple(sorted(COMMAND_LINE.commands)) == COMMANDS  # type: ignore[attr-defined]
+
+
+def test_help_lists_every_command() -> None:
+    out = tuneport("--help").out
+    assert all(f"  {command} " in out for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_and_documents_every_option(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    answer = tuneport(command, "--help")
+    assert answer.code == 0
+    assert f"tuneport {command}" in answer.out
+    for name, parameter in options_of(command).items():
+        assert len(parameter.help or "") > 8, f"--{name} has no help"
+        assert all(spelling in answer.out for spelling in parameter.opts)
+
+
+@pytest.mark.parametrize("command", CONFIGS)
+def test_every_field_of_a_config_is_an_option_and_nothing_else_is(command: str) -> None:
+    options = options_of(command)
+    assert fields_of(command).keys() == options.keys() - OWN_OPTIONS - {"texts"}
+    for name, field in fields_of(command).items():
+        assert " ".join((field.description or "").split()) in options[name].help
+
+
+@pytest.mark.parametrize("command", ["finetune", "search"])
+def test_options_of_fine_tuning_are_settings_of_its_config(command: str) -> None:
+    options = options_of(command)
+    assert options.keys() - OWN_OPTIONS == set(FINETUNE_FLAGS) <= FinetuneConfig.model_fields.keys()
+    assert {"set", "config"} <= options.keys()
+
+
+@pytest.mark.parametrize("command", ["demo", "average", "verify", "inspect", "build"])
+def test_commands_without_a_config_have_only_shared_options(command: str) -> None:
+    arguments = {"average": {"runs"}, "demo": set()}.get(command, {"artifact"})
+    assert options_of(command).keys() - OWN_OPTIONS == arguments
+
+
+@pytest.mark.parametrize(
+    ("command", "config", "function"),
+    [
+        ("export", ExportConfig, "tuneport.stages.export.pipeline.export"),
+        ("bench", BenchConfig, "tuneport.stages.benchmarks.engine.bench"),
+        ("bench-endpoint", EndpointConfig, "tuneport.stages.benchmarks.endpoint.main.bench_endpoint"),
+    ],
+)
+def test_every_option_arrives_in_the_config(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str, config: type[BaseModel], function: str
+) -> None:
+    class Done(Exception):
+        pass
+
+    def receive(config: BaseModel, out: Path, *, overwrite: bool, progress: Callable[[str], object]) -> None:
+        received.append((config, out, overwrite))
+        raise Done
+
+    received: list[tuple[Any, Path, bool]] = []
+    monkeypatch.setattr(function, receive)
+    positional, *names = config.model_fields
+    examples = {name: example(name, config.model_fields[name]) for name in names}
+    arguments = [argument for given, _ in examples.values() for argument in given]
+    for given in ([], [*arguments, "--overwrite"]):
+        with pytest.raises(Done):
+            tuneport(command, "some/path", "--out", tmp_path, *given)
+    assert received == [
+        (config.model_validate({positional: "some/path"}), tmp_path, False),
+        (
+            config.model_validate({positional: "some/path", **{n: value for n, (_, value) in examples.items()}}),
+            tmp_path,
+            True,
+        ),
+    ]
+    assert all(getattr(received[1][0], name) != getattr(received[0][0], name) for name in names)
+
+
+def test_every_setting_of_fine_tuning_can_be_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def receive(config: FinetuneConfig, *_: Any, **__: Any) -> None:
+        received.append(config)
+        raise KeyboardInterrupt
+
+    received: list[FinetuneConfig] = []
+    monkeypatch.setattr("tuneport.stages.finetune.train.finetune", receive)
+    required = {"task": "regression", "model": "m", "data": "d"}
+    defaults = FinetuneConfig.model_validate(required)
+    settings = {name: value for name, value in defaults.model_dump(mode="json").items() if value not in (None, {})}
+    arguments = [f"--set={name}={json.dumps(value)}" for name, value in settings.items()]
+    assert tuneport("finetune", "--out", tmp_path, *arguments).code == 130
+    flags = ["--task", "regression", "--model", "m", "--data", "d", "--columns", "text=a", "--trust-remote-code"]
+    assert tuneport("finetune", "--out", tmp_path, *flags, "--set", "seed=7").code == 130
+    assert received == [
+        defaults,
+        defaults.model_copy(update={"columns": {"text": "a"}, "trust_remote_code": True, "seed": 7}),
+    ]
+
+
+def test_every_setting_of_the_service_arrives_in_its_environment(
+    monkeypatch: pytest.MonkeyPatch, tiny_artifact: Path, tmp_path: Path
+) -> None:
+    def receive(command: list[str], environment: dict[str, str]) -> int:
+        received.append((command, Settings(), environment))
+        return 0
+
+    received: list[tuple[list[str], Settings, dict[str, str]]] = []
+    monkeypatch.setattr("tuneport.stages.serve.process.run_service", receive)
+    monkeypatch.setenv("TUNEPORT_WORKERS", "7")
+    (tmp_path / "keys").write_text("key\n")
+    monkeypatch.chdir(tmp_path)
+    paths = {"api_keys_file": "keys", "tls_certfile": None, "tls_keyfile": None, "cors_origins": "https://a.example"}
+    examples = {
+        name: ([f"--{name.replace('_', '-')}", paths[name]], paths[name]) if name in paths else example(name, field)
+        for name, field in Settings.model_fields.items()
+        if name not in SECRETS and paths.get(name, "") is not None
+    }
+    arguments = [argument for given, _ in examples.values() for argument in given]
+    for name in Settings.model_fields:  # set here so that monkeypatch removes what the command sets
+        monkeypatch.setenv(f"TUNEPORT_{name}".upper(), "")
+        monkeypatch.delenv(f"TUNEPORT_{name}".upper())
+    assert tuneport("serve", tiny_artifact, "--host", "127.0.0.2", *arguments).code == 0
+    [(command, settings, environment)] = received
+    assert command[command.index("--host") + 1] == "127.0.0.2"
+    assert environment["TUNEPORT_API_KEYS_FILE"] == str(tmp_path / "keys")
+    for name, (_, value) in examples.items():
+        assert str(getattr(settings, name)) == str(value)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("predicct",),
+        ("predict",),
+        ("predict", "artifact", "--threads", "0"),
+        ("export", "checkpoint"),
+        ("export", "checkpoint", "--out", "out", "--device", "tpu"),
+        ("export", "checkpoint", "--out", "out", "--max-drop", "2"),
+        ("export", "checkpoint", "--out", "out", "--max-drop", "much"),
+        ("export", "checkpoint", "--out", "out", "--columns", "text"),
+        ("export", "checkpoint", "--out", "out", "--name", "No Name"),
+        ("export", "checkpoint", "--out", "out", "--task", "translating"),
+        ("bench", "artifact", "--out", "out", "--num-inputs", "0"),
+        ("bench-endpoint", "artifact", "--out", "out", "--connections", "1,many"),
+        ("search", "--out", "out", "--space", "space.toml", "--trials", "0"),
+        ("serve", "artifact", "--port", "0"),
+        ("serve", "artifact", "--grpc-port", "70000"),
+        ("serve", "artifact", "--workers", "0"),
+    ],
+)
+def test_wrong_usage_exits_with_2(arguments: tuple[str, ...]) -> None:
+    answer = tuneport(*arguments)
+    assert answer.code == 2
+    assert "Usage: tuneport" in answer.out + answer.err
+    if len(arguments) > 2 and arguments[-2].startswith("--"):
+        assert arguments[-2] in answer.err or "KEY=VALUE" in answer.err
+
+
+def test_the_help_of_fine_tuning_shows_every_task_with_its_columns() -> None:
+    lines = [line.split() for line in tuneport("finetune", "--help").out.splitlines()]
+    for name, spec in all_tasks().items():
+        assert [name, *spec.column_help.split()] in lines
+
+
+def test_commands_are_typed_functions_with_a_docstring() -> None:
+    for command in app.registered_commands:
+        assert command.callback is not None
+        assert inspect.getdoc(command.callback)

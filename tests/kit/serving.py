@@ -1,0 +1,88 @@
+"""The HTTP application in this process, over real connections."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+import uvicorn
+
+from tuneport.stages.serve.admission import AdmissionController
+from tuneport.stages.serve.http.app import create_app
+from tuneport.stages.serve.inference import Inference
+from tuneport.stages.serve.lifecycle import with_header_timeout
+from tuneport.stages.serve.process import free_port
+from tuneport.stages.serve.settings import Settings
+
+from .engines import wait_until
+
+
+class LocalService:
+    """An HTTP service in a thread of this process."""
+
+    def __init__(self, inference: Inference, settings: Settings) -> None:
+        """Start it on a free port."""
+        self.inference = inference
+        self.runner = inference.predictor.runner
+        self.admission = AdmissionController(inference, settings)
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        app = create_app(self.admission, settings.origins())
+        config = uvicorn.Config(app, port=self.port, log_config=None, lifespan="off", ws="none", http="httptools")
+        config.load()
+        config.http_protocol_class = with_header_timeout(config.http_protocol_class, settings.header_timeout_s)
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._server.serve()))
+        self._thread.start()
+        wait_until(lambda: self._server.started)
+
+    @classmethod
+    def open(cls, artifact: Path, **settings: Any) -> Self:
+        """Serve an artifact, its fp32 variant unless `settings` name another."""
+        chosen = Settings(**{"variant": "fp32", "log_requests": False, **settings})
+        return cls(Inference.open(artifact, chosen), chosen)
+
+    def get(self, path: str, **options: Any) -> httpx.Response:
+        """Send a GET request."""
+        return httpx.get(f"{self.url}{path}", timeout=30, **options)
+
+    def post(self, inputs: Any = "bank", **options: Any) -> httpx.Response:
+        """Send inputs to /predict."""
+        return httpx.post(f"{self.url}/predict", json={"inputs": inputs}, timeout=30, **options)
+
+    def post_in_background(self) -> threading.Thread:
+        """Send a request from a thread."""
+        thread = threading.Thread(target=self.post)
+        thread.start()
+        return thread
+
+    def close(self) -> None:
+        """Stop the server and the engine."""
+        self._server.should_exit = True
+        self._thread.join()
+        self.inference.close()
+
+
+@contextmanager
+def local_service(artifact: Path, **settings: Any) -> Iterator[LocalService]:
+    """Serve an artifact for the length of a block."""
+    service = LocalService.open(artifact, **settings)
+    try:
+        yield service
+    finally:
+        service.close()
+
+
+def assert_error(response: httpx.Response, status: int, *words: str) -> None:
+    """Check that an error has its status, the shape of all errors, and these words."""
+    assert response.status_code == status
+    assert response.headers["content-type"] == "application/json"
+    content = response.json()
+    assert content.keys() == {"error"}
+    assert content["error"].keys() == {"code", "message", "remedy"}
+    assert all(isinstance(value, str) and value for value in content["error"].values())
+    for word in words:
+        assert word in response.text

@@ -1,0 +1,371 @@
+"""The gRPC door in this process: answers, and everything that may be wrong about a call."""
+
+import asyncio
+import struct
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from helpers import LABELS, TorchReference, random_texts
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tuneport.errors import TuneportError
+from tuneport.schema.artifact import Manifest
+from tuneport.stages.serve.admission import AdmissionController
+from tuneport.stages.serve.grpc import open_inference_pb2 as messages
+from tuneport.stages.serve.grpc.server import SERVICE, GrpcServer
+from tuneport.stages.serve.predictor import Predictor
+from tuneport.stages.serve.process import free_port
+from tuneport.stages.serve.settings import Settings
+
+TEXTS = [text for text, _ in zip(random_texts(41), range(20), strict=False)] + ["", "Größe 🙂 世界", "bank " * 200]
+Code = grpc.StatusCode
+Talk = Callable[["Client"], Awaitable[Any]]
+
+
+class Client:
+    """Calls methods by name over one channel."""
+
+    def __init__(self, channel: Any, admission: AdmissionController) -> None:
+        self.channel = channel
+        self.admission = admission
+
+    async def call(self, method: str, request: Any, **options: Any) -> Any:
+        answer = getattr(messages, f"{method}Response")
+        send = self.channel.unary_unary(
+            f"/{SERVICE}/{method}",
+            request_serializer=lambda each: each if isinstance(each, bytes) else each.SerializeToString(),
+            response_deserializer=answer.FromString,
+        )
+        return await send(request, timeout=options.pop("timeout", 30), **options)
+
+    async def infer(self, request: Any, **options: Any) -> Any:
+        return await self.call("ModelInfer", request, **options)
+
+    async def refused(self, request: Any, code: Code, *words: str, **options: Any) -> Any:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await self.infer(request, **options)
+        assert caught.value.code() is code, caught.value.details()
+        for word in words:
+            assert word in (caught.value.details() or "")
+        return caught.value
+
+
+def ask(texts: list[str], *, raw: bool = False, **fields: Any) -> Any:
+    request = messages.ModelInferRequest(model_name="tiny", **fields)
+    tensor = request.inputs.add(name="text", datatype="BYTES", shape=[len(texts)])
+    elements = [text.encode() for text in texts]
+    if raw:
+        request.raw_input_contents.append(b"".join(struct.pack("<I", len(each)) + each for each in elements))
+    else:
+        tensor.contents.bytes_contents.extend(elements)
+    return request
+
+
+@pytest.fixture(scope="module")
+def talk_to(tiny_artifact: Path) -> Callable[..., Any]:
+    """Returns a function that runs a conversation with a server of its own."""
+
+    def talk(say: Talk, **chosen: Any) -> Any:
+        async def run() -> Any:
+            limits = Settings(
+                variant="fp32", grpc_port=free_port(), grpc_host="127.0.0.1", log_requests=False, **chosen
+            )
+            predictor = Predictor(tiny_artifact, limits)
+            admission = AdmissionController(predictor, limits)
+            door = GrpcServer(admission)
+            port = await door.start()
+            try:
+                async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+                    return await say(Client(channel, admission))
+            finally:
+                await door.stop(1)
+                predictor.close()
+
+        return asyncio.run(run())
+
+    return talk
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_tensors_get_torch_s_answers(talk_to: Any, tiny_checkpoint: Path, raw: bool) -> None:
+    answer = talk_to(lambda client: client.infer(ask(TEXTS, raw=raw, id="7")))
+    torch = TorchReference(tiny_checkpoint).probabilities(TEXTS)
+    assert (answer.model_name, answer.id) == ("tiny", "7")
+    assert [(each.name, each.datatype, list(each.shape)) for each in answer.outputs] == [
+        ("label", "BYTES", [len(TEXTS)]),
+        ("score", "FP32", [len(TEXTS)]),
+        ("json", "BYTES", [len(TEXTS)]),
+    ]
+    if raw:
+        scores = struct.unpack(f"<{len(TEXTS)}f", answer.raw_output_contents[1])
+    else:
+        scores = tuple(answer.outputs[1].contents.fp32_contents)
+        labels = [each.decode() for each in answer.outputs[0].contents.bytes_contents]
+        assert labels == [LABELS[row.argmax()] for row in torch]
+    assert scores == pytest.approx(torch.max(-1).tolist(), abs=2e-4)
+
+
+def test_concurrent_callers_get_their_own_answers(talk_to: Any, tiny_checkpoint: Path) -> None:
+    expected = TorchReference(tiny_checkpoint).probabilities(TEXTS).max(-1)
+
+    async def say(client: Client) -> None:
+        async def one(i: int) -> None:
+            chosen = [(i + step) % len(TEXTS) for step in range(1 + i % 4)]
+            answer = await client.infer(ask([TEXTS[j] for j in chosen]))
+            scores = list(answer.outputs[1].contents.fp32_contents)
+            assert scores == pytest.approx([expected[j] for j in chosen], abs=2e-4)
+
+        await asyncio.gather(*(one(i) for i in range(60)))
+
+    talk_to(say)
+
+
+def test_everything_else_that_the_service_says(talk_to: Any, manifest: Manifest) -> None:
+    async def say(client: Client) -> None:
+        assert (await client.call("ServerLive", messages.ServerLiveRequest())).live
+        assert (await client.call("ServerReady", messages.ServerReadyRequest())).ready
+        assert (await client.call("ModelReady", messages.ModelReadyRequest(name="tiny"))).ready
+        named = await client.call("ServerMetadata", messages.ServerMetadataRequest())
+        assert named.name == "tuneport"
+        request = messages.ModelMetadataRequest(name="tiny", version=manifest.version)
+        model = await client.call("ModelMetadata", request)
+        assert [each.name for each in model.inputs] == ["text"]
+        assert [each.name for each in model.outputs] == ["label", "score", "json"]
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await client.call("ModelReady", messages.ModelReadyRequest(name="other"))
+        assert caught.value.code() is Code.NOT_FOUND
+        health = health_pb2_grpc.HealthStub(client.channel)
+        for name in ("", SERVICE):
+            status = (await health.Check(health_pb2.HealthCheckRequest(service=name))).status
+            assert status == health_pb2.HealthCheckResponse.SERVING
+        stub = reflection_pb2_grpc.ServerReflectionStub(client.channel)
+        listing = reflection_pb2.ServerReflectionRequest(list_services="")
+        async for answer in stub.ServerReflectionInfo(iter([listing])):
+            assert SERVICE in {each.name for each in answer.list_services_response.service}
+        client.admission.ready = False
+        assert not (await client.call("ServerReady", messages.ServerReadyRequest())).ready
+
+    talk_to(say)
+
+
+def test_parameters_and_chosen_outputs_pass_through(talk_to: Any) -> None:
+    request = ask(["bank"])
+    request.parameters["top_k"].int64_param = 2
+    request.parameters["sequence_id"].string_param = "ignored"
+    request.outputs.add(name="json")
+    answer = talk_to(lambda client: client.infer(request))
+    assert [each.name for each in answer.outputs] == ["json"]
+    assert answer.outputs[0].contents.bytes_contents[0].count(b"label") == 2
+
+
+def malformed() -> dict[str, tuple[Any, Code]]:
+    """Calls that are wrong, by what is wrong about them."""
+
+    def changed(change: Callable[[Any], Any], raw: bool = False) -> Any:
+        request = ask(["bank", "team"], raw=raw)
+        change(request)
+        return request
+
+    def shape(*sizes: int) -> Callable[[Any], Any]:
+        def change(request: Any) -> None:
+            del request.inputs[0].shape[:]
+            request.inputs[0].shape.extend(sizes)
+
+        return change
+
+    def raw_to(*contents: bytes) -> Callable[[Any], Any]:
+        def change(request: Any) -> None:
+            del request.raw_input_contents[:]
+            request.raw_input_contents.extend(contents)
+
+        return change
+
+    wrong = Code.INVALID_ARGUMENT
+    return {
+        "datatype": (changed(lambda each: setattr(each.inputs[0], "datatype", "FP32")), wrong),
+        "no datatype": (changed(lambda each: setattr(each.inputs[0], "datatype", "")), wrong),
+        "name": (changed(lambda each: setattr(each.inputs[0], "name", "txt")), wrong),
+        "no inputs": (changed(lambda each: each.ClearField("inputs")), wrong),
+        "no shape": (changed(shape()), wrong),
+        "too few": (changed(shape(3)), wrong),
+        "too many": (changed(shape(1)), wrong),
+        "negative": (changed(shape(-1)), wrong),
+        "two columns": (changed(shape(1, 2)), wrong),
+        "huge": (changed(shape(2**62)), wrong),
+        "huge raw": (changed(shape(2**62), raw=True), wrong),
+        "three axes": (changed(shape(2, 1, 1)), wrong),
+        "length prefix": (changed(raw_to(b"\xff\xff\xff\xff" + b"bank"), raw=True), wrong),
+        "half a prefix": (changed(raw_to(b"\x01"), raw=True), wrong),
+        "rest": (changed(raw_to(b"\x00\x00\x00\x00" * 3), raw=True), wrong),
+        "raw for none": (changed(raw_to(b"", b""), raw=True), wrong),
+        "raw and typed": (changed(raw_to(b"\x00\x00\x00\x00" * 2)), wrong),
+        "not UTF-8": (changed(raw_to(b"\x01\x00\x00\x00\xff" * 2), raw=True), wrong),
+        "output": (changed(lambda each: each.outputs.add(name="logits")), wrong),
+        "output twice": (changed(lambda each: [each.outputs.add(name="json") for _ in range(2)]), wrong),
+        "outputs": (changed(lambda each: [each.outputs.add(name="json") for _ in range(50_000)]), wrong),
+        "inputs": (changed(lambda each: [each.inputs.add(name="a", datatype="BYTES") for _ in range(50_000)]), wrong),
+        "parameters": (changed(lambda each: [each.parameters[str(i)] for i in range(50_000)]), wrong),
+        "long name": (
+            changed(lambda each: each.parameters["p" * 20_000].MergeFrom(messages.InferParameter(int64_param=1))),
+            wrong,
+        ),
+        "timeout": (
+            changed(lambda each: each.parameters["timeout"].MergeFrom(messages.InferParameter(string_param="²"))),
+            wrong,
+        ),
+        "parameter": (
+            changed(lambda each: each.parameters["topk"].MergeFrom(messages.InferParameter(int64_param=1))),
+            wrong,
+        ),
+        "no parameter": (changed(lambda each: each.parameters["top_k"].MergeFrom(messages.InferParameter())), wrong),
+        "model": (changed(lambda each: setattr(each, "model_name", "other")), Code.NOT_FOUND),
+        "version": (changed(lambda each: setattr(each, "model_version", "0")), Code.NOT_FOUND),
+        "no message": (b"\xff\xff\xff", wrong),
+    }
+
+
+def test_malformed_calls_are_refused_and_the_next_is_answered(talk_to: Any) -> None:
+    async def say(client: Client) -> None:
+        for name, (request, code) in malformed().items():
+            error = await client.refused(request, code)
+            assert error.details(), name
+            assert len((await client.infer(ask(["bank"]))).outputs) == 3, name
+
+    talk_to(say)
+
+
+def test_random_messages_never_end_the_server(talk_to: Any) -> None:
+    async def say(client: Client) -> None:
+        @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+        @given(st.binary(max_size=200), st.lists(st.integers(-(2**63), 2**63 - 1), max_size=3), st.binary(max_size=40))
+        def collect(raw: bytes, shape: list[int], element: bytes) -> None:
+            request = messages.ModelInferRequest(model_name="tiny", raw_input_contents=[raw])
+            request.inputs.add(name="text", datatype="BYTES", shape=shape)
+            typed = messages.ModelInferRequest(model_name="tiny")
+            typed.inputs.add(name="json", datatype="BYTES", shape=[1]).contents.bytes_contents.append(element)
+            requests.extend([request, typed, raw])
+
+        requests: list[Any] = []
+        collect()
+        for request in requests:
+            [answer] = await asyncio.gather(client.infer(request), return_exceptions=True)
+            if isinstance(answer, Exception):
+                assert isinstance(answer, grpc.aio.AioRpcError)
+                assert answer.code() in (Code.INVALID_ARGUMENT, Code.NOT_FOUND), answer.details()
+        assert len((await client.infer(ask(["bank"]))).outputs) == 3
+
+    talk_to(say)
+
+
+def test_a_message_over_the_limit_is_refused(talk_to: Any) -> None:
+    async def say(client: Client) -> None:
+        await client.refused(ask(["x" * 200_000]), Code.RESOURCE_EXHAUSTED)
+        await client.infer(ask(["bank"]))
+
+    talk_to(say, max_body_bytes=100_000)
+
+
+@pytest.mark.parametrize(
+    ("limit", "texts"),
+    [({"max_client_batch_size": 2}, ["bank"] * 3), ({"max_tokens": 10}, ["bank fell", "team won", "a b c"])],
+)
+def test_more_than_the_limits_is_invalid(talk_to: Any, limit: dict[str, int], texts: list[str]) -> None:
+    name = next(iter(limit)).upper()
+    talk_to(lambda client: client.refused(ask(texts), Code.INVALID_ARGUMENT, "limit", f"TUNEPORT_{name}"), **limit)
+
+
+@pytest.mark.parametrize("metadata", [(("authorization", "Bearer second"),), (("x-api-key", "first"),)])
+def test_a_key_opens_the_door(talk_to: Any, metadata: Any) -> None:
+    async def say(client: Client) -> None:
+        await client.refused(ask(["bank"]), Code.UNAUTHENTICATED, "no API key")
+        await client.refused(ask(["bank"]), Code.UNAUTHENTICATED, "wrong", metadata=(("x-api-key", "firs"),))
+        await client.infer(ask(["bank"]), metadata=metadata)
+        assert (await client.call("ServerReady", messages.ServerReadyRequest())).ready
+        await health_pb2_grpc.HealthStub(client.channel).Check(health_pb2.HealthCheckRequest())
+
+    talk_to(say, api_keys="first, second")
+
+
+class Gate:
+    """Holds an engine up until it is opened, and counts what runs."""
+
+    def __init__(self, admission: AdmissionController) -> None:
+        self.open, self.runs = threading.Event(), 0
+        engine = admission.predictor.model.engine
+        self._run = engine.run
+        engine.run = self.run  # type: ignore[method-assign]
+
+    def run(self, feeds: Any) -> Any:
+        self.runs += 1
+        assert self.open.wait(30)
+        return self._run(feeds)
+
+
+def test_what_a_cancelled_or_late_caller_asked_for_is_not_computed(talk_to: Any) -> None:
+    async def say(client: Client) -> None:
+        gate, streams = Gate(client.admission), client.admission.predictor.model.streams
+        first = [asyncio.ensure_future(client.infer(ask(["bank"]))) for _ in range(streams)]
+        while gate.runs < streams:
+            await asyncio.sleep(0.005)
+        left = asyncio.ensure_future(client.infer(ask(["team"])))
+        while not client.admission.predictor.batcher.waiting:
+            await asyncio.sleep(0.005)
+        left.cancel()
+        await client.refused(ask(["game"]), Code.DEADLINE_EXCEEDED, timeout=0.1)
+        while client.admission.predictor.batcher.waiting:
+            await asyncio.sleep(0.005)
+        gate.open.set()
+        await asyncio.gather(*first)
+        assert gate.runs == streams
+
+    talk_to(say)
+
+
+def test_a_full_house_is_resource_exhausted_and_says_when_to_come_back(talk_to: Any) -> None:
+    async def say(client: Client) -> None:
+        gate = Gate(client.admission)
+        first = asyncio.ensure_future(client.infer(ask(["bank"])))
+        while not gate.runs:
+            await asyncio.sleep(0.005)
+        error = await client.refused(ask(["team"]), Code.RESOURCE_EXHAUSTED, "at most 1")
+        assert dict(error.trailing_metadata())["retry-after"] == "1"
+        gate.open.set()
+        await first
+        page = client.admission.metrics.page()[0].decode()
+        assert 'tuneport_rejected_requests_total{protocol="grpc"' in page
+
+    talk_to(say, max_concurrent_requests=1)
+
+
+def test_a_model_that_fails_is_internal_without_its_words(talk_to: Any) -> None:
+    def fail(feeds: Any) -> Any:
+        raise RuntimeError("secret")
+
+    async def say(client: Client) -> None:
+        client.admission.predictor.model.engine.run = fail  # type: ignore[method-assign]
+        error = await client.refused(ask(["bank"]), Code.INTERNAL, "RuntimeError")
+        assert "secret" not in (error.details() or "")
+
+    talk_to(say)
+
+
+def test_a_taken_port_is_an_error_that_names_the_variable(tiny_artifact: Path) -> None:
+    async def run() -> None:
+        chosen = Settings(variant="fp32", grpc_port=free_port(), grpc_host="127.0.0.1")
+        predictor = Predictor(tiny_artifact, chosen)
+        first = GrpcServer(AdmissionController(predictor, chosen))
+        await first.start()
+        with pytest.raises(TuneportError, match="cannot listen") as caught:
+            await GrpcServer(AdmissionController(predictor, chosen)).start()
+        assert "TUNEPORT_GRPC_PORT" in caught.value.remedy
+        await first.stop(0)
+        predictor.close()
+
+    asyncio.run(run())

@@ -1,0 +1,279 @@
+"""Open Inference Protocol v2: over HTTP in this process, and through the public client against a real server."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import LABELS, TorchReference, random_texts
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from starlette.testclient import TestClient
+
+from tuneport.errors import InputError
+from tuneport.schema.artifact import Manifest
+from tuneport.stages.serve import tensors
+from tuneport.stages.serve.admission import AdmissionController
+from tuneport.stages.serve.bento import serve_command
+from tuneport.stages.serve.grpc.generate import generate
+from tuneport.stages.serve.http.app import create_app
+from tuneport.stages.serve.predictor import Predictor
+from tuneport.stages.serve.process import free_port, running
+from tuneport.stages.serve.settings import Settings
+
+TEXTS = [text for text, _ in zip(random_texts(31), range(12), strict=False)] + ["", "Größe 🙂 世界", "bank " * 200]
+HEADER = "Inference-Header-Content-Length"
+
+
+@pytest.fixture(scope="module")
+def local(tiny_artifact: Path) -> Iterator[TestClient]:
+    chosen = Settings(variant="fp32", log_requests=False)
+    predictor = Predictor(tiny_artifact, chosen)
+    app = create_app(AdmissionController(predictor, chosen))
+    with TestClient(app) as client:
+        yield client
+    predictor.close()
+
+
+def text_tensor(texts: Any, **fields: Any) -> dict[str, Any]:
+    return {"name": "text", "datatype": "BYTES", "shape": [len(texts)], "data": texts, **fields}
+
+
+def outputs(answer: Any) -> dict[str, Any]:
+    assert answer.status_code == 200, answer.text
+    return {each["name"]: each for each in answer.json()["outputs"]}
+
+
+@pytest.mark.parametrize("path", ["/v2/models/tiny", "/v2/models/tiny/versions/{version}"])
+def test_the_model_describes_itself(local: TestClient, manifest: Manifest, path: str) -> None:
+    path = path.format(version=manifest.version)
+    content = local.get(path).json()
+    assert content["versions"] == [manifest.version]
+    assert content["inputs"] == [{"name": "text", "datatype": "BYTES", "shape": [-1]}]
+    assert [(each["name"], each["datatype"]) for each in content["outputs"]] == [
+        ("label", "BYTES"),
+        ("score", "FP32"),
+        ("json", "BYTES"),
+    ]
+    assert local.get(f"{path}/ready").status_code == 200
+    assert local.post(f"{path}/infer", json={"inputs": [text_tensor(["bank"])]}).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/v2/models/other", "/v2/models/tiny/versions/0", "/v2/models/other/ready"])
+def test_another_model_is_404_in_the_protocol_s_shape(local: TestClient, path: str) -> None:
+    answer = local.get(path)
+    assert answer.status_code == 404
+    assert "tiny" in answer.json()["error"]
+
+
+def test_the_server_is_live_ready_and_named(local: TestClient) -> None:
+    assert [local.get(f"/v2/health/{name}").status_code for name in ("live", "ready")] == [200, 200]
+    assert local.get("/v2").json()["extensions"] == ["binary_tensor_data"]
+
+
+def test_tensors_get_the_answers_of_predict(local: TestClient, tiny_checkpoint: Path) -> None:
+    made = outputs(local.post("/v2/models/tiny/infer", json={"id": "7", "inputs": [text_tensor(TEXTS)]}))
+    torch = TorchReference(tiny_checkpoint).probabilities(TEXTS)
+    assert made["label"]["data"] == [LABELS[row.argmax()] for row in torch]
+    assert made["score"]["data"] == pytest.approx(torch.max(-1).tolist(), abs=2e-4)
+    predictions = local.post("/predict", json={"inputs": TEXTS}).json()["predictions"]
+    assert [json.loads(each) for each in made["json"]["data"]] == predictions
+    assert made["json"]["shape"] == [len(TEXTS)]
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        text_tensor([["bank"], ["team"]], shape=[2, 1]),
+        {"name": "json", "datatype": "BYTES", "shape": [2], "data": ['"bank"', '{"text": "team"}']},
+    ],
+)
+def test_other_forms_of_the_same_inputs(local: TestClient, tensor: dict[str, Any]) -> None:
+    made = outputs(local.post("/v2/models/tiny/infer", json={"inputs": [tensor]}))
+    expected = local.post("/predict", json={"inputs": ["bank", "team"]}).json()["predictions"]
+    assert [json.loads(each) for each in made["json"]["data"]] == expected
+
+
+def test_parameters_and_chosen_outputs_pass_through(local: TestClient) -> None:
+    body = {
+        "inputs": [text_tensor(["bank"])],
+        "parameters": {"top_k": 2, "priority": 3, "timeout": 5_000_000},
+        "outputs": [{"name": "json"}],
+    }
+    made = outputs(local.post("/v2/models/tiny/infer", json=body))
+    assert made.keys() == {"json"}
+    assert len(json.loads(made["json"]["data"][0])) == 2
+
+
+def test_binary_tensors_in_both_directions(local: TestClient) -> None:
+    elements = [text.encode() for text in TEXTS]
+    raw = b"".join(len(each).to_bytes(4, "little") + each for each in elements)
+    tensor = {"name": "text", "datatype": "BYTES", "shape": [len(TEXTS)], "parameters": {"binary_data_size": len(raw)}}
+    header = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
+    answer = local.post("/v2/models/tiny/infer", content=header + raw, headers={HEADER: str(len(header))})
+    assert answer.headers["content-type"] == "application/octet-stream"
+    size = int(answer.headers[HEADER])
+    content, binary = json.loads(answer.content[:size]), answer.content[size:]
+    parts = {}
+    for output in content["outputs"]:
+        length = output["parameters"]["binary_data_size"]
+        parts[output["name"]], binary = binary[:length], binary[length:]
+    assert binary == b""
+    plain = outputs(local.post("/v2/models/tiny/infer", json={"inputs": [text_tensor(TEXTS)]}))
+    labels = tensors.split_bytes("label", parts["label"], len(TEXTS))
+    assert [each.decode() for each in labels] == plain["label"]["data"]
+    np.testing.assert_allclose(np.frombuffer(parts["score"], "<f4"), plain["score"]["data"], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "word"),
+    [
+        ([], 422, "object"),
+        ({}, 422, "inputs"),
+        ({"inputs": []}, 422, "inputs"),
+        ({"inputs": [7]}, 422, "object"),
+        ({"inputs": [{"name": "text"}]}, 422, "datatype"),
+        ({"inputs": [text_tensor(["bank"], datatype="FP32")]}, 422, "BYTES"),
+        ({"inputs": [text_tensor(["bank"], shape=[2])]}, 422, "2 string"),
+        ({"inputs": [text_tensor(["bank"], shape=[1, 2])]}, 422, "[N, 1]"),
+        ({"inputs": [text_tensor(["bank"], shape=[-1])]}, 422, "shape"),
+        ({"inputs": [text_tensor(["bank"], shape=[True])]}, 422, "shape"),
+        ({"inputs": [text_tensor(["bank"], shape=[10**15])]}, 413, "limit"),
+        ({"inputs": [text_tensor([], shape=[0])]}, 422, "empty"),
+        ({"inputs": [text_tensor([7])]}, 422, "string"),
+        ({"inputs": [text_tensor(["bank"], data="bank")]}, 422, "data"),
+        ({"inputs": [text_tensor(["bank"], name="txt")]}, 422, "'text'"),
+        ({"inputs": [text_tensor(["bank"]), text_tensor(["bank"])]}, 422, "'text'"),
+        ({"inputs": [text_tensor(["{"], name="json")]}, 422, "not JSON"),
+        ({"inputs": [text_tensor(["7"], name="json")]}, 422, "a number"),
+        ({"inputs": [text_tensor(["bank"], parameters={"binary_data_size": 9})]}, 422, "not there"),
+        ({"inputs": [text_tensor(["bank"])], "outputs": [{"name": "logits"}]}, 422, "label"),
+        ({"inputs": [text_tensor(["bank"])], "outputs": 7}, 422, "outputs"),
+        ({"inputs": [text_tensor(["bank"])], "parameters": {"top_k": 0}}, 422, "top_k"),
+        ({"inputs": [text_tensor(["bank"])], "parameters": {"timeout": "soon"}}, 422, "timeout"),
+        ({"inputs": [text_tensor(["bank"])], "parameters": 7}, 422, "parameters"),
+    ],
+)
+def test_what_is_malformed_is_refused_and_named(local: TestClient, body: Any, status: int, word: str) -> None:
+    answer = local.post("/v2/models/tiny/infer", json=body)
+    assert answer.status_code == status
+    assert word in answer.json()["error"]
+    assert local.post("/v2/models/tiny/infer", json={"inputs": [text_tensor(["bank"])]}).status_code == 200
+
+
+@pytest.mark.parametrize("length", ["", "x", "-1", "1e3", "99999999", "²"])
+def test_a_wrong_header_length_is_400(local: TestClient, length: str) -> None:
+    answer = local.post("/v2/models/tiny/infer", content=b"{}", headers={HEADER: length.encode()})
+    assert answer.status_code == 400
+
+
+@given(st.binary(max_size=64), st.integers(min_value=0, max_value=9))
+def test_random_raw_bytes_are_elements_or_refused(raw: bytes, count: int) -> None:
+    try:
+        elements = tensors.split_bytes("text", raw, count)
+    except InputError:
+        return
+    assert len(elements) == count
+    assert b"".join(len(each).to_bytes(4, "little") + each for each in elements) == raw
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(["inputs", "text", "parameters", "name", "shape", "data"]), inner, max_size=3
+            )
+        ),
+    )
+)
+def test_random_json_never_fails_the_server(local: TestClient, content: Any) -> None:
+    for path in ("/predict", "/v2/models/tiny/infer"):
+        answer = local.post(path, content=json.dumps(content).encode("utf-8", "replace"))
+        assert answer.status_code in (200, 400, 413, 422)
+        assert (answer.status_code == 200) == ("error" not in answer.json())
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.text(max_size=80), min_size=1, max_size=6))
+def test_random_texts_get_torch_s_answers_through_both_protocols(
+    local: TestClient, tiny_checkpoint: Path, texts: list[str]
+) -> None:
+    torch = TorchReference(tiny_checkpoint).probabilities(texts)
+    made = outputs(local.post("/v2/models/tiny/infer", json={"inputs": [text_tensor(texts)]}))
+    assert made["score"]["data"] == pytest.approx(torch.max(-1).tolist(), abs=2e-4)
+    plain = local.post("/predict", json={"inputs": texts}).json()["predictions"]
+    assert [json.loads(each) for each in made["json"]["data"]] == plain
+
+
+def test_the_committed_messages_are_those_of_the_proto_file(tmp_path: Path) -> None:
+    from tuneport.stages.serve.grpc import open_inference_pb2
+
+    generate(tmp_path)
+    made = tmp_path / "serve" / "protocol" / "open_inference_pb2.py"
+    assert made.read_text() == Path(open_inference_pb2.__file__).read_text()
+
+
+CLIENT = """
+import json, sys
+import numpy as np
+port, grpc_port, texts = int(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
+import tritonclient.http, tritonclient.grpc
+said = {}
+for name, module, url in (
+    ("http", tritonclient.http, f"127.0.0.1:{port}"), ("grpc", tritonclient.grpc, f"127.0.0.1:{grpc_port}")
+):
+    client = module.InferenceServerClient(url)
+    assert client.is_server_live() and client.is_server_ready() and client.is_model_ready("tiny")
+    metadata = client.get_model_metadata("tiny")
+    client.get_server_metadata()
+    given = module.InferInput("text", [len(texts), 1], "BYTES")
+    given.set_data_from_numpy(np.array([[text] for text in texts], dtype=object))
+    result = client.infer("tiny", [given])
+    wanted = [module.InferRequestedOutput("score"), module.InferRequestedOutput("label")]
+    chosen = client.infer("tiny", [given], outputs=wanted, request_id="7", parameters={"top_k": 2})
+    assert chosen.as_numpy("json") is None
+    assert (chosen.as_numpy("score") == result.as_numpy("score")).all()
+    said[name] = {
+        "label": [each.decode() for each in result.as_numpy("label")],
+        "score": result.as_numpy("score").tolist(),
+        "json": [json.loads(each) for each in result.as_numpy("json")],
+    }
+    try:
+        client.infer("other", [given])
+    except module.InferenceServerException as error:
+        said[name]["error"] = str(error)
+    client.close()
+print(json.dumps(said))
+"""
+
+
+@pytest.fixture(scope="module")
+def doors(bento_tag: str) -> Iterator[tuple[int, int]]:
+    port, grpc_port = free_port(), free_port()
+    environment = {"TUNEPORT_VARIANT": "fp32", "TUNEPORT_GRPC_PORT": str(grpc_port)}
+    command = serve_command(bento_tag, host="127.0.0.1", port=port)
+    with running(command, f"http://127.0.0.1:{port}", environment):
+        yield port, grpc_port
+
+
+def test_the_public_client_works_unchanged_over_both_doors(doors: tuple[int, int], tiny_checkpoint: Path) -> None:
+    """In a process of its own: its messages and ours cannot be imported into one."""
+    arguments = [*map(str, doors), json.dumps(TEXTS)]
+    done = subprocess.run(
+        [sys.executable, "-c", CLIENT, *arguments], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    torch = TorchReference(tiny_checkpoint).probabilities(TEXTS)
+    for answers in said.values():
+        assert answers["label"] == [LABELS[row.argmax()] for row in torch]
+        assert answers["score"] == pytest.approx(torch.max(-1).tolist(), abs=2e-4)
+        assert "there is no model other" in answers["error"]
+    assert said["http"]["json"] == said["grpc"]["json"]

@@ -1,0 +1,309 @@
+"""Streams of /predict and OpenAI's /v1, over a real server, with the public `openai` client."""
+
+import asyncio
+import functools
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import openai
+import pytest
+import soundfile
+from tiny_generative import CHAT_TEMPLATE, build_causal, build_whisper, byte_tokenizer
+
+from tuneport.runtime.tasks.generation import GenerationParameters, GenerationTask
+from tuneport.schema.artifact import Footprint
+from tuneport.stages.export.pipeline import ExportConfig, export
+from tuneport.stages.serve.admission import AdmissionController
+from tuneport.stages.serve.bento import register, serve_command
+from tuneport.stages.serve.http.app import create_app
+from tuneport.stages.serve.http.streaming import pieces
+from tuneport.stages.serve.predictor import Predictor
+from tuneport.stages.serve.process import free_port, running
+from tuneport.stages.serve.settings import Settings
+
+NAME = "tiny-chat"
+CHAT: Any = [{"role": "user", "content": "one two"}]
+KEY = "secret"
+
+
+@pytest.fixture(scope="module")
+def chat(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama with a chat template, exported as a stranger's checkpoint: no run, no data."""
+    folder = tmp_path_factory.mktemp("chat")
+    tokenizer = byte_tokenizer(["one two three four Größe 🙂"] * 3)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    build_causal(folder / "llama", "llama", tokenizer)
+    return _export(folder / "llama", folder / "artifact", NAME)
+
+
+@pytest.fixture(scope="module")
+def ear(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ear")
+    return _export(build_whisper(folder / "whisper", ["low", "high"]), folder / "artifact", "ear")
+
+
+def _export(checkpoint: Path, out: Path, name: str) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "tuneport.stages.export.build.measure_footprint", lambda *_: Footprint(memory_mib=1.0, cold_start_ms=1.0)
+        )
+        export(ExportConfig(checkpoint=checkpoint, name=name, variants=("fp32",)), out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def url(chat: Path) -> Iterator[str]:
+    port = free_port()
+    command = serve_command("tuneport.stages.serve.service:Tuneport", host="127.0.0.1", port=port, model=register(chat))
+    with running(command, f"http://127.0.0.1:{port}", {"TUNEPORT_API_KEYS": KEY}):
+        yield f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture(scope="module")
+def client(url: str) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def predictor(chat: Path) -> Predictor:
+    return Predictor(chat, Settings())
+
+
+def _post(url: str, content: Any) -> httpx.Response:
+    return httpx.post(f"{url}/predict", json=content, headers={"x-api-key": KEY}, timeout=60)
+
+
+def _events(answer: httpx.Response) -> list[Any]:
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    return [json.loads(line.removeprefix("data: ")) for line in answer.text.split("\n\n") if line]
+
+
+def test_a_chat_is_answered_as_predict_answers_it(client: openai.OpenAI, predictor: Predictor) -> None:
+    made = client.chat.completions.create(model=NAME, messages=CHAT, max_tokens=12, temperature=0)
+    (expected,) = predictor.predict([{"messages": CHAT}], {"max_new_tokens": 12})
+    assert made.choices[0].message.content == expected["text"]
+    assert made.choices[0].message.role == "assistant"
+    assert made.choices[0].finish_reason == expected["finish_reason"] == "length"
+    assert made.usage
+    assert made.usage.completion_tokens == 12
+    assert made.usage.total_tokens == made.usage.prompt_tokens + 12
+    parts = client.chat.completions.create(
+        model=NAME, messages=[{"role": "user", "content": [{"type": "text", "text": "one two"}]}], max_tokens=12
+    )
+    assert parts.choices[0].message.content == expected["text"]
+
+
+def test_a_streamed_chat_is_the_same_text_in_pieces(client: openai.OpenAI, predictor: Predictor) -> None:
+    stream = client.chat.completions.create(
+        model=NAME, messages=CHAT, max_completion_tokens=30, stream=True, stream_options={"include_usage": True}
+    )
+    chunks = list(stream)
+    (expected,) = predictor.predict([{"messages": CHAT}], {"max_new_tokens": 30})
+    texts = [chunk.choices[0].delta.content for chunk in chunks if chunk.choices]
+    assert "".join(text or "" for text in texts) == expected["text"]
+    assert len(texts) > 5
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert chunks[-2].choices[0].finish_reason == expected["finish_reason"]
+    assert chunks[-1].usage
+    assert chunks[-1].usage.completion_tokens == 30
+
+
+def test_prompts_are_completed_one_or_several(client: openai.OpenAI, predictor: Predictor) -> None:
+    prompts = ["one two", "three"]
+    made = client.completions.create(model=NAME, prompt=prompts, max_tokens=7)
+    expected = predictor.predict(prompts, {"max_new_tokens": 7})
+    assert [choice.text for choice in made.choices] == [each["text"] for each in expected]
+    assert [choice.index for choice in made.choices] == [0, 1]
+    stream = client.completions.create(model=NAME, prompt="one two", max_tokens=7, stream=True)
+    assert "".join(chunk.choices[0].text for chunk in stream) == expected[0]["text"]
+
+
+def test_draws_repeat_with_a_seed_whatever_else_runs(client: openai.OpenAI) -> None:
+    def draw(seed: int) -> str:
+        made = client.completions.create(model=NAME, prompt="one", max_tokens=8, temperature=1.5, top_p=0.9, seed=seed)
+        return made.choices[0].text
+
+    assert draw(1) == draw(1) != draw(2)
+
+
+def test_a_developer_speaks_as_the_system(client: openai.OpenAI) -> None:
+    def answer(role: str) -> Any:
+        chat: Any = [{"role": role, "content": "be brief"}, *CHAT]
+        return client.chat.completions.create(model=NAME, messages=chat, max_tokens=5).choices
+
+    assert answer("system") == answer("developer")
+
+
+def test_a_stream_that_is_broken_off_is_counted_as_left(url: str) -> None:
+    def left() -> float:
+        page = httpx.get(f"{url}/metrics", headers={"x-api-key": KEY}).text
+        return sum(float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if line.startswith("tuneport_cancelled"))
+
+    before, limit = left(), time.monotonic() + 30
+    content = {"inputs": "one two", "parameters": {"stream": True, "max_new_tokens": 400}}
+    while left() == before:  # once may be too late: the model is quick
+        assert time.monotonic() < limit
+        with httpx.stream("POST", f"{url}/predict", json=content, headers={"x-api-key": KEY}, timeout=60) as answer:
+            next(answer.iter_lines())
+        time.sleep(0.2)
+
+
+def test_the_rows_of_a_seeded_request_wait_one_by_one(predictor: Predictor) -> None:
+    task = predictor.model.task
+    assert isinstance(task, GenerationTask)
+    prompts = [row for rows in task.encode([task.parse_input("one"), task.parse_input("two")]) for row in rows]
+    seeded, plain = (task.ask(prompts, GenerationParameters(temperature=1.0, seed=seed)) for seed in (1, None))  # type: ignore[arg-type]
+    assert plain[0].group == plain[1].group
+    assert seeded[0].group != seeded[1].group
+
+
+def test_the_model_is_listed(client: openai.OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == [NAME]
+    assert client.models.retrieve(NAME).id == NAME
+    with pytest.raises(openai.NotFoundError, match="there is no model 'gpt-4'"):
+        client.chat.completions.create(model="gpt-4", messages=CHAT)
+
+
+def test_what_is_not_offered_is_refused(url: str, client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="n: Input should be 1"):
+        client.chat.completions.create(model=NAME, messages=CHAT, n=2)
+    with pytest.raises(openai.BadRequestError, match="tools"):
+        client.chat.completions.create(model=NAME, messages=CHAT, tools=[])
+    with pytest.raises(openai.BadRequestError, match="the prompt has over"):
+        client.completions.create(model=NAME, prompt="one two " * 3000)
+    with pytest.raises(openai.BadRequestError, match="a message has the role") as refused:
+        client.chat.completions.create(model=NAME, messages=[{"role": "nobody", "content": "a"}])  # type: ignore[list-item]
+    assert (refused.value.type, refused.value.code) == ("invalid_request_error", "wrong_input")
+    with (
+        openai.OpenAI(base_url=f"{url}/v1", api_key="wrong", max_retries=0) as stranger,
+        pytest.raises(openai.AuthenticationError),
+    ):
+        stranger.models.list()
+
+
+def test_predict_streams_events(url: str, predictor: Predictor) -> None:
+    parameters = {"max_new_tokens": 20, "stop": "\n"}
+    events = _events(_post(url, {"inputs": "one two", "parameters": {**parameters, "stream": True}}))
+    (expected,) = predictor.predict(["one two"], parameters)
+    assert events[-1]["prediction"] == expected
+    assert events[-1]["model"] == predictor.describe()
+    assert "".join(event["delta"] for event in events[:-1]) == expected["text"]
+
+
+def test_what_cannot_be_streamed_has_a_status(url: str) -> None:
+    for content, status in (
+        ({"inputs": ["a", "b"], "parameters": {"stream": True}}, 422),
+        ({"inputs": 3, "parameters": {"stream": True}}, 422),
+        ({"inputs": "a", "parameters": {"stream": True, "num_beams": 2}}, 422),
+        ({"inputs": "a", "parameters": {"stream": True, "stop": 7}}, 422),
+    ):
+        answer = _post(url, content)
+        assert answer.status_code == status
+        assert set(answer.json()["error"]) == {"code", "message", "remedy"}
+
+
+def test_concurrent_requests_of_different_parameters_do_not_mix(url: str, predictor: Predictor) -> None:
+    asked = [("one two", {"max_new_tokens": 5 + i % 3, "num_beams": 1 + i % 2}) for i in range(24)]
+    expected = [predictor.predict([text], parameters)[0] for text, parameters in asked]
+
+    async def all_at_once() -> list[Any]:
+        async with httpx.AsyncClient(base_url=url, headers={"x-api-key": KEY}, timeout=60) as client:
+            posts = [client.post("/predict", json={"inputs": text, "parameters": each}) for text, each in asked]
+            return [answer.json()["predictions"][0] for answer in await asyncio.gather(*posts)]
+
+    assert asyncio.run(all_at_once()) == expected
+
+
+def test_a_stream_that_nobody_reads_any_more_ends_its_row(chat: Path) -> None:
+    async def leave() -> int:
+        admission = AdmissionController(Predictor(chat, Settings()), Settings())
+        written: list[int] = []
+        admission.predictor.on_batch = lambda report: written.append(report.rows)
+        writer, steps = admission.predictor.model.writer, []  # type: ignore[attr-defined]
+        forward = writer.forward
+
+        @functools.wraps(forward)
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            steps.append(1)
+            return forward(*args, **kwargs)
+
+        writer.forward = counted
+        stream = pieces(admission, "one two", {"max_new_tokens": 120})
+        began = asyncio.get_running_loop().time()
+        await anext(stream)
+        await stream.aclose()  # type: ignore[attr-defined]
+        while not written:
+            await asyncio.sleep(0.005)
+            assert asyncio.get_running_loop().time() - began < 30
+        admission.predictor.close()
+        return len(steps)
+
+    assert 0 < asyncio.run(leave()) < 100
+
+
+@pytest.mark.parametrize("stop", ["e", "two", "\ufffd"])
+def test_pieces_never_show_what_a_stop_takes_back(stop: str, chat: Path, predictor: Predictor) -> None:
+    async def collect() -> tuple[list[str], str]:
+        admission = AdmissionController(predictor, Settings())
+        texts, final = [], ""
+        async for piece in pieces(admission, "one", {"max_new_tokens": 40, "stop": [stop]}):
+            if isinstance(piece, str):
+                texts.append(piece)
+            else:
+                final = piece.prediction["text"]
+        return texts, final
+
+    texts, final = asyncio.run(collect())
+    assert "".join(texts) == final
+    assert stop not in final
+    predictor._batcher = None  # of the loop that has ended
+
+
+def test_recordings_are_uploaded_as_they_are_or_in_a_form(ear: Path, tmp_path: Path) -> None:
+    from starlette.testclient import TestClient
+
+    wave = np.random.default_rng(1).normal(0, 0.2, 8000)
+    for kind in ("wav", "flac"):
+        soundfile.write(tmp_path / f"a.{kind}", wave, 16_000)
+    own = Predictor(ear, Settings())
+    app = create_app(AdmissionController(own, Settings()))
+    content = (tmp_path / "a.wav").read_bytes()
+    (expected,) = own.predict([{"audio": content}])
+    with TestClient(app) as local:
+        raw = local.post("/predict", content=content, headers={"Content-Type": "audio/wav"})
+        flac = local.post("/predict", files={"file": ("a.flac", (tmp_path / "a.flac").read_bytes(), "audio/flac")})
+        both = local.post(
+            "/predict", files=[("file", content), ("file", content)], data={"parameters": '{"max_new_tokens": 2}'}
+        )
+        broken = local.post("/predict", content=content[:20], headers={"Content-Type": "audio/wav"})
+        path = local.post("/predict", json={"inputs": {"audio": str(tmp_path / "a.wav")}})
+        elsewhere = local.get("/v1/models")
+    assert raw.json()["predictions"] == flac.json()["predictions"] == [expected]
+    assert len(both.json()["predictions"]) == 2
+    assert (broken.status_code, path.status_code, elsewhere.status_code) == (422, 422, 404)
+
+
+def test_a_recording_that_would_not_end_is_read_no_further(tmp_path: Path) -> None:
+    from tuneport.errors import InputError
+    from tuneport.runtime.audio import read_sound
+
+    soundfile.write(tmp_path / "long.flac", np.zeros(16_000 * 120), 16_000)
+    assert read_sound((tmp_path / "long.flac").read_bytes(), 16_000, 30).shape == (31 * 16_000,)
+    for name, samples, rate in (("many", np.zeros((9, 9)), 16_000), ("slow", np.zeros(9), 10)):
+        soundfile.write(tmp_path / f"{name}.wav", samples, rate)
+        with pytest.raises(InputError, match="the recording has"):
+            read_sound((tmp_path / f"{name}.wav").read_bytes(), 16_000, 30)
+
+
+def test_a_form_carries_any_bytes() -> None:
+    from tuneport.stages.serve.http.uploads import read_upload
+
+    content = bytes(np.random.default_rng(0).integers(0, 256, 20_000, dtype=np.uint8)) + b"\r\n\n\r--x\x00"
+    body = b'--cut\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + content + b"\r\n--cut--\r\n"
+    assert read_upload("multipart/form-data; boundary=cut", body) == ([{"audio": content}], None)

@@ -1,0 +1,309 @@
+"""The page at `/`: served under a strict policy, and working in a real browser against a real server."""
+
+import asyncio
+import base64
+import hashlib
+import re
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import httpx
+import pytest
+import uvicorn
+from helpers import LABELS, Server, build_checkpoint
+from tiny_generative import build_causal, byte_tokenizer
+from transformers import BertForQuestionAnswering, BertForTokenClassification
+
+from tuneport.stages.export.pipeline import ExportConfig, export
+from tuneport.stages.serve.admission import AdmissionController
+from tuneport.stages.serve.http.app import create_app
+from tuneport.stages.serve.http.playground.routes import PAGE, policy
+from tuneport.stages.serve.predictor import Predictor
+from tuneport.stages.serve.process import free_port
+from tuneport.stages.serve.settings import Settings
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+in_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --disable-dev-shm-usage --virtual-time-budget=8000"
+).split()
+TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
+TEXT = "the bank 🙂 fell when the team won; Größe!"
+
+
+class Page(HTMLParser):
+    """The elements of a page after its script has run, by tag, class and id."""
+
+    def __init__(self, dom: str) -> None:
+        super().__init__()
+        self._open: list[dict[str, Any]] = []
+        self.elements: list[dict[str, Any]] = []
+        self.feed(dom)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        element = {"tag": tag, "text": "", **dict(attributes)}
+        self.elements.append(element)
+        if tag not in ("meta", "link", "input", "br"):
+            self._open.append(element)
+
+    def handle_endtag(self, tag: str) -> None:
+        while self._open and self._open.pop()["tag"] != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        for element in self._open:
+            element["text"] += data
+
+    def find(self, tag: str, **attributes: str) -> list[dict[str, Any]]:
+        wanted = {name.rstrip("_"): value for name, value in attributes.items()}
+        return [
+            each
+            for each in self.elements
+            if each["tag"] == tag and all(value in (each.get(name) or "").split() for name, value in wanted.items())
+        ]
+
+    def one(self, tag: str, **attributes: str) -> str:
+        (element,) = self.find(tag, **attributes)
+        return str(element["text"])
+
+
+def browse(url: str, tmp_path: Path, **query: str) -> Page:
+    """Open the page in Chromium, let it ask, and return what it shows."""
+    assert CHROMIUM
+    done = subprocess.run(
+        [CHROMIUM, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", f"{url}/?{urlencode(query)}"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return Page(done.stdout)
+
+
+def serve_in_thread(predictor: Predictor, settings: Settings) -> Iterator[str]:
+    app = create_app(AdmissionController(predictor, settings))
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning", ws="none", lifespan="off"))
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve()))
+    thread.start()
+    while not server.started:
+        threading.Event().wait(0.02)
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join()
+    predictor.close()
+
+
+@pytest.fixture(scope="module")
+def classifier(tiny_artifact: Path) -> Iterator[str]:
+    settings = Settings(variant="fp32", log_requests=False)
+    yield from serve_in_thread(Predictor(tiny_artifact, settings), settings)
+
+
+@pytest.fixture
+def locked(tiny_artifact: Path) -> Iterator[str]:
+    settings = Settings(variant="fp32", log_requests=False, api_keys="secret")
+    yield from serve_in_thread(Predictor(tiny_artifact, settings), settings)
+
+
+def serve_architecture(folder: Path, task: str, labels: tuple[str, ...], architecture: type) -> Iterator[str]:
+    build_checkpoint(folder / "checkpoint", labels, architecture)
+    export(ExportConfig(checkpoint=folder / "checkpoint", name="tiny", task=task, variants=("fp32",)), folder / "out")
+    settings = Settings(log_requests=False)
+    yield from serve_in_thread(Predictor(folder / "out", settings), settings)
+
+
+@pytest.fixture(scope="module")
+def tagger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("tagger")
+    yield from serve_architecture(folder, "token-classification", TAGS, BertForTokenClassification)
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("reader")
+    yield from serve_architecture(folder, "question-answering", ("A", "B"), BertForQuestionAnswering)
+
+
+@pytest.fixture(scope="module")
+def writer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("writer")
+    base = build_causal(folder / "checkpoint", "gpt2", byte_tokenizer(["one two three four five six"]))
+    export(ExportConfig(checkpoint=base, name="tiny", task="text-generation", variants=("fp32",)), folder / "out")
+    settings = Settings(log_requests=False)
+    yield from serve_in_thread(Predictor(folder / "out", settings), settings)
+
+
+def predict(url: str, inputs: Any, **parameters: Any) -> Any:
+    answer = httpx.post(f"{url}/predict", json={"inputs": inputs, "parameters": parameters})
+    assert answer.status_code == 200, answer.text
+    return answer.json()["predictions"][0]
+
+
+def test_the_page_needs_nothing_from_elsewhere() -> None:
+    text = PAGE.decode()
+    assert re.findall(r"(?:src|href|url|import)\s*[=(]\s*['\"]?(?!data:)[a-z]*:?//", text) == []
+    assert "innerHTML" not in text
+    assert "eval(" not in text
+
+
+def test_only_the_page_s_own_script_may_run(classifier: str) -> None:
+    answer = httpx.get(classifier)
+    assert answer.content == PAGE
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    script = re.search(r"<script>(.*?)</script>", answer.text, re.S)
+    assert script
+    digest = base64.b64encode(hashlib.sha256(script[1].encode()).digest()).decode()
+    rules = answer.headers["content-security-policy"]
+    assert rules == policy(PAGE)
+    assert f"script-src 'sha256-{digest}';" in rules
+    assert "default-src 'none'" in rules
+    assert answer.text.count("<script") == 1
+    assert re.search(r"\son[a-z]+=", answer.text) is None  # handlers in attributes would not run
+
+
+def test_the_page_is_told_what_the_model_is(classifier: str) -> None:
+    told = httpx.get(f"{classifier}/info").json()
+    assert told["task"] == "text-classification"
+    assert told["labels"] == list(LABELS)
+    assert told["parameters"] == ["explain", "threshold", "top_k"]
+    assert told["variant"] == "fp32"
+    assert not told["accepts_pairs"]
+
+
+def test_the_bento_serves_the_page_in_place_of_bentoml_s(server: Server) -> None:
+    assert httpx.get(server.url).content == PAGE
+    assert httpx.get(f"{server.url}/info").json()["name"] == "tiny"
+    assert httpx.post(server.url).status_code == 405
+
+
+def test_keys_protect_the_model_not_the_page(locked: str) -> None:
+    assert httpx.get(locked).content == PAGE
+    assert httpx.get(f"{locked}/info").status_code == 401
+    assert httpx.get(f"{locked}/info", headers={"Authorization": "Bearer secret"}).status_code == 200
+
+
+@in_browser
+def test_classes_are_shown_with_their_probabilities(classifier: str, tmp_path: Path) -> None:
+    page = browse(classifier, tmp_path, text=TEXT, run="1")
+    expected = predict(classifier, TEXT, top_k=3)
+    lines = [element["text"] for element in page.find("div", class_="line")]
+    assert lines == [f"{each['label']}{100 * each['score']:.1f} %" for each in expected]
+    widths = [re.search(r"width: ([\d.]+)%", element["style"]) for element in page.find("div", class_="fill")]
+    assert [float(width[1]) for width in widths if width] == pytest.approx(
+        [100 * each["score"] for each in expected], abs=0.06
+    )
+    assert re.fullmatch(r"[\d.]+ ms, there and back", page.one("p", id="latency"))
+    assert page.one("h1") == "tiny"
+    assert page.find("div", role="alert") == []
+    assert page.find("span", class_="word") == []
+
+
+@in_browser
+def test_words_are_coloured_by_what_they_do(classifier: str, tmp_path: Path) -> None:
+    page = browse(classifier, tmp_path, text=TEXT, explain="1", run="1")
+    best = predict(classifier, TEXT, top_k=3, explain=True)[0]
+    words = page.find("span", class_="word")
+    assert [word["text"] for word in words] == [each["text"] for each in best["explanation"]]
+    assert [word["title"] for word in words] == [
+        f"{each['score']:+.3f}".replace("-", "−") for each in best["explanation"]
+    ]
+    for word, each in zip(words, best["explanation"], strict=True):
+        assert ("--against" in word["style"]) == (each["score"] < 0)
+    (prose,) = page.find("p", class_="prose")
+    assert prose["text"] == TEXT
+    assert [button["aria-pressed"] for button in page.find("button") if "aria-pressed" in button] == [
+        "true", "false", "false",
+    ]  # fmt: skip
+
+
+@in_browser
+def test_entities_are_marked_in_place(tagger: str, tmp_path: Path) -> None:
+    page = browse(tagger, tmp_path, text=TEXT, run="1")
+    expected = predict(tagger, TEXT)
+    assert expected
+    marks = page.find("mark")
+    assert [mark["text"] for mark in marks] == [each["text"] + each["entity"] for each in expected]
+    (prose,) = page.find("p", class_="prose")
+    shown = prose["text"]
+    for each in expected:
+        shown = shown.replace(each["text"] + each["entity"], each["text"], 1)
+    assert shown == TEXT
+
+
+@in_browser
+def test_the_answer_is_marked_in_its_context(reader: str, tmp_path: Path) -> None:
+    context = f"🙂🙂 {TEXT} the game was late"
+    page = browse(reader, tmp_path, question="when?", context=context, run="1")
+    best = predict(reader, {"question": "when?", "context": context}, top_k=3)[0]
+    assert best["answer"]
+    assert page.one("p", id="answer") == best["answer"]
+    assert page.one("mark") == best["answer"]
+    (prose,) = page.find("p", class_="prose")
+    assert prose["text"] == context
+
+
+@in_browser
+def test_written_text_is_shown(writer: str, tmp_path: Path) -> None:
+    page = browse(writer, tmp_path, text="one two", max_new_tokens="9", stream="0", run="1")
+    expected = predict(writer, "one two", max_new_tokens=9)
+    assert expected["text"]
+    assert page.one("p", id="written") == expected["text"]
+    assert '"max_new_tokens": 9' in page.one("pre")
+
+
+@in_browser
+def test_text_is_shown_while_it_is_written(writer: str, tmp_path: Path) -> None:
+    """The browser's virtual time does not wait for the rest of a streamed answer, so what it shows may be a part."""
+    expected = predict(writer, "one two", max_new_tokens=9)["text"]
+    for _ in range(5):
+        page = browse(writer, tmp_path, text="one two", max_new_tokens="9", run="1")
+        assert page.find("div", role="alert") == []
+        shown = "".join(each["text"] for each in page.find("p", class_="plain"))
+        assert expected.startswith(shown)
+        if shown:
+            return
+    raise AssertionError("nothing was shown")
+
+
+@in_browser
+def test_text_is_shown_as_text(classifier: str, tmp_path: Path) -> None:
+    """What looks like markup neither becomes an element nor runs."""
+    text = "<img src=x onerror=document.title='owned'> <b>bank</b>"
+    page = browse(classifier, tmp_path, text=text, explain="1", run="1")
+    assert page.one("title") == "tiny · playground"
+    assert page.find("img") == []
+    assert page.find("b") == []
+    (prose,) = page.find("p", class_="prose")
+    assert prose["text"] == text
+
+
+@in_browser
+def test_an_error_is_shown_with_its_remedy(reader: str, tmp_path: Path) -> None:
+    page = browse(reader, tmp_path, question="when " * 80, context="the bank", run="1")
+    assert "shorten it" in page.one("div", role="alert")
+
+
+@in_browser
+def test_a_page_without_a_key_asks_for_one(locked: str, tmp_path: Path) -> None:
+    page = browse(locked, tmp_path)
+    assert "hidden" not in page.find("div", id="key-field")[0]
+    assert "API key" in page.one("div", role="alert")
+
+
+@in_browser
+def test_every_field_has_a_label(classifier: str, tmp_path: Path) -> None:
+    page = browse(classifier, tmp_path)
+    labelled = {element["for"] for element in page.find("label") if "for" in element}
+    inside = {"explain"}  # the label holds its box
+    fields = {each["id"] for tag in ("textarea", "input") for each in page.find(tag)}
+    assert fields == labelled | inside
+    assert page.elements[0]["lang"] == "en"
+    assert fields == {"explain", "key", "text"}

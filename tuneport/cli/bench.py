@@ -1,0 +1,17 @@
+"""`tuneport bench`."""
+
+from tuneport.cli.options import Out, Overwrite, with_config
+from tuneport.cli.progress import progress_steps
+from tuneport.stages.benchmarks.config import BenchConfig
+
+
+@with_config(BenchConfig, positional="artifact")
+def bench(config: BenchConfig, out: Out, overwrite: Overwrite = False) -> None:
+    """Time every variant against torch (fp32, and bf16 where the processor has it) on real text."""
+    from tuneport.cli.tables import print_report
+    from tuneport.stages.benchmarks.engine import bench as run_bench
+
+    with progress_steps() as progress:
+        report = run_bench(config, out, overwrite=overwrite, progress=progress)
+    print_report(report)
+    print(f"wrote {out}")

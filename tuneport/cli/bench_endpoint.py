@@ -1,0 +1,17 @@
+"""`tuneport bench-endpoint`."""
+
+from tuneport.cli.options import Out, Overwrite, with_config
+from tuneport.cli.progress import progress_steps
+from tuneport.stages.benchmarks.config import EndpointConfig
+
+
+@with_config(EndpointConfig, positional="artifact")
+def bench_endpoint(config: EndpointConfig, out: Out, overwrite: Overwrite = False) -> None:
+    """Time whole servers under load: tuneport over HTTP and gRPC, BentoML's batcher, and BentoML over torch."""
+    from tuneport.stages.benchmarks.endpoint.main import bench_endpoint as run_bench
+    from tuneport.stages.benchmarks.report import TABLE
+
+    with progress_steps() as progress:
+        run_bench(config, out, overwrite=overwrite, progress=progress)
+    print((out / TABLE).read_text(encoding="utf-8"))
+    print(f"wrote {out}")

@@ -1,0 +1,25 @@
+"""`tuneport export`."""
+
+from tuneport.cli.options import Out, Overwrite, with_config
+from tuneport.cli.progress import progress_steps
+from tuneport.stages.export.config import ExportConfig
+
+
+@with_config(ExportConfig, positional="checkpoint")
+def export(config: ExportConfig, out: Out, overwrite: Overwrite = False) -> None:
+    """Convert a checkpoint to ONNX, prove every variant against torch, and write the artifact.
+
+    Exits with 1 and writes nothing if the fp32 variant does not answer as torch does. The artifact is also
+    registered with BentoML, so that a plain `bentoml build` in a checkout of tuneport builds it.
+    """
+    from tuneport.stages.export.card import variant_table
+    from tuneport.stages.export.pipeline import export as run_export
+    from tuneport.stages.serve.bento import register
+
+    with progress_steps() as progress:
+        manifest = run_export(config, out, overwrite=overwrite, progress=progress)
+    print("\n".join(variant_table(manifest)))
+    for rejected in manifest.rejected:
+        print(f"not in the artifact: {rejected.name}: {rejected.reason}")
+    print(f"{manifest.default_variant} serves by default: {manifest.default_because}")
+    print(f"wrote {out}, registered as {register(out)}; next: tuneport serve {out}")

@@ -1,0 +1,59 @@
+"""`tuneport finetune`."""
+
+from typing import Any, get_args
+
+from tuneport.cli.options import Out, Overwrite, Resume, SettingsFile, SetValues, with_flags
+from tuneport.cli.progress import print_warning
+from tuneport.cli.signals import explain_resume
+from tuneport.stages.finetune.config import FinetuneConfig
+from tuneport.tasks import all_tasks
+
+FLAGS = ("task", "model", "data", "columns", "trust_remote_code")
+"""Settings that are options of their own; --set and --config take these and all others."""
+
+
+def finetune_help() -> str:
+    """Write the command's help: the columns of every task, and the strategies."""
+    specs = all_tasks().values()
+    width = max(len(spec.name) for spec in specs)
+    tasks = "\n".join(f"{spec.name:<{width}}  {spec.column_help}" for spec in specs)
+    strategies = ", ".join(get_args(FinetuneConfig.model_fields["strategy"].annotation))
+    return f"""Fine-tune a model on labelled data and write a run folder.
+
+Data is JSONL, CSV or Parquet. Tasks and their columns:
+
+\b
+{tasks}
+
+Settings come from --config, then --set, then the options. Strategies (--set strategy=…): {strategies}. Other settings
+include num_train_epochs, learning_rate, per_device_train_batch_size, max_length and seed. A list is written
+--set 'report_to=["wandb"]'.
+
+All settings, with their defaults: docs/finetuning.md.
+
+Example: tuneport finetune --task text-classification --model minilm-l6 --data reviews/ --out runs/reviews
+--set num_train_epochs=2 --set strategy=lora
+"""
+
+
+@with_flags(FinetuneConfig, FLAGS)
+def finetune(
+    flags: dict[str, Any],
+    out: Out,
+    config: SettingsFile = None,
+    set_: SetValues = None,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+) -> None:
+    """Fine-tune a model on labelled data and write a run folder."""
+    from tuneport.stages.finetune.config import load_config
+    from tuneport.stages.finetune.train import finetune as train
+
+    with explain_resume(out):
+        run = train(load_config(config, set_ or [], flags), out, overwrite=overwrite, resume=resume, warn=print_warning)
+    for split, metrics in run.metrics.items():
+        print(f"{split}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+    if run.config["strategy"] == "prefix":
+        print(f"wrote {out}; a prefix cannot be exported: docs/finetuning.md says how peft loads it")
+    else:
+        print(f"wrote {out}; next: tuneport export {out} --out artifacts/{out.name}")

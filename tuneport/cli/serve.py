@@ -1,0 +1,47 @@
+"""`tuneport serve`."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import typer
+from pydantic import Field
+
+from tuneport.cli.options import check_flags, with_config, with_flags
+from tuneport.schema.base import Frozen
+from tuneport.stages.serve.settings import PREFIX, Settings
+
+SECRETS = ("api_keys",)
+"""Settings that are no options: every user of the machine can read a command line."""
+FLAGS = tuple(name for name in Settings.model_fields if name not in SECRETS)
+
+
+class ServeConfig(Frozen):
+    """What is served, and where HTTP listens."""
+
+    artifact: Path
+    """An artifact folder that `tuneport export` wrote."""
+    host: str = "127.0.0.1"
+    """Address to listen on, for gRPC as well unless --grpc-host is set."""
+    port: int = Field(default=3000, ge=1, le=65535)
+    """HTTP port."""
+
+
+@with_config(ServeConfig, positional="artifact")
+@with_flags(Settings, FLAGS)
+def serve(config: ServeConfig, flags: dict[str, Any]) -> None:
+    """Serve an artifact over HTTP and gRPC, until Ctrl-C.
+
+    All options but --host and --port are settings of the service: each outweighs the variable TUNEPORT_… of its name.
+    """
+    from tuneport.stages.serve.bento import SERVICE, register, serve_command
+    from tuneport.stages.serve.process import check_port, run_service
+    from tuneport.stages.serve.settings import read_settings
+
+    check_flags(Settings, flags)
+    os.environ |= {f"{PREFIX}{name}".upper(): str(value) for name, value in flags.items()}
+    settings = read_settings()  # a wrong variable is an error here, not in a worker's log
+    check_port(config.host, config.port)
+    command = serve_command(SERVICE, host=config.host, port=config.port, model=register(config.artifact))
+    environment = {f"{PREFIX}GRPC_HOST": os.environ.get(f"{PREFIX}GRPC_HOST", config.host), **settings.paths()}
+    raise typer.Exit(run_service(command, environment))

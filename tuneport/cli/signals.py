@@ -1,0 +1,50 @@
+"""SIGINT and SIGTERM: unwind once, so that half-written folders are removed before the process ends."""
+
+import contextlib
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+INTERRUPTED = "interrupted; nothing half-written was left behind"
+REPEAT_WINDOW_S = 3.0
+"""A second signal within this time is the same request, and does not interrupt the cleaning up."""
+_received: list[float] = []
+"""Times of the signals, of `time.monotonic`."""
+
+
+def install_handlers() -> None:
+    """Turn SIGINT and SIGTERM into a KeyboardInterrupt, unless they are ignored by whoever started this process."""
+    _received.clear()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
+
+
+def was_interrupted() -> bool:
+    """Whether a signal came, though a library may have swallowed its KeyboardInterrupt."""
+    return bool(_received)
+
+
+def raise_if_interrupted() -> None:
+    """Raise the KeyboardInterrupt that a library swallowed, as pybind11 does while it imports a module."""
+    if _received:
+        raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def explain_resume(out: Path) -> Iterator[None]:
+    """Say, when training or a search is interrupted after its start, that --resume continues it."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if not (out / "settings.json").is_file() or (out / "run.json").is_file():
+            raise
+        raise KeyboardInterrupt(f"interrupted; the same command with --resume continues {out}") from error
+
+
+def _interrupt(*_: Any) -> None:
+    _received.append(time.monotonic())
+    if len(_received) == 1 or _received[-1] - _received[-2] > REPEAT_WINDOW_S:
+        raise KeyboardInterrupt

@@ -1,0 +1,91 @@
+"""Tables of an artifact's evidence and of a benchmark's results, on stdout."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.measure import Measurement
+from rich.padding import Padding
+from rich.table import Table
+
+from tuneport.schema.artifact import Manifest
+from tuneport.schema.loading import load_manifest
+from tuneport.stages.benchmarks.report import Report
+from tuneport.stages.export.card import calibration, evidence, excluded_parts, long_inputs
+from tuneport.tasks import task_spec
+
+MAX_TABLE_WIDTH = 1000
+WIDTH_WITHOUT_TERMINAL = 160
+
+
+def print_report(report: Report) -> None:
+    """Print a benchmark's table."""
+    header, rows = report.cells()
+    _print_table(header, rows, report.caption())
+
+
+def print_artifact(folder: Path) -> None:
+    """Print an artifact's task, the evidence of its variants, and its provenance."""
+    manifest = load_manifest(folder)
+    console = _console()
+    console.print(f"[bold]{manifest.name}[/] {manifest.version}: {manifest.task}", highlight=False)
+    if task_spec(manifest.task).has_labels:
+        _print_plain(console, f"{len(manifest.labels)} labels: {', '.join(manifest.labels)}")
+    _print_plain(console, long_inputs(manifest))
+    header, rows = evidence(manifest)
+    parity = manifest.variants[0].evidence.parity
+    _print_table(
+        header,
+        rows,
+        f"{parity.golden_cases} golden cases and {parity.texts} validation inputs. * serves by default, † another "
+        "variant is better in every respect, ×2: in two streams, ¹: inputs run one at a time.",
+    )
+    for line in _provenance(manifest):
+        _print_plain(console, line)
+
+
+def _provenance(manifest: Manifest) -> list[str]:
+    """Describe, a line each, the selection of the variants, where they were measured, and where the model is from."""
+    source = manifest.provenance
+    data = source.data
+    versions = ", ".join(f"{name} {number}" for name, number in source.versions.items())
+    return [
+        f"default: {manifest.default_variant}, {manifest.default_because}",
+        *excluded_parts(manifest),
+        *(f"rejected: {rejected.name}: {rejected.reason}" for rejected in manifest.rejected),
+        *calibration(manifest),
+        f"measured on: {manifest.host.cpu}, {manifest.host.cores} cores",
+        *(f"GPU: {gpu.name}, {gpu.memory_gib:g} GiB" for gpu in manifest.host.gpus),
+        f"base model: {source.base_model or 'not recorded'}; checkpoint {source.checkpoint_sha256[:12]}; "
+        f"seed {source.seed}",
+        f"data: {data.source}, {data.rows}, fingerprint {data.fingerprint[:12]}" if data else "data: none",
+        f"created: {source.created}, code {source.git_commit or 'not in git'}",
+        f"versions: {versions}",
+    ]
+
+
+def _print_table(header: list[str], rows: list[list[str]], caption: str) -> None:
+    """Print a table or, where the terminal is too narrow for it, a paragraph a row, so that no figure is cut off."""
+    console = _console()
+    table = Table(caption=caption, caption_justify="left")
+    for i, title in enumerate(header):
+        table.add_column(title, justify="right" if i else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    if Measurement.get(console, console.options.update(max_width=MAX_TABLE_WIDTH), table).maximum <= console.width:
+        console.print(table)
+        return
+    for name, *cells in rows:
+        figures = ", ".join(f"{title} {cell}" for title, cell in zip(header[1:], cells, strict=True) if cell)
+        console.print(f"[bold]{name}[/]", highlight=False)
+        console.print(Padding(figures, (0, 0, 0, 2)), highlight=False, markup=False)
+    console.print(caption, style="italic", highlight=False)
+
+
+def _print_plain(console: Console, line: str) -> None:
+    console.print(line, highlight=False, markup=False)
+
+
+def _console() -> Console:
+    """Open stdout; without a terminal to measure it is wide enough for a table."""
+    console = Console()
+    return console if console.is_terminal else Console(width=WIDTH_WITHOUT_TERMINAL)

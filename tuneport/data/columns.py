@@ -1,0 +1,80 @@
+"""Maps the columns of a source to those of a task, and converts label numbers and cells of CSV files."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from datasets import ClassLabel, Dataset, LargeList, List, Value
+
+from tuneport.data.rows import Problems, numbered_rows, preview
+from tuneport.errors import DataError
+
+NUMBER_COLUMNS = ("score",)
+
+
+def source_columns(columns: Mapping[str, str], required: Sequence[str], optional: Sequence[str]) -> dict[str, str]:
+    """Map each column of the task to its column in the source; `columns` are those that `--columns` renames."""
+    known = [*required, *optional]
+    if unknown := [name for name in columns if name not in known]:
+        raise DataError(f"--columns names {unknown}, and the task knows {known}", "write task-column=your-column")
+    # A column of the source that is renamed is no longer available under its own name.
+    names = {n: columns.get(n, n) for n in known if n in columns or n in required or n not in columns.values()}
+    if duplicates := sorted(column for column, count in Counter(names.values()).items() if count > 1):
+        raise DataError(f"{duplicates} would be several of the task's columns at once", "name each in --columns once")
+    return names
+
+
+def select_columns(rows: Dataset, file: str, names: Mapping[str, str], problems: Problems) -> Dataset:
+    """Keep the task's columns (`names` maps them to the source's) and convert their values.
+
+    Label numbers of the hub become label names, and scores of a CSV numbers. Cells that are not numbers are added to
+    `problems`.
+    """
+    kept = {name: column for name, column in names.items() if column in rows.column_names}
+    for name, column in kept.items():
+        rows = _with_label_names(rows, column, f"{file}: {name} names")
+    rows = rows.select_columns(list(kept.values())).rename_columns({c: n for n, c in kept.items() if c != n})
+    for name in NUMBER_COLUMNS:
+        # Cells of a CSV are read as strings. In the other formats a string is not a number.
+        if name in kept and file.endswith(".csv"):
+            rows = _with_numbers(rows, file, name, problems)
+    return rows
+
+
+def _with_numbers(rows: Dataset, file: str, column: str, problems: Problems) -> Dataset:
+    """Convert a column of strings to float64; cells that are not finite numbers are added to `problems`."""
+    numbers: list[float] = []
+    for number, row in numbered_rows(rows.select_columns(column)):
+        value = _parse_number(row[column])
+        if not math.isfinite(value):
+            problems.add(f"{file} row {number}", f"{column} is {preview(row[column])}, and a number is expected")
+        numbers.append(value)
+    return rows.remove_columns(column).add_column(column, numbers)
+
+
+def _parse_number(cell: str) -> float:
+    """Parse a cell; nan if it is not a number."""
+    try:
+        return math.nan if "_" in cell else float(cell)  # 1_000 is a number in Python only
+    except ValueError:
+        return math.nan
+
+
+def _with_label_names(rows: Dataset, column: str, description: str) -> Dataset:
+    """Replace the hub's label numbers by label names, in a column of numbers or of lists of numbers."""
+    feature = rows.features[column]
+    if isinstance(feature, ClassLabel):
+        numbers = rows.cast_column(column, Value("int64"))
+        return numbers.map(lambda row: {column: _label_name(feature, row[column])}, desc=description)
+    items = feature.feature if isinstance(feature, List | LargeList) else None
+    if isinstance(items, ClassLabel):
+        numbers = rows.cast_column(column, List(Value("int64")))
+        return numbers.map(
+            lambda row: {column: None if row[column] is None else [_label_name(items, n) for n in row[column]]},
+            desc=description,
+        )
+    return rows
+
+
+def _label_name(feature: ClassLabel, number: int | None) -> str | None:
+    return None if number is None or number < 0 else str(feature.int2str(number))

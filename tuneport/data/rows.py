@@ -1,0 +1,76 @@
+"""Iterates over the rows of a split, and collects the problems found in them."""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from datasets import Dataset, Value
+
+from tuneport.errors import DataError
+
+SHOWN_PROBLEMS = 5
+"""Problems that an error message lists; it counts the others."""
+BATCH_ROWS = 1000
+
+
+class Problems:
+    """Collects the problems of the data, to report them in one error."""
+
+    def __init__(self, remedy: str) -> None:
+        """`remedy` is the end of the message."""
+        self._remedy = remedy
+        self._found: list[str] = []
+        self._count = 0
+
+    def add(self, place: str, problem: str) -> None:
+        """Add a problem and its place, such as `train.jsonl row 3`."""
+        self._count += 1
+        if len(self._found) < SHOWN_PROBLEMS:
+            self._found.append(f"{place}: {problem}")
+
+    def raise_if_any(self) -> None:
+        """Raise a DataError that lists the first problems and counts the others."""
+        if self._count:
+            more = f" (and {self._count - len(self._found)} more)" if self._count > len(self._found) else ""
+            raise DataError(", ".join(self._found) + more, self._remedy)
+
+
+def numbered_rows(rows: Dataset) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield each row of a split with its number in the source file, counted from 1."""
+    position = 0
+    for batch in rows.iter(BATCH_ROWS):
+        for values in zip(*batch.values(), strict=True):
+            yield row_number(rows, position), dict(zip(batch, values, strict=True))
+            position += 1
+
+
+def row_number(rows: Dataset, position: int) -> int:
+    """Return the number in the source file, from 1, of the row at a position of the split, from 0."""
+    return 1 + (position if rows._indices is None else int(rows._indices.column(0)[position].as_py()))
+
+
+def preview(value: Any) -> str:
+    """Return the beginning of a value, for a message."""
+    return "an empty string" if isinstance(value, str) and not value.strip() else repr(value)[:60]
+
+
+def canonical_row(row: dict[str, Any]) -> str:
+    """Serialize a row so that equal rows give equal strings."""
+    return json.dumps(row, sort_keys=True, ensure_ascii=False, default=str)
+
+
+def check_strings(rows: Dataset, file: str, problems: Problems, columns: Sequence[str]) -> None:
+    """Check that those of the columns that a split has hold non-empty strings."""
+    for number, row in numbered_rows(rows):
+        for column in columns:
+            if column in row and (not isinstance(row[column], str) or not row[column].strip()):
+                problems.add(f"{file} row {number}", f"{column} is {preview(row[column])}")
+
+
+def with_string_labels(rows: Dataset) -> Dataset:
+    """Convert the column `label` to strings; None stays None."""
+    features = rows.features.copy()
+    features["label"] = Value("string")
+    return rows.map(
+        lambda row: {"label": None if row["label"] is None else str(row["label"])}, features=features, desc="labels"
+    )

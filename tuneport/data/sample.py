@@ -1,0 +1,85 @@
+"""Reads labelled inputs for the gate and the benchmarks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from tuneport.data.reader import read_data, reread
+from tuneport.data.rows import Problems, numbered_rows
+from tuneport.schema.run import DataSource
+
+REMEDY = "give data as the model was trained on, or rename columns with --columns"
+
+
+class RowReader(Protocol):
+    """Knows the columns of a task, and what an input and a target are in them."""
+
+    columns: tuple[str, ...]
+    """Columns that the data must have."""
+    optional_columns: tuple[str, ...]
+
+    def set_data_source(self, source: str) -> None:
+        """Resolve the relative paths of rows against the data's folder, for tasks whose inputs are files."""
+
+    def read_row(self, row: dict[str, Any]) -> tuple[Any, Any]:
+        """Split a row into an input, as a request would bring it, and its target.
+
+        Raises ValueError for a target that the model cannot predict.
+        """
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Inputs in the data's order, as requests would bring them, and their targets; empty without data."""
+
+    inputs: list[Any]
+    targets: list[Any]
+    source: DataSource | None
+    split: str
+
+
+def read_sample(
+    task: RowReader,
+    *,
+    data: str | DataSource | None,
+    columns: dict[str, str],
+    seed: int,
+    splits: Sequence[str],
+    count: int,
+) -> Sample:
+    """Read up to `count` rows of the first of `splits` that the data has.
+
+    `data` is the user's source, or the record of one that was read before and must not have changed since. Raises
+    DataError for data that is gone, or has targets that the model cannot predict; it lists all such rows.
+    """
+    if data is None:
+        return Sample([], [], None, "")
+    required, optional = task.columns, task.optional_columns
+    if isinstance(data, DataSource):
+        read = reread(data, required=required, optional=optional)
+    else:
+        read = read_data(data, columns=columns, required=required, optional=optional, seed=seed)
+    task.set_data_source(read.source.source)
+    split = next(name for name in splits if name in read.splits)
+    rows = read.splits[split]
+    inputs, targets = [], []
+    problems = Problems(REMEDY)
+    for number, row in numbered_rows(rows.take(min(count, len(rows)))):
+        try:
+            value, target = task.read_row(row)
+        except ValueError as error:
+            problems.add(f"{read.files[split]} row {number}", str(error))
+            continue
+        inputs.append(value)
+        targets.append(target)
+    problems.raise_if_any()
+    return Sample(inputs, targets, read.source, split)
+
+
+def has_pairs(data: str | None, columns: dict[str, str], seed: int) -> bool:
+    """Tell whether data has a column `text_pair` beside `text`."""
+    if data is None:
+        return False
+    renamed = {name: column for name, column in columns.items() if name in ("text", "text_pair")}
+    read = read_data(data, columns=renamed, required=("text",), optional=("text_pair",), seed=seed)
+    return "text_pair" in next(iter(read.splits.values())).column_names

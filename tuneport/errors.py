@@ -1,0 +1,136 @@
+"""The exception tree: every error that a user, or a client of the service, can act on.
+
+    TuneportError
+    ├── DataError, CheckpointError, ArtifactError, GateError, EngineError
+    └── RequestError                        a request gets an error response
+        ├── InputError                      an input, or a parameter, is not of the task's form
+        ├── MalformedRequest, UnsupportedEncoding, PayloadTooLarge, SlowRequest
+        ├── Unauthenticated, NotFound, MethodNotAllowed
+        └── Overloaded, DeadlineExceeded, ServiceStopping
+
+The service maps request errors to HTTP and gRPC statuses in one place, `serve/errors.py`.
+"""
+
+
+class TuneportError(Exception):
+    """A problem that the user can fix: what is wrong, then what to do about it, each a phrase.
+
+    The command line prints it as one line and exits with 1.
+    """
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        """Keep both phrases; `str(error)` is the line that a user reads."""
+        super().__init__(f"{problem}; {remedy}")
+        self.problem = problem
+        self.remedy = remedy
+
+
+class DataError(TuneportError):
+    """The data cannot be used as it is."""
+
+
+class CheckpointError(TuneportError):
+    """The checkpoint lacks something, or does not fit the task."""
+
+
+class ArtifactError(TuneportError):
+    """The artifact is missing, damaged, or of another schema."""
+
+
+class GateError(TuneportError):
+    """A model does not give torch's answers."""
+
+
+class EngineError(TuneportError):
+    """The engine or execution provider that was asked for is not available."""
+
+
+class RequestError(TuneportError):
+    """A request that gets an error response instead of predictions."""
+
+    code = "bad_request"
+
+    def __init__(self, problem: str, remedy: str, code: str | None = None) -> None:
+        """`code` is for programs, and by default that of the class; the two phrases are for people."""
+        super().__init__(problem, remedy)
+        self.code = code or type(self).code
+
+
+class InputError(RequestError):
+    """An input or a parameter of a request is not of the task's form."""
+
+    code = "wrong_input"
+
+
+class MalformedRequest(RequestError):
+    """A request cannot be read at all."""
+
+    code = "malformed"
+
+
+class UnsupportedEncoding(RequestError):
+    """A body is encoded in a way that is not accepted."""
+
+    code = "encoded"
+
+
+class PayloadTooLarge(RequestError):
+    """A request exceeds a limit on its size."""
+
+    code = "too_large"
+
+
+class SlowRequest(RequestError):
+    """A request's body does not arrive in time."""
+
+    code = "slow_body"
+
+
+class Unauthenticated(RequestError):
+    """A request without a valid API key."""
+
+    code = "unauthenticated"
+
+
+class NotFound(RequestError):
+    """A path or a model that does not exist."""
+
+    code = "not_found"
+
+
+class MethodNotAllowed(RequestError):
+    """A path that exists, requested with another method."""
+
+    code = "not_routed"
+
+    def __init__(self, problem: str, allowed: str) -> None:
+        """`allowed` lists the path's methods, separated by commas."""
+        super().__init__(problem, f"send {allowed}")
+        self.allowed = allowed
+
+
+class Overloaded(RequestError):
+    """More work than is accepted now."""
+
+    code = "overloaded"
+
+    def __init__(self, problem: str, remedy: str, retry_after_s: float = 1.0) -> None:
+        """`retry_after_s` is how long the queued work will take."""
+        super().__init__(problem, remedy)
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineExceeded(RequestError):
+    """A request that was not answered in its time."""
+
+    code = "timeout"
+
+
+class ServiceStopping(RequestError):
+    """The service is shutting down."""
+
+    code = "stopping"
+
+    def __init__(self) -> None:
+        """Say so."""
+        super().__init__("the service is stopping", "send the request again, to another replica if there is one")

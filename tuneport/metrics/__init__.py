@@ -1,0 +1,1 @@
+"""Task metrics, each defined once for training, gate and benchmarks."""

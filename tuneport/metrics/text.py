@@ -1,0 +1,67 @@
+"""Metrics of generated text. All are shares from 0 to 1, except perplexity and the error rates, which may exceed 1."""
+
+import math
+import re
+from collections.abc import Sequence
+
+import jiwer
+import numpy as np
+import numpy.typing as npt
+import sacrebleu
+from rouge_score.rouge_scorer import RougeScorer
+from rouge_score.tokenizers import DefaultTokenizer, Tokenizer
+
+ROUGE = ("rouge1", "rouge2", "rougeL")
+Scores = npt.NDArray[np.float64]
+"""A score for each row, (rows,)."""
+
+
+def bleu(predicted: Sequence[str], expected: Sequence[str]) -> float:
+    """Compute corpus BLEU over tokens as in mteval 13a (Papineni et al., 2002), by sacrebleu."""
+    return float(sacrebleu.corpus_bleu(predicted, [expected]).score) / 100
+
+
+def chrf(predicted: Sequence[str], expected: Sequence[str]) -> float:
+    """Compute corpus chrF, the F-score of character n-grams (Popović, 2015), by sacrebleu."""
+    return float(sacrebleu.corpus_chrf(predicted, [expected]).score) / 100
+
+
+def chrf_each(predicted: Sequence[str], expected: Sequence[str]) -> Scores:
+    """Compute chrF for each row."""
+    pairs = zip(predicted, expected, strict=True)
+    return np.array([sacrebleu.sentence_chrf(text, [right]).score / 100 for text, right in pairs])
+
+
+def rouge_each(predicted: Sequence[str], expected: Sequence[str]) -> dict[str, Scores]:
+    """Compute the F-measures of ROUGE-1, ROUGE-2 and ROUGE-L (Lin, 2004) for each row; a corpus has their means."""
+    scorer = RougeScorer(ROUGE, tokenizer=AnyScript())
+    scores = [scorer.score(right, text) for text, right in zip(predicted, expected, strict=True)]
+    return {name: np.array([score[name].fmeasure for score in scores]) for name in ROUGE}
+
+
+def word_error_rate(predicted: Sequence[str], expected: Sequence[str]) -> float:
+    """Compute the word error rate of a corpus; capitals and punctuation count."""
+    return float(jiwer.wer(list(expected), list(predicted)))
+
+
+def character_error_rate(predicted: Sequence[str], expected: Sequence[str]) -> float:
+    """Compute the character error rate of a corpus; capitals and punctuation count."""
+    return float(jiwer.cer(list(expected), list(predicted)))
+
+
+def perplexity(total_loss: float, num_tokens: float) -> float:
+    """Compute perplexity from the sum of the tokens' cross-entropies; e^700 at most, so that JSON can hold it."""
+    return math.exp(min(total_loss / num_tokens, 700.0))
+
+
+class AnyScript(Tokenizer):
+    """Splits words like rouge_score, stems included, and keeps words outside ASCII, which it would split or drop."""
+
+    def __init__(self) -> None:
+        """Use the Porter stemmer, as published ROUGE scores do."""
+        self._english = DefaultTokenizer(use_stemmer=True)
+
+    def tokenize(self, text: str) -> list[str]:
+        """Split a text into lower-case words."""
+        words = re.findall(r"[^\W_]+", text.lower())
+        return [piece for word in words for piece in (self._english.tokenize(word) if word.isascii() else [word])]

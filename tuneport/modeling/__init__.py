@@ -1,0 +1,1 @@
+"""Model code that fine-tuning and export share: heads, adapters, position limits. Needs torch."""

@@ -1,0 +1,27 @@
+"""Bottleneck adapters of a checkpoint, loaded with the `adapters` package."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from tuneport.errors import CheckpointError
+
+NAME = "adapter"
+"""The adapter's name in the model, and its folder within the checkpoint."""
+
+
+def load_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """Activate the adapter in a checkpoint's folder, if there is one, and return the model.
+
+    Raises CheckpointError if the `adapters` package is not installed.
+    """
+    if (folder / NAME).is_dir():
+        if find_spec("adapters") is None:
+            problem = f"{folder / NAME} needs the package adapters, which is not installed"
+            raise CheckpointError(problem, "pip install 'tuneport[adapters]'")
+        import adapters
+
+        adapters.init(model)
+        model.load_adapter(str(folder / NAME), set_active=True)
+    return model

@@ -1,0 +1,1 @@
+"""From an input to a prediction: tokenize, batch, run, decode. Encoders need neither torch nor transformers."""

@@ -1,0 +1,29 @@
+"""Opening the backend that a manifest names; of the engines only that one is imported."""
+
+from pathlib import Path
+
+from tuneport.errors import EngineError
+from tuneport.runtime.backends.base import Backend
+from tuneport.schema.artifact import Execution
+
+
+def open_backend(folder: Path, execution: Execution, *, threads: int | None = None) -> Backend:
+    """Open a variant's graph in its engine; an EngineError if that is not installed."""
+    path = folder / execution.files[0].path
+    if execution.engine == "openvino":
+        try:
+            from tuneport.runtime.backends.openvino import OpenVinoBackend
+        except ModuleNotFoundError as error:
+            raise EngineError(
+                f"{path} needs OpenVINO", "install tuneport[openvino], or serve another variant"
+            ) from error
+        return OpenVinoBackend(path, precision=execution.precision, threads=threads, streams=execution.streams)
+    from tuneport.runtime.backends.onnxruntime import OnnxRuntimeBackend
+
+    return OnnxRuntimeBackend(
+        path,
+        device=execution.device,
+        threads=threads,
+        streams=execution.streams,
+        provider_options=execution.provider_options,
+    )

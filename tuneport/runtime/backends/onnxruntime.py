@@ -1,0 +1,93 @@
+"""The ONNX Runtime engine, on the provider that was asked for."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from tuneport.errors import EngineError
+from tuneport.host import usable_cores
+from tuneport.runtime.batch import Batch, Ids, Output
+from tuneport.schema.artifact import Device
+
+PROVIDERS: dict[Device, str] = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+ORT_ERROR = 3
+"""onnxruntime's log severity: errors only. Its warnings on quantized graphs have no reader here."""
+
+
+class OnnxRuntimeBackend:
+    """ONNX Runtime on the provider that was asked for, or an error."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        device: Device = "cpu",
+        threads: int | None = None,
+        streams: int = 1,
+        provider_options: Mapping[str, str] | None = None,
+    ) -> None:
+        """Open a session. `threads` counts processors for all streams; the container's quota when None.
+
+        `provider_options` are those of the device's execution provider.
+        """
+        self.streams = streams
+        self._device = device
+        # TensorRT builds an engine of its own for shapes outside those it has seen.
+        self.length_multiple = 16 if device == "tensorrt" else 1
+        provider = check_provider(device)
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = max(1, (threads or usable_cores()) // streams)
+        options.inter_op_num_threads = 1
+        options.log_severity_level = ORT_ERROR
+        try:
+            # What TensorRT cannot compile, CUDA runs.
+            asked = (provider, dict(provider_options or {}))
+            providers = [asked, PROVIDERS["cuda"]] if device == "tensorrt" else [asked]
+            self._session = ort.InferenceSession(str(path), options, providers=providers)
+        except Exception as error:  # onnxruntime raises a family of bare exceptions
+            raise EngineError(f"onnxruntime cannot load {path} ({error})", "export the checkpoint again") from error
+        # Asked for CUDA without its libraries, onnxruntime logs a line and takes the CPU.
+        if self._session.get_providers()[0] != provider:
+            raise EngineError(
+                f"{provider} was asked for and {self._session.get_providers()[0]} was given",
+                "install CUDA's libraries (tuneport[gpu] brings them; TensorRT's come apart) and check the driver with "
+                "nvidia-smi",
+            )
+        self._inputs = [tensor.name for tensor in self._session.get_inputs()]
+        self._outputs = [tensor.name for tensor in self._session.get_outputs()]
+
+    def run(self, batch: Batch) -> dict[str, Output]:
+        """Run the graph once; feeds that it does not take are ignored."""
+        if self._device != "cpu":
+            return self._run_bound(batch.feeds)
+        values = self._session.run(self._outputs, {name: batch.feeds[name] for name in self._inputs})
+        return dict(zip(self._outputs, values, strict=True))
+
+    def _run_bound(self, feeds: Mapping[str, Ids]) -> dict[str, Output]:
+        """Run with the outputs kept on the device until all are there, then copied back at once."""
+        binding = self._session.io_binding()
+        for name in self._inputs:
+            binding.bind_cpu_input(name, np.ascontiguousarray(feeds[name]))
+        for name in self._outputs:
+            binding.bind_output(name, "cuda")
+        self._session.run_with_iobinding(binding)
+        return dict(zip(self._outputs, binding.copy_outputs_to_cpu(), strict=True))
+
+
+def check_provider(device: Device) -> str:
+    """Return the execution provider of a device, made ready; an EngineError if this onnxruntime has none."""
+    provider = PROVIDERS[device]
+    if provider not in ort.get_available_providers():
+        raise EngineError(
+            f"this onnxruntime has no {provider}",
+            "install tuneport[gpu] instead of tuneport[cpu], or use a variant for another device",
+        )
+    if device != "cpu":
+        ort.preload_dlls()
+    return provider

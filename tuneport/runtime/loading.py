@@ -1,0 +1,139 @@
+"""Opening an artifact: its task over its tokenizer, and a runner for one of its variants.
+
+What differs between encoders and generative models is chosen here, once, as a `ModelFamily`.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from tuneport.errors import EngineError
+from tuneport.runtime.backends.loading import open_backend
+from tuneport.runtime.runner import EncoderRunner, ModelRunner
+from tuneport.runtime.tasks.base import RuntimeTask
+from tuneport.runtime.tokenizer import TextTokenizer
+from tuneport.schema.artifact import PROCESSOR, TOKENIZER, Execution, Manifest, Processing, Variant
+from tuneport.tasks import FamilyName, task_spec
+
+
+class OpenTokenizer(Protocol):
+    """Open what turns a task's inputs into tokens."""
+
+    def __call__(self, folder: Path, processing: Processing) -> Any:
+        """Return a `TextTokenizer` or a `TextProcessor`."""
+
+
+class BuildRunner(Protocol):
+    """Open a variant's graphs and join them with a task."""
+
+    def __call__(
+        self, folder: Path, task: RuntimeTask, execution: Execution, processing: Processing, threads: int | None
+    ) -> ModelRunner:
+        """Return the runner; an EngineError if its engine is not installed."""
+
+
+@dataclass(frozen=True)
+class ModelFamily:
+    """What differs between models that run once an input and those that run once a token."""
+
+    name: FamilyName
+    open_tokenizer: OpenTokenizer
+    build_runner: BuildRunner
+    tokenizes_concurrently: bool
+    """Whether tokenizing a short text is quick and takes no lock, so that an event loop may do it itself."""
+    waits_for_request_timeout: bool
+    """Whether requests may by default wait in the queue for as long as their timeout: each takes seconds."""
+    is_autotuned: bool
+    """Whether serving times the variants again on a host unlike the export's; generating text takes too long."""
+    needs_torch: bool
+    """Whether serving imports torch and transformers."""
+
+
+def _encoder_tokenizer(folder: Path, processing: Processing) -> TextTokenizer:
+    return TextTokenizer(folder / TOKENIZER, processing)
+
+
+def _encoder_runner(
+    folder: Path, task: RuntimeTask, execution: Execution, processing: Processing, threads: int | None
+) -> ModelRunner:
+    return EncoderRunner(task, open_backend(folder, execution, threads=threads), execution, processing)
+
+
+def _generative_tokenizer(folder: Path, processing: Processing) -> Any:
+    with _needs_generate():
+        from tuneport.runtime.processor import TextProcessor
+    return TextProcessor(folder / PROCESSOR, processing)
+
+
+def _generative_runner(
+    folder: Path, task: RuntimeTask, execution: Execution, processing: Processing, threads: int | None
+) -> ModelRunner:
+    with _needs_generate():
+        from tuneport.runtime.backends.generative import open_generative
+    return open_generative(folder, task, execution, processing, threads)
+
+
+FAMILIES = {
+    family.name: family
+    for family in (
+        ModelFamily(
+            "encoder",
+            _encoder_tokenizer,
+            _encoder_runner,
+            tokenizes_concurrently=True,
+            waits_for_request_timeout=False,
+            is_autotuned=True,
+            needs_torch=False,
+        ),
+        ModelFamily(
+            "generative",
+            _generative_tokenizer,
+            _generative_runner,
+            tokenizes_concurrently=False,
+            waits_for_request_timeout=True,
+            is_autotuned=False,
+            needs_torch=True,
+        ),
+    )
+}
+
+
+def family_of(task: str) -> ModelFamily:
+    """Return the family of a task's models."""
+    return FAMILIES[task_spec(task).family]
+
+
+def open_task(folder: Path, name: str, labels: tuple[str, ...], processing: Processing) -> RuntimeTask:
+    """Open the tokenizer in `folder` and the task over it."""
+    kind: type[RuntimeTask] = task_spec(name).task_class("runtime")
+    return kind(labels, processing, family_of(name).open_tokenizer(folder, processing))
+
+
+def build_runner(
+    folder: Path,
+    task_name: str,
+    task: RuntimeTask,
+    execution: Execution,
+    processing: Processing,
+    *,
+    threads: int | None = None,
+) -> ModelRunner:
+    """Open a variant's graphs and join them with a task; the export does so before there is a manifest."""
+    return family_of(task_name).build_runner(folder, task, execution, processing, threads)
+
+
+def open_runner(folder: Path, manifest: Manifest, variant: Variant, *, threads: int | None = None) -> ModelRunner:
+    """Open a variant of an artifact with the task that reads its inputs and outputs."""
+    task = open_task(folder, manifest.task, manifest.labels, manifest.processing)
+    return build_runner(folder, manifest.task, task, variant.execution, manifest.processing, threads=threads)
+
+
+@contextlib.contextmanager
+def _needs_generate() -> Iterator[None]:
+    """Name the remedy where a generative model's packages are not installed."""
+    try:
+        yield
+    except ImportError as error:
+        raise EngineError(f"generative models need {error.name}", "install tuneport[generate]") from error

@@ -1,0 +1,109 @@
+"""An artifact ready to answer: its files checked, a variant opened, its golden cases proven."""
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from tuneport.errors import InputError
+from tuneport.runtime.batch import EncodedInput, RowOutputs, group_by_input
+from tuneport.runtime.golden import check_golden
+from tuneport.runtime.loading import ModelFamily, family_of, open_runner
+from tuneport.runtime.runner import ModelRunner
+from tuneport.runtime.tasks.base import RuntimeTask
+from tuneport.runtime.tasks.inputs import check_number
+from tuneport.schema.artifact import Manifest, Variant
+from tuneport.schema.loading import check_files, load_golden, load_manifest
+
+CHUNK_INPUTS = 256
+"""Inputs of a stream that are answered together."""
+
+
+class Predictor:
+    """Answers inputs on one variant of an artifact."""
+
+    def __init__(
+        self,
+        folder: Path,
+        variant: str | None = None,
+        *,
+        threads: int | None = None,
+        streams: int | None = None,
+        max_batch_tokens: int | None = None,
+    ) -> None:
+        """Open a variant, by default the artifact's own, and prove it.
+
+        `threads` counts processors for inference, by default all that the container grants; `streams` and
+        `max_batch_tokens` replace what was measured to be best. Raises ArtifactError for files that are missing or
+        changed, EngineError for an engine that is not available, GateError for golden cases that differ from torch's.
+        """
+        self.manifest: Manifest = load_manifest(folder)
+        self.variant: Variant = self.manifest.variant(variant)
+        self.family: ModelFamily = family_of(self.manifest.task)
+        if streams:
+            execution = self.variant.execution.model_copy(update={"streams": streams})
+            self.variant = self.variant.model_copy(update={"execution": execution})
+        check_files(folder, self.manifest, self.variant.name)
+        self.runner: ModelRunner = open_runner(folder, self.manifest, self.variant, threads=threads)
+        if max_batch_tokens:
+            self.runner.limits = replace(self.runner.limits, tokens=max_batch_tokens)
+        self.task: RuntimeTask = self.runner.task
+        check_golden(self.runner, load_golden(folder), self.variant)  # the engine's warm-up, too
+
+    def describe(self) -> dict[str, str]:
+        """Name the model, as responses do."""
+        return {"name": self.manifest.name, "version": self.manifest.version, "variant": self.variant.name}
+
+    def parse_parameters(self, parameters: Any) -> BaseModel:
+        """Check a request's `parameters`; an InputError names each that is wrong."""
+        if isinstance(parameters, dict):
+            check_number(len(parameters), "parameters")
+        try:
+            return self.task.parameters.model_validate({} if parameters is None else parameters)
+        except ValidationError as error:
+            wrong = ", ".join(f"{'.'.join(map(str, e['loc'])) or 'parameters'}: {e['msg']}" for e in error.errors())
+            known = ", ".join(self.task.parameters.model_fields) or "none"
+            raise InputError(f"wrong parameters: {wrong}", f"known: {known}") from error
+
+    def parse_inputs(self, values: Iterable[Any], first: int = 0) -> list[Any]:
+        """Check inputs, counted from `first`; an InputError names the first that is wrong."""
+        parsed_inputs = []
+        for index, value in enumerate(values, first):
+            try:
+                parsed_inputs.append(self.task.parse_input(value))
+            except InputError as error:
+                raise InputError(f"inputs[{index}]: {error.problem}", error.remedy) from error
+        return parsed_inputs
+
+    def decode(
+        self,
+        parsed_inputs: Sequence[Any],
+        windows: Sequence[Sequence[EncodedInput]],
+        results: Sequence[RowOutputs],
+        parameters: BaseModel,
+    ) -> list[Any]:
+        """Turn the results of all rows, in order, into a prediction for each input."""
+        parts = zip(parsed_inputs, windows, group_by_input(results, windows), strict=True)
+        return [self.task.decode(*part, parameters) for part in parts]
+
+    def predict(self, values: Sequence[Any], parameters: Any = None, *, first: int = 0) -> list[Any]:
+        """Answer inputs, in order; `first` is the number of the first in error messages.
+
+        Inputs and predictions have the shapes of `POST /predict`. Raises InputError.
+        """
+        checked = self.parse_parameters(parameters)
+        parsed_inputs = self.parse_inputs(values, first)
+        windows = self.task.encode_request(parsed_inputs, checked)
+        results = self.runner.run([row for rows in windows for row in rows])
+        return self.decode(parsed_inputs, windows, results, checked)
+
+    def predict_stream(self, values: Iterable[Any], chunk: int = CHUNK_INPUTS) -> Iterator[Any]:
+        """Answer a stream of inputs of any length in order, a chunk at a time."""
+        source = iter(values)
+        count = 0
+        while inputs := list(itertools.islice(source, chunk)):
+            yield from self.predict(inputs, first=count)
+            count += len(inputs)

@@ -1,0 +1,61 @@
+"""Runners: encoded inputs in, each row's outputs out. The gate, the benchmarks and serving all use them."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from tuneport.runtime.backends.base import Backend
+from tuneport.runtime.batch import EncodedInput, RowOutputs, padded_batch
+from tuneport.runtime.scheduler import BatchLimits, pack_batches
+from tuneport.runtime.tasks.base import RuntimeTask
+from tuneport.schema.artifact import Execution, Processing
+
+
+class ModelRunner(ABC):
+    """Runs rows through a model."""
+
+    task: RuntimeTask
+    limits: BatchLimits
+    """Of the batches that run best, unless a deployment sets others."""
+    single_row_batches: bool
+    """As in the manifest's `Execution`."""
+    supports_streams: bool
+    """Whether the processors may be divided among several streams."""
+    streams: int
+    """How many batches may run at a time."""
+
+    @abstractmethod
+    def run_batch(self, rows: Sequence[EncodedInput]) -> list[RowOutputs]:
+        """Run rows in one batch; one result a row, in order."""
+
+    def run(self, rows: Sequence[EncodedInput]) -> list[RowOutputs]:
+        """Run any number of rows in batches of similar length; results in order."""
+        results: list[RowOutputs] = [{}] * len(rows)
+        for batch in pack_batches([len(row) for row in rows], self.limits):
+            for i, result in zip(batch, self.run_batch([rows[i] for i in batch]), strict=True):
+                results[i] = result
+        return results
+
+
+class EncoderRunner(ModelRunner):
+    """Runs a graph once a batch."""
+
+    supports_streams = True
+
+    def __init__(self, task: RuntimeTask, backend: Backend, execution: Execution, processing: Processing) -> None:
+        """Join a task, which reads inputs and outputs, and a backend."""
+        self.task = task
+        self.backend = backend
+        self.single_row_batches = execution.single_row_batches
+        self.streams = backend.streams
+        tokens = 1 if execution.single_row_batches else execution.max_batch_tokens
+        self.limits = BatchLimits(tokens, backend.length_multiple, processing.max_length)
+        self._device = execution.device
+        self._processing = processing
+
+    def run_batch(self, rows: Sequence[EncodedInput]) -> list[RowOutputs]:
+        """Run rows in one batch, padded to the longest; one result a row, without its padding."""
+        if self.single_row_batches and len(rows) > 1:
+            return [self.run_batch([row])[0] for row in rows]
+        length = self.limits.padded(max(map(len, rows)))
+        batch = padded_batch(rows, self._processing, length, self._device)
+        return batch.split(self.backend.run(batch), per_token=self.task.per_token)

@@ -1,0 +1,1 @@
+"""The tasks at inference time, one module each with a class `Task`."""

@@ -1,0 +1,1 @@
+"""The contracts on disk: run.json and manifest.json."""

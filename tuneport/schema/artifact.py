@@ -1,0 +1,298 @@
+"""manifest.json: an artifact's evidence and instructions.
+
+    artifacts/x/  manifest.json  tokenizer.json  golden.jsonl  README.md  pareto.png  onnx/<variant>/…
+
+Imported while services start, so it needs only the standard library and pydantic.
+"""
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, StringConstraints
+
+from tuneport.errors import ArtifactError
+from tuneport.folders import digest, sha256
+from tuneport.host import Host
+from tuneport.schema.base import Frozen
+from tuneport.schema.run import DataSource
+from tuneport.tasks import TaskName
+
+SCHEMA_VERSION: Literal[2] = 2
+MANIFEST, TOKENIZER, GOLDEN = "manifest.json", "tokenizer.json", "golden.jsonl"
+CARD, PICTURE = "README.md", "pareto.png"
+PROCESSOR = "processor"
+"""Folder of a generative model's tokenizer, in place of tokenizer.json, and of its feature extractor."""
+
+Engine = Literal["onnxruntime", "openvino"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
+ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
+TagScheme = Literal["IOB2", "IOBES", "IOB1", "IO"]
+Device = Literal["cpu", "cuda", "tensorrt"]
+Layout = Literal["padded", "packed"]
+"""How a batch lays out its tokens: rows padded to one length, or all tokens in a row with cumulative lengths."""
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+
+
+class File(Frozen):
+    """A file of the artifact."""
+
+    path: str
+    """Relative to the artifact's folder."""
+    sha256: str
+    size_bytes: int
+
+    @classmethod
+    def of(cls, folder: Path, path: str) -> Self:
+        """Hash a file that has just been written."""
+        return cls(path=path, sha256=sha256(folder / path), size_bytes=(folder / path).stat().st_size)
+
+
+class Tensor(Frozen):
+    """An input or output of the graph."""
+
+    name: str
+    dtype: str
+    axes: tuple[str | int, ...]
+    """The names of the axes that vary, and the sizes of those that don't."""
+
+
+class Generation(Frozen):
+    """What generation does unless a request says otherwise; the names are those of transformers' GenerationConfig."""
+
+    max_new_tokens: int
+    num_beams: int = 1
+    prefix: str = ""
+    """Goes before every input, such as T5's `translate German to English: `."""
+    source_language: str | None = None
+    target_language: str | None = None
+    """Codes of multilingual models, such as `de_DE`."""
+    sampling_rate: int | None = None
+    """Hz that speech is brought to."""
+    positions: int
+    """The most tokens that the decoder can write; of text generation, prompt and answer together."""
+
+
+class Processing(Frozen):
+    """What serving has to do before and after the graph."""
+
+    max_length: int
+    """Tokens of one window, special tokens included."""
+    pad_token_id: int
+    pad_token_type_id: int = 0
+    padding_side: Literal["right", "left"] = "right"
+    accepts_pairs: bool = False
+    """Whether the model was trained on `text` with `text_pair`."""
+    doc_stride: int | None = None
+    """Tokens that neighbouring windows of a longer input share; None: it is cut, and the answer says so."""
+    problem_type: ProblemType | None = None
+    """Of text classification and regression."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Logits are divided by it before they become probabilities."""
+    tag_scheme: TagScheme | None = None
+    """Of token classification."""
+    has_unanswerable: bool = False
+    """Whether "no answer" may be the answer to a question."""
+    generation: Generation | None = None
+    """Of the generative tasks."""
+
+
+class Parity(Frozen):
+    """How far a variant's answers are from torch's."""
+
+    golden_cases: int
+    texts: int
+    """Rows of real validation data."""
+    max_abs_diff: float
+    """The largest on golden cases and texts together: of an output's element, or share of generated tokens."""
+    golden_max_abs_diff: float
+    """On golden cases: the largest, of generated tokens the mean."""
+    agreement: float
+    """Share of golden cases and texts with torch's answer: its label, labels, entities, span or tokens."""
+
+
+class Metric(Frozen):
+    """The task's metric on validation data."""
+
+    name: str
+    value: float
+    torch: float
+    lower_is_better: bool = False
+
+    @property
+    def drop(self) -> float:
+        """What was lost against torch, in the metric's own unit; negative if something was gained."""
+        return self.value - self.torch if self.lower_is_better else self.torch - self.value
+
+
+class Timing(Frozen):
+    """Measured on validation data of mixed lengths, all variants side by side in one run."""
+
+    texts: int
+    """Inputs that were timed."""
+    latency_ms_p50: float
+    """One input at a time."""
+    latency_ms_p95: float
+    latency_ms_p99: float
+    texts_per_s: float
+    """In batches of similar length of at most `Execution.max_batch_tokens`."""
+    speed_up: float
+    """texts_per_s over that of torch fp32."""
+
+
+class Footprint(Frozen):
+    """What a variant costs a process of its own that opens it and answers once."""
+
+    memory_mib: float
+    """Resident memory that opening it and a full batch add."""
+    cold_start_ms: float
+    """From nothing opened to the first answer."""
+
+
+class Execution(Frozen):
+    """How a variant runs: all that serving needs to know of it."""
+
+    engine: Engine
+    precision: Precision
+    device: Device
+    files: Annotated[tuple[File, ...], Field(min_length=1)]
+    """The graph that the engine opens comes first."""
+    layout: Layout = "padded"
+    streams: Annotated[int, Field(ge=1)] = 1
+    """Batches that run at a time, each on its share of the processors."""
+    max_batch_tokens: Annotated[int, Field(ge=1)] = 1024
+    """Padded tokens of a batch: the fewest of those measured that are about as fast as any."""
+    single_row_batches: bool = False
+    """Whether inputs run one at a time, because its outputs would depend on what shares their batch."""
+    reduce_range: bool = False
+    """Whether int8 weights use 7 bits, for processors whose int8 kernels would saturate."""
+    provider_options: dict[str, str] = Field(default_factory=dict)
+    """Options of the engine's execution provider."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Add up the files."""
+        return sum(file.size_bytes for file in self.files)
+
+
+class Evidence(Frozen):
+    """What was measured of a variant that passed its gate."""
+
+    parity: Parity
+    metric: Metric | None
+    tolerance: float
+    """The difference from torch that its golden cases may show on another host."""
+    fp32_parts: tuple[str, ...] = ()
+    """Parts of a quantized graph that stay in fp32, because the variant failed its gate without."""
+    timing: Timing
+    footprint: Footprint
+
+
+class Candidate(Frozen):
+    """A variant that was built and has proven nothing yet."""
+
+    name: Name
+    execution: Execution
+
+
+class Variant(Frozen):
+    """A model that passed its gate: how it runs, and what was measured of it."""
+
+    name: Name
+    execution: Execution
+    evidence: Evidence
+
+
+class Rejected(Frozen):
+    """A variant that is not in the artifact, and why."""
+
+    name: Name
+    reason: str
+    parity: Parity | None = None
+    metric: Metric | None = None
+
+
+class Calibration(Frozen):
+    """How far probabilities are from frequencies, on validation data (Guo et al., 2017)."""
+
+    error_before: float
+    """Expected calibration error over 15 bins of confidence, at temperature 1."""
+    error_after: float
+    """With the temperature of `Processing`, measured on rows that it was not fitted on."""
+    temperature: float
+    """The one fitted; serving applies it only if it helps."""
+
+
+class Provenance(Frozen):
+    """Where the model came from."""
+
+    base_model: str | None
+    checkpoint: str
+    """The folder it was read from; what counts is the hash."""
+    checkpoint_sha256: str
+    data: DataSource | None
+    config: dict[str, Any]
+    """The resolved settings of the fine-tuning run, and under `export` those of the export."""
+    seed: int | None
+    git_commit: str | None
+    versions: dict[str, str]
+    created: str
+    """UTC, ISO 8601."""
+
+
+class Manifest(Frozen):
+    """An artifact's evidence and instructions."""
+
+    schema_version: Literal[2]
+    name: Name
+    task: TaskName
+    labels: tuple[str, ...]
+    processing: Processing
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    variants: Annotated[tuple[Variant, ...], Field(min_length=1)]
+    rejected: tuple[Rejected, ...]
+    default_variant: str
+    default_because: str
+    host: Host
+    """Where the timings were taken."""
+    torch_texts_per_s: float | None
+    calibration: Calibration | None = None
+    files: tuple[File, ...]
+    """Those that the variants share."""
+    provenance: Provenance
+
+    @cached_property
+    def version(self) -> str:
+        """Twelve hex digits that change when an answer could: a hash over the hashes of what serves."""
+        served = [file.sha256 for variant in self.variants for file in variant.execution.files]
+        shared = [file.sha256 for file in self.files if file.path not in (CARD, PICTURE)]
+        content = {"labels": self.labels, "processing": self.processing.model_dump(), "files": [*shared, *served]}
+        return digest(content)[:12]
+
+    def variant(self, name: str | None = None) -> Variant:
+        """Return a variant by name, the default one without a name."""
+        for variant in self.variants:
+            if variant.name == (name or self.default_variant):
+                return variant
+        has = ", ".join(variant.name for variant in self.variants)
+        why = {rejected.name: f" ({rejected.reason})" for rejected in self.rejected}
+        raise ArtifactError(f"the artifact has no variant {name!r}{why.get(name or '', '')}", f"choose one of: {has}")
+
+    def save(self, folder: Path) -> None:
+        """Write manifest.json, sealed with the hash of its own content."""
+        content = json.loads(self.model_dump_json())
+        text = json.dumps({**content, "seal": digest(content)}, indent=2, ensure_ascii=False)
+        (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+class GoldenCase(Frozen):
+    """A real input with torch's answer to it."""
+
+    batch: str
+    """Cases of one name are run together in one batch, padded to the longest."""
+    input: Any
+    """As a request would bring it."""
+    outputs: tuple[dict[str, Any], ...]
+    """The graph's outputs by name for each window of the input, as nested lists without the row axis."""

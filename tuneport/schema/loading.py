@@ -1,0 +1,60 @@
+"""Reading an artifact: its manifest, its golden cases, and the hashes of its files."""
+
+import json
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from tuneport.errors import ArtifactError
+from tuneport.folders import digest, sha256
+from tuneport.schema.artifact import GOLDEN, MANIFEST, SCHEMA_VERSION, File, GoldenCase, Manifest
+
+
+def load_manifest(folder: Path) -> Manifest:
+    """Read an artifact's manifest; an ArtifactError says what to do about a bad one."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        is_there = "has no manifest.json" if folder.is_dir() else "does not exist"
+        raise ArtifactError(f"{folder} {is_there}", "give the folder that `tuneport export … --out` wrote")
+    again = "export it again or restore it from its source"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        version, seal = content.get("schema_version"), content.pop("seal", None)
+    except (ValueError, AttributeError) as error:
+        raise ArtifactError(f"{path} is not a manifest ({error})", again) from error
+    if version != SCHEMA_VERSION:
+        known = f"schema version {version!r}, and this tuneport reads {SCHEMA_VERSION}"
+        raise ArtifactError(f"{path} has {known}", "use the tuneport that wrote it, or export the checkpoint again")
+    if seal != digest(content):
+        raise ArtifactError(f"{path} was changed after it was written", again)
+    try:
+        return Manifest.model_validate_json(json.dumps(content))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ArtifactError(f"{path} does not fit its schema at {where}: {first['msg']}", again) from error
+
+
+def listed_files(manifest: Manifest, variant: str | None = None) -> tuple[File, ...]:
+    """List the shared files and those of one variant, or of every variant, each once though variants share it."""
+    chosen = manifest.variants if variant is None else (manifest.variant(variant),)
+    return tuple(dict.fromkeys((*manifest.files, *(file for each in chosen for file in each.execution.files))))
+
+
+def check_files(folder: Path, manifest: Manifest, variant: str | None = None) -> None:
+    """Compare size and hash of the shared files and of one variant's, or of every variant's."""
+    for file in listed_files(manifest, variant):
+        path = folder / file.path
+        if not path.is_file():
+            raise ArtifactError(f"{path} is missing", "restore it or export again")
+        if path.stat().st_size != file.size_bytes or sha256(path) != file.sha256:
+            raise ArtifactError(
+                f"{path} is not the file that passed the gate: its SHA-256 differs from the manifest's",
+                "restore it or export again",
+            )
+
+
+def load_golden(folder: Path) -> list[GoldenCase]:
+    """Read golden.jsonl."""
+    with (folder / GOLDEN).open(encoding="utf-8") as file:
+        return [GoldenCase.model_validate_json(line) for line in file]

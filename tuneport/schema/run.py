@@ -1,0 +1,54 @@
+"""run.json: the record of a fine-tuning run.
+
+runs/x/  run.json  checkpoint/
+"""
+
+from typing import Any
+
+from tuneport.host import Host
+from tuneport.schema.base import Frozen
+from tuneport.tasks import TaskName
+
+RUN, CHECKPOINT = "run.json", "checkpoint"
+
+
+class DataSource(Frozen):
+    """The labelled data behind a figure; what `tuneport.data.reader` needs to read it again."""
+
+    source: str
+    """A folder, a file or a name on the hub."""
+    columns: dict[str, str]
+    """Column of the task → column of the source, where the two differ."""
+    seed: int
+    """Of the split, where the source is a single file."""
+    fingerprint: str
+    """SHA-256 over the rows of every split, in order."""
+    rows: dict[str, int]
+    """Rows of each split."""
+
+
+class Run(Frozen):
+    """run.json: what a fine-tuning run did and what came of it."""
+
+    task: TaskName
+    labels: tuple[str, ...]
+    accepts_pairs: bool
+    """Whether the rows had a `text_pair`."""
+    config: dict[str, Any]
+    """The resolved settings, those of `tuneport.stages.finetune.config`."""
+    seed: int
+    data: DataSource
+    metrics: dict[str, dict[str, float]]
+    """Split → metric → value."""
+    train_rows: int
+    """Rows that were trained on, augmented and rehearsed ones included."""
+    trained_parameters: int
+    train_seconds: float
+    bf16: bool
+    warnings: tuple[str, ...] = ()
+    """What was odd about the data, though not wrong."""
+    host: Host
+    git_commit: str | None
+    versions: dict[str, str]
+    created: str
+    """UTC, ISO 8601."""
