@@ -1,4 +1,4 @@
-# Every target makes its own environment in .venv; nothing else is needed than Python 3.11.
+# Every target first installs an environment into .venv; only Python 3.11 is needed for that.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,8 +10,8 @@ ARTIFACT ?= demo/artifact
 demo: $(INSTALLED)
 	$(BIN)/tuneport demo --out demo --overwrite
 
-# A process for each processor, a file's tests together: they share what is dear to make. One that crashes is not
-# replaced, for its successor would wait for ever (xdist 3.8) if a single test is left.
+# One process for each processor; the tests of a file run in one process, because they share expensive fixtures. A
+# process that crashes is not replaced: its successor would wait forever (xdist 3.8) if a single test is left.
 PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --max-worker-restart 0
 
 test: $(INSTALLED)
@@ -28,7 +28,7 @@ check: $(INSTALLED)
 serve: $(INSTALLED)
 	$(BIN)/tuneport serve $(ARTIFACT)
 
-# The messages of the gRPC door, after a change of their .proto file.
+# Generate the gRPC messages, after a change of their .proto file.
 protocol: $(INSTALLED)
 	$(BIN)/python -m tuneport.stages.serve.grpc.generate
 

@@ -2,9 +2,8 @@
 
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
-from typing import Any, Literal
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Literal, TypeVar
 
 from tuneport.errors import RequestError
 
@@ -13,6 +12,7 @@ from .admission import AdmissionController
 from .errors import ErrorResponse, to_error_response
 
 Protocol = Literal["http", "grpc"]
+Result = TypeVar("Result")
 CANCELLED: dict[Protocol, str] = {"http": "499", "grpc": "CANCELLED"}
 """The status of a request whose client went away."""
 
@@ -38,19 +38,21 @@ class RequestFrame:
         self._operation = operation
         self._headers = headers
 
-    @asynccontextmanager
-    async def handle(self, respond: Callable[[ErrorResponse, Exception], Awaitable[None]]) -> AsyncIterator[None]:
-        """Admit the request for the length of the block; `respond` sends the response to an error raised in it."""
+    async def handle(
+        self,
+        work: Callable[[], Awaitable[Result]],
+        respond: Callable[[ErrorResponse, Exception], Awaitable[Result]],
+    ) -> Result:
+        """Admit the request, await `work` and record the request; `respond` sends the response to an error."""
         began = time.perf_counter()
         try:
             if self._operation is None:
-                yield
-            else:
-                self.admission.check_key(self._headers.get("authorization"), self._headers.get("x-api-key"))
-                with self.admission.acquire_slot(self._operation):
-                    yield
+                return await work()
+            self.admission.check_key(self._headers.get("authorization"), self._headers.get("x-api-key"))
+            with self.admission.acquire_slot(self._operation):
+                return await work()
         except Exception as error:
-            await respond(self.to_response(error), error)
+            return await respond(self.to_response(error), error)
         finally:
             if self._operation is not None:
                 self.admission.record_request(

@@ -59,7 +59,8 @@ def check_agreement(
 ) -> float:
     """Return the share of golden cases with torch's prediction; a GateError if it is below `MIN_AGREEMENT`."""
     predictions = request_predictions(target, port, [case.input for case in expected])
-    agree = [task.is_equivalent(ours, case.prediction) for ours, case in zip(predictions, expected, strict=True)]
+    pairs = zip(predictions, expected, strict=True)
+    agree = [task.is_equivalent(prediction, case.prediction) for prediction, case in pairs]
     share = float(np.mean(agree))
     if share < MIN_AGREEMENT:
         first = expected[agree.index(False)]

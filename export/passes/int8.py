@@ -16,6 +16,7 @@ from onnxruntime.quantization import (
     QuantType,
     quantize_static,
 )
+from onnxruntime.quantization.calibrate import create_calibrator, save_tensors_data
 from optimum.onnxruntime import ORTQuantizer
 from optimum.onnxruntime.configuration import AutoQuantizationConfig
 
@@ -30,6 +31,9 @@ METHODS: dict[CalibrationMethodName, CalibrationMethod] = {
     "entropy": CalibrationMethod.Entropy,
     "percentile": CalibrationMethod.Percentile,
 }
+HISTOGRAMS = {"entropy": {"num_bins": 256, "num_quantized_bins": 128}}
+"""Bins of the activations' histograms. By default entropy has 128 of both, so that it can only choose the full range."""
+OP_TYPES = ["MatMul", "Gemm"]
 
 
 def int8_dynamic(graph: Graph, context: BuildContext, folder: Path) -> Graph:
@@ -52,9 +56,10 @@ def int8_static(graph: Graph, context: BuildContext, folder: Path) -> Graph:
         quantize_static(
             str(graph.path),
             str(file),
-            _BatchReader(context.calibration_batches, graph.path),
+            calibration_data_reader=None,
+            calibration_cache_path=_calibrate_activations(graph, context, Path(scratch)),
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=["MatMul", "Gemm"],
+            op_types_to_quantize=OP_TYPES,
             per_channel=True,
             reduce_range=context.reduce_range,
             activation_type=QuantType.QUInt8,
@@ -63,9 +68,25 @@ def int8_static(graph: Graph, context: BuildContext, folder: Path) -> Graph:
             use_external_data_format=graph.has_external_data,
             calibrate_method=METHODS[context.calibration_method],
             # Outputs of products stay in fp32: quantizing them costs accuracy and saves no product.
-            extra_options={"MatMulConstBOnly": True, "OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]},
+            extra_options={"MatMulConstBOnly": True, "OpTypesToExcludeOutputQuantization": OP_TYPES},
         )
         return Graph(folder, save_graph(file, folder / "model.onnx"))
+
+
+def _calibrate_activations(graph: Graph, context: BuildContext, folder: Path) -> Path:
+    """Write the ranges of activations on the calibration batches to a file that `quantize_static` reads."""
+    calibrator = create_calibrator(
+        graph.path,
+        OP_TYPES,
+        augmented_model_path=str(folder / "augmented.onnx"),
+        calibrate_method=METHODS[context.calibration_method],
+        use_external_data_format=graph.has_external_data,
+        extra_options=HISTOGRAMS.get(context.calibration_method, {}),
+    )
+    calibrator.collect_data(_BatchReader(context.calibration_batches, graph.path))
+    file = folder / "ranges.json"
+    save_tensors_data(calibrator.compute_data(), file)
+    return file
 
 
 class _BatchReader(CalibrationDataReader):

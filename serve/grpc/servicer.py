@@ -99,15 +99,17 @@ class Servicer:
             frame = RequestFrame(self._admission, "grpc", operation, metadata)
             context.set_trailing_metadata((("x-request-id", frame.request_id),))
 
-            async def respond(error: ErrorResponse, _: Exception) -> None:
+            async def answer() -> Any:
+                response = await call(parse_message(kind, raw), context, frame)
+                frame.status = "OK"
+                return response
+
+            async def respond(error: ErrorResponse, _: Exception) -> Any:
                 frame.status = error.grpc_code.name
                 context.set_trailing_metadata(_trailing_metadata(error, frame.request_id))
                 await context.abort(error.grpc_code, error.text)
 
-            async with frame.handle(respond):
-                response = await call(parse_message(kind, raw), context, frame)
-                frame.status = "OK"
-                return response
+            return await frame.handle(answer, respond)
 
         return framed
 

@@ -38,15 +38,17 @@ class RequestMiddleware:
                 message["headers"] = [*message["headers"], (b"x-request-id", frame.request_id.encode())]
             await send(message)
 
+        async def run_routes() -> None:
+            await self._app(scope, receive, send_framed)
+            if not is_complete:  # a stream whose client went away
+                frame.status = CANCELLED["http"]
+
         async def respond(error: ErrorResponse, exception: Exception) -> None:
             if has_begun:  # too late for a status: the server closes the connection
                 raise exception
             await error_response(error, scope["path"])(scope, receive, send_framed)
 
-        async with frame.handle(respond):
-            await self._app(scope, receive, send_framed)
-            if not is_complete:  # a stream whose client went away
-                frame.status = CANCELLED["http"]
+        await frame.handle(run_routes, respond)
 
 
 def operation_of(path: str) -> str | None:

@@ -15,7 +15,6 @@ from kit.encoders import LABELS, build_checkpoint
 from rich.console import Console
 
 from tuneport.schema.loading import load_manifest
-from tuneport.stages.export import pipeline
 
 
 def test_verify_names_every_variant_of_a_sound_artifact(tiny_artifact: Path) -> None:
@@ -95,7 +94,8 @@ def test_renamed_columns_are_read(tiny_checkpoint: Path, tiny_data: Path, tmp_pa
 def test_an_out_that_exists_is_refused_before_any_work(
     tiny_checkpoint: Path, artifact: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    monkeypatch.setattr(pipeline, "open_checkpoint", lambda *_: pytest.fail("work was done"))
+    for function in ("export.pipeline.open_source", "benchmarks.engine.load_manifest"):
+        monkeypatch.setattr(f"tuneport.stages.{function}", lambda *_: pytest.fail("work was done"))
     before = {path: path.read_bytes() for path in artifact.rglob("*") if path.is_file()}
     answer = tuneport(command, tiny_checkpoint if command == "export" else artifact, "--out", artifact)
     assert answer.code == 1

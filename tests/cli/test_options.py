@@ -1,6 +1,5 @@
 """Every command has help, every field of its config is a documented option, and what an option says arrives."""
 
-import inspect
 import json
 import typing
 from collections.abc import Callable
@@ -234,9 +233,3 @@ def test_the_help_of_fine_tuning_shows_every_task_with_its_columns() -> None:
     lines = [line.split() for line in tuneport("finetune", "--help").out.splitlines()]
     for name, spec in all_tasks().items():
         assert [name, *spec.column_help.split()] in lines
-
-
-def test_commands_are_typed_functions_with_a_docstring() -> None:
-    for command in app.registered_commands:
-        assert command.callback is not None
-        assert inspect.getdoc(command.callback)

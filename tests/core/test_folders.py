@@ -1,3 +1,5 @@
+"""Output folders that appear whole or not at all, and hashes."""
+
 import errno
 import os
 import subprocess
@@ -132,7 +134,7 @@ with new_folder(Path({str(tmp_path / "out")!r}), marker="x") as folder:
     (folder / "big").write_bytes(b"x" * 10000)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert "tuneport.folders.TuneportError: no space left" in done.stderr
+    assert "tuneport.errors.TuneportError: no space left" in done.stderr
     assert names(tmp_path) == []
 
 

@@ -1,14 +1,19 @@
-"""One conversion of the tiny classifier that the tests of gate and variants share."""
+"""One conversion of the tiny classifier, and one of a classifier that int8 harms, for all tests of the export."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from kit.data import write_data
-from kit.encoders import build_checkpoint
+from kit.encoders import build_checkpoint, spread_logits
 from kit.exports import Prepared, prepare, quick_exports
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from tuneport.stages.export import pipeline
+from tuneport.stages.export.graph import Graph
+from tuneport.stages.export.source import Reference, Source
 
 
 @pytest.fixture
@@ -35,8 +40,26 @@ def prepared_outlier(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
         layer.output.dense.weight *= 4
         layer.intermediate.dense.weight[3] *= 1e4
         layer.output.dense.weight[:, 3] /= 1e4
+    spread_logits(model, AutoTokenizer.from_pretrained(checkpoint))
     model.save_pretrained(checkpoint)
     data.mkdir()
-    write_data(data, checkpoint, margin=0.2)
+    write_data(data, checkpoint)
     (folder / "export").mkdir()
     return prepare(folder / "export", checkpoint, data)
+
+
+@pytest.fixture
+def _reuse_conversion(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let exports take torch's outputs and the fp32 graph of `prepared` instead of computing them again."""
+
+    def compute_reference(source: Source, folder: Path) -> Reference:
+        shutil.copytree(prepared.folder, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("onnx"))
+        return prepared.reference
+
+    def convert(source: Source, reference: Reference, folder: Path) -> Graph:
+        copy = Path(shutil.copytree(prepared.graph.folder, folder / "onnx" / "fp32"))
+        return Graph(copy, prepared.graph.files)
+
+    monkeypatch.setattr(pipeline, "open_source", lambda config: prepared.source)
+    monkeypatch.setattr(pipeline, "compute_reference", compute_reference)
+    monkeypatch.setattr(pipeline, "convert", convert)

@@ -1,6 +1,7 @@
-"""Checkpoints that cannot be what they are taken for: one line that says why, before anything is proven."""
+"""Checkpoints that lack something or do not fit their task are refused, in one line that says why."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,14 +9,16 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from kit.encoders import FAMILIES, build_checkpoint, tiny_encoder
 from safetensors.torch import load_file, save_file
-from tiny import tiny_encoder
+from transformers import BertForMaskedLM, BertForSequenceClassification
 
 from tuneport.errors import CheckpointError
 from tuneport.stages.export.checkpoint import open_checkpoint
-from tuneport.stages.export.reference import load_reference
-from tuneport.stages.export.tasks import task_class
-from tuneport.tasks import TaskName
+from tuneport.stages.export.config import ExportConfig
+from tuneport.stages.export.families import load_reference
+from tuneport.stages.export.pipeline import export
+from tuneport.tasks import task_spec
 
 
 def save(folder: Path, head: str, family: str = "bert", **changes: Any) -> Path:
@@ -27,10 +30,10 @@ def save(folder: Path, head: str, family: str = "bert", **changes: Any) -> Path:
     return folder
 
 
-def load(folder: Path, task: TaskName | None = None) -> None:
+def load(folder: Path, task: str | None = None) -> None:
     """Open and load it as an export does."""
     checkpoint = open_checkpoint(folder, task=task)
-    load_reference(checkpoint, task_class(checkpoint.task)(checkpoint))
+    load_reference(checkpoint, task_spec(checkpoint.task).task_class("export")(checkpoint))
 
 
 def change_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
@@ -78,7 +81,7 @@ def test_layers_that_the_configuration_does_not_name(tmp_path: Path) -> None:
         ("QuestionAnswering", "regression"),
     ],
 )
-def test_a_head_of_another_task(tmp_path: Path, head: str, task: TaskName) -> None:
+def test_a_head_of_another_task(tmp_path: Path, head: str, task: str) -> None:
     with pytest.raises(CheckpointError, match=f"holds BertFor{head}, whose head is for .* and not for {task}"):
         load(save(tmp_path / "a", head), task)
 
@@ -120,3 +123,79 @@ def test_what_is_no_folder_of_weights(tmp_path: Path) -> None:
     (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     with pytest.raises(CheckpointError, match="is a pointer of git-lfs"):
         load(folder)
+
+
+@pytest.fixture
+def checkpoint(tiny_checkpoint: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny checkpoint that a test may damage."""
+    return Path(shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint"))
+
+
+def remove_tokenizer(folder: Path) -> None:
+    for name in ("tokenizer.json", "vocab.txt", "tokenizer_config.json", "special_tokens_map.json"):
+        (folder / name).unlink()
+
+
+def save_as_pickle(folder: Path) -> None:
+    model = BertForSequenceClassification.from_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, safe_serialization=False)
+
+
+def cut_weights(folder: Path) -> None:
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        (remove_tokenizer, "has no tokenizer.*save_pretrained"),
+        (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
+        (lambda folder: (folder / "config.json").write_text("{"), "cannot be loaded"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{}"), "cannot be loaded"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "has no model.safetensors"),
+        (save_as_pickle, "only pytorch_model.bin, which can run code when loaded.*safe_serialization"),
+        (cut_weights, "cannot be loaded"),
+        (lambda folder: build_checkpoint(folder, architecture=BertForMaskedLM), "BertForMaskedLM.*has no task"),
+    ],
+)
+def test_a_checkpoint_that_lacks_something_is_refused_in_one_line(
+    checkpoint: Path, tmp_path: Path, damage: Callable[[Path], object], problem: str
+) -> None:
+    damage(checkpoint)
+    with pytest.raises(CheckpointError, match=problem) as caught:
+        export(ExportConfig(checkpoint=checkpoint, variants=("fp32",)), tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_head_that_does_not_fit_the_task_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    build_checkpoint(checkpoint, labels=("only",))
+    assert open_checkpoint(checkpoint).task == "regression"
+    config = ExportConfig(checkpoint=checkpoint, task="text-classification", variants=("fp32",))
+    with pytest.raises(CheckpointError, match=r"1 label\(s\).*--task regression"):
+        export(config, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_more_tokens_than_the_model_has_positions_are_refused(checkpoint: Path) -> None:
+    with pytest.raises(CheckpointError, match="at most 64 tokens"):
+        open_checkpoint(checkpoint, max_length=65)
+    assert open_checkpoint(checkpoint, max_length=64).max_length == 64
+    assert open_checkpoint(checkpoint).max_length == 64
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_longest_input_is_what_the_positions_of_each_family_allow(family: str, tmp_path: Path) -> None:
+    """RoBERTa's positions begin after its padding token; those of XLNet are relative, so the default holds."""
+    folder = save(tmp_path, "SequenceClassification", family)
+    limit = {"roberta": 65, "distilbert": 512, "xlnet": 512}.get(family, 66)
+    assert open_checkpoint(folder).max_length == limit
+    with pytest.raises(CheckpointError, match=f"at most {limit} tokens"):
+        open_checkpoint(folder, max_length=limit + 1)
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="nowhere does not exist"):
+        open_checkpoint(tmp_path / "nowhere")

@@ -1,4 +1,4 @@
-"""Every encoder task and family, from a checkpoint to answers: what serves says what transformers says."""
+"""Every encoder task and family, from a checkpoint to predictions that equal those of transformers."""
 
 import random
 from collections.abc import Callable
@@ -8,26 +8,28 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from tiny import FAMILIES, WORDS, tiny_encoder, write_splits
-from transformers import AutoTokenizer
+from kit.data import write_splits
+from kit.encoders import FAMILIES, spread_logits, tiny_encoder
+from kit.exports import export_variants, quick_exports
+from kit.texts import WORDS
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from tuneport.errors import DataError, InputError
 from tuneport.modeling.heads import PooledClassifier
+from tuneport.runtime.predictor import Predictor
 from tuneport.runtime.verify import verify
-from tuneport.stages.export.pipeline import ExportConfig, export
+from tuneport.runtime.words import split_words
 from tuneport.stages.finetune.config import load_config
 from tuneport.stages.finetune.train import finetune
-from tuneport.stages.serve.predictor import Predictor
-from tuneport.stages.serve.settings import Settings
 
-LONGEST = 32
+MAX_LENGTH = 32
 BYTE_LEVEL = ("roberta", "modernbert")
 NO_TYPES = ("distilbert", "modernbert")
-chance = random.Random(5)
+generator = random.Random(5)
 
 
 def text(words: int = 12) -> str:
-    return " ".join(chance.choices(WORDS[:40], k=words))
+    return " ".join(generator.choices(WORDS, k=words))
 
 
 def question_row() -> dict[str, Any]:
@@ -39,15 +41,15 @@ def question_row() -> dict[str, Any]:
 
 def tagged_row(words: int = 12) -> dict[str, Any]:
     tokens = text(words).split()
-    return {"tokens": tokens, "tags": chance.choices(["O", "B-X", "I-X", "B-Y"], k=len(tokens))}
+    return {"tokens": tokens, "tags": generator.choices(["O", "B-X", "I-X", "B-Y"], k=len(tokens))}
 
 
 ROWS: dict[str, tuple[str, Callable[[], dict[str, Any]], dict[str, Any]]] = {
-    "text-classification": ("SequenceClassification", lambda: {"text": text(), "label": chance.choice("abc")},
+    "text-classification": ("SequenceClassification", lambda: {"text": text(), "label": generator.choice("abc")},
                             {"id2label": {0: "a", 1: "b", 2: "c"}}),
-    "multi-label": ("SequenceClassification", lambda: {"text": text(), "labels": chance.sample("abc", 2)},
+    "multi-label": ("SequenceClassification", lambda: {"text": text(), "labels": generator.sample("abc", 2)},
                     {"id2label": {0: "a", 1: "b", 2: "c"}, "problem_type": "multi_label_classification"}),
-    "regression": ("SequenceClassification", lambda: {"text": text(), "score": [chance.random(), chance.random()]},
+    "regression": ("SequenceClassification", lambda: {"text": text(), "score": [generator.random() for _ in "ab"]},
                    {"num_labels": 2, "problem_type": "regression"}),
     "token-classification": ("TokenClassification", tagged_row,
                              {"id2label": {0: "O", 1: "B-X", 2: "I-X", 3: "B-Y"}}),
@@ -56,28 +58,35 @@ ROWS: dict[str, tuple[str, Callable[[], dict[str, Any]], dict[str, Any]]] = {
 
 
 def export_untrained(folder: Path, kind: str, family: str, **settings: Any) -> tuple[Path, Path]:
-    """Save a random model with the task's head and export it as a stranger's; returns checkpoint and artifact."""
+    """Save a random model with the task's head and export it without a run; returns checkpoint and artifact."""
     head, row, options = ROWS[kind]
     tiny_encoder(folder / "checkpoint", family)
     torch.manual_seed(2)
     auto = getattr(transformers, f"AutoModelFor{head}")
     model = auto.from_pretrained(folder / "checkpoint", **options)
-    for parameter in model.parameters():  # the usual 0.02 gives every text nearly the same answer
+    for parameter in model.parameters():  # the usual 0.02 gives every text nearly the same prediction
         if parameter.dim() > 1:
             parameter.data *= 5
+    if head != "QuestionAnswering":
+        spread_logits(model, AutoTokenizer.from_pretrained(folder / "checkpoint"), deviation=1.0)
     model.save_pretrained(folder / "checkpoint")
-    write_splits(folder / "data", train=[row() for _ in range(20)], validation=[row() for _ in range(40)])
-    config = ExportConfig(
-        checkpoint=folder / "checkpoint", data=str(folder / "data"), max_length=LONGEST, variants=("fp32",), **settings
-    )
-    export(config, folder / "artifact")
+    data = write_splits(folder / "data", train=[row() for _ in range(20)], validation=[row() for _ in range(20)])
+    settings = {"max_length": MAX_LENGTH, **settings}
+    with quick_exports():
+        export_variants(folder / "checkpoint", data, folder / "artifact", "fp32", **settings)
     return folder / "checkpoint", folder / "artifact"
+
+
+@pytest.fixture(scope="module")
+def tagger(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Checkpoint and artifact of a BERT for token classification."""
+    return export_untrained(tmp_path_factory.mktemp("tagger"), "token-classification", "bert")
 
 
 def logits_of(checkpoint: Path, head: str, value: str) -> Any:
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     model = getattr(transformers, f"AutoModelFor{head}").from_pretrained(checkpoint).eval()
-    feeds = tokenizer(value, return_tensors="pt", truncation=True, max_length=LONGEST)
+    feeds = tokenizer(value, return_tensors="pt", truncation=True, max_length=MAX_LENGTH)
     if model.config.model_type in NO_TYPES:
         feeds.pop("token_type_ids", None)
     with torch.inference_mode():
@@ -87,7 +96,7 @@ def logits_of(checkpoint: Path, head: str, value: str) -> Any:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_classification_of_every_family(family: str, tmp_path: Path) -> None:
     checkpoint, artifact = export_untrained(tmp_path, "text-classification", family)
-    predictor = Predictor(artifact, Settings())
+    predictor = Predictor(artifact)
     values = [text(3), text(80), ""]
     for value, answer in zip(values, predictor.predict(values), strict=True):
         scores = logits_of(checkpoint, "SequenceClassification", value).softmax(-1)
@@ -99,7 +108,7 @@ def test_classification_of_every_family(family: str, tmp_path: Path) -> None:
 
 def test_several_labels_are_those_above_one_half_best_first(tmp_path: Path) -> None:
     checkpoint, artifact = export_untrained(tmp_path, "multi-label", "bert")
-    predictor = Predictor(artifact, Settings())
+    predictor = Predictor(artifact)
     values = [text(n) for n in range(1, 12)]
     numbers = set()
     for value, answer in zip(values, predictor.predict(values), strict=True):
@@ -114,7 +123,7 @@ def test_several_labels_are_those_above_one_half_best_first(tmp_path: Path) -> N
 
 
 def test_a_single_label_below_the_threshold_is_null(tiny_artifact: Path) -> None:
-    predictor = Predictor(tiny_artifact, Settings())
+    predictor = Predictor(tiny_artifact)
     best = predictor.predict(["bank"])[0]
     assert predictor.predict(["bank"], {"threshold": best["score"]}) == [best]
     assert predictor.predict(["bank"], {"threshold": 1.0}) == [{**best, "label": None}]
@@ -123,14 +132,15 @@ def test_a_single_label_below_the_threshold_is_null(tiny_artifact: Path) -> None
 def test_regression_answers_every_target(tmp_path: Path) -> None:
     checkpoint, artifact = export_untrained(tmp_path, "regression", "bert", task="regression")
     value = text()
-    answer = Predictor(artifact, Settings()).predict([value])[0]
+    answer = Predictor(artifact).predict([value])[0]
     assert answer["score"] == pytest.approx(logits_of(checkpoint, "SequenceClassification", value).tolist(), abs=1e-3)
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta", "xlnet", "deberta-v2", "distilbert", "electra", "modernbert"])
-def test_entities_of_words_and_of_text(family: str, tmp_path: Path) -> None:
-    checkpoint, artifact = export_untrained(tmp_path, "token-classification", family)
-    predictor = Predictor(artifact, Settings())
+@pytest.mark.parametrize("family", FAMILIES)
+def test_entities_of_words_and_of_text(family: str, tagger: tuple[Path, Path], tmp_path: Path) -> None:
+    is_bert = family == "bert"
+    checkpoint, artifact = tagger if is_bert else export_untrained(tmp_path, "token-classification", family)
+    predictor = Predictor(artifact)
     words = "anna met ben in paris".split()
     tokenizer = AutoTokenizer.from_pretrained(
         checkpoint, **({"add_prefix_space": True} if family in BYTE_LEVEL else {})
@@ -140,29 +150,25 @@ def test_entities_of_words_and_of_text(family: str, tmp_path: Path) -> None:
     with torch.inference_mode():
         best = model(**{name: feeds[name] for name in feeds if name != "token_type_ids" or family not in NO_TYPES})
         best = best.logits[0].argmax(-1)
-    places = [feeds.word_ids(0).index(i) for i in range(len(words))]
-    tags = [model.config.id2label[int(best[place])] for place in places]
+    positions = [feeds.word_ids(0).index(i) for i in range(len(words))]
+    tags = [model.config.id2label[int(best[position])] for position in positions]
     answer = predictor.predict([{"tokens": words}])[0]
     tagged = [word for word, tag in zip(words, tags, strict=True) if tag != "O"]
     assert " ".join(each["text"] for each in answer).split() == tagged
-    given = "Anna met Ben, in Paris."
-    for entity in predictor.predict([given])[0]:
-        assert given[entity["start"] : entity["end"]] == entity["text"]
+    sentence = "Anna met Ben, in Paris."
+    for entity in predictor.predict([sentence])[0]:
+        assert sentence[entity["start"] : entity["end"]] == entity["text"]
 
 
-def test_a_long_text_goes_over_in_windows(tmp_path: Path) -> None:
-    """Nothing is cut: words far beyond the maximum are tagged, and near ones as in a short text."""
-    _, artifact = export_untrained(tmp_path, "token-classification", "bert")
-    predictor = Predictor(artifact, Settings())
+def test_a_long_text_is_read_in_windows(tagger: tuple[Path, Path]) -> None:
+    """Nothing is truncated: words far beyond the maximum length are tagged."""
     sentence = text(200)
-    answer = predictor.predict([sentence])[0]
+    (answer,) = Predictor(tagger[1]).predict([sentence])
     assert max(entity["end"] for entity in answer) > len(sentence) * 0.9
     assert all(sentence[entity["start"] : entity["end"]] == entity["text"] for entity in answer)
 
 
 def test_words_of_text_keep_inner_punctuation_and_lose_outer() -> None:
-    from tuneport.runtime.words import split_words
-
     sentence = "“Well-known U.S. firms,” said O'Neil (42): 東京です。"
     words = [sentence[start:end] for start, end in split_words(sentence)]
     assert words == [
@@ -172,36 +178,35 @@ def test_words_of_text_keep_inner_punctuation_and_lose_outer() -> None:
 
 
 @pytest.mark.parametrize("tokens", [[], ["a"], "a b", ["a", 7], ["a", " "], None])
-def test_lists_of_words_are_checked(tmp_path: Path, tokens: Any) -> None:
-    from tuneport.runtime.tasks.token_classification import _of_words
-
+def test_lists_of_words_are_checked(tagger: tuple[Path, Path], tokens: Any) -> None:
+    task = Predictor(tagger[1]).task
     if tokens in ([], ["a"]):
-        assert _of_words(tokens).text == "".join(tokens)
+        assert task.parse_input({"tokens": tokens}).text == "".join(tokens)
     else:
         with pytest.raises(InputError, match="tokens"):
-            _of_words(tokens)
+            task.parse_input({"tokens": tokens})
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "deberta-v2", "distilbert", "electra"])
 def test_answers_are_the_best_spans_of_torch_s_logits(family: str, tmp_path: Path) -> None:
     checkpoint, artifact = export_untrained(tmp_path, "question-answering", family)
-    predictor = Predictor(artifact, Settings())
+    predictor = Predictor(artifact)
     for row in (question_row() for _ in range(6)):
-        asked = {"question": row["question"], "context": row["context"]}
-        answer = predictor.predict([asked])[0]
+        question = {"question": row["question"], "context": row["context"]}
+        (answer,) = predictor.predict([question])
         assert row["context"][answer["start"] : answer["end"]] == answer["answer"]
-        sums = span_sums(checkpoint, **asked)
+        sums = span_sums(checkpoint, **question)
         best = max(sums.values())
         assert sums[answer["start"], answer["end"]] == pytest.approx(best, abs=1e-4)
         assert 0 < answer["score"] < 1
 
 
 def span_sums(checkpoint: Path, question: str, context: str) -> dict[tuple[int, int], float]:
-    """Go through every span of every window, one by one: its characters, and the sum of torch's two logits."""
+    """Return the sum of torch's two logits for the characters of every span of every window."""
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     model = transformers.AutoModelForQuestionAnswering.from_pretrained(checkpoint).eval()
     windows = tokenizer(
-        question, context, truncation="only_second", max_length=LONGEST, stride=LONGEST // 4,
+        question, context, truncation="only_second", max_length=MAX_LENGTH, stride=MAX_LENGTH // 4,
         return_overflowing_tokens=True, return_offsets_mapping=True, return_token_type_ids=None,
     )  # fmt: skip
     sums: dict[tuple[int, int], float] = {}
@@ -210,21 +215,21 @@ def span_sums(checkpoint: Path, question: str, context: str) -> dict[tuple[int, 
         if "token_type_ids" in windows and model.config.model_type in ("bert", "electra"):
             feeds["token_type_ids"] = torch.tensor([windows["token_type_ids"][i]])
         with torch.inference_mode():
-            made = model(**feeds)
-        places = windows["offset_mapping"][i]
-        inside = [at for at, of in enumerate(windows.sequence_ids(i)) if of == 1 and places[at][1] > places[at][0]]
+            outputs = model(**feeds)
+        offsets = windows["offset_mapping"][i]
+        inside = [at for at, of in enumerate(windows.sequence_ids(i)) if of == 1 and offsets[at][1] > offsets[at][0]]
         for first in inside:
             for last in inside[inside.index(first) : inside.index(first) + 30]:
-                start, end = places[first][0], places[last][1]
+                start, end = offsets[first][0], offsets[last][1]
                 start += len(context[start:end]) - len(context[start:end].lstrip())
-                total = float(made.start_logits[0][first] + made.end_logits[0][last])
+                total = float(outputs.start_logits[0][first] + outputs.end_logits[0][last])
                 sums[start, end] = max(total, sums.get((start, end), -1e9))
     return sums
 
 
 def test_a_question_that_fills_the_window_is_refused_with_a_remedy(tmp_path: Path) -> None:
     _, artifact = export_untrained(tmp_path, "question-answering", "xlnet")
-    predictor = Predictor(artifact, Settings())
+    predictor = Predictor(artifact)
     with pytest.raises(InputError, match=r"leaves 0 tokens.*shorten it"):
         predictor.predict([{"question": text(60), "context": "paris"}])
     assert predictor.predict([{"question": "who", "context": ""}])[0]["answer"] == ""
@@ -232,52 +237,71 @@ def test_a_question_that_fills_the_window_is_refused_with_a_remedy(tmp_path: Pat
         predictor.predict(["who"])
 
 
-@pytest.mark.parametrize("pooling", ["cls", "mean", "attention"])
-@pytest.mark.parametrize("family", ["bert", "distilbert"])
-def test_pooling_heads_export_like_the_others(family: str, pooling: str, tmp_path: Path) -> None:
-    row = ROWS["text-classification"][1]
-    write_splits(tmp_path / "data", train=[row() for _ in range(30)], validation=[row() for _ in range(20)])
-    settings = [f"pooling={pooling}", "num_train_epochs=1", f"max_length={LONGEST}", "save_strategy=no"]
-    flags = {"task": "text-classification", "model": str(tiny_encoder(tmp_path / "base", family))}
-    finetune(load_config(None, settings, {**flags, "data": str(tmp_path / "data")}), tmp_path / "run")
-    export(ExportConfig(checkpoint=tmp_path / "run", variants=("fp32",)), tmp_path / "artifact")
-    checkpoint = tmp_path / "run" / "checkpoint"
+def pooled_predictions_equal_torch(checkpoint: Path, artifact: Path) -> None:
     model = PooledClassifier.from_pretrained(checkpoint).eval()
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     values = [text(3), text(20)]
     with torch.inference_mode():
         expected = [model(**tokenizer(value, return_tensors="pt")).logits[0].softmax(-1) for value in values]
-    answers = Predictor(tmp_path / "artifact", Settings()).predict(values)
-    assert [answer["score"] for answer in answers] == pytest.approx([float(e.max()) for e in expected], abs=1e-3)
+    predictions = Predictor(artifact).predict(values)
+    assert [each["score"] for each in predictions] == pytest.approx([float(e.max()) for e in expected], abs=1e-3)
 
 
-def test_a_stranger_s_pairs_are_told_by_the_data(tmp_path: Path) -> None:
+@pytest.mark.parametrize("pooling", ["cls", "mean", "attention"])
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+def test_pooling_heads_export_like_the_others(family: str, pooling: str, tmp_path: Path) -> None:
+    base = tiny_encoder(tmp_path / "base", family)
+    torch.manual_seed(2)
+    labels = {"id2label": {0: "a", 1: "b", 2: "c"}, "problem_type": "single_label_classification"}
+    model = PooledClassifier.from_encoder(str(base), pooling, trust_remote_code=False, **labels)
+    model.classifier.weight.data *= 50
+    model.save_pretrained(tmp_path / "checkpoint")
+    AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path / "checkpoint")
+    row = ROWS["text-classification"][1]
+    data = write_splits(tmp_path / "data", train=[row()], validation=[row() for _ in range(20)])
+    with quick_exports():
+        export_variants(tmp_path / "checkpoint", data, tmp_path / "artifact", "fp32")
+    pooled_predictions_equal_torch(tmp_path / "checkpoint", tmp_path / "artifact")
+
+
+def test_a_fine_tuned_pooling_head_is_exported_from_its_run(tmp_path: Path) -> None:
+    row = ROWS["text-classification"][1]
+    data = write_splits(tmp_path / "data", train=[row() for _ in range(30)], validation=[row() for _ in range(20)])
+    settings = ["pooling=attention", "num_train_epochs=1", f"max_length={MAX_LENGTH}", "save_strategy=no"]
+    flags = {"task": "text-classification", "model": str(tiny_encoder(tmp_path / "base")), "data": str(data)}
+    finetune(load_config(None, settings, flags), tmp_path / "run")
+    with quick_exports():
+        manifest = export_variants(tmp_path / "run", data, tmp_path / "artifact", "fp32")
+    assert manifest.processing.max_length == MAX_LENGTH
+    pooled_predictions_equal_torch(tmp_path / "run" / "checkpoint", tmp_path / "artifact")
+
+
+def test_pairs_of_a_checkpoint_without_a_run_are_found_in_the_data(tmp_path: Path) -> None:
     tiny_encoder(tmp_path / "checkpoint")
     options = {"id2label": {0: "no", 1: "yes"}}
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "checkpoint", **options)
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "checkpoint", **options)
     model.save_pretrained(tmp_path / "checkpoint")
-    rows = [{"text": text(), "text_pair": text(), "label": chance.choice(["no", "yes"])} for _ in range(30)]
-    write_splits(tmp_path / "data", train=rows, validation=rows)
-    config = ExportConfig(checkpoint=tmp_path / "checkpoint", data=str(tmp_path / "data"), variants=("fp32",))
-    manifest = export(config, tmp_path / "artifact")
+    rows = [{"text": text(), "text_pair": text(), "label": generator.choice(["no", "yes"])} for _ in range(30)]
+    data = write_splits(tmp_path / "data", train=rows, validation=rows)
+    with quick_exports():
+        manifest = export_variants(tmp_path / "checkpoint", data, tmp_path / "artifact", "fp32")
     assert manifest.processing.accepts_pairs
     assert {tensor.name for tensor in manifest.inputs} == {"input_ids", "attention_mask", "token_type_ids"}
-    predictor = Predictor(tmp_path / "artifact", Settings())
-    asked = {"text": "anna", "text_pair": "met ben"}
+    predictor = Predictor(tmp_path / "artifact")
+    pair = {"text": "anna", "text_pair": "met ben"}
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "checkpoint")
     with torch.inference_mode():
         logits = model.eval()(**tokenizer("anna", "met ben", return_tensors="pt")).logits[0]
-    assert predictor.predict([asked])[0]["score"] == pytest.approx(float(logits.softmax(-1).max()), abs=1e-3)
+    assert predictor.predict([pair])[0]["score"] == pytest.approx(float(logits.softmax(-1).max()), abs=1e-3)
 
 
-def test_every_row_that_the_model_cannot_answer_is_listed(tmp_path: Path) -> None:
+def test_every_row_that_the_model_cannot_predict_is_listed(tmp_path: Path) -> None:
     tiny_encoder(tmp_path / "checkpoint")
     options = {"id2label": {0: "O", 1: "B-X"}}
     model = transformers.AutoModelForTokenClassification.from_pretrained(tmp_path / "checkpoint", **options)
     model.save_pretrained(tmp_path / "checkpoint")
     rows = [{"tokens": ["a"], "tags": ["O"]}, {"tokens": ["a"], "tags": ["B-Z"]}, {"tokens": ["a"], "tags": ["Q"]}]
-    write_splits(tmp_path / "data", train=rows, validation=rows)
-    config = ExportConfig(checkpoint=tmp_path / "checkpoint", data=str(tmp_path / "data"), variants=("fp32",))
+    data = write_splits(tmp_path / "data", train=rows, validation=rows)
     with pytest.raises(DataError, match=r"row 2: tag 'B-Z'.*row 3: tag 'Q'"):
-        export(config, tmp_path / "artifact")
+        export_variants(tmp_path / "checkpoint", data, tmp_path / "artifact", "fp32")
     assert not (tmp_path / "artifact").exists()

@@ -1,25 +1,25 @@
-"""Tokenizers without a fast form serve models that write: a Marian with its two sentencepiece models."""
+"""Tokenizers without a fast form, for generative models: a Marian with its two sentencepiece models."""
 
 import json
 from pathlib import Path
 
 import pytest
 import torch
-from tiny_generative import NUMBERS, seq2seq_config
+from kit.generative import seq2seq_config
+from kit.texts import NUMBERS
 from transformers import AutoModelForSeq2SeqLM, MarianTokenizer
 
-from tuneport.schema.artifact import Footprint
+from tuneport.runtime.predictor import Predictor
 from tuneport.stages.export.checkpoint import open_checkpoint
-from tuneport.stages.export.pipeline import ExportConfig, export
-from tuneport.stages.serve.predictor import Predictor
-from tuneport.stages.serve.settings import Settings
+from tuneport.stages.export.config import ExportConfig
+from tuneport.stages.export.pipeline import export
 
 TEXTS = ["eins zwei drei", "", "neun neun unknown", "vier " * 200]
 
 
 @pytest.fixture(scope="module")
 def marian(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Marian with the tokenizer of the real ones, trained on the numbers."""
+    """A random Marian with two sentencepiece models, as published ones have, trained on the numbers."""
     sentencepiece = pytest.importorskip("sentencepiece")
     folder = tmp_path_factory.mktemp("marian")
     vocabulary = {"</s>": 0, "<unk>": 1}
@@ -47,17 +47,15 @@ def marian(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 # transformers recommends a package that only normalizes punctuation.
 @pytest.mark.filterwarnings("ignore:Recommended.*sacremoses:UserWarning")
-def test_it_answers_as_transformers_does(marian: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "tuneport.stages.export.build.measure_footprint", lambda *_: Footprint(memory_mib=1.0, cold_start_ms=1.0)
-    )
+@pytest.mark.usefixtures("_quick_export")
+def test_its_predictions_are_those_of_transformers(marian: Path, tmp_path: Path) -> None:
     assert not open_checkpoint(marian).tokenizer.is_fast
     manifest = export(ExportConfig(checkpoint=marian, variants=("fp32",)), tmp_path / "artifact")
     assert manifest.task == "translation"
     assert {"processor/source.spm", "processor/target.spm"} <= {file.path for file in manifest.files}
     tokenizer = MarianTokenizer.from_pretrained(marian)
     model = AutoModelForSeq2SeqLM.from_pretrained(marian).eval()
-    answers = Predictor(tmp_path / "artifact", Settings()).predict(TEXTS, {"max_new_tokens": 12})
+    answers = Predictor(tmp_path / "artifact").predict(TEXTS, {"max_new_tokens": 12})
     for text, answer in zip(TEXTS, answers, strict=True):
         feeds = tokenizer(text, truncation=True, max_length=128, return_tensors="pt")
         with torch.inference_mode():

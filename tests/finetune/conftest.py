@@ -31,9 +31,11 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def texts_and_labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Texts labelled by which of two words they end with."""
     folder = tmp_path_factory.mktemp("labelled")
-    texts, chance = random_texts(7), random.Random(7)
+    texts, generator = random_texts(8), random.Random(8)
     for split, count in {"train": 48, "validation": 16, "test": 16}.items():
-        rows = [{"text": f"{next(texts)} {word}", "label": word} for word in chance.choices(("film", "vote"), k=count)]
+        rows = [
+            {"text": f"{next(texts)} {word}", "label": word} for word in generator.choices(("film", "vote"), k=count)
+        ]
         write_rows(folder / f"{split}.jsonl", rows)
     return folder
 

@@ -47,4 +47,4 @@ def test_warnings_are_printed_once_and_before_training(
     task = ("--task", "text-classification", "--model", base, "--data", data)
     done = tuneport("finetune", *task, "--out", tmp_path / "run", "--set", "max_length=32")
     assert done.err.count("warning: 3 of train's 12 rows are also in validation.jsonl\n") == 1
-    assert "--resume goes on" in done.err
+    assert "--resume continues" in done.err

@@ -33,3 +33,10 @@ def alter_golden(folder: Path, by: float) -> None:
     manifest = load_manifest(folder)
     files = tuple(File.of(folder, file.path) for file in manifest.files)
     manifest.model_copy(update={"files": files}).save(folder)
+
+
+def timed_on_another_host(folder: Path, **changes: object) -> Path:
+    """Change the host that an artifact was timed on; returns the artifact."""
+    host = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["host"]
+    reseal(folder, {"host": {**host, **changes}})
+    return folder

@@ -55,7 +55,7 @@ def write_pairs(folder: Path, train: list[dict[str, str]], rest: list[dict[str, 
     return write_splits(folder, train=train, validation=rest, test=rest)
 
 
-def write_data(folder: Path, checkpoint: Path, margin: float = MARGIN) -> None:
+def write_data(folder: Path, checkpoint: Path) -> None:
     """Write three splits of texts that the tiny classifier is sure about; every tenth row has another label."""
     reference = TorchReference(checkpoint)
     texts = random_texts(SEED)
@@ -65,7 +65,7 @@ def write_data(folder: Path, checkpoint: Path, margin: float = MARGIN) -> None:
             text = next(texts)
             (logits,) = reference.logits([text])
             best, second = np.sort(logits)[:-3:-1]
-            if best - second > margin:
+            if best - second > MARGIN:
                 index = int(logits.argmax()) + (len(rows) % 10 == 9)
                 rows.append({"text": text, "label": LABELS[index % len(LABELS)]})
         write_rows(folder / f"{split}.jsonl", rows)

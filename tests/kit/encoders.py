@@ -1,10 +1,12 @@
 """Seeded random encoders of a few kilobytes: a base model of every family, and a BERT classifier that is sure."""
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import (
     AutoModel,
     BertConfig,
@@ -15,6 +17,8 @@ from transformers import (
     ElectraConfig,
     ModernBertConfig,
     PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
     RobertaConfig,
     XLNetConfig,
 )
@@ -62,20 +66,22 @@ def build_checkpoint(
     )
     model = architecture(config).eval()
     if architecture is BertForSequenceClassification:
-        _spread_logits(model, tokenizer)
+        spread_logits(model, tokenizer)
     model.save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)
 
 
-def _spread_logits(model: BertForSequenceClassification, tokenizer: BertTokenizerFast) -> None:
-    """Scale and shift the classifier so that over many texts each logit has mean 0 and deviation 4."""
+def spread_logits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, deviation: float = 4.0) -> None:
+    """Scale and shift a classifier's last layer so that each logit has mean 0 and this deviation over many texts."""
     texts = [text for text, _ in zip(random_texts(SEED + 1), range(300), strict=False)]
-    feeds = tokenizer(texts, truncation=True, padding=True, return_tensors="pt")
+    feeds = tokenizer(texts, truncation=True, max_length=MAX_LENGTH, padding=True, return_tensors="pt")
+    names = inspect.signature(model.forward).parameters.keys() & feeds.keys()
+    head = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
     with torch.no_grad():
-        logits = model(**feeds).logits
-        scale = 4.0 / logits.std(0)
-        model.classifier.weight.mul_(scale[:, None])
-        model.classifier.bias.sub_(logits.mean(0)).mul_(scale)
+        logits = model.eval()(**{name: feeds[name] for name in names}).logits.flatten(0, -2)
+        scale = deviation / logits.std(0)
+        head.weight.mul_(scale[:, None])
+        head.bias.sub_(logits.mean(0)).mul_(scale)
 
 
 def _config(family: str, vocab_size: int) -> PretrainedConfig:

@@ -1,15 +1,21 @@
 """Exports without what is not under test: one conversion for many variants, no new processes, few timed rows."""
 
 import contextlib
+import functools
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
+from tuneport.runtime.batch import EncodedInput, RowOutputs
 from tuneport.runtime.runner import ModelRunner
+from tuneport.runtime.scheduler import BatchLimits
 from tuneport.runtime.tasks.base import RuntimeTask
 from tuneport.schema.artifact import Footprint, Manifest
 from tuneport.stages.export import pipeline
@@ -17,15 +23,17 @@ from tuneport.stages.export.build import Requirements, VariantBuilder
 from tuneport.stages.export.build_context import build_context
 from tuneport.stages.export.config import ExportConfig
 from tuneport.stages.export.graph import Graph
+from tuneport.stages.export.passes.context import BuildContext, Pass
 from tuneport.stages.export.source import Reference, Source, compute_reference, open_source
 
 
 @contextlib.contextmanager
 def quick_exports() -> Iterator[None]:
-    """Let exports measure footprints in no new process, and time few rows."""
+    """Let exports measure no footprints, and time few rows in one round."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "measure_footprint", lambda *_: Footprint(memory_mib=1.0, cold_start_ms=1.0))
         patch.setattr(pipeline, "TIMED_ROWS", 4)
+        patch.setattr(pipeline, "benchmark", functools.partial(pipeline.benchmark, rounds=1))
         yield
 
 
@@ -80,3 +88,51 @@ def predict(task: RuntimeTask, runner: ModelRunner, inputs: Sequence[Any]) -> li
     results = [runner.run(rows) for rows in windows]
     parameters = task.parameters()
     return [task.decode(*each, parameters) for each in zip(parsed_inputs, windows, results, strict=True)]
+
+
+def shift(by: float) -> Pass:
+    """Return a pass that adds to the first label's logit."""
+
+    def shift_logits(graph: Graph, context: BuildContext, folder: Path) -> Graph:
+        model = onnx.load(graph.path)
+        bias = next(each for each in model.graph.initializer if each.name == "classifier.bias")
+        values = numpy_helper.to_array(bias).copy()
+        values[0] += by
+        bias.CopyFrom(numpy_helper.from_array(values, bias.name))
+        onnx.save(model, folder / "model.onnx")
+        return Graph(folder, ("model.onnx",))
+
+    return shift_logits
+
+
+class FakeRunner(ModelRunner):
+    """Returns torch's outputs, each shifted by what `error` returns for the rows of its batch."""
+
+    supports_streams = False
+    streams = 1
+    limits = BatchLimits()
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        error: Callable[[Sequence[EncodedInput]], float],
+        *,
+        single_row_batches: bool = False,
+    ) -> None:
+        """Remember torch's outputs on the rows of golden cases and data."""
+        gate = prepared.reference.gate
+        self.single_row_batches = single_row_batches
+        self.task = prepared.reference.runtime_task
+        self._error = error
+        self._outputs = {
+            tuple(rows[0].ids): outputs[0]["logits"] for rows, outputs in zip(gate.windows, gate.expected, strict=True)
+        }
+        for case in gate.golden:
+            ((row,),) = self.task.encode([self.task.parse_input(case.input)])
+            self._outputs[tuple(row.ids)] = np.asarray(case.outputs[0]["logits"], np.float32)
+
+    def run_batch(self, rows: Sequence[EncodedInput]) -> list[RowOutputs]:
+        """Return the outputs of rows; of one at a time with `single_row_batches`."""
+        if self.single_row_batches and len(rows) > 1:
+            return [self.run_batch([row])[0] for row in rows]
+        return [{"logits": self._outputs[tuple(row.ids)] + np.float32(self._error(rows))} for row in rows]

@@ -1,6 +1,7 @@
-"""The HTTP application in this process, over real connections."""
+"""The HTTP application in this process, over real connections; and requests of the Open Inference Protocol."""
 
 import asyncio
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ import httpx
 import uvicorn
 
 from tuneport.stages.serve.admission import AdmissionController
+from tuneport.stages.serve.grpc import open_inference_pb2 as pb
 from tuneport.stages.serve.http.app import create_app
 from tuneport.stages.serve.inference import Inference
 from tuneport.stages.serve.lifecycle import with_header_timeout
@@ -86,3 +88,15 @@ def assert_error(response: httpx.Response, status: int, *words: str) -> None:
     assert all(isinstance(value, str) and value for value in content["error"].values())
     for word in words:
         assert word in response.text
+
+
+def infer_request(texts: list[str], *, raw: bool = False, **fields: Any) -> Any:
+    """Return a gRPC request for the tiny model, its texts as typed or raw contents."""
+    request = pb.ModelInferRequest(model_name="tiny", **fields)
+    tensor = request.inputs.add(name="text", datatype="BYTES", shape=[len(texts)])
+    elements = [text.encode() for text in texts]
+    if raw:
+        request.raw_input_contents.append(b"".join(struct.pack("<I", len(each)) + each for each in elements))
+    else:
+        tensor.contents.bytes_contents.extend(elements)
+    return request

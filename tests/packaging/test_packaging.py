@@ -1,14 +1,20 @@
 """What a bento packs and installs agrees with the code and with constraints.txt."""
 
-import fnmatch
+import json
 import re
+import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-import yaml
-from helpers import ROOT
-from test_imports import imports
+from kit import ROOT
+from kit.imports import import_graph, packages
+
+from tuneport.schema.loading import load_manifest
+from tuneport.stages.serve.bento import build, register
+
+STAGE = "tuneport.stages.serve"
 
 
 def pins(file: Path) -> dict[str, str]:
@@ -16,6 +22,20 @@ def pins(file: Path) -> dict[str, str]:
     found = [re.fullmatch(r"([a-z0-9-]+)==(\S+)", line) for line in lines if line and not line.startswith("#")]
     assert None not in found, f"{file.name} has a line that pins nothing"
     return {match[1]: match[2] for match in found if match}
+
+
+def packed_files(tag: str) -> set[str]:
+    """Return the files of a bento's source, without byte code."""
+    import bentoml
+
+    source = Path(bentoml.bentos.get(tag).path) / "src"
+    return {str(path.relative_to(source)) for path in source.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+
+
+def file_of(module: str) -> str:
+    """Return where a module is in a bento: the stage lies beside the core."""
+    path = module.replace(STAGE, "serve", 1).replace(".", "/")
+    return f"{path}/__init__.py" if module in packages() else f"{path}.py"
 
 
 @pytest.mark.parametrize("name", ["requirements.txt", "requirements-generate.txt"])
@@ -35,40 +55,74 @@ def test_the_tests_run_with_the_pinned_versions(name: str) -> None:
     assert version(name).partition("+")[0] == pins(ROOT / "constraints.txt")[name]
 
 
-def test_the_bento_includes_every_module_that_the_service_imports() -> None:
-    packed = yaml.safe_load((ROOT / "bentofile.yaml").read_text())["include"]
-    tasks = [str(file.relative_to(ROOT)) for file in (ROOT / "serve" / "tasks").glob("*.py")]  # imported by name
-    waiting, seen = ["serve/service.py", *tasks], set()
+def test_a_bento_has_every_module_that_the_service_imports(bento_tag: str) -> None:
+    graph = import_graph()
+    by_name = [module for module in graph if module.startswith("tuneport.runtime.tasks.")]  # the registry imports them
+    waiting, needed = [f"{STAGE}.service", *by_name], set()
     while waiting:
-        file = waiting.pop()
-        if file in seen:
-            continue
-        seen.add(file)
-        package = ".".join(Path(file).parent.parts)
-        for name in imports((ROOT / file).read_text(), package):
-            # The longest beginning of the name that is a module.
-            parts = name.split(".")
-            for end in range(len(parts), 0, -1):
-                base = "/".join(parts[:end])
-                found = [each for each in (f"{base}.py", f"{base}/__init__.py") if (ROOT / each).is_file()]
-                if found:
-                    waiting += [*found, f"{parts[0]}/__init__.py"]
-                    break
-    assert "tuneport/schema/artifact.py" in seen
-    assert "tuneport/runtime/tasks/text_classification.py" in seen
-    assert [file for file in sorted(seen) if not any(fnmatch.fnmatch(file, pattern) for pattern in packed)] == []
+        if (module := waiting.pop()) not in needed:
+            needed.add(module)
+            waiting += graph[module]
+    assert {"tuneport.schema.artifact", f"{STAGE}.http.app"} <= needed
+    needed |= {package for package in packages() if any(module.startswith(f"{package}.") for module in needed)}
+    assert sorted({file_of(module) for module in needed} - packed_files(bento_tag)) == []
 
 
-def test_a_built_bento_holds_no_more_than_serving_needs(bento_tag: str) -> None:
+def test_a_bento_holds_no_more_than_serving_needs(bento_tag: str) -> None:
+    files = packed_files(bento_tag)
+    assert {file.partition("/")[0] for file in files} == {"serve", "tuneport", "bentofile.yaml"}
+    assert {file.split("/")[1] for file in files if file.startswith("tuneport/")} == {
+        "__init__.py", "errors.py", "folders.py", "host.py", "py.typed", "runtime", "schema", "stages", "tasks.py",
+    }  # fmt: skip
+    assert {file for file in files if file.startswith("tuneport/stages/")} == {"tuneport/stages/__init__.py"}
+
+
+def test_the_code_of_a_bento_is_its_own(bento_tag: str) -> None:
+    """In an image no tuneport is installed: the stage is found beside the core."""
     import bentoml
 
     source = Path(bentoml.bentos.get(bento_tag).path) / "src"
-    files = {str(path.relative_to(source)) for path in source.rglob("*.py")}
-    assert "serve/service.py" in files
-    assert {file.partition("/")[0] for file in files} == {"serve", "export"}
-    assert {file for file in files if file.startswith("export/")} == {
-        "export/__init__.py",
-        "tuneport/folders.py",
-        "tuneport/host.py",
-        "tuneport/schema/artifact.py",
-    }
+    script = f"""
+import json, sys
+sys.path.insert(0, {str(source)!r})
+sys.meta_path[:] = [finder for finder in sys.meta_path if "Editable" not in repr(finder)]
+import tuneport.stages.serve.http.app as app, tuneport.runtime.predictor as predictor
+print(json.dumps([app.__file__, predictor.__file__]))
+"""
+    done = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == [
+        str(source / "serve/http/app.py"),
+        str(source / "tuneport/runtime/predictor.py"),
+    ]
+
+
+def test_bentoml_build_in_a_checkout_packs_the_same(tiny_artifact: Path, bento_tag: str) -> None:
+    import bentoml
+
+    bento = bentoml.bentos.build_bentofile(
+        str(ROOT / "bentofile.yaml"), build_ctx=str(ROOT), args={"model": register(tiny_artifact)}, reload=True
+    )
+    assert packed_files(str(bento.tag)) == packed_files(bento_tag)
+    assert bento.info.all_models == bentoml.bentos.get(bento_tag).info.all_models
+
+
+def test_each_bento_of_one_process_has_its_own_model(artifact: Path, bento_tag: str) -> None:
+    load_manifest(artifact).model_copy(update={"name": "another"}).save(artifact)
+    bento = build(artifact)
+    assert [str(model.tag) for model in bento.info.all_models] == [register(artifact)]
+
+
+def test_a_build_that_fails_leaves_nothing(tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import bentoml
+    from bentoml._internal.configuration.containers import BentoMLContainer
+
+    home = Path(BentoMLContainer.bentoml_home.get())
+
+    def fail(*_: object, **__: object) -> None:
+        (home / "tmp" / "half-built").mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bentoml.bentos, "build_bentofile", fail)
+    with pytest.raises(KeyboardInterrupt):
+        build(tiny_artifact)
+    assert not (home / "tmp" / "half-built").exists()

@@ -2,42 +2,46 @@
 
 import asyncio
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from helpers import LABELS, MAX_LENGTH, TorchReference, random_texts
+from kit.encoders import LABELS, MAX_LENGTH
+from kit.reference import TorchReference
+from kit.texts import random_texts
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from tuneport.runtime import explain
-from tuneport.runtime.batch import EncodedInput, Ids, group_by_input
-from tuneport.runtime.runner import ModelRunner
+from tuneport.runtime.batch import Batch, EncodedInput, group_by_input
+from tuneport.runtime.predictor import Predictor
+from tuneport.runtime.runner import EncoderRunner, ModelRunner
+from tuneport.runtime.tasks import regression, token_classification
 from tuneport.runtime.tasks.text_classification import Parameters, Task
 from tuneport.runtime.tokenizer import TextTokenizer
-from tuneport.schema.artifact import Manifest, Processing
-from tuneport.stages.serve.predictor import Predictor
+from tuneport.schema.artifact import Processing
+from tuneport.schema.loading import load_manifest
+from tuneport.stages.serve.inference import Inference
 from tuneport.stages.serve.settings import Settings
 
 TEXTS = [text for text, _ in zip(random_texts(8), range(12), strict=False)]
-ASK = {"explain": True}
+EXPLAIN = {"explain": True}
 
 
-class TorchEngine:
-    """The tiny checkpoint in torch, in the place of a variant."""
+class TorchBackend:
+    """The tiny checkpoint in torch, in the place of a variant's backend."""
 
-    streams = step = 1
+    streams = length_multiple = 1
 
     def __init__(self, reference: TorchReference) -> None:
         self._model = reference.model
 
-    def run(self, feeds: Mapping[str, Ids]) -> dict[str, Any]:
+    def run(self, batch: Batch) -> dict[str, Any]:
+        feeds = {name: torch.from_numpy(ids) for name, ids in batch.feeds.items()}
         with torch.inference_mode():
-            return {
-                "logits": self._model(**{name: torch.from_numpy(ids) for name, ids in feeds.items()}).logits.numpy()
-            }
+            return {"logits": self._model(**feeds).logits.numpy()}
 
 
 @pytest.fixture(scope="module")
@@ -47,25 +51,26 @@ def reference(tiny_checkpoint: Path) -> TorchReference:
 
 @pytest.fixture(scope="module")
 def predictor(tiny_artifact: Path) -> Predictor:
-    return Predictor(tiny_artifact, Settings(variant="fp32"))
+    return Predictor(tiny_artifact, "fp32")
 
 
-def make_model(
+def make_runner(
     reference: TorchReference, tiny_artifact: Path, folder: Path | None = None, **changes: Any
 ) -> ModelRunner:
     processing = Processing(
         max_length=MAX_LENGTH, pad_token_id=0, **{"problem_type": "single_label_classification", **changes}
     )
     task = Task(LABELS, processing, TextTokenizer((folder or tiny_artifact) / "tokenizer.json", processing))
-    return ModelRunner(task, TorchEngine(reference), processing)
+    execution = load_manifest(tiny_artifact).variant("fp32").execution
+    return EncoderRunner(task, TorchBackend(reference), execution, processing)
 
 
-def answer(model: ModelRunner, values: Sequence[Any], **parameters: Any) -> list[Any]:
-    asked = Parameters(explain=True, **parameters)
-    given = [model.task.parse_input(value) for value in values]
-    windows = explain.encode(model.task, given, asked)
-    results = group_by_input(model.run([row for rows in windows for row in rows]), windows)
-    return [model.task.decode(*part, asked) for part in zip(given, windows, results, strict=True)]
+def answer(runner: ModelRunner, values: Sequence[Any], **options: Any) -> list[Any]:
+    parameters = Parameters(explain=True, **options)
+    parsed_inputs = [runner.task.parse_input(value) for value in values]
+    windows = runner.task.encode_request(parsed_inputs, parameters)
+    results = group_by_input(runner.run([row for rows in windows for row in rows]), windows)
+    return [runner.task.decode(*part, parameters) for part in zip(parsed_inputs, windows, results, strict=True)]
 
 
 def by_hand(reference: TorchReference, *texts: str, size: int = 1) -> tuple[list[tuple[str, int, int]], list[float]]:
@@ -103,7 +108,7 @@ def assert_explains(prediction: dict[str, Any], words: list[tuple[str, int, int]
 
 
 def test_each_word_is_worth_what_hiding_it_costs(predictor: Predictor, reference: TorchReference) -> None:
-    predictions = predictor.predict(TEXTS, ASK)
+    predictions = predictor.predict(TEXTS, EXPLAIN)
     plain = predictor.predict(TEXTS)
     for text, prediction, unexplained in zip(TEXTS, predictions, plain, strict=True):
         assert_explains(prediction, *by_hand(reference, text))
@@ -116,14 +121,14 @@ def test_each_word_is_worth_what_hiding_it_costs(predictor: Predictor, reference
 
 
 def test_the_most_telling_word_changes_the_answer_most(predictor: Predictor, reference: TorchReference) -> None:
-    (prediction,) = predictor.predict(TEXTS[2:3], ASK)
+    (prediction,) = predictor.predict(TEXTS[2:3], EXPLAIN)
     best = max(prediction["explanation"], key=lambda each: each["score"])
     words, drops = by_hand(reference, TEXTS[2])
     assert (best["text"], best["start"], best["end"]) == words[int(np.argmax(drops))]
 
 
 def test_both_texts_of_a_pair_are_explained(reference: TorchReference, tiny_artifact: Path) -> None:
-    model = make_model(reference, tiny_artifact, accepts_pairs=True)
+    model = make_runner(reference, tiny_artifact, accepts_pairs=True)
     (prediction,) = answer(model, [{"text": "the bank fell.", "text_pair": "good music, the game"}])
     assert_explains(prediction, *by_hand(reference, "the bank fell.", "good music, the game"))
     assert [each["field"] for each in prediction["explanation"]] == ["text"] * 4 + ["text_pair"] * 5
@@ -131,7 +136,7 @@ def test_both_texts_of_a_pair_are_explained(reference: TorchReference, tiny_arti
 
 def test_words_beyond_the_cut_are_not_explained(predictor: Predictor, reference: TorchReference) -> None:
     text = "bank fell when the team won. " * 20
-    (prediction,) = predictor.predict([text], ASK)
+    (prediction,) = predictor.predict([text], EXPLAIN)
     assert prediction["truncated"] is True
     assert len(prediction["explanation"]) == MAX_LENGTH - 2
     assert_explains(prediction, *by_hand(reference, text))
@@ -139,7 +144,7 @@ def test_words_beyond_the_cut_are_not_explained(predictor: Predictor, reference:
 
 @pytest.mark.parametrize("text", ["", " \t", "?", "Größe 🙂 世界 e\u0301"])
 def test_odd_texts_are_explained_in_their_own_characters(predictor: Predictor, text: str) -> None:
-    (prediction,) = predictor.predict([text], ASK)
+    (prediction,) = predictor.predict([text], EXPLAIN)
     for each in prediction["explanation"]:
         assert each["text"] == text[each["start"] : each["end"]]
         assert each["text"].strip()
@@ -151,13 +156,13 @@ def test_a_text_of_many_words_is_explained_by_runs_of_words(
 ) -> None:
     monkeypatch.setattr(explain, "MAX_PIECES", 4)
     text = "shares of the bank fell when the vote was late"
-    (prediction,) = answer(make_model(reference, tiny_artifact), [text])
+    (prediction,) = answer(make_runner(reference, tiny_artifact), [text])
     assert len(prediction["explanation"]) == 4
     assert_explains(prediction, *by_hand(reference, text, size=3))
 
 
 def test_top_k_explains_each_label(reference: TorchReference, tiny_artifact: Path) -> None:
-    (labels,) = answer(make_model(reference, tiny_artifact), [TEXTS[2]], top_k=3)
+    (labels,) = answer(make_runner(reference, tiny_artifact), [TEXTS[2]], top_k=3)
     drops = np.array([[each["score"] for each in label["explanation"]] for label in labels])
     assert len(labels) == 3
     assert drops.sum(0) == pytest.approx(0, abs=1e-5)  # what one label loses the others win
@@ -165,8 +170,8 @@ def test_top_k_explains_each_label(reference: TorchReference, tiny_artifact: Pat
 
 
 def test_several_labels_are_explained_on_their_own(reference: TorchReference, tiny_artifact: Path) -> None:
-    model = make_model(reference, tiny_artifact, problem_type="multi_label_classification")
-    (labels,) = answer(model, [TEXTS[2]], threshold=0.0)
+    runner = make_runner(reference, tiny_artifact, problem_type="multi_label_classification")
+    (labels,) = answer(runner, [TEXTS[2]], threshold=0.0)
     assert {label["label"] for label in labels} == set(LABELS)
     assert all(len(label["explanation"]) == len(labels[0]["explanation"]) > 0 for label in labels)
 
@@ -182,28 +187,31 @@ def test_without_a_mask_token_the_word_s_tokens_go(
 ) -> None:
     tokenizer = Tokenizer.from_file(str(tiny_artifact / "tokenizer.json"))
     (tmp_path / "tokenizer.json").write_text(tokenizer.to_str().replace("[MASK]", "[NONE]"), encoding="utf-8")
-    model = make_model(reference, tiny_artifact, tmp_path)
-    given = "the bank fell"
-    rows = explain.encode(model.task, [given], Parameters(explain=True))[0]
+    runner = make_runner(reference, tiny_artifact, tmp_path)
+    text = "the bank fell"
+    rows = runner.task.encode_request([text], Parameters(explain=True))[0]
     ids = rows[0].ids
     assert [row.ids for row in rows[1:]] == [[ids[0], *ids[2:]], [*ids[:2], *ids[3:]], [*ids[:3], *ids[4:]]]
-    (prediction,) = answer(model, [given])
-    left = TorchReference.logits(reference, ["bank fell", "the fell", "the bank", given])
+    (prediction,) = answer(runner, [text])
+    left = TorchReference.logits(reference, ["bank fell", "the fell", "the bank", text])
     probabilities = torch.softmax(torch.tensor(left), -1).numpy()
     drops = (probabilities[3] - probabilities[:3])[:, probabilities[3].argmax()]
     assert [each["score"] for each in prediction["explanation"]] == pytest.approx(drops.tolist(), abs=1e-4)
 
 
-def test_explanations_among_other_requests_change_nothing(predictor: Predictor, manifest: Manifest) -> None:
+def test_explanations_among_other_requests_change_nothing(predictor: Predictor) -> None:
     """One batcher for all: explained and plain requests share batches, and nobody gets another's rows."""
-    alone = [predictor.predict([text], ASK)[0] for text in TEXTS]
+    alone = [predictor.predict([text], EXPLAIN)[0] for text in TEXTS]
     plain = predictor.predict(TEXTS)
 
-    async def together() -> list[list[Any]]:
-        asked = [predictor.answer([text], ASK) for text in TEXTS] + [predictor.answer([text]) for text in TEXTS]
-        return await asyncio.gather(*asked)
+    async def together() -> list[Any]:
+        inference = Inference(predictor, Settings())
+        requests = [inference.run([text], EXPLAIN) for text in TEXTS] + [inference.run([text]) for text in TEXTS]
+        results = await asyncio.gather(*requests)
+        inference.close()
+        return [result.prediction for (result,) in results]
 
-    mixed = [answers[0] for answers in asyncio.run(together())]
+    mixed = asyncio.run(together())
     for ours, expected in zip(mixed, [*alone, *plain], strict=True):
         assert ours.keys() == expected.keys()
         assert ours["label"] == expected["label"]
@@ -213,8 +221,6 @@ def test_explanations_among_other_requests_change_nothing(predictor: Predictor, 
 
 
 def test_a_task_that_cannot_explain_refuses_the_parameter() -> None:
-    from tuneport.runtime.tasks import regression, token_classification
-
     for module in (regression, token_classification):
         assert "explain" not in module.Parameters.model_fields
 

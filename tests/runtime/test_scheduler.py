@@ -1,3 +1,5 @@
+"""The scheduler, against its definition and, for the next batch, against every possible choice."""
+
 import itertools
 
 import numpy as np
@@ -9,38 +11,38 @@ from tuneport.runtime.scheduler import OVERHEAD, BatchLimits, pack_batches, sele
 
 LENGTHS = st.lists(st.integers(min_value=1, max_value=600), max_size=200)
 SOME_LENGTHS = st.lists(st.integers(min_value=1, max_value=128), min_size=1, max_size=12)
-BUDGETS = st.builds(
+LIMITS = st.builds(
     BatchLimits, st.integers(min_value=1, max_value=2048), st.sampled_from([1, 8, 16]), st.sampled_from([512, 10_000])
 )
 
 
-@given(LENGTHS, BUDGETS)
-def test_a_plan_takes_every_row_once(lengths: list[int], limits: BatchLimits) -> None:
+@given(LENGTHS, LIMITS)
+def test_batches_take_every_row_once(lengths: list[int], limits: BatchLimits) -> None:
     assert sorted(index for batch in pack_batches(lengths, limits) for index in batch) == list(range(len(lengths)))
 
 
-@given(LENGTHS, BUDGETS)
-def test_a_plan_keeps_its_budget_but_for_a_single_longer_row(lengths: list[int], limits: BatchLimits) -> None:
+@given(LENGTHS, LIMITS)
+def test_batches_keep_the_token_limit_except_for_a_single_longer_row(lengths: list[int], limits: BatchLimits) -> None:
     for batch in pack_batches(lengths, limits):
         assert len(batch) * max(lengths[index] for index in batch) <= limits.tokens or len(batch) == 1
 
 
-@given(LENGTHS, BUDGETS)
-def test_a_plan_groups_like_lengths(lengths: list[int], limits: BatchLimits) -> None:
+@given(LENGTHS, LIMITS)
+def test_batches_group_similar_lengths(lengths: list[int], limits: BatchLimits) -> None:
     batches = pack_batches(lengths, limits)
     for shorter, longer in itertools.pairwise(batches):
         assert max(lengths[index] for index in shorter) <= min(lengths[index] for index in longer)
 
 
-@given(LENGTHS, BUDGETS)
-def test_a_plan_has_no_batch_that_would_have_taken_the_next_row(lengths: list[int], limits: BatchLimits) -> None:
+@given(LENGTHS, LIMITS)
+def test_no_batch_would_have_held_the_next_row(lengths: list[int], limits: BatchLimits) -> None:
     batches = pack_batches(lengths, limits)
     for batch, following in itertools.pairwise(batches):
         assert (len(batch) + 1) * limits.padded(lengths[following[0]]) > limits.tokens
 
 
-@given(SOME_LENGTHS, BUDGETS)
-def test_what_runs_next_is_the_best_batch_with_the_first_row(lengths: list[int], limits: BatchLimits) -> None:
+@given(SOME_LENGTHS, LIMITS)
+def test_the_next_batch_is_the_best_one_with_the_first_row(lengths: list[int], limits: BatchLimits) -> None:
     """Against every run of neighbours in length, one by one."""
 
     def share(rows: list[int]) -> float:
@@ -58,15 +60,15 @@ def test_what_runs_next_is_the_best_batch_with_the_first_row(lengths: list[int],
     assert share(chosen) == pytest.approx(max(map(share, allowed)))
 
 
-@given(LENGTHS.filter(bool), BUDGETS)
-def test_the_first_row_is_always_among_what_runs_next(lengths: list[int], limits: BatchLimits) -> None:
+@given(LENGTHS.filter(bool), LIMITS)
+def test_the_first_row_is_always_in_the_next_batch(lengths: list[int], limits: BatchLimits) -> None:
     chosen = select_batch(lengths, limits)
     assert 0 in chosen
     assert len(set(chosen)) == len(chosen)
     assert len(chosen) * max(lengths[i] for i in chosen) <= limits.tokens or chosen == [0]
 
 
-def test_a_queue_of_mixed_lengths_is_worked_off_with_little_padding() -> None:
+def test_a_queue_of_mixed_lengths_runs_with_little_padding() -> None:
     rng = np.random.default_rng(0)
     source = iter(rng.integers(8, 128, 10_000).tolist())
     limits = BatchLimits(256)
@@ -81,8 +83,8 @@ def test_a_queue_of_mixed_lengths_is_worked_off_with_little_padding() -> None:
     assert real / padded > 0.94
 
 
-@given(st.integers(1, 600), BUDGETS)
-def test_lengths_are_padded_to_whole_steps_and_never_beyond_the_model(length: int, limits: BatchLimits) -> None:
+@given(st.integers(1, 600), LIMITS)
+def test_lengths_are_padded_to_a_multiple_and_never_beyond_the_model(length: int, limits: BatchLimits) -> None:
     padded = limits.padded(length)
     assert padded >= length
     assert padded % limits.length_multiple == 0 or padded in (length, limits.longest)

@@ -3,14 +3,16 @@ from typing import Literal
 
 import numpy as np
 import pytest
-from helpers import MAX_LENGTH, WORDS, read_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_generative import byte_tokenizer, word_tokenizer
+from kit.data import read_rows
+from kit.encoders import MAX_LENGTH
+from kit.texts import WORDS
+from kit.tokenizers import byte_tokenizer, word_tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from tuneport.errors import ArtifactError
-from tuneport.runtime.batch import EncodedInput, pad
+from tuneport.runtime.batch import EncodedInput, padded_batch
 from tuneport.runtime.processor import TextProcessor
 from tuneport.runtime.tokenizer import TextTokenizer
 from tuneport.schema.artifact import TOKENIZER, Generation, Manifest, Processing
@@ -63,15 +65,13 @@ def test_random_pairs(ours: TextTokenizer, theirs: PreTrainedTokenizerFast, text
     assert_same(ours, theirs, text, pair)
 
 
-ODD = "ab é\t\n\r\x0b\x1c\x1d\x85\xa0\u2028\u3000世\u0301\u00ad.-🙂"
+UNUSUAL_CHARACTERS = "ab é\t\n\r\x0b\x1c\x1d\x85\xa0\u2028\u3000世\u0301\u00ad.-🙂"
 
 
 # Around the length at which only a prefix is read, white space of every kind included.
 @settings(max_examples=200, deadline=None)
 @given(
-    unit=st.text(
-        st.sampled_from("ab é\t\n\r\x0b\x1c\x1d\x85\xa0\u2028\u3000世\u0301\u00ad.-🙂"), min_size=1, max_size=40
-    ),
+    unit=st.text(st.sampled_from(UNUSUAL_CHARACTERS), min_size=1, max_size=40),
     size=st.integers(16 * MAX_LENGTH - 20, 16 * MAX_LENGTH + 400),
 )
 def test_long_random_texts(ours: TextTokenizer, theirs: PreTrainedTokenizerFast, unit: str, size: int) -> None:
@@ -146,7 +146,7 @@ def test_texts_keep_their_order(ours: TextTokenizer) -> None:
 
 def test_padding_gives_int64_arrays_of_the_longest_row() -> None:
     rows = [EncodedInput([5, 6, 7], [0, 0, 1], False), EncodedInput([8], [0], False)]
-    feeds = pad(rows, Processing(max_length=8, pad_token_id=9))
+    feeds = padded_batch(rows, Processing(max_length=8, pad_token_id=9)).feeds
     assert {values.dtype for values in feeds.values()} == {np.dtype(np.int64)}
     assert feeds["input_ids"].tolist() == [[5, 6, 7], [8, 9, 9]]
     assert feeds["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
@@ -155,7 +155,8 @@ def test_padding_gives_int64_arrays_of_the_longest_row() -> None:
 
 def test_padding_on_the_left_keeps_the_end_of_rows_aligned() -> None:
     rows = [EncodedInput([5, 6, 7], [0, 0, 1], False), EncodedInput([8], [0], False)]
-    feeds = pad(rows, Processing(max_length=8, pad_token_id=9, pad_token_type_id=3, padding_side="left"))
+    processing = Processing(max_length=8, pad_token_id=9, pad_token_type_id=3, padding_side="left")
+    feeds = padded_batch(rows, processing).feeds
     assert feeds["input_ids"].tolist() == [[5, 6, 7], [9, 9, 8]]
     assert feeds["attention_mask"].tolist() == [[1, 1, 1], [0, 0, 1]]
     assert feeds["token_type_ids"].tolist() == [[0, 0, 1], [3, 3, 0]]

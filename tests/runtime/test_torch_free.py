@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import LABELS, ROOT
+from kit import ROOT
+from kit.encoders import LABELS
 
 HEAVY = ("torch", "transformers", "onnx", "optimum", "datasets", "sklearn", "safetensors")
 
@@ -35,12 +36,13 @@ def test_the_check_itself_sees_a_heavy_import() -> None:
 @pytest.mark.parametrize("variant", ["fp32", "int8"])
 def test_predicting_is_torch_free(tiny_artifact: Path, variant: str) -> None:
     script = f"""
-import tuneport.stages.serve.batcher, tuneport.runtime.backends.base, tuneport.stages.serve.http.app, tuneport.runtime.tokenizer
+import tuneport.stages.serve.http.app, tuneport.stages.serve.grpc.server
 from pathlib import Path
-from tuneport.stages.serve.predictor import Predictor
+from tuneport.stages.serve.inference import Inference
 from tuneport.stages.serve.settings import Settings
-predictor = Predictor(Path({str(tiny_artifact)!r}), Settings(variant={variant!r}))
-print(*(each["label"] for each in predictor.predict(["bank", "the team won " * 100])))
+inference = Inference.open(Path({str(tiny_artifact)!r}), Settings(variant={variant!r}))
+print(*(each["label"] for each in inference.predictor.predict(["bank", "the team won " * 100])))
+inference.close()
 """
     printed, heavy = modules_after(script)
     assert set(printed[0].split()) <= set(LABELS)
@@ -53,7 +55,7 @@ from pathlib import Path
 from tuneport.stages.serve.bento import register
 register(Path({str(tiny_artifact)!r}))
 from tuneport.stages.serve.service import Tuneport
-print(Tuneport.inner().admission.predictor.describe()["name"])
+print(Tuneport.inner().admission.model["name"])
 """
     printed, heavy = modules_after(script, {"BENTOML_HOME": str(tmp_path)})
     assert printed == ["tiny"]
@@ -61,7 +63,10 @@ print(Tuneport.inner().admission.predictor.describe()["name"])
 
 
 def test_what_only_starts_workers_imports_no_engine() -> None:
-    script = "import sys, tuneport.stages.serve.service; print([name for name in ('onnxruntime', 'tokenizers') if name in sys.modules])"
+    script = """
+import sys, tuneport.stages.serve.service
+print([name for name in ("onnxruntime", "tokenizers") if name in sys.modules])
+"""
     assert modules_after(script) == (["[]"], [])
 
 

@@ -1,8 +1,7 @@
-"""The gRPC door in this process: answers, and everything that may be wrong about a call."""
+"""The gRPC server in this process: answers, and everything that may be wrong about a call."""
 
 import asyncio
 import struct
-import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -11,22 +10,27 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from helpers import LABELS, TorchReference, random_texts
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from kit.encoders import LABELS
+from kit.engines import StalledEngine, fail_with, until
+from kit.reference import TorchReference
+from kit.serving import infer_request
+from kit.texts import random_texts
 
 from tuneport.errors import TuneportError
 from tuneport.schema.artifact import Manifest
 from tuneport.stages.serve.admission import AdmissionController
 from tuneport.stages.serve.grpc import open_inference_pb2 as messages
-from tuneport.stages.serve.grpc.server import SERVICE, GrpcServer
-from tuneport.stages.serve.predictor import Predictor
+from tuneport.stages.serve.grpc.server import GrpcServer
+from tuneport.stages.serve.grpc.servicer import SERVICE
+from tuneport.stages.serve.inference import Inference
 from tuneport.stages.serve.process import free_port
 from tuneport.stages.serve.settings import Settings
 
 TEXTS = [text for text, _ in zip(random_texts(41), range(20), strict=False)] + ["", "Größe 🙂 世界", "bank " * 200]
 Code = grpc.StatusCode
-Talk = Callable[["Client"], Awaitable[Any]]
+Conversation = Callable[["Client"], Awaitable[Any]]
 
 
 class Client:
@@ -57,36 +61,25 @@ class Client:
         return caught.value
 
 
-def ask(texts: list[str], *, raw: bool = False, **fields: Any) -> Any:
-    request = messages.ModelInferRequest(model_name="tiny", **fields)
-    tensor = request.inputs.add(name="text", datatype="BYTES", shape=[len(texts)])
-    elements = [text.encode() for text in texts]
-    if raw:
-        request.raw_input_contents.append(b"".join(struct.pack("<I", len(each)) + each for each in elements))
-    else:
-        tensor.contents.bytes_contents.extend(elements)
-    return request
-
-
 @pytest.fixture(scope="module")
 def talk_to(tiny_artifact: Path) -> Callable[..., Any]:
     """Returns a function that runs a conversation with a server of its own."""
 
-    def talk(say: Talk, **chosen: Any) -> Any:
+    def talk(conversation: Conversation, **chosen: Any) -> Any:
         async def run() -> Any:
             limits = Settings(
                 variant="fp32", grpc_port=free_port(), grpc_host="127.0.0.1", log_requests=False, **chosen
             )
-            predictor = Predictor(tiny_artifact, limits)
-            admission = AdmissionController(predictor, limits)
-            door = GrpcServer(admission)
-            port = await door.start()
+            inference = Inference.open(tiny_artifact, limits)
+            admission = AdmissionController(inference, limits)
+            server = GrpcServer(admission)
+            port = await server.start()
             try:
                 async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-                    return await say(Client(channel, admission))
+                    return await conversation(Client(channel, admission))
             finally:
-                await door.stop(1)
-                predictor.close()
+                await server.stop(1)
+                inference.close()
 
         return asyncio.run(run())
 
@@ -95,7 +88,7 @@ def talk_to(tiny_artifact: Path) -> Callable[..., Any]:
 
 @pytest.mark.parametrize("raw", [False, True])
 def test_tensors_get_torch_s_answers(talk_to: Any, tiny_checkpoint: Path, raw: bool) -> None:
-    answer = talk_to(lambda client: client.infer(ask(TEXTS, raw=raw, id="7")))
+    answer = talk_to(lambda client: client.infer(infer_request(TEXTS, raw=raw, id="7")))
     torch = TorchReference(tiny_checkpoint).probabilities(TEXTS)
     assert (answer.model_name, answer.id) == ("tiny", "7")
     assert [(each.name, each.datatype, list(each.shape)) for each in answer.outputs] == [
@@ -115,20 +108,20 @@ def test_tensors_get_torch_s_answers(talk_to: Any, tiny_checkpoint: Path, raw: b
 def test_concurrent_callers_get_their_own_answers(talk_to: Any, tiny_checkpoint: Path) -> None:
     expected = TorchReference(tiny_checkpoint).probabilities(TEXTS).max(-1)
 
-    async def say(client: Client) -> None:
+    async def conversation(client: Client) -> None:
         async def one(i: int) -> None:
             chosen = [(i + step) % len(TEXTS) for step in range(1 + i % 4)]
-            answer = await client.infer(ask([TEXTS[j] for j in chosen]))
+            answer = await client.infer(infer_request([TEXTS[j] for j in chosen]))
             scores = list(answer.outputs[1].contents.fp32_contents)
             assert scores == pytest.approx([expected[j] for j in chosen], abs=2e-4)
 
         await asyncio.gather(*(one(i) for i in range(60)))
 
-    talk_to(say)
+    talk_to(conversation)
 
 
-def test_everything_else_that_the_service_says(talk_to: Any, manifest: Manifest) -> None:
-    async def say(client: Client) -> None:
+def test_metadata_readiness_health_and_reflection(talk_to: Any, manifest: Manifest) -> None:
+    async def conversation(client: Client) -> None:
         assert (await client.call("ServerLive", messages.ServerLiveRequest())).live
         assert (await client.call("ServerReady", messages.ServerReadyRequest())).ready
         assert (await client.call("ModelReady", messages.ModelReadyRequest(name="tiny"))).ready
@@ -152,11 +145,11 @@ def test_everything_else_that_the_service_says(talk_to: Any, manifest: Manifest)
         client.admission.ready = False
         assert not (await client.call("ServerReady", messages.ServerReadyRequest())).ready
 
-    talk_to(say)
+    talk_to(conversation)
 
 
 def test_parameters_and_chosen_outputs_pass_through(talk_to: Any) -> None:
-    request = ask(["bank"])
+    request = infer_request(["bank"])
     request.parameters["top_k"].int64_param = 2
     request.parameters["sequence_id"].string_param = "ignored"
     request.outputs.add(name="json")
@@ -169,7 +162,7 @@ def malformed() -> dict[str, tuple[Any, Code]]:
     """Calls that are wrong, by what is wrong about them."""
 
     def changed(change: Callable[[Any], Any], raw: bool = False) -> Any:
-        request = ask(["bank", "team"], raw=raw)
+        request = infer_request(["bank", "team"], raw=raw)
         change(request)
         return request
 
@@ -232,17 +225,17 @@ def malformed() -> dict[str, tuple[Any, Code]]:
 
 
 def test_malformed_calls_are_refused_and_the_next_is_answered(talk_to: Any) -> None:
-    async def say(client: Client) -> None:
+    async def conversation(client: Client) -> None:
         for name, (request, code) in malformed().items():
             error = await client.refused(request, code)
             assert error.details(), name
-            assert len((await client.infer(ask(["bank"]))).outputs) == 3, name
+            assert len((await client.infer(infer_request(["bank"]))).outputs) == 3, name
 
-    talk_to(say)
+    talk_to(conversation)
 
 
 def test_random_messages_never_end_the_server(talk_to: Any) -> None:
-    async def say(client: Client) -> None:
+    async def conversation(client: Client) -> None:
         @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
         @given(st.binary(max_size=200), st.lists(st.integers(-(2**63), 2**63 - 1), max_size=3), st.binary(max_size=40))
         def collect(raw: bytes, shape: list[int], element: bytes) -> None:
@@ -259,17 +252,17 @@ def test_random_messages_never_end_the_server(talk_to: Any) -> None:
             if isinstance(answer, Exception):
                 assert isinstance(answer, grpc.aio.AioRpcError)
                 assert answer.code() in (Code.INVALID_ARGUMENT, Code.NOT_FOUND), answer.details()
-        assert len((await client.infer(ask(["bank"]))).outputs) == 3
+        assert len((await client.infer(infer_request(["bank"]))).outputs) == 3
 
-    talk_to(say)
+    talk_to(conversation)
 
 
 def test_a_message_over_the_limit_is_refused(talk_to: Any) -> None:
-    async def say(client: Client) -> None:
-        await client.refused(ask(["x" * 200_000]), Code.RESOURCE_EXHAUSTED)
-        await client.infer(ask(["bank"]))
+    async def conversation(client: Client) -> None:
+        await client.refused(infer_request(["x" * 200_000]), Code.RESOURCE_EXHAUSTED)
+        await client.infer(infer_request(["bank"]))
 
-    talk_to(say, max_body_bytes=100_000)
+    talk_to(conversation, max_body_bytes=100_000)
 
 
 @pytest.mark.parametrize(
@@ -278,94 +271,91 @@ def test_a_message_over_the_limit_is_refused(talk_to: Any) -> None:
 )
 def test_more_than_the_limits_is_invalid(talk_to: Any, limit: dict[str, int], texts: list[str]) -> None:
     name = next(iter(limit)).upper()
-    talk_to(lambda client: client.refused(ask(texts), Code.INVALID_ARGUMENT, "limit", f"TUNEPORT_{name}"), **limit)
+    talk_to(
+        lambda client: client.refused(infer_request(texts), Code.INVALID_ARGUMENT, "limit", f"TUNEPORT_{name}"), **limit
+    )
 
 
 @pytest.mark.parametrize("metadata", [(("authorization", "Bearer second"),), (("x-api-key", "first"),)])
-def test_a_key_opens_the_door(talk_to: Any, metadata: Any) -> None:
-    async def say(client: Client) -> None:
-        await client.refused(ask(["bank"]), Code.UNAUTHENTICATED, "no API key")
-        await client.refused(ask(["bank"]), Code.UNAUTHENTICATED, "wrong", metadata=(("x-api-key", "firs"),))
-        await client.infer(ask(["bank"]), metadata=metadata)
+def test_a_key_is_asked_for_but_not_by_health(talk_to: Any, metadata: Any) -> None:
+    async def conversation(client: Client) -> None:
+        await client.refused(infer_request(["bank"]), Code.UNAUTHENTICATED, "no API key")
+        await client.refused(infer_request(["bank"]), Code.UNAUTHENTICATED, "wrong", metadata=(("x-api-key", "firs"),))
+        await client.infer(infer_request(["bank"]), metadata=metadata)
         assert (await client.call("ServerReady", messages.ServerReadyRequest())).ready
         await health_pb2_grpc.HealthStub(client.channel).Check(health_pb2.HealthCheckRequest())
 
-    talk_to(say, api_keys="first, second")
+    talk_to(conversation, api_keys="first, second")
 
 
-class Gate:
-    """Holds an engine up until it is opened, and counts what runs."""
-
-    def __init__(self, admission: AdmissionController) -> None:
-        self.open, self.runs = threading.Event(), 0
-        engine = admission.predictor.model.engine
-        self._run = engine.run
-        engine.run = self.run  # type: ignore[method-assign]
-
-    def run(self, feeds: Any) -> Any:
-        self.runs += 1
-        assert self.open.wait(30)
-        return self._run(feeds)
-
-
-def test_what_a_cancelled_or_late_caller_asked_for_is_not_computed(talk_to: Any) -> None:
-    async def say(client: Client) -> None:
-        gate, streams = Gate(client.admission), client.admission.predictor.model.streams
-        first = [asyncio.ensure_future(client.infer(ask(["bank"]))) for _ in range(streams)]
-        while gate.runs < streams:
-            await asyncio.sleep(0.005)
-        left = asyncio.ensure_future(client.infer(ask(["team"])))
-        while not client.admission.predictor.batcher.waiting:
-            await asyncio.sleep(0.005)
-        left.cancel()
-        await client.refused(ask(["game"]), Code.DEADLINE_EXCEEDED, timeout=0.1)
-        while client.admission.predictor.batcher.waiting:
-            await asyncio.sleep(0.005)
-        gate.open.set()
+def test_what_a_cancelled_or_late_caller_sent_is_not_computed(talk_to: Any) -> None:
+    async def conversation(client: Client) -> None:
+        inference = client.admission.inference
+        runner = inference.predictor.runner
+        engine = StalledEngine.of(runner, stalled=True)
+        first = [asyncio.ensure_future(client.infer(infer_request(["bank"]))) for _ in range(runner.streams)]
+        await engine.called(runner.streams)
+        cancelled = asyncio.ensure_future(client.infer(infer_request(["team"])))
+        await until(lambda: inference.batcher.waiting)
+        cancelled.cancel()
+        await client.refused(infer_request(["game"]), Code.DEADLINE_EXCEEDED, timeout=0.1)
+        await until(lambda: not inference.batcher.waiting)
+        engine.resume()
         await asyncio.gather(*first)
-        assert gate.runs == streams
+        assert len(engine.calls) == runner.streams
 
-    talk_to(say)
+    talk_to(conversation)
 
 
-def test_a_full_house_is_resource_exhausted_and_says_when_to_come_back(talk_to: Any) -> None:
-    async def say(client: Client) -> None:
-        gate = Gate(client.admission)
-        first = asyncio.ensure_future(client.infer(ask(["bank"])))
-        while not gate.runs:
-            await asyncio.sleep(0.005)
-        error = await client.refused(ask(["team"]), Code.RESOURCE_EXHAUSTED, "at most 1")
+def test_an_overloaded_server_is_resource_exhausted_and_says_when_to_retry(talk_to: Any) -> None:
+    async def conversation(client: Client) -> None:
+        engine = StalledEngine.of(client.admission.inference.predictor.runner, stalled=True)
+        first = asyncio.ensure_future(client.infer(infer_request(["bank"])))
+        await engine.called()
+        error = await client.refused(infer_request(["team"]), Code.RESOURCE_EXHAUSTED, "at most 1")
         assert dict(error.trailing_metadata())["retry-after"] == "1"
-        gate.open.set()
+        engine.resume()
         await first
         page = client.admission.metrics.page()[0].decode()
-        assert 'tuneport_rejected_requests_total{protocol="grpc"' in page
+        assert any(
+            line.startswith("tuneport_rejected_requests_total{") and 'protocol="grpc"' in line
+            for line in page.splitlines()
+        )
 
-    talk_to(say, max_concurrent_requests=1)
+    talk_to(conversation, max_concurrent_requests=1)
+
+
+def test_a_stopping_service_is_unavailable_and_no_overload(talk_to: Any) -> None:
+    async def conversation(client: Client) -> None:
+        client.admission.inference.batcher.close()
+        error = await client.refused(infer_request(["bank"]), Code.UNAVAILABLE, "the service is stopping")
+        metadata = dict(error.trailing_metadata())
+        assert metadata["error-code"] == "stopping"
+        assert "retry-after" not in metadata
+        assert "tuneport_rejected_requests_total{" not in client.admission.metrics.page()[0].decode()
+
+    talk_to(conversation)
 
 
 def test_a_model_that_fails_is_internal_without_its_words(talk_to: Any) -> None:
-    def fail(feeds: Any) -> Any:
-        raise RuntimeError("secret")
-
-    async def say(client: Client) -> None:
-        client.admission.predictor.model.engine.run = fail  # type: ignore[method-assign]
-        error = await client.refused(ask(["bank"]), Code.INTERNAL, "RuntimeError")
+    async def conversation(client: Client) -> None:
+        fail_with(client.admission.inference.predictor.runner, RuntimeError("secret"))
+        error = await client.refused(infer_request(["bank"]), Code.INTERNAL, "RuntimeError")
         assert "secret" not in (error.details() or "")
 
-    talk_to(say)
+    talk_to(conversation)
 
 
 def test_a_taken_port_is_an_error_that_names_the_variable(tiny_artifact: Path) -> None:
     async def run() -> None:
         chosen = Settings(variant="fp32", grpc_port=free_port(), grpc_host="127.0.0.1")
-        predictor = Predictor(tiny_artifact, chosen)
-        first = GrpcServer(AdmissionController(predictor, chosen))
+        inference = Inference.open(tiny_artifact, chosen)
+        first = GrpcServer(AdmissionController(inference, chosen))
         await first.start()
         with pytest.raises(TuneportError, match="cannot listen") as caught:
-            await GrpcServer(AdmissionController(predictor, chosen)).start()
+            await GrpcServer(AdmissionController(inference, chosen)).start()
         assert "TUNEPORT_GRPC_PORT" in caught.value.remedy
         await first.stop(0)
-        predictor.close()
+        inference.close()
 
     asyncio.run(run())

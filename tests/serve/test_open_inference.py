@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import LABELS, TorchReference, random_texts
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kit.encoders import LABELS
+from kit.reference import TorchReference
+from kit.texts import random_texts
 from starlette.testclient import TestClient
 
 from tuneport.errors import InputError
@@ -19,9 +21,10 @@ from tuneport.schema.artifact import Manifest
 from tuneport.stages.serve import tensors
 from tuneport.stages.serve.admission import AdmissionController
 from tuneport.stages.serve.bento import serve_command
+from tuneport.stages.serve.grpc import open_inference_pb2
 from tuneport.stages.serve.grpc.generate import generate
 from tuneport.stages.serve.http.app import create_app
-from tuneport.stages.serve.predictor import Predictor
+from tuneport.stages.serve.inference import Inference
 from tuneport.stages.serve.process import free_port, running
 from tuneport.stages.serve.settings import Settings
 
@@ -32,11 +35,10 @@ HEADER = "Inference-Header-Content-Length"
 @pytest.fixture(scope="module")
 def local(tiny_artifact: Path) -> Iterator[TestClient]:
     chosen = Settings(variant="fp32", log_requests=False)
-    predictor = Predictor(tiny_artifact, chosen)
-    app = create_app(AdmissionController(predictor, chosen))
-    with TestClient(app) as client:
+    inference = Inference.open(tiny_artifact, chosen)
+    with TestClient(create_app(AdmissionController(inference, chosen))) as client:
         yield client
-    predictor.close()
+    inference.close()
 
 
 def text_tensor(texts: Any, **fields: Any) -> dict[str, Any]:
@@ -76,13 +78,13 @@ def test_the_server_is_live_ready_and_named(local: TestClient) -> None:
 
 
 def test_tensors_get_the_answers_of_predict(local: TestClient, tiny_checkpoint: Path) -> None:
-    made = outputs(local.post("/v2/models/tiny/infer", json={"id": "7", "inputs": [text_tensor(TEXTS)]}))
+    received = outputs(local.post("/v2/models/tiny/infer", json={"id": "7", "inputs": [text_tensor(TEXTS)]}))
     torch = TorchReference(tiny_checkpoint).probabilities(TEXTS)
-    assert made["label"]["data"] == [LABELS[row.argmax()] for row in torch]
-    assert made["score"]["data"] == pytest.approx(torch.max(-1).tolist(), abs=2e-4)
+    assert received["label"]["data"] == [LABELS[row.argmax()] for row in torch]
+    assert received["score"]["data"] == pytest.approx(torch.max(-1).tolist(), abs=2e-4)
     predictions = local.post("/predict", json={"inputs": TEXTS}).json()["predictions"]
-    assert [json.loads(each) for each in made["json"]["data"]] == predictions
-    assert made["json"]["shape"] == [len(TEXTS)]
+    assert [json.loads(each) for each in received["json"]["data"]] == predictions
+    assert received["json"]["shape"] == [len(TEXTS)]
 
 
 @pytest.mark.parametrize(
@@ -93,9 +95,9 @@ def test_tensors_get_the_answers_of_predict(local: TestClient, tiny_checkpoint: 
     ],
 )
 def test_other_forms_of_the_same_inputs(local: TestClient, tensor: dict[str, Any]) -> None:
-    made = outputs(local.post("/v2/models/tiny/infer", json={"inputs": [tensor]}))
+    received = outputs(local.post("/v2/models/tiny/infer", json={"inputs": [tensor]}))
     expected = local.post("/predict", json={"inputs": ["bank", "team"]}).json()["predictions"]
-    assert [json.loads(each) for each in made["json"]["data"]] == expected
+    assert [json.loads(each) for each in received["json"]["data"]] == expected
 
 
 def test_parameters_and_chosen_outputs_pass_through(local: TestClient) -> None:
@@ -104,9 +106,9 @@ def test_parameters_and_chosen_outputs_pass_through(local: TestClient) -> None:
         "parameters": {"top_k": 2, "priority": 3, "timeout": 5_000_000},
         "outputs": [{"name": "json"}],
     }
-    made = outputs(local.post("/v2/models/tiny/infer", json=body))
-    assert made.keys() == {"json"}
-    assert len(json.loads(made["json"]["data"][0])) == 2
+    received = outputs(local.post("/v2/models/tiny/infer", json=body))
+    assert received.keys() == {"json"}
+    assert len(json.loads(received["json"]["data"][0])) == 2
 
 
 def test_binary_tensors_in_both_directions(local: TestClient) -> None:
@@ -206,18 +208,14 @@ def test_random_texts_get_torch_s_answers_through_both_protocols(
     local: TestClient, tiny_checkpoint: Path, texts: list[str]
 ) -> None:
     torch = TorchReference(tiny_checkpoint).probabilities(texts)
-    made = outputs(local.post("/v2/models/tiny/infer", json={"inputs": [text_tensor(texts)]}))
-    assert made["score"]["data"] == pytest.approx(torch.max(-1).tolist(), abs=2e-4)
+    received = outputs(local.post("/v2/models/tiny/infer", json={"inputs": [text_tensor(texts)]}))
+    assert received["score"]["data"] == pytest.approx(torch.max(-1).tolist(), abs=2e-4)
     plain = local.post("/predict", json={"inputs": texts}).json()["predictions"]
-    assert [json.loads(each) for each in made["json"]["data"]] == plain
+    assert [json.loads(each) for each in received["json"]["data"]] == plain
 
 
 def test_the_committed_messages_are_those_of_the_proto_file(tmp_path: Path) -> None:
-    from tuneport.stages.serve.grpc import open_inference_pb2
-
-    generate(tmp_path)
-    made = tmp_path / "serve" / "protocol" / "open_inference_pb2.py"
-    assert made.read_text() == Path(open_inference_pb2.__file__).read_text()
+    assert generate(tmp_path).read_text() == Path(open_inference_pb2.__file__).read_text()
 
 
 CLIENT = """
@@ -225,7 +223,7 @@ import json, sys
 import numpy as np
 port, grpc_port, texts = int(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
 import tritonclient.http, tritonclient.grpc
-said = {}
+answers = {}
 for name, module, url in (
     ("http", tritonclient.http, f"127.0.0.1:{port}"), ("grpc", tritonclient.grpc, f"127.0.0.1:{grpc_port}")
 ):
@@ -233,29 +231,29 @@ for name, module, url in (
     assert client.is_server_live() and client.is_server_ready() and client.is_model_ready("tiny")
     metadata = client.get_model_metadata("tiny")
     client.get_server_metadata()
-    given = module.InferInput("text", [len(texts), 1], "BYTES")
-    given.set_data_from_numpy(np.array([[text] for text in texts], dtype=object))
-    result = client.infer("tiny", [given])
+    texts_tensor = module.InferInput("text", [len(texts), 1], "BYTES")
+    texts_tensor.set_data_from_numpy(np.array([[text] for text in texts], dtype=object))
+    result = client.infer("tiny", [texts_tensor])
     wanted = [module.InferRequestedOutput("score"), module.InferRequestedOutput("label")]
-    chosen = client.infer("tiny", [given], outputs=wanted, request_id="7", parameters={"top_k": 2})
+    chosen = client.infer("tiny", [texts_tensor], outputs=wanted, request_id="7", parameters={"top_k": 2})
     assert chosen.as_numpy("json") is None
     assert (chosen.as_numpy("score") == result.as_numpy("score")).all()
-    said[name] = {
+    answers[name] = {
         "label": [each.decode() for each in result.as_numpy("label")],
         "score": result.as_numpy("score").tolist(),
         "json": [json.loads(each) for each in result.as_numpy("json")],
     }
     try:
-        client.infer("other", [given])
+        client.infer("other", [texts_tensor])
     except module.InferenceServerException as error:
-        said[name]["error"] = str(error)
+        answers[name]["error"] = str(error)
     client.close()
-print(json.dumps(said))
+print(json.dumps(answers))
 """
 
 
 @pytest.fixture(scope="module")
-def doors(bento_tag: str) -> Iterator[tuple[int, int]]:
+def ports(bento_tag: str) -> Iterator[tuple[int, int]]:
     port, grpc_port = free_port(), free_port()
     environment = {"TUNEPORT_VARIANT": "fp32", "TUNEPORT_GRPC_PORT": str(grpc_port)}
     command = serve_command(bento_tag, host="127.0.0.1", port=port)
@@ -263,17 +261,17 @@ def doors(bento_tag: str) -> Iterator[tuple[int, int]]:
         yield port, grpc_port
 
 
-def test_the_public_client_works_unchanged_over_both_doors(doors: tuple[int, int], tiny_checkpoint: Path) -> None:
+def test_the_public_client_works_unchanged_over_both_protocols(ports: tuple[int, int], tiny_checkpoint: Path) -> None:
     """In a process of its own: its messages and ours cannot be imported into one."""
-    arguments = [*map(str, doors), json.dumps(TEXTS)]
+    arguments = [*map(str, ports), json.dumps(TEXTS)]
     done = subprocess.run(
         [sys.executable, "-c", CLIENT, *arguments], capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout)
+    received = json.loads(done.stdout)
     torch = TorchReference(tiny_checkpoint).probabilities(TEXTS)
-    for answers in said.values():
+    for answers in received.values():
         assert answers["label"] == [LABELS[row.argmax()] for row in torch]
         assert answers["score"] == pytest.approx(torch.max(-1).tolist(), abs=2e-4)
         assert "there is no model other" in answers["error"]
-    assert said["http"]["json"] == said["grpc"]["json"]
+    assert received["http"]["json"] == received["grpc"]["json"]

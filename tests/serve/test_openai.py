@@ -3,8 +3,10 @@
 import asyncio
 import functools
 import json
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +15,24 @@ import numpy as np
 import openai
 import pytest
 import soundfile
-from tiny_generative import CHAT_TEMPLATE, build_causal, build_whisper, byte_tokenizer
+from kit.exports import quick_exports
+from kit.generative import build_causal, build_whisper
+from kit.serving import assert_error
+from kit.tokenizers import CHAT_TEMPLATE, byte_tokenizer
+from starlette.testclient import TestClient
 
-from tuneport.runtime.tasks.generation import GenerationParameters, GenerationTask
-from tuneport.schema.artifact import Footprint
-from tuneport.stages.export.pipeline import ExportConfig, export
+from tuneport.errors import InputError
+from tuneport.runtime.audio import read_sound
+from tuneport.runtime.predictor import Predictor
+from tuneport.runtime.tasks.generation import GenerationParameters
+from tuneport.stages.export.config import ExportConfig
+from tuneport.stages.export.pipeline import export
 from tuneport.stages.serve.admission import AdmissionController
-from tuneport.stages.serve.bento import register, serve_command
+from tuneport.stages.serve.bento import SERVICE, register, serve_command
 from tuneport.stages.serve.http.app import create_app
-from tuneport.stages.serve.http.streaming import pieces
-from tuneport.stages.serve.predictor import Predictor
+from tuneport.stages.serve.http.streaming import stream_text
+from tuneport.stages.serve.http.uploads import read_upload
+from tuneport.stages.serve.inference import Inference, InferenceResult
 from tuneport.stages.serve.process import free_port, running
 from tuneport.stages.serve.settings import Settings
 
@@ -33,7 +43,7 @@ KEY = "secret"
 
 @pytest.fixture(scope="module")
 def chat(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama with a chat template, exported as a stranger's checkpoint: no run, no data."""
+    """A random Llama with a chat template, exported from a bare checkpoint: no run, no data."""
     folder = tmp_path_factory.mktemp("chat")
     tokenizer = byte_tokenizer(["one two three four Größe 🙂"] * 3)
     tokenizer.chat_template = CHAT_TEMPLATE
@@ -42,16 +52,13 @@ def chat(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def ear(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("ear")
-    return _export(build_whisper(folder / "whisper", ["low", "high"]), folder / "artifact", "ear")
+def whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whisper")
+    return _export(build_whisper(folder / "whisper", ["low", "high"]), folder / "artifact", "whisper")
 
 
 def _export(checkpoint: Path, out: Path, name: str) -> Path:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "tuneport.stages.export.build.measure_footprint", lambda *_: Footprint(memory_mib=1.0, cold_start_ms=1.0)
-        )
+    with quick_exports():
         export(ExportConfig(checkpoint=checkpoint, name=name, variants=("fp32",)), out)
     return out
 
@@ -59,7 +66,7 @@ def _export(checkpoint: Path, out: Path, name: str) -> Path:
 @pytest.fixture(scope="module")
 def url(chat: Path) -> Iterator[str]:
     port = free_port()
-    command = serve_command("tuneport.stages.serve.service:Tuneport", host="127.0.0.1", port=port, model=register(chat))
+    command = serve_command(SERVICE, host="127.0.0.1", port=port, model=register(chat))
     with running(command, f"http://127.0.0.1:{port}", {"TUNEPORT_API_KEYS": KEY}):
         yield f"http://127.0.0.1:{port}"
 
@@ -72,7 +79,17 @@ def client(url: str) -> Iterator[openai.OpenAI]:
 
 @pytest.fixture(scope="module")
 def predictor(chat: Path) -> Predictor:
-    return Predictor(chat, Settings())
+    return Predictor(chat)
+
+
+@contextmanager
+def _local(predictor: Predictor, **settings: Any) -> Iterator[TestClient]:
+    """Serve in this process."""
+    chosen = Settings(log_requests=False, **settings)
+    inference = Inference(predictor, chosen)
+    with TestClient(create_app(AdmissionController(inference, chosen))) as client:
+        yield client
+    inference.close()
 
 
 def _post(url: str, content: Any) -> httpx.Response:
@@ -85,18 +102,18 @@ def _events(answer: httpx.Response) -> list[Any]:
 
 
 def test_a_chat_is_answered_as_predict_answers_it(client: openai.OpenAI, predictor: Predictor) -> None:
-    made = client.chat.completions.create(model=NAME, messages=CHAT, max_tokens=12, temperature=0)
+    response = client.chat.completions.create(model=NAME, messages=CHAT, max_tokens=12, temperature=0)
     (expected,) = predictor.predict([{"messages": CHAT}], {"max_new_tokens": 12})
-    assert made.choices[0].message.content == expected["text"]
-    assert made.choices[0].message.role == "assistant"
-    assert made.choices[0].finish_reason == expected["finish_reason"] == "length"
-    assert made.usage
-    assert made.usage.completion_tokens == 12
-    assert made.usage.total_tokens == made.usage.prompt_tokens + 12
-    parts = client.chat.completions.create(
+    assert response.choices[0].message.content == expected["text"]
+    assert response.choices[0].message.role == "assistant"
+    assert response.choices[0].finish_reason == expected["finish_reason"] == "length"
+    assert response.usage
+    assert response.usage.completion_tokens == 12
+    assert response.usage.total_tokens == response.usage.prompt_tokens + 12
+    in_parts = client.chat.completions.create(
         model=NAME, messages=[{"role": "user", "content": [{"type": "text", "text": "one two"}]}], max_tokens=12
     )
-    assert parts.choices[0].message.content == expected["text"]
+    assert in_parts.choices[0].message.content == expected["text"]
 
 
 def test_a_streamed_chat_is_the_same_text_in_pieces(client: openai.OpenAI, predictor: Predictor) -> None:
@@ -116,18 +133,18 @@ def test_a_streamed_chat_is_the_same_text_in_pieces(client: openai.OpenAI, predi
 
 def test_prompts_are_completed_one_or_several(client: openai.OpenAI, predictor: Predictor) -> None:
     prompts = ["one two", "three"]
-    made = client.completions.create(model=NAME, prompt=prompts, max_tokens=7)
+    response = client.completions.create(model=NAME, prompt=prompts, max_tokens=7)
     expected = predictor.predict(prompts, {"max_new_tokens": 7})
-    assert [choice.text for choice in made.choices] == [each["text"] for each in expected]
-    assert [choice.index for choice in made.choices] == [0, 1]
+    assert [choice.text for choice in response.choices] == [each["text"] for each in expected]
+    assert [choice.index for choice in response.choices] == [0, 1]
     stream = client.completions.create(model=NAME, prompt="one two", max_tokens=7, stream=True)
     assert "".join(chunk.choices[0].text for chunk in stream) == expected[0]["text"]
 
 
 def test_draws_repeat_with_a_seed_whatever_else_runs(client: openai.OpenAI) -> None:
     def draw(seed: int) -> str:
-        made = client.completions.create(model=NAME, prompt="one", max_tokens=8, temperature=1.5, top_p=0.9, seed=seed)
-        return made.choices[0].text
+        options: Any = {"max_tokens": 8, "temperature": 1.5, "top_p": 0.9, "seed": seed}
+        return str(client.completions.create(model=NAME, prompt="one", **options).choices[0].text)
 
     assert draw(1) == draw(1) != draw(2)
 
@@ -140,14 +157,14 @@ def test_a_developer_speaks_as_the_system(client: openai.OpenAI) -> None:
     assert answer("system") == answer("developer")
 
 
-def test_a_stream_that_is_broken_off_is_counted_as_left(url: str) -> None:
-    def left() -> float:
+def test_a_stream_whose_client_leaves_is_counted_as_cancelled(url: str) -> None:
+    def cancelled() -> float:
         page = httpx.get(f"{url}/metrics", headers={"x-api-key": KEY}).text
         return sum(float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if line.startswith("tuneport_cancelled"))
 
-    before, limit = left(), time.monotonic() + 30
+    before, limit = cancelled(), time.monotonic() + 30
     content = {"inputs": "one two", "parameters": {"stream": True, "max_new_tokens": 400}}
-    while left() == before:  # once may be too late: the model is quick
+    while cancelled() == before:  # once may be too late: the model is quick
         assert time.monotonic() < limit
         with httpx.stream("POST", f"{url}/predict", json=content, headers={"x-api-key": KEY}, timeout=60) as answer:
             next(answer.iter_lines())
@@ -155,10 +172,11 @@ def test_a_stream_that_is_broken_off_is_counted_as_left(url: str) -> None:
 
 
 def test_the_rows_of_a_seeded_request_wait_one_by_one(predictor: Predictor) -> None:
-    task = predictor.model.task
-    assert isinstance(task, GenerationTask)
-    prompts = [row for rows in task.encode([task.parse_input("one"), task.parse_input("two")]) for row in rows]
-    seeded, plain = (task.ask(prompts, GenerationParameters(temperature=1.0, seed=seed)) for seed in (1, None))  # type: ignore[arg-type]
+    parsed_inputs = predictor.parse_inputs(["one", "two"])
+    seeded, plain = (
+        [rows[0] for rows in predictor.task.encode_request(parsed_inputs, parameters)]
+        for parameters in (GenerationParameters(temperature=1.0, seed=1), GenerationParameters(temperature=1.0))
+    )
     assert plain[0].group == plain[1].group
     assert seeded[0].group != seeded[1].group
 
@@ -220,62 +238,99 @@ def test_concurrent_requests_of_different_parameters_do_not_mix(url: str, predic
     assert asyncio.run(all_at_once()) == expected
 
 
+def test_a_stream_keeps_the_limits_of_every_request(predictor: Predictor) -> None:
+    """With `stream` a request is refused with the same status as without, before its first event."""
+    prompt = "one two three four"
+    tokens = len(predictor.task.encode(predictor.parse_inputs([prompt]))[0][0])
+    contents: list[tuple[str, dict[str, Any]]] = [
+        ("/predict", {"inputs": prompt, "parameters": {"max_new_tokens": 2}}),
+        ("/v1/completions", {"model": NAME, "prompt": prompt, "max_tokens": 2}),
+    ]
+    for limits, code in (
+        ({"max_tokens": tokens - 1}, "too_many_tokens"),
+        ({"max_chars": len(prompt) - 1}, "too_many_chars"),
+        ({"max_tokens": tokens}, None),
+    ):
+        with _local(predictor, **limits) as client:
+            for path, content in contents:
+                streamed = {**content, "stream": True}
+                if path == "/predict":
+                    streamed = {**content, "parameters": {**content["parameters"], "stream": True}}
+                for response in (client.post(path, json=content), client.post(path, json=streamed)):
+                    assert response.status_code == (413 if code else 200)
+                    assert not code or response.json()["error"]["code"] == code
+
+
+def test_a_stream_without_a_token_in_time_is_503(chat: Path) -> None:
+    own = Predictor(chat)
+    released = threading.Event()
+    run_batch = own.runner.run_batch
+
+    def stalled(rows: Any) -> Any:
+        assert released.wait(30)
+        return run_batch(rows)
+
+    own.runner.run_batch = stalled  # type: ignore[method-assign]
+    with _local(own, request_timeout_s=0.1) as client:
+        response = client.post("/predict", json={"inputs": "one", "parameters": {"stream": True}})
+        assert_error(response, 503, "no token within 0.1 s")
+        released.set()
+
+
 def test_a_stream_that_nobody_reads_any_more_ends_its_row(chat: Path) -> None:
     async def leave() -> int:
-        admission = AdmissionController(Predictor(chat, Settings()), Settings())
-        written: list[int] = []
-        admission.predictor.on_batch = lambda report: written.append(report.rows)
-        writer, steps = admission.predictor.model.writer, []  # type: ignore[attr-defined]
-        forward = writer.forward
+        admission = AdmissionController(Inference.open(chat, Settings()), Settings())
+        batches: list[int] = []
+        admission.inference.on_batch = lambda report: batches.append(report.rows)
+        model, steps = admission.inference.predictor.runner.model, []  # type: ignore[attr-defined]
+        forward = model.forward
 
         @functools.wraps(forward)
         def counted(*args: Any, **kwargs: Any) -> Any:
             steps.append(1)
             return forward(*args, **kwargs)
 
-        writer.forward = counted
-        stream = pieces(admission, "one two", {"max_new_tokens": 120})
+        model.forward = counted
+        stream = stream_text(admission, "one two", {"max_new_tokens": 120})
         began = asyncio.get_running_loop().time()
         await anext(stream)
         await stream.aclose()  # type: ignore[attr-defined]
-        while not written:
+        while not batches:
             await asyncio.sleep(0.005)
             assert asyncio.get_running_loop().time() - began < 30
-        admission.predictor.close()
+        admission.inference.close()
         return len(steps)
 
     assert 0 < asyncio.run(leave()) < 100
 
 
 @pytest.mark.parametrize("stop", ["e", "two", "\ufffd"])
-def test_pieces_never_show_what_a_stop_takes_back(stop: str, chat: Path, predictor: Predictor) -> None:
-    async def collect() -> tuple[list[str], str]:
-        admission = AdmissionController(predictor, Settings())
-        texts, final = [], ""
-        async for piece in pieces(admission, "one", {"max_new_tokens": 40, "stop": [stop]}):
-            if isinstance(piece, str):
-                texts.append(piece)
-            else:
-                final = piece.prediction["text"]
-        return texts, final
+def test_pieces_never_show_what_a_stop_takes_back(stop: str, predictor: Predictor) -> None:
+    async def collect() -> tuple[list[str], InferenceResult]:
+        inference = Inference(predictor, Settings())
+        *texts, result = [
+            piece
+            async for piece in stream_text(
+                AdmissionController(inference, Settings()), "one", {"max_new_tokens": 40, "stop": [stop]}
+            )
+        ]
+        inference.close()
+        assert isinstance(result, InferenceResult)
+        return [str(text) for text in texts], result
 
-    texts, final = asyncio.run(collect())
-    assert "".join(texts) == final
-    assert stop not in final
-    predictor._batcher = None  # of the loop that has ended
+    texts, result = asyncio.run(collect())
+    assert "".join(texts) == result.prediction["text"]
+    assert stop not in result.prediction["text"]
 
 
-def test_recordings_are_uploaded_as_they_are_or_in_a_form(ear: Path, tmp_path: Path) -> None:
-    from starlette.testclient import TestClient
-
+def test_recordings_are_uploaded_as_they_are_or_in_a_form(whisper: Path, tmp_path: Path) -> None:
     wave = np.random.default_rng(1).normal(0, 0.2, 8000)
     for kind in ("wav", "flac"):
         soundfile.write(tmp_path / f"a.{kind}", wave, 16_000)
-    own = Predictor(ear, Settings())
-    app = create_app(AdmissionController(own, Settings()))
+    own = Predictor(whisper)
     content = (tmp_path / "a.wav").read_bytes()
     (expected,) = own.predict([{"audio": content}])
-    with TestClient(app) as local:
+    with _local(own) as local:
         raw = local.post("/predict", content=content, headers={"Content-Type": "audio/wav"})
         flac = local.post("/predict", files={"file": ("a.flac", (tmp_path / "a.flac").read_bytes(), "audio/flac")})
         both = local.post(
@@ -290,9 +345,6 @@ def test_recordings_are_uploaded_as_they_are_or_in_a_form(ear: Path, tmp_path: P
 
 
 def test_a_recording_that_would_not_end_is_read_no_further(tmp_path: Path) -> None:
-    from tuneport.errors import InputError
-    from tuneport.runtime.audio import read_sound
-
     soundfile.write(tmp_path / "long.flac", np.zeros(16_000 * 120), 16_000)
     assert read_sound((tmp_path / "long.flac").read_bytes(), 16_000, 30).shape == (31 * 16_000,)
     for name, samples, rate in (("many", np.zeros((9, 9)), 16_000), ("slow", np.zeros(9), 10)):
@@ -302,8 +354,6 @@ def test_a_recording_that_would_not_end_is_read_no_further(tmp_path: Path) -> No
 
 
 def test_a_form_carries_any_bytes() -> None:
-    from tuneport.stages.serve.http.uploads import read_upload
-
     content = bytes(np.random.default_rng(0).integers(0, 256, 20_000, dtype=np.uint8)) + b"\r\n\n\r--x\x00"
     body = b'--cut\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + content + b"\r\n--cut--\r\n"
     assert read_upload("multipart/form-data; boundary=cut", body) == ([{"audio": content}], None)

@@ -16,16 +16,15 @@ import grpc
 import httpx
 import psutil
 import pytest
-from helpers import ROOT, TorchReference, random_texts, reseal
-from test_grpc import ask
+from kit import ROOT
+from kit.artifacts import timed_on_another_host
+from kit.reference import TorchReference
+from kit.serving import infer_request
+from kit.texts import random_texts
 
-from tuneport.host import Host
-from tuneport.schema.loading import load_manifest
-from tuneport.stages.serve.autotune import select_variant_for_host
 from tuneport.stages.serve.bento import SERVICE, register, serve_command, serve_environment
 from tuneport.stages.serve.grpc import open_inference_pb2 as messages
 from tuneport.stages.serve.process import free_port, running
-from tuneport.stages.serve.settings import Settings
 
 TEXTS = [text for text, _ in zip(random_texts(51), range(40), strict=False)]
 HOST = "127.0.0.1"
@@ -44,11 +43,11 @@ def infer_over_grpc(port: int, texts: list[str], certificate: bytes | None = Non
             request_serializer=lambda each: each.SerializeToString(),
             response_deserializer=messages.ModelInferResponse.FromString,
         )
-        return list(send(ask(texts), timeout=30, wait_for_ready=True).outputs[1].contents.fp32_contents)
+        return list(send(infer_request(texts), timeout=30, wait_for_ready=True).outputs[1].contents.fp32_contents)
 
 
 @pytest.fixture(scope="module")
-def doors(bento_tag: str) -> Iterator[tuple[str, int]]:
+def servers(bento_tag: str) -> Iterator[tuple[str, int]]:
     port, grpc_port = free_port(), free_port()
     environment = {"TUNEPORT_VARIANT": "fp32", "TUNEPORT_GRPC_PORT": str(grpc_port), "TUNEPORT_GRPC_HOST": HOST}
     url = f"http://{HOST}:{port}"
@@ -56,8 +55,8 @@ def doors(bento_tag: str) -> Iterator[tuple[str, int]]:
         yield url, grpc_port
 
 
-def test_clients_of_both_doors_at_once_get_torch_s_answers(doors: tuple[str, int], tiny_checkpoint: Path) -> None:
-    url, grpc_port = doors
+def test_clients_of_both_protocols_at_once_get_torch_s_answers(servers: tuple[str, int], tiny_checkpoint: Path) -> None:
+    url, grpc_port = servers
     expected = TorchReference(tiny_checkpoint).probabilities(TEXTS).max(-1)
 
     def over_http(chosen: list[int]) -> list[float]:
@@ -67,27 +66,27 @@ def test_clients_of_both_doors_at_once_get_torch_s_answers(doors: tuple[str, int
     def over_grpc(chosen: list[int]) -> list[float]:
         return infer_over_grpc(grpc_port, [TEXTS[i] for i in chosen])
 
-    async def ask_all() -> None:
+    async def send_all() -> None:
         chosen = [[(seed * 7 + step) % len(TEXTS) for step in range(1 + seed % 5)] for seed in range(30)]
-        asked = [asyncio.to_thread(ask_one, each) for each in chosen for ask_one in (over_http, over_grpc)]
+        asked = [asyncio.to_thread(send_one, each) for each in chosen for send_one in (over_http, over_grpc)]
         for indices, scores in zip(
             (i for each in chosen for i in (each, each)), await asyncio.gather(*asked), strict=True
         ):
             assert scores == pytest.approx([expected[i] for i in indices], abs=2e-4)
 
-    asyncio.run(ask_all())
+    asyncio.run(send_all())
 
 
-def test_the_api_keeps_to_its_description(doors: tuple[str, int]) -> None:
+def test_the_api_keeps_to_its_description(servers: tuple[str, int]) -> None:
     """Schemathesis makes requests of /docs.json, right and wrong ones."""
     checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
-    command = [str(Path(sys.executable).with_name("schemathesis")), "run", f"{doors[0]}/docs.json"]
+    command = [str(Path(sys.executable).with_name("schemathesis")), "run", f"{servers[0]}/docs.json"]
     options = ["--checks", checks, "--max-examples", "12", "--phases", "examples,fuzzing", "--seed", "1"]
     done = subprocess.run(
         [*command, *options, "--no-color"], capture_output=True, text=True, timeout=200, cwd="/tmp", check=False
     )
     assert done.returncode == 0, done.stdout[-4000:]
-    described = described_paths(doors[0])
+    described = described_paths(servers[0])
     assert {"/predict", "/v2/models/{model}/infer"} <= described
 
 
@@ -215,7 +214,7 @@ def test_when_a_worker_is_killed_the_other_goes_on_and_it_comes_back(bento_tag: 
     ],
 )
 def test_a_start_that_fails_exits_with_1_and_the_reason(
-    doors: tuple[str, int], tiny_artifact: Path, environment: dict[str, str], reason: str
+    servers: tuple[str, int], tiny_artifact: Path, environment: dict[str, str], reason: str
 ) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tuneport", "serve", str(tiny_artifact), "--port", str(free_port())],
@@ -223,7 +222,7 @@ def test_a_start_that_fails_exits_with_1_and_the_reason(
         env={
             **os.environ,
             "TUNEPORT_GRPC_PORT": "0",
-            **{name: value.format(taken=doors[1]) for name, value in environment.items()},
+            **{name: value.format(taken=servers[1]) for name, value in environment.items()},
         },
         capture_output=True,
         text=True,
@@ -236,7 +235,7 @@ def test_a_start_that_fails_exits_with_1_and_the_reason(
     assert reason in last
 
 
-def test_both_doors_speak_tls(bento_tag: str, tmp_path: Path) -> None:
+def test_both_protocols_use_tls(bento_tag: str, tmp_path: Path) -> None:
     certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
     asked = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost"
     names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
@@ -266,64 +265,8 @@ def test_both_doors_speak_tls(bento_tag: str, tmp_path: Path) -> None:
             httpx.post(f"http://{HOST}:{port}/predict", json={"inputs": "bank"})
 
 
-# A machine unlike the one that timed the artifact.
-
-
-def unlike(artifact: Path, **changes: object) -> Path:
-    machine = load_manifest(artifact).host.model_dump(mode="json")
-    reseal(artifact, {"machine": {**machine, **changes}})
-    return artifact
-
-
-@pytest.mark.parametrize("changes", [{"cores": 99}, {"instructions": ["other"]}])
-def test_on_an_unlike_machine_the_variants_are_timed_again(
-    artifact: Path, changes: dict[str, object], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    from tuneport.stages.serve import autotune, logs
-
-    names = [variant.name for variant in load_manifest(artifact).variants]
-    speeds = iter(range(len(names)))
-    monkeypatch.setattr(autotune, "rows_per_s", lambda *_: float(next(speeds)))
-    logs.set_up()
-    assert select_variant_for_host(unlike(artifact, **changes), Settings()) == names[-1]
-    [line] = [line for line in capfd.readouterr().err.splitlines() if "autotuned" in line]
-    assert all(f'"{name}"' in line for name in names)
-
-
-def test_a_variant_without_its_engine_is_passed_over(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tuneport.errors import EngineError
-    from tuneport.runtime import runner
-
-    real = runner.open_model
-
-    def without_int8(folder: Path, manifest: object, variant: object, **options: object) -> object:
-        if getattr(variant, "name", "") != "fp32":
-            raise EngineError("no such engine", "install it")
-        return real(folder, manifest, variant, **options)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(runner, "open_model", without_int8)
-    assert select_variant_for_host(unlike(artifact, cores=99), Settings()) == "fp32"
-
-
-def test_the_measuring_measures(tiny_artifact: Path) -> None:
-    from tuneport.runtime.loading import open_runner
-    from tuneport.schema.loading import load_golden
-    from tuneport.stages.serve.autotune import rows_per_s
-
-    manifest = load_manifest(tiny_artifact)
-    runner = open_runner(tiny_artifact, manifest, manifest.variant("fp32"))
-    assert rows_per_s(runner, load_golden(tiny_artifact)) > 10
-
-
-def test_on_a_like_machine_the_manifest_s_choice_stands(tiny_artifact: Path, artifact: Path) -> None:
-    assert load_manifest(tiny_artifact).host.cores == Host.here().cores
-    assert select_variant_for_host(tiny_artifact, Settings()) is None
-    # Another processor of the same kind is like enough.
-    assert select_variant_for_host(unlike(artifact, cpu="another", memory_gib=1.0), Settings()) is None
-
-
-def test_a_service_on_an_unlike_machine_says_what_it_does(artifact: Path, tmp_path: Path) -> None:
-    tag, log = register(unlike(artifact, cores=99)), tmp_path / "log"
+def test_a_service_on_another_host_logs_its_autotuning(artifact: Path, tmp_path: Path) -> None:
+    tag, log = register(timed_on_another_host(artifact, cores=99)), tmp_path / "log"
     port = free_port()
     environment = {name: value for name, value in serve_environment().items() if name != "TUNEPORT_VARIANT"}
     with log.open("wb") as out:

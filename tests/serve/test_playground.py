@@ -1,12 +1,10 @@
 """The page at `/`: served under a strict policy, and working in a real browser against a real server."""
 
-import asyncio
 import base64
 import hashlib
 import re
 import shutil
 import subprocess
-import threading
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,18 +13,17 @@ from urllib.parse import urlencode
 
 import httpx
 import pytest
-import uvicorn
-from helpers import LABELS, Server, build_checkpoint
-from tiny_generative import build_causal, byte_tokenizer
+from kit.encoders import LABELS, build_checkpoint
+from kit.exports import quick_exports
+from kit.generative import build_causal
+from kit.servers import Server
+from kit.serving import local_service
+from kit.tokenizers import byte_tokenizer
 from transformers import BertForQuestionAnswering, BertForTokenClassification
 
-from tuneport.stages.export.pipeline import ExportConfig, export
-from tuneport.stages.serve.admission import AdmissionController
-from tuneport.stages.serve.http.app import create_app
+from tuneport.stages.export.config import ExportConfig
+from tuneport.stages.export.pipeline import export
 from tuneport.stages.serve.http.playground.routes import PAGE, policy
-from tuneport.stages.serve.predictor import Predictor
-from tuneport.stages.serve.process import free_port
-from tuneport.stages.serve.settings import Settings
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 in_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
@@ -75,7 +72,7 @@ class Page(HTMLParser):
 
 
 def browse(url: str, tmp_path: Path, **query: str) -> Page:
-    """Open the page in Chromium, let it ask, and return what it shows."""
+    """Open the page in Chromium with a query, let it run, and return what it shows."""
     assert CHROMIUM
     done = subprocess.run(
         [CHROMIUM, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", f"{url}/?{urlencode(query)}"],
@@ -87,58 +84,44 @@ def browse(url: str, tmp_path: Path, **query: str) -> Page:
     return Page(done.stdout)
 
 
-def serve_in_thread(predictor: Predictor, settings: Settings) -> Iterator[str]:
-    app = create_app(AdmissionController(predictor, settings))
-    port = free_port()
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning", ws="none", lifespan="off"))
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve()))
-    thread.start()
-    while not server.started:
-        threading.Event().wait(0.02)
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join()
-    predictor.close()
-
-
 @pytest.fixture(scope="module")
 def classifier(tiny_artifact: Path) -> Iterator[str]:
-    settings = Settings(variant="fp32", log_requests=False)
-    yield from serve_in_thread(Predictor(tiny_artifact, settings), settings)
+    with local_service(tiny_artifact) as service:
+        yield service.url
 
 
 @pytest.fixture
 def locked(tiny_artifact: Path) -> Iterator[str]:
-    settings = Settings(variant="fp32", log_requests=False, api_keys="secret")
-    yield from serve_in_thread(Predictor(tiny_artifact, settings), settings)
+    with local_service(tiny_artifact, api_keys="secret") as service:
+        yield service.url
 
 
-def serve_architecture(folder: Path, task: str, labels: tuple[str, ...], architecture: type) -> Iterator[str]:
-    build_checkpoint(folder / "checkpoint", labels, architecture)
-    export(ExportConfig(checkpoint=folder / "checkpoint", name="tiny", task=task, variants=("fp32",)), folder / "out")
-    settings = Settings(log_requests=False)
-    yield from serve_in_thread(Predictor(folder / "out", settings), settings)
+def serve_checkpoint(folder: Path, checkpoint: Path, task: str) -> Iterator[str]:
+    with quick_exports():
+        export(ExportConfig(checkpoint=checkpoint, name="tiny", task=task, variants=("fp32",)), folder / "out")
+    with local_service(folder / "out") as service:
+        yield service.url
 
 
 @pytest.fixture(scope="module")
 def tagger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("tagger")
-    yield from serve_architecture(folder, "token-classification", TAGS, BertForTokenClassification)
+    build_checkpoint(folder / "checkpoint", TAGS, BertForTokenClassification)
+    yield from serve_checkpoint(folder, folder / "checkpoint", "token-classification")
 
 
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("reader")
-    yield from serve_architecture(folder, "question-answering", ("A", "B"), BertForQuestionAnswering)
+    build_checkpoint(folder / "checkpoint", ("A", "B"), BertForQuestionAnswering)
+    yield from serve_checkpoint(folder, folder / "checkpoint", "question-answering")
 
 
 @pytest.fixture(scope="module")
-def writer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("writer")
+def generator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("generator")
     base = build_causal(folder / "checkpoint", "gpt2", byte_tokenizer(["one two three four five six"]))
-    export(ExportConfig(checkpoint=base, name="tiny", task="text-generation", variants=("fp32",)), folder / "out")
-    settings = Settings(log_requests=False)
-    yield from serve_in_thread(Predictor(folder / "out", settings), settings)
+    yield from serve_checkpoint(folder, base, "text-generation")
 
 
 def predict(url: str, inputs: Any, **parameters: Any) -> Any:
@@ -170,12 +153,13 @@ def test_only_the_page_s_own_script_may_run(classifier: str) -> None:
 
 
 def test_the_page_is_told_what_the_model_is(classifier: str) -> None:
-    told = httpx.get(f"{classifier}/info").json()
-    assert told["task"] == "text-classification"
-    assert told["labels"] == list(LABELS)
-    assert told["parameters"] == ["explain", "threshold", "top_k"]
-    assert told["variant"] == "fp32"
-    assert not told["accepts_pairs"]
+    info = httpx.get(f"{classifier}/info").json()
+    assert info["task"] == "text-classification"
+    assert info["labels"] == list(LABELS)
+    assert info["parameters"] == ["explain", "threshold", "top_k"]
+    assert info["variant"] == "fp32"
+    assert info["fields"] == ["text"]
+    assert not info["streams"]
 
 
 def test_the_bento_serves_the_page_in_place_of_bentoml_s(server: Server) -> None:
@@ -200,14 +184,14 @@ def test_classes_are_shown_with_their_probabilities(classifier: str, tmp_path: P
     assert [float(width[1]) for width in widths if width] == pytest.approx(
         [100 * each["score"] for each in expected], abs=0.06
     )
-    assert re.fullmatch(r"[\d.]+ ms, there and back", page.one("p", id="latency"))
+    assert re.fullmatch(r"[\d.]+ ms round trip", page.one("p", id="latency"))
     assert page.one("h1") == "tiny"
     assert page.find("div", role="alert") == []
     assert page.find("span", class_="word") == []
 
 
 @in_browser
-def test_words_are_coloured_by_what_they_do(classifier: str, tmp_path: Path) -> None:
+def test_words_are_coloured_by_their_effect(classifier: str, tmp_path: Path) -> None:
     page = browse(classifier, tmp_path, text=TEXT, explain="1", run="1")
     best = predict(classifier, TEXT, top_k=3, explain=True)[0]
     words = page.find("span", class_="word")
@@ -251,20 +235,20 @@ def test_the_answer_is_marked_in_its_context(reader: str, tmp_path: Path) -> Non
 
 
 @in_browser
-def test_written_text_is_shown(writer: str, tmp_path: Path) -> None:
-    page = browse(writer, tmp_path, text="one two", max_new_tokens="9", stream="0", run="1")
-    expected = predict(writer, "one two", max_new_tokens=9)
+def test_generated_text_is_shown(generator: str, tmp_path: Path) -> None:
+    page = browse(generator, tmp_path, text="one two", max_new_tokens="9", stream="0", run="1")
+    expected = predict(generator, "one two", max_new_tokens=9)
     assert expected["text"]
-    assert page.one("p", id="written") == expected["text"]
+    assert page.one("p", id="generated") == expected["text"]
     assert '"max_new_tokens": 9' in page.one("pre")
 
 
 @in_browser
-def test_text_is_shown_while_it_is_written(writer: str, tmp_path: Path) -> None:
+def test_text_is_shown_while_it_is_generated(generator: str, tmp_path: Path) -> None:
     """The browser's virtual time does not wait for the rest of a streamed answer, so what it shows may be a part."""
-    expected = predict(writer, "one two", max_new_tokens=9)["text"]
+    expected = predict(generator, "one two", max_new_tokens=9)["text"]
     for _ in range(5):
-        page = browse(writer, tmp_path, text="one two", max_new_tokens="9", run="1")
+        page = browse(generator, tmp_path, text="one two", max_new_tokens="9", run="1")
         assert page.find("div", role="alert") == []
         shown = "".join(each["text"] for each in page.find("p", class_="plain"))
         assert expected.startswith(shown)

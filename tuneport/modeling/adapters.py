@@ -1,6 +1,5 @@
 """Bottleneck adapters of a checkpoint, loaded with the `adapters` package."""
 
-from importlib.util import find_spec
 from pathlib import Path
 
 from transformers import PreTrainedModel
@@ -16,12 +15,13 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
 
     Raises CheckpointError if the `adapters` package is not installed.
     """
-    if (folder / NAME).is_dir():
-        if find_spec("adapters") is None:
-            problem = f"{folder / NAME} needs the package adapters, which is not installed"
-            raise CheckpointError(problem, "pip install 'tuneport[adapters]'")
+    if not (folder / NAME).is_dir():
+        return model
+    try:
         import adapters
-
-        adapters.init(model)
-        model.load_adapter(str(folder / NAME), set_active=True)
+    except ModuleNotFoundError as error:
+        problem = f"{folder / NAME} needs the package adapters, which is not installed"
+        raise CheckpointError(problem, "pip install 'tuneport[adapters]'") from error
+    adapters.init(model)
+    model.load_adapter(str(folder / NAME), set_active=True)
     return model

@@ -1,1 +1,1 @@
-"""From an input to a prediction: tokenize, batch, run, decode. Encoders need neither torch nor transformers."""
+"""Inference, from an input to its prediction: parse, encode, batch, run, decode. Encoders need no torch."""

@@ -1,4 +1,4 @@
-"""What flows through the runtime: encoded inputs, the batches that run together, and each row's outputs."""
+"""The runtime's data types: encoded inputs, batches, and the outputs of each row."""
 
 import itertools
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -24,9 +24,9 @@ class EncodedInput:
     ids: list[int]
     type_ids: list[int]
     truncated: bool
-    """Whether the input was longer than the model's maximum and lost its end."""
+    """Whether the input was longer than the model's maximum and lost tokens."""
     encoding: Encoding | None = field(default=None, compare=False)
-    """Each token's characters, word and text, for tasks that answer with positions."""
+    """Each token's characters, word and sequence, for tasks whose predictions have positions."""
     group: Hashable = None
     """Only rows of one group share a batch."""
 
@@ -40,19 +40,19 @@ RunBatch = Callable[[Sequence[EncodedInput]], list[RowOutputs]]
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows that run together, as a backend takes them."""
+    """Rows that run together, in the form that a backend takes."""
 
     feeds: Mapping[str, Ids]
     """Input arrays by name; in the padded layout each int64 (rows, padded length)."""
     slices: tuple[slice, ...]
-    """Of each row: where its tokens are on the token axis."""
+    """For each row, the positions of its tokens on the token axis."""
     layout: Layout = "padded"
     device: Device = "cpu"
 
     def split(self, outputs: Mapping[str, Output], *, per_token: bool) -> list[RowOutputs]:
-        """Give each row its outputs; of outputs with a value for each token, those of its own tokens.
+        """Return the outputs of each row; with `per_token`, only those of its own tokens, without padding.
 
-        `outputs` have rows on their first axis and, if `per_token`, tokens on their second.
+        `outputs` have rows on their first axis and, with `per_token`, tokens on their second.
         """
         rows = range(len(self.slices))
         if not per_token:
@@ -68,18 +68,18 @@ def padded_batch(
     ids, mask = np.full(shape, processing.pad_token_id, np.int64), np.zeros(shape, np.int64)
     types = np.full(shape, processing.pad_token_type_id, np.int64)
     slices = tuple(_token_slice(row, shape[1], processing) for row in rows)
-    for i, (row, place) in enumerate(zip(rows, slices, strict=True)):
-        ids[i, place], mask[i, place], types[i, place] = row.ids, 1, row.type_ids
+    for i, (row, positions) in enumerate(zip(rows, slices, strict=True)):
+        ids[i, positions], mask[i, positions], types[i, positions] = row.ids, 1, row.type_ids
     feeds = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
     return Batch(feeds, slices, device=device)
 
 
 def group_by_input(results: Sequence[Any], windows: Sequence[Sequence[Any]]) -> list[list[Any]]:
-    """Give each input the results of its windows back."""
+    """Regroup the results of all rows by input; `windows` has the rows of each input."""
     source = iter(results)
     return [list(itertools.islice(source, len(rows))) for rows in windows]
 
 
 def _token_slice(row: EncodedInput, length: int, processing: Processing) -> slice:
-    """Locate a row's tokens among the `length` positions of its batch."""
+    """Return the positions of a row's tokens in a batch of `length` positions a row."""
     return slice(length - len(row), length) if processing.padding_side == "left" else slice(0, len(row))

@@ -1,4 +1,4 @@
-"""Golden cases: running them, and how far their outputs are from torch's."""
+"""Run golden cases, and measure how far their outputs are from torch's."""
 
 import itertools
 from collections.abc import Sequence
@@ -12,75 +12,77 @@ from tuneport.runtime.runner import ModelRunner
 from tuneport.schema.artifact import GoldenCase, Variant
 
 TIE = 2e-3
-"""Logits that differ by less than an engine's rounding, on either side, are alike."""
+"""Two logits closer than this are a tie: an engine's rounding may order them either way."""
 END = -1
-"""Stands for the end of an answer, which a longer one has not reached there."""
+"""Stands for the end of a generated text when it is compared with a longer one."""
 
 
-def golden_outputs(model: ModelRunner, cases: Sequence[GoldenCase]) -> list[list[RowOutputs]]:
-    """Run golden cases in the batches that they name; the results of each one's windows, in order."""
+def golden_outputs(runner: ModelRunner, cases: Sequence[GoldenCase]) -> list[list[RowOutputs]]:
+    """Run golden cases in the batches that they name; returns the outputs of each case's windows, in order."""
     outputs: list[list[RowOutputs]] = []
     for _, batch in itertools.groupby(cases, key=lambda case: case.batch):
-        windows = model.task.encode([model.task.parse_input(case.input) for case in batch])
-        outputs += group_by_input(model.run_batch([row for rows in windows for row in rows]), windows)
+        windows = runner.task.encode([runner.task.parse_input(case.input) for case in batch])
+        outputs += group_by_input(runner.run_batch([row for rows in windows for row in rows]), windows)
     return outputs
 
 
 def difference(ours: Sequence[RowOutputs], torchs: Sequence[dict[str, Any]]) -> float:
-    """Return the largest |Δ| of an input's outputs; of generated tokens the share that is not torch's.
+    """Return the largest absolute difference of an input's outputs; of generated tokens, the share that differs.
 
-    Infinite where windows or shapes are not torch's, or where a value is not finite.
+    Infinite if the windows or shapes differ, or if a value is not finite.
     """
     if len(ours) == len(torchs) == 1 and "tokens" in ours[0] and "tokens" in torchs[0]:
-        return written_difference(ours[0], torchs[0])
+        return generated_difference(ours[0], torchs[0])
     if len(ours) != len(torchs) or any(a.keys() != b.keys() for a, b in zip(ours, torchs, strict=True)):
         return float("inf")
     largest = 0.0
-    for mine, theirs in zip(ours, torchs, strict=True):
-        for name, values in mine.items():
-            expected = np.asarray(theirs[name], np.float32)
+    for our_outputs, torch_outputs in zip(ours, torchs, strict=True):
+        for name, values in our_outputs.items():
+            expected = np.asarray(torch_outputs[name], np.float32)
             if values.shape != expected.shape:
                 return float("inf")
-            with np.errstate(invalid="ignore"):  # inf - inf is not finite either
+            with np.errstate(invalid="ignore"):  # inf - inf is nan, which is not finite either
                 gap = np.abs(values - expected)
             largest = max(largest, float(gap.max(initial=0.0))) if np.isfinite(gap).all() else float("inf")
     return largest
 
 
-def written_difference(ours: RowOutputs, torchs: dict[str, Any]) -> float:
-    """Return the share of an answer's tokens that are not torch's, or how far known answers' losses are off if more.
+def generated_difference(ours: RowOutputs, torchs: dict[str, Any]) -> float:
+    """Return the share of a text's tokens that differ, or the largest difference of a reference's losses if larger.
 
-    Where torch's own choice hung on less than `TIE`, another is as right, and what follows it is another text.
+    No token counts as different if the first one that differs was a tie for torch: another choice there is as correct,
+    and the rest of the text follows from it.
     """
-    mine, theirs = ([*map(int, each["tokens"]), END] for each in (ours, torchs))
-    places = [i for i in range(max(len(mine), len(theirs))) if mine[i : i + 1] != theirs[i : i + 1]]
+    our_tokens, torch_tokens = ([*map(int, outputs["tokens"]), END] for outputs in (ours, torchs))
+    length = max(len(our_tokens), len(torch_tokens))
+    differing = [i for i in range(length) if our_tokens[i : i + 1] != torch_tokens[i : i + 1]]
     margins = torchs.get("margins", ())
-    is_tie = bool(places) and places[0] < len(margins) and float(margins[places[0]]) <= TIE
-    share = 0.0 if is_tie else len(places) / max(len(mine), len(theirs))
+    is_tie = bool(differing) and differing[0] < len(margins) and float(margins[differing[0]]) <= TIE
+    share = 0.0 if is_tie else len(differing) / length
     if "losses" not in torchs:
         return share
     gap = np.abs(np.asarray(ours["losses"]) - np.asarray(torchs["losses"], np.float32))
     return max(share, float(gap.max(initial=0.0))) if np.isfinite(gap).all() else float("inf")
 
 
-def check_golden(model: ModelRunner, cases: Sequence[GoldenCase], variant: Variant) -> float:
-    """Return the largest difference from torch on the golden cases; a GateError if it is over the tolerance."""
-    outputs = golden_outputs(model, cases)
+def check_golden(runner: ModelRunner, cases: Sequence[GoldenCase], variant: Variant) -> float:
+    """Return the difference from torch on the golden cases; a GateError if it is over the variant's tolerance."""
+    outputs = golden_outputs(runner, cases)
     differences = [difference(ours, case.outputs) for ours, case in zip(outputs, cases, strict=True)]
     figure, worst = golden_figure(differences, cases), int(np.argmax(differences))
-    if not figure <= variant.evidence.tolerance:
+    if not figure <= variant.evidence.tolerance:  # also true for nan
         raise GateError(
             f"variant {variant.name} differs from torch by {figure:.3g}, most on the golden case "
             f"{str(cases[worst].input)[:40]!r}, and {variant.evidence.tolerance:.3g} is allowed",
-            "this machine computes it otherwise: export on it, or choose another variant",
+            "this host computes it differently: export on it, or choose another variant",
         )
     return figure
 
 
 def golden_figure(differences: Sequence[float], cases: Sequence[GoldenCase]) -> float:
-    """Return what golden cases show of a variant: the largest difference, of generated tokens the mean.
+    """Return a variant's figure on the golden cases: the largest difference or, of generated tokens, the mean.
 
-    One token that tips over changes all of its answer, so that a quantized model's largest share says nothing.
+    One token that changes also changes the rest of its text, so that a quantized model's largest share says nothing.
     """
-    is_written = "tokens" in cases[0].outputs[0]
-    return float(np.mean(differences) if is_written else max(differences))
+    is_generated = "tokens" in cases[0].outputs[0]
+    return float(np.mean(differences) if is_generated else max(differences))

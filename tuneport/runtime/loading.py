@@ -47,8 +47,6 @@ class ModelFamily:
     """Whether requests may by default wait in the queue for as long as their timeout: each takes seconds."""
     is_autotuned: bool
     """Whether serving times the variants again on a host unlike the export's; generating text takes too long."""
-    needs_torch: bool
-    """Whether serving imports torch and transformers."""
 
 
 def _encoder_tokenizer(folder: Path, processing: Processing) -> TextTokenizer:
@@ -85,7 +83,6 @@ FAMILIES = {
             tokenizes_concurrently=True,
             waits_for_request_timeout=False,
             is_autotuned=True,
-            needs_torch=False,
         ),
         ModelFamily(
             "generative",
@@ -94,7 +91,6 @@ FAMILIES = {
             tokenizes_concurrently=False,
             waits_for_request_timeout=True,
             is_autotuned=False,
-            needs_torch=True,
         ),
     )
 }

@@ -1,4 +1,4 @@
-"""An artifact ready to answer: its files checked, a variant opened, its golden cases proven."""
+"""Predict with an artifact: its files are verified, a variant is opened, and its golden cases are checked."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,11 +19,11 @@ from tuneport.schema.artifact import Manifest, Variant
 from tuneport.schema.loading import check_files, load_golden, load_manifest
 
 CHUNK_INPUTS = 256
-"""Inputs of a stream that are answered together."""
+"""Inputs of a stream that are predicted together."""
 
 
 class Predictor:
-    """Answers inputs on one variant of an artifact."""
+    """Predicts with one variant of an artifact."""
 
     def __init__(
         self,
@@ -34,9 +34,9 @@ class Predictor:
         streams: int | None = None,
         max_batch_tokens: int | None = None,
     ) -> None:
-        """Open a variant, by default the artifact's own, and prove it.
+        """Open a variant, by default the artifact's default variant, and check its golden cases.
 
-        `threads` counts processors for inference, by default all that the container grants; `streams` and
+        `threads` is the number of CPU threads for inference, by default the container's quota; `streams` and
         `max_batch_tokens` replace what was measured to be best. Raises ArtifactError for files that are missing or
         changed, EngineError for an engine that is not available, GateError for golden cases that differ from torch's.
         """
@@ -51,14 +51,14 @@ class Predictor:
         if max_batch_tokens:
             self.runner.limits = replace(self.runner.limits, tokens=max_batch_tokens)
         self.task: RuntimeTask = self.runner.task
-        check_golden(self.runner, load_golden(folder), self.variant)  # the engine's warm-up, too
+        check_golden(self.runner, load_golden(folder), self.variant)  # also the engine's warm-up
 
     def describe(self) -> dict[str, str]:
-        """Name the model, as responses do."""
+        """Return the model's name, version and variant, as in responses."""
         return {"name": self.manifest.name, "version": self.manifest.version, "variant": self.variant.name}
 
     def parse_parameters(self, parameters: Any) -> BaseModel:
-        """Check a request's `parameters`; an InputError names each that is wrong."""
+        """Check a request's `parameters`; an InputError names every invalid one."""
         if isinstance(parameters, dict):
             check_number(len(parameters), "parameters")
         try:
@@ -69,7 +69,7 @@ class Predictor:
             raise InputError(f"wrong parameters: {wrong}", f"known: {known}") from error
 
     def parse_inputs(self, values: Iterable[Any], first: int = 0) -> list[Any]:
-        """Check inputs, counted from `first`; an InputError names the first that is wrong."""
+        """Check inputs; an InputError names the first invalid one by its number, counted from `first`."""
         parsed_inputs = []
         for index, value in enumerate(values, first):
             try:
@@ -85,12 +85,12 @@ class Predictor:
         results: Sequence[RowOutputs],
         parameters: BaseModel,
     ) -> list[Any]:
-        """Turn the results of all rows, in order, into a prediction for each input."""
+        """Return a prediction for each input, given the outputs of all rows in order."""
         parts = zip(parsed_inputs, windows, group_by_input(results, windows), strict=True)
         return [self.task.decode(*part, parameters) for part in parts]
 
     def predict(self, values: Sequence[Any], parameters: Any = None, *, first: int = 0) -> list[Any]:
-        """Answer inputs, in order; `first` is the number of the first in error messages.
+        """Predict a list of inputs, in order; `first` is the number of the first one in error messages.
 
         Inputs and predictions have the shapes of `POST /predict`. Raises InputError.
         """
@@ -101,7 +101,7 @@ class Predictor:
         return self.decode(parsed_inputs, windows, results, checked)
 
     def predict_stream(self, values: Iterable[Any], chunk: int = CHUNK_INPUTS) -> Iterator[Any]:
-        """Answer a stream of inputs of any length in order, a chunk at a time."""
+        """Predict a stream of inputs of any length, in order, `chunk` inputs at a time."""
         source = iter(values)
         count = 0
         while inputs := list(itertools.islice(source, chunk)):

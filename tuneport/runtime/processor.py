@@ -1,4 +1,4 @@
-"""Text, chats and sound to what models that write read, and tokens back to text, by transformers' own processors.
+"""Encode text, chats and audio for generative models, and decode tokens, with transformers' own processors.
 
 Imported for generative tasks only; needs the `generate` extra.
 """
@@ -18,81 +18,81 @@ from tuneport.schema.artifact import Processing
 
 
 class TextProcessor:
-    """The checkpoint's tokenizer, and its feature extractor where it hears; safe to call from threads."""
+    """The checkpoint's tokenizer and, for speech, its feature extractor; thread-safe."""
 
     def __init__(self, folder: Path, processing: Processing) -> None:
-        """Load from `folder`."""
+        """Load them from `folder`; raises ArtifactError if they cannot be read."""
         assert processing.generation is not None
         logging.set_verbosity_error()
-        # transformers changes a tokenizer's settings while it encodes, which must not meet another call.
+        # transformers changes a tokenizer's settings while it encodes, so that calls must not overlap.
         self._lock = threading.Lock()
         self._generation = processing.generation
         self._max_length = processing.max_length
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            hears = self._generation.sampling_rate is not None
+            has_audio = self._generation.sampling_rate is not None
             self._extractor: Any = (
-                AutoFeatureExtractor.from_pretrained(folder, local_files_only=True) if hears else None
+                AutoFeatureExtractor.from_pretrained(folder, local_files_only=True) if has_audio else None
             )
-        except Exception as error:  # the tokenizers library raises bare ones
+        except Exception as error:  # the tokenizers library raises bare exceptions
             raise ArtifactError(f"{folder} has no usable tokenizer ({error})", "export the checkpoint again") from error
-        if processing.padding_side == "left":  # what comes next depends on the end of a prompt
+        if processing.padding_side == "left":  # the end of a prompt decides how it continues
             self.tokenizer.truncation_side = "left"
         if self._generation.source_language:
             self.tokenizer.src_lang = self._generation.source_language
 
     def encode(self, texts: Sequence[str], *, special: bool = True) -> list[tuple[list[int], bool]]:
-        """Return each text's token ids, `max_length` at most, and whether it was cut.
+        """Return each text's token ids, `max_length` at most, and whether it was truncated.
 
-        Of a long text no more is read than it takes to know.
+        Only as much of a long text is tokenized as that takes. `special` adds special tokens.
         """
-        made, limit = [], self._max_length
+        encoded, limit = [], self._max_length
         for text in texts:
-            ids, is_cut = [], False
+            ids, is_truncated = [], False
             for part in parts(text, limit + 1, of_end=self.tokenizer.truncation_side == "left"):
                 ids = self._ids(part, special, limit + 1)
-                if is_cut := len(ids) > limit:
+                if is_truncated := len(ids) > limit:
                     ids = self._ids(part, special, limit)
                     break
-            made.append((ids or [self._begin()], is_cut))
-        return made
+            encoded.append((ids or [self._first_token()], is_truncated))
+        return encoded
 
     def ids(self, text: str, limit: int, *, special: bool = True) -> list[int]:
-        """Return a text's first token ids, `limit` at most."""
+        """Return the first `limit` token ids of a text, whatever the truncation side."""
         ids: list[int] = []
         for part in parts(text, limit):
             with self._lock:
                 ids = self.tokenizer(part, add_special_tokens=special, verbose=False)["input_ids"][:limit]
             if len(ids) == limit:
                 break
-        return list(ids) or [self._begin()]
+        return list(ids) or [self._first_token()]
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Return the text of tokens, without special ones.
+        """Return the text of tokens, without special tokens.
 
-        Changes nothing of the tokenizer's and takes no lock: the event loop must not wait for a long text's encoding.
+        Takes no lock, since it changes no setting: the event loop must not wait while a long text is encoded.
         """
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
 
     def chat(self, messages: list[dict[str, str]], *, is_finished: bool = False) -> str:
-        """Render a chat by the model's template, ready for the next answer unless it is finished."""
+        """Render a chat with the model's template, followed by the prompt for an answer unless it `is_finished`."""
         if not self.tokenizer.chat_template:
             raise InputError("this model has no chat template", "send a text instead of messages")
         try:
             rendered = self.tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=not is_finished
             )
-        except Exception as error:  # templates raise what they like
+        except Exception as error:  # a template may raise anything
             raise InputError(f"the chat template refuses the messages ({str(error)[:200]})", "correct them") from error
         return str(rendered)
 
     @property
-    def longest_s(self) -> float:
-        """Tell how long a recording the model hears at once."""
+    def window_s(self) -> float:
+        """Return the seconds of audio in the model's window."""
         return float(self._extractor.n_samples / self._extractor.sampling_rate)
 
     def spectrogram(self, samples: Samples) -> tuple[Any, bool]:
-        """Return a recording's log-mel spectrogram, float32 (mels, frames), and whether its end was lost."""
+        """Return a recording's log-mel spectrogram, float32 (mels, frames), and whether it was truncated."""
         rate = self._extractor.sampling_rate
         features = self._extractor(samples, sampling_rate=rate, return_tensors="np")["input_features"][0]
         return features, len(samples) > self._extractor.n_samples
@@ -102,8 +102,8 @@ class TextProcessor:
             encoded = self.tokenizer(text, add_special_tokens=special, truncation=True, max_length=limit, verbose=False)
         return list(encoded["input_ids"])
 
-    def _begin(self) -> int:
-        """Stand in for a prompt of no tokens, which no model can go on from."""
+    def _first_token(self) -> int:
+        """Return the token that replaces an empty prompt, from which no model can generate."""
         tokenizer = self.tokenizer
-        found = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, 0)
-        return next(int(token) for token in found if token is not None)
+        candidates = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, 0)
+        return next(int(token) for token in candidates if token is not None)

@@ -1,4 +1,4 @@
-"""Runners: encoded inputs in, each row's outputs out. The gate, the benchmarks and serving all use them."""
+"""Runners turn encoded inputs into outputs. The export's gate, the benchmarks and serving use the same ones."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -15,20 +15,20 @@ class ModelRunner(ABC):
 
     task: RuntimeTask
     limits: BatchLimits
-    """Of the batches that run best, unless a deployment sets others."""
+    """Limits of a batch, as measured to be best unless a deployment sets others."""
     single_row_batches: bool
-    """As in the manifest's `Execution`."""
+    """Whether each row runs in a batch of its own; see `Execution.single_row_batches`."""
     supports_streams: bool
-    """Whether the processors may be divided among several streams."""
+    """Whether the CPU cores may be divided among several streams."""
     streams: int
-    """How many batches may run at a time."""
+    """Number of batches that may run at the same time."""
 
     @abstractmethod
     def run_batch(self, rows: Sequence[EncodedInput]) -> list[RowOutputs]:
-        """Run rows in one batch; one result a row, in order."""
+        """Run rows in one batch; returns the outputs of each row, in order."""
 
     def run(self, rows: Sequence[EncodedInput]) -> list[RowOutputs]:
-        """Run any number of rows in batches of similar length; results in order."""
+        """Run any number of rows in batches of similar length; returns the outputs of each row, in order."""
         results: list[RowOutputs] = [{}] * len(rows)
         for batch in pack_batches([len(row) for row in rows], self.limits):
             for i, result in zip(batch, self.run_batch([rows[i] for i in batch]), strict=True):
@@ -42,7 +42,7 @@ class EncoderRunner(ModelRunner):
     supports_streams = True
 
     def __init__(self, task: RuntimeTask, backend: Backend, execution: Execution, processing: Processing) -> None:
-        """Join a task, which reads inputs and outputs, and a backend."""
+        """Run a task's rows on a backend."""
         self.task = task
         self.backend = backend
         self.single_row_batches = execution.single_row_batches
@@ -53,7 +53,7 @@ class EncoderRunner(ModelRunner):
         self._processing = processing
 
     def run_batch(self, rows: Sequence[EncodedInput]) -> list[RowOutputs]:
-        """Run rows in one batch, padded to the longest; one result a row, without its padding."""
+        """Run rows in one batch, padded to the longest; returns the outputs of each row, without padding."""
         if self.single_row_batches and len(rows) > 1:
             return [self.run_batch([row])[0] for row in rows]
         length = self.limits.padded(max(map(len, rows)))

@@ -1,8 +1,8 @@
-"""Which rows run together. Pure policy: lengths in, batches out.
+"""Which rows run together: a pure function of their lengths.
 
-The cost of a batch is rows x longest row, so rows of like length belong together; and a batch costs something by
-itself, so rows belong together at all. Where the two meet differs from engine to engine and was measured for each
-variant (`Timing.batch_tokens`).
+A batch costs its padded tokens (rows x longest row), so rows of similar length belong together; and it has a fixed
+overhead, so that larger batches are better. The best size differs between engines, and the export measures it for each
+variant (`Execution.max_batch_tokens`).
 """
 
 from bisect import bisect_left, bisect_right
@@ -12,19 +12,19 @@ from itertools import accumulate
 
 DEFAULT_TOKENS = 1024
 OVERHEAD = 1 / 16
-"""What starting a batch costs, as a share of the limits: one that is big enough loses little to it."""
+"""Fixed overhead of a batch, as a share of the token limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """How large an engine's batches may be, and of which lengths."""
+    """The largest batch of an engine, and the lengths that rows are padded to."""
 
     tokens: int = DEFAULT_TOKENS
-    """Padded tokens (rows x longest row) of a batch; one longer row still runs, alone."""
+    """Padded tokens (rows x longest row) of a batch; a single longer row still runs, alone."""
     length_multiple: int = 1
-    """Lengths are padded to a multiple of it: an engine may have to prepare for each shape that it meets."""
+    """Lengths are padded to a multiple of this, because some engines compile for each new shape."""
     longest: int = 2**31
-    """But never over this, the model's maximum."""
+    """The model's maximum, which padding never exceeds."""
 
     def padded(self, length: int) -> int:
         """Return the length that a row or a batch is padded to."""
@@ -32,7 +32,7 @@ class BatchLimits:
 
 
 def pack_batches(lengths: Sequence[int], limits: BatchLimits) -> list[list[int]]:
-    """Split rows that are all there into batches of like length, each within the limits.
+    """Split a complete set of rows into batches of similar length, each within the limits.
 
     Returns indices into `lengths`, shortest rows first.
     """
@@ -46,10 +46,10 @@ def pack_batches(lengths: Sequence[int], limits: BatchLimits) -> list[list[int]]
 
 
 def select_batch(lengths: Sequence[int], limits: BatchLimits) -> list[int]:
-    """Choose what runs next of the rows that wait: the first of them, with those that make its batch the best.
+    """Select the next batch from the rows that wait: the first row, with the rows that make its batch the best.
 
-    The best batch computes the largest share of real tokens, its own overhead and all padding counted. Returns
-    indices into `lengths`, shortest rows first.
+    The best batch has the largest share of real tokens in its cost, which is its padded tokens and its overhead.
+    Returns indices into `lengths`, shortest rows first.
     """
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     ascending = [lengths[i] for i in order]
@@ -61,7 +61,7 @@ def select_batch(lengths: Sequence[int], limits: BatchLimits) -> list[int]:
         if last > first and (last + 1 - first) * padded > limits.tokens:
             break
         share = _share(before[last + 1] - before[first], (last + 1 - first) * padded, limits)
-        # Each shorter row adds less than the one before, so the first that makes it worse is the end.
+        # Each shorter row improves the share less than the one before: stop at the first that lowers it.
         while first > 0 and (last + 2 - first) * padded <= limits.tokens:
             larger = _share(before[last + 1] - before[first - 1], (last + 2 - first) * padded, limits)
             if larger < share:
@@ -70,7 +70,7 @@ def select_batch(lengths: Sequence[int], limits: BatchLimits) -> list[int]:
         if share > best:
             best, chosen = share, (first, last + 1)
     rows = order[slice(*chosen)]
-    if 0 not in rows:  # one as long as it is: it has waited longer
+    if 0 not in rows:  # another row of the same length is: the first one has waited longer
         rows[rows.index(next(i for i in rows if lengths[i] == lengths[0]))] = 0
     return rows
 

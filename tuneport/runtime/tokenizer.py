@@ -1,4 +1,4 @@
-"""Text to rows of token ids, with the `tokenizers` library alone."""
+"""Encode texts with the `tokenizers` library alone, without transformers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,18 +13,18 @@ from tuneport.schema.artifact import Processing
 Text = str | tuple[str, str]
 """A text, or a text with its pair."""
 Words = list[str]
-"""A text that was split into words."""
+"""A text as a list of words."""
 
 
 class TextTokenizer:
-    """Encodes as the checkpoint's own tokenizer does with `truncation=True`; safe to call from threads.
+    """Encodes texts as the checkpoint's own tokenizer does with `truncation=True`; thread-safe.
 
-    With a `doc_stride` nothing is cut: a longer input becomes several overlapping rows, of a pair its second text
-    in windows behind the whole first one.
+    With a `doc_stride`, longer inputs are not truncated but become several overlapping windows; of a pair, the second
+    text is divided into windows, each behind the whole first text.
     """
 
     def __init__(self, path: Path, processing: Processing) -> None:
-        """Load tokenizer.json."""
+        """Load tokenizer.json; raises ArtifactError if it cannot be read."""
         try:
             self._tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception
@@ -40,8 +40,8 @@ class TextTokenizer:
         )
 
     def encode(self, texts: Sequence[Text]) -> list[EncodedInput]:
-        """Return a row for each text, in order, each cut at `max_length` tokens."""
-        # Of a long text only the beginning is read, so that a megabyte costs no more than a page.
+        """Return a row for each text, in order, truncated to `max_length` tokens."""
+        # Only the beginning of a long text is tokenized, so that a megabyte costs no more than a page.
         readers = [parts(text, self._max_length) if isinstance(text, str) else iter([text]) for text in texts]
         encoded = self._tokenizer.encode_batch([next(reader) for reader in readers])
         rows = []
@@ -52,7 +52,7 @@ class TextTokenizer:
         return rows
 
     def windows(self, texts: Sequence[Text] | Sequence[Words]) -> list[list[EncodedInput]]:
-        """Return the overlapping rows of each text, in order; nothing is cut."""
+        """Return the overlapping windows of each text, in order."""
         are_words = bool(texts) and isinstance(texts[0], list)
         encoded = self._tokenizer.encode_batch(list(texts), is_pretokenized=are_words)
         return [
@@ -60,14 +60,14 @@ class TextTokenizer:
             for encoding in encoded
         ]
 
-    def room_beside(self, text: str) -> int:
-        """Count the tokens of a window that `text` leaves to its pair."""
+    def tokens_left_for_pair(self, text: str) -> int:
+        """Count the tokens of a window that `text` leaves for its second text; 0 or less if none."""
         try:
-            taken = len(self._tokenizer.encode(text, add_special_tokens=False).ids)
-        except Exception:  # bare, of the library: alone it is longer than a window, and has no pair to cut
+            tokens = len(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        except Exception:  # the library raises a bare one where `text` alone exceeds a window
             return 0
-        return self._max_length - self._tokenizer.num_special_tokens_to_add(is_pair=True) - taken
+        return self._max_length - self._tokenizer.num_special_tokens_to_add(is_pair=True) - tokens
 
     def id_of(self, token: str) -> int | None:
-        """Return the id of a token of the vocabulary."""
+        """Return the id of a token; None if the vocabulary lacks it."""
         return self._tokenizer.token_to_id(token)

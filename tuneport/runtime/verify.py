@@ -1,4 +1,4 @@
-"""`tuneport verify`: the hashes of every file, and the golden cases of every variant, on this machine."""
+"""Verify an artifact on this host: the hashes of its files, and the golden cases of every variant."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,9 +9,9 @@ from tuneport.schema.loading import check_files, load_golden, load_manifest
 
 
 def verify(folder: Path) -> Iterator[tuple[str, float, float]]:
-    """Yield each variant that is right: name, largest difference from torch, tolerance.
+    """Yield each verified variant: its name, its difference from torch, and its tolerance.
 
-    Raises ArtifactError for a damaged file, GateError for a variant that answers otherwise here.
+    Raises ArtifactError for a damaged file, GateError for a variant whose outputs differ by more than its tolerance.
     """
     manifest = load_manifest(folder)
     check_files(folder, manifest)

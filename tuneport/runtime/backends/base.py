@@ -14,4 +14,4 @@ class Backend(Protocol):
     """Lengths are padded to a multiple of it, where the engine prepares itself for every new shape; 1 elsewhere."""
 
     def run(self, batch: Batch) -> dict[str, Output]:
-        """Run the graph on a batch; returns every output by name, rows first. Feeds that it does not take are ignored."""
+        """Run the graph on a batch and return every output by name, rows first; unknown feeds are ignored."""

@@ -1,1 +1,1 @@
-"""The tasks at inference time, one module each with a class `Task`."""
+"""The tasks at inference time: one module each, with a class `Task`."""

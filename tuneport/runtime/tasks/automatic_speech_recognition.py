@@ -1,4 +1,4 @@
-"""Speech recognition at serving time: a WAV or FLAC recording, and its transcript."""
+"""Speech recognition: the transcript of a WAV or FLAC recording."""
 
 import base64
 import binascii
@@ -16,14 +16,14 @@ SHAPE = '{"audio": "…"} with a WAV or FLAC file in base64, or the file itself 
 
 
 class Task(GenerationTask):
-    """Reads recordings as samples, float32 (samples,), at the rate that the model hears."""
+    """Reads recordings as samples, float32 (samples,), at the model's sampling rate."""
 
     is_stripped: ClassVar = True
 
     def parse_input(self, value: Any) -> Samples:
-        """Check one input: an object with `audio`, a file's content in base64, or as bytes where it was uploaded.
+        """Check one input: an object with `audio`, a file's content in base64 or, of an upload, as bytes.
 
-        A path is not one: a request must not choose what the server reads.
+        A path is refused: a request must not choose which file the server reads.
         """
         if not isinstance(value, dict) or set(value) != {"audio"}:
             raise InputError(f"an input is {inputs.describe(value)}", f"send {SHAPE}")
@@ -36,20 +36,20 @@ class Task(GenerationTask):
         if not isinstance(content, bytes):
             raise InputError(f'"audio" is {inputs.describe(content)}', f"send {SHAPE}")
         assert self.generation.sampling_rate is not None
-        return read_sound(content, self.generation.sampling_rate, self.processor.longest_s)
+        return read_sound(content, self.generation.sampling_rate, self.processor.window_s)
 
     def read_local(self, value: Any) -> Any:
-        """Make an input of what the command line was given: a path."""
+        """Return the input for a path of the command line."""
         if not isinstance(value, str):
             return value
         try:
             return {"audio": Path(value).read_bytes()}
         except OSError as error:
-            raise InputError(f"{value[:200]!r} cannot be read ({error.strerror})", "give WAV or FLAC files") from error
+            raise InputError(f"{value[:200]!r} cannot be read ({error.strerror})", "name WAV or FLAC files") from error
 
-    def encode(self, sounds: Sequence[Samples]) -> list[list[EncodedInput]]:
-        """Return a spectrogram for each recording; what goes beyond the model's window is lost."""
-        made = [self.processor.spectrogram(samples) for samples in sounds]
-        # What it costs is its length in the encoder, which is the same for all.
+    def encode(self, parsed_inputs: Sequence[Samples]) -> list[list[EncodedInput]]:
+        """Return a row with the spectrogram of each recording, truncated to the model's window."""
+        spectrograms = [self.processor.spectrogram(samples) for samples in parsed_inputs]
+        # Placeholders: the scheduler counts them as the encoder's positions, which are the same for all recordings.
         ids = [0] * self.processing.max_length
-        return [[self.prompt(ids, truncated=cut, features=features)] for features, cut in made]
+        return [[self.prompt(ids, truncated=truncated, features=features)] for features, truncated in spectrograms]

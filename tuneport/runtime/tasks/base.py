@@ -1,4 +1,4 @@
-"""What the runtime asks of a task."""
+"""The interface of a task at inference time."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -11,44 +11,44 @@ from tuneport.schema.artifact import Processing
 
 
 class RuntimeTask(ABC):
-    """What comes in, and what the outputs mean. An instance knows the labels and the processing of one model."""
+    """Parses and encodes inputs, and decodes outputs to predictions, for one model's labels and processing."""
 
     parameters: ClassVar[type[BaseModel]]
-    """What a request may ask for under `parameters`."""
+    """The `parameters` of a request."""
     per_token: ClassVar[bool] = False
-    """Whether the outputs have a value for each token, which padding must be cut from."""
+    """Whether outputs have a value for each token, so that padding is removed from them."""
 
     @abstractmethod
     def __init__(self, labels: tuple[str, ...], processing: Processing, tokenizer: Any) -> None:
-        """Keep what parsing and decoding need; `tokenizer` is what the model's family opens."""
+        """`tokenizer` is the one that the model's family opens: a `TextTokenizer` or a `TextProcessor`."""
 
     @abstractmethod
     def parse_input(self, value: Any) -> Any:
-        """Check one input of a request and bring it into the form that `encode` takes; else an InputError."""
+        """Check one input of a request and return it in the form that `encode` takes; raises InputError."""
 
     @abstractmethod
     def encode(self, parsed_inputs: Sequence[Any]) -> list[list[EncodedInput]]:
-        """Turn each input into the rows that the model runs: one, or a window each."""
+        """Return the rows of each input: one, or one for each window."""
 
     @abstractmethod
     def decode(
-        self, parsed_input: Any, rows: Sequence[EncodedInput], results: Sequence[RowOutputs], parameters: Any
+        self, parsed_input: Any, rows: Sequence[EncodedInput], outputs: Sequence[RowOutputs], parameters: Any
     ) -> Any:
-        """Turn the results of an input's rows into its prediction, a JSON value."""
+        """Return the prediction for an input, a JSON value, given the outputs of its rows."""
 
     @abstractmethod
     def is_equivalent(self, prediction: Any, other: Any) -> bool:
-        """Tell whether two predictions, made with default parameters, say the same."""
+        """Tell whether two predictions with default parameters agree, as the gate counts agreement with torch."""
 
     def request_rows(self, parsed_input: Any, rows: Sequence[EncodedInput], parameters: Any) -> list[EncodedInput]:
-        """Return the rows that a request's parameters ask for, given the input's own; `decode` gets their results."""
+        """Return the rows that the parameters require, given an input's own; `decode` receives the outputs of all."""
         return list(rows)
 
     def encode_request(self, parsed_inputs: Sequence[Any], parameters: BaseModel) -> list[list[EncodedInput]]:
-        """Encode a request's inputs with all the rows that its parameters ask for."""
+        """Encode a request's inputs, with all the rows that its parameters require."""
         windows = self.encode(parsed_inputs)
-        return [self.request_rows(*each, parameters) for each in zip(parsed_inputs, windows, strict=True)]
+        return [self.request_rows(*pair, parameters) for pair in zip(parsed_inputs, windows, strict=True)]
 
     def read_local(self, value: Any) -> Any:
-        """Make an input of what the command line was given; a path is one only to tasks that read files."""
+        """Return the input for a value of the command line; tasks whose inputs are files read the path."""
         return value

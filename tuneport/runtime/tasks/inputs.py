@@ -1,4 +1,4 @@
-"""Checking the inputs of a request; what several tasks share."""
+"""Checks of a request's inputs that several tasks share."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,39 +8,42 @@ from pydantic import BaseModel, ConfigDict
 from tuneport.errors import InputError
 from tuneport.runtime.tokenizer import Text
 
-MOST_NAMED = 64
-"""Tensors, or parameters, of a request: far more than any model has, and few enough to look at each."""
+MAX_ITEMS = 64
+"""Tensors or parameters of a request, at most: far more than any model has, and few enough to check one by one."""
 
 
 class Parameters(BaseModel):
-    """The base of every task's parameters: strict, and nothing unknown."""
+    """The base of every task's parameters: strict types, no unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-def check_number(count: int, what: str) -> None:
-    """Refuse more of a thing than can be meant, before each of them is looked at."""
-    if count > MOST_NAMED:
-        raise InputError(f"the request has {count} {what}", f"send at most {MOST_NAMED}")
+def check_number(count: int, name: str) -> None:
+    """Raise InputError for more items than a request can need, before they are checked one by one."""
+    if count > MAX_ITEMS:
+        raise InputError(f"the request has {count} {name}", f"send at most {MAX_ITEMS}")
 
 
 def read_text(value: Any, *, accepts_pairs: bool) -> Text:
-    """Read a string, or an object with `text` and, where the model was trained on pairs, `text_pair`."""
+    """Return the text of a string or of an object with `text`; of one with `text_pair`, too, where `accepts_pairs`."""
     shape = 'an object with "text" and "text_pair"' if accepts_pairs else 'a string, or an object with "text"'
     fields = {"text": value} if isinstance(value, str) else value
-    texts = read_strings(fields, ("text", "text_pair") if accepts_pairs else ("text",), shape, given=value)
+    texts = read_strings(fields, ("text", "text_pair") if accepts_pairs else ("text",), shape, value=value)
     return (texts[0], texts[1]) if accepts_pairs else texts[0]
 
 
-def read_strings(fields: Any, names: tuple[str, ...], shape: str, *, given: Any = None) -> list[str]:
-    """Read an object that has just the fields `names`, each of them Unicode text."""
+def read_strings(fields: Any, names: tuple[str, ...], shape: str, *, value: Any = None) -> list[str]:
+    """Return the strings of an object that has exactly the fields `names`.
+
+    The InputError describes `value`, the whole input, where `fields` is only a part of it.
+    """
     if not isinstance(fields, Mapping) or set(fields) != set(names):
-        raise InputError(f"an input is {describe(fields if given is None else given)}", f"send {shape}")
+        raise InputError(f"an input is {describe(fields if value is None else value)}", f"send {shape}")
     return [check_text(fields[name], name) for name in names]
 
 
 def check_text(text: Any, name: str) -> str:
-    """Check that a field holds text that can be encoded: JSON escapes and command lines can smuggle in other."""
+    """Return a field's text; an InputError if it is not valid Unicode, which JSON escapes and command lines allow."""
     if not isinstance(text, str):
         raise InputError(f'"{name}" is {describe(text)}', "send a string")
     try:
@@ -51,7 +54,7 @@ def check_text(text: Any, name: str) -> str:
 
 
 def describe(value: Any) -> str:
-    """Name the kind of a JSON value."""
+    """Return the kind of a JSON value, for messages."""
     if isinstance(value, str):
         return "a string"
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Regression at serving time: a number, or several, for a text or a pair."""
+"""Regression: a number, or several, for a text or a pair of texts."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -11,22 +11,22 @@ from tuneport.runtime.tasks.base import RuntimeTask
 from tuneport.runtime.tokenizer import Text, TextTokenizer
 from tuneport.schema.artifact import Processing
 
-CLOSE = 0.01
-"""Relative to a score's size, or absolute below 1: two scores so near say the same."""
+AGREEMENT_TOLERANCE = 0.01
+"""Difference up to which two scores agree, relative to the score, absolute below 1."""
 
 
 class Parameters(inputs.Parameters):
-    """Regression has none."""
+    """The `parameters` of a request: none."""
 
 
 class Task(RuntimeTask):
-    """Reads texts or pairs, and passes on the numbers (targets,)."""
+    """Reads texts or pairs, and returns the outputs (targets,)."""
 
     parameters: ClassVar = Parameters
     per_token: ClassVar = False
 
     def __init__(self, labels: tuple[str, ...], processing: Processing, tokenizer: TextTokenizer) -> None:
-        """Keep what reading needs."""
+        """Keep what parsing and encoding need."""
         self._processing = processing
         self._tokenizer = tokenizer
 
@@ -35,17 +35,17 @@ class Task(RuntimeTask):
         return inputs.read_text(value, accepts_pairs=self._processing.accepts_pairs)
 
     def encode(self, texts: Sequence[Text]) -> list[list[EncodedInput]]:
-        """Return one row for each text, cut at the model's maximum."""
+        """Return one row for each text, truncated to the model's maximum."""
         return [[row] for row in self._tokenizer.encode(texts)]
 
     def decode(
-        self, given: Text, rows: Sequence[EncodedInput], results: Sequence[RowOutputs], parameters: Parameters
+        self, parsed_input: Text, rows: Sequence[EncodedInput], outputs: Sequence[RowOutputs], parameters: Parameters
     ) -> Any:
-        """Answer `{"score"}`: a number, or a list of them where the model has several targets."""
-        values = [round(float(value), 6) for value in results[0]["logits"]]
+        """Return `{"score"}`: a number, or a list of them where the model has several targets."""
+        values = [round(float(value), 6) for value in outputs[0]["logits"]]
         return {"score": values if len(values) > 1 else values[0], **({"truncated": True} if rows[0].truncated else {})}
 
     def is_equivalent(self, prediction: Any, other: Any) -> bool:
-        """Tell whether all scores are within `CLOSE` of each other."""
+        """Tell whether all scores are within `AGREEMENT_TOLERANCE`."""
         ours, theirs = np.atleast_1d(prediction["score"]), np.atleast_1d(other["score"])
-        return bool(np.all(np.abs(ours - theirs) <= CLOSE * np.maximum(1, np.abs(theirs))))
+        return bool(np.all(np.abs(ours - theirs) <= AGREEMENT_TOLERANCE * np.maximum(1, np.abs(theirs))))

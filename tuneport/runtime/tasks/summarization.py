@@ -1,7 +1,7 @@
-"""Summarization at serving time: a text in, a shorter one out."""
+"""Summarization: a summary of a text."""
 
 from tuneport.runtime.tasks.generation import TextToText
 
 
 class Task(TextToText):
-    """Nothing but text to text."""
+    """Text in, text out; the model makes the difference from translation."""

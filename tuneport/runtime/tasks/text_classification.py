@@ -1,4 +1,4 @@
-"""Text classification at serving time: one of several labels, or any number of them, for a text or a pair."""
+"""Text classification: one of several labels, or any number of them, for a text or a pair of texts."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -13,28 +13,29 @@ from tuneport.runtime.tasks.base import RuntimeTask
 from tuneport.runtime.tokenizer import Text, TextTokenizer
 from tuneport.schema.artifact import Processing
 
-LIKELY = 0.5
+MULTI_LABEL_THRESHOLD = 0.5
+"""Probability from which a label counts where an input may have several."""
 
 
 class Parameters(inputs.Parameters):
-    """What a request may ask for under `parameters`."""
+    """The `parameters` of a request."""
 
     top_k: int | None = Field(default=None, ge=1)
-    """Answer a list of the k likeliest labels, best first."""
+    """Return a list of the k likeliest labels, best first."""
     threshold: float | None = Field(default=None, ge=0, le=1)
-    """Leave out labels below this probability; a single label becomes null: the model abstains."""
+    """Omit labels below this probability; a single label becomes null."""
     explain: bool = False
-    """Add to each label what every word did for it."""
+    """Add to each label the effect of every word on its probability."""
 
 
 class Task(RuntimeTask):
-    """Reads texts or pairs, and turns logits (labels,) into labels with probabilities."""
+    """Reads texts or pairs, and converts logits (labels,) to labels with probabilities."""
 
     parameters: ClassVar = Parameters
     per_token: ClassVar = False
 
     def __init__(self, labels: tuple[str, ...], processing: Processing, tokenizer: TextTokenizer) -> None:
-        """Keep what reading and decoding need."""
+        """Keep what parsing and decoding need."""
         self._labels = labels
         self._processing = processing
         self._tokenizer = tokenizer
@@ -46,69 +47,74 @@ class Task(RuntimeTask):
         return inputs.read_text(value, accepts_pairs=self._processing.accepts_pairs)
 
     def encode(self, texts: Sequence[Text]) -> list[list[EncodedInput]]:
-        """Return one row for each text, cut at the model's maximum."""
+        """Return one row for each text, truncated to the model's maximum."""
         return [[row] for row in self._tokenizer.encode(texts)]
 
     def request_rows(
         self, parsed_input: Text, rows: Sequence[EncodedInput], parameters: Parameters
     ) -> list[EncodedInput]:
-        """Return the text's row and, if it is to be explained, the row with each of its words hidden."""
+        """Return the text's row and, for an explanation, the row with each of its words hidden."""
         if not parameters.explain:
             return list(rows)
         hidden = explain.occlusions(rows[0], explain.pieces(parsed_input, rows[0]), self._mask)
         return [rows[0], *hidden]
 
     def decode(
-        self, given: Text, rows: Sequence[EncodedInput], results: Sequence[RowOutputs], parameters: Parameters
+        self, parsed_input: Text, rows: Sequence[EncodedInput], outputs: Sequence[RowOutputs], parameters: Parameters
     ) -> Any:
-        """Answer `{"label", "score"}`; a list of them, best first, for several labels or with `top_k`."""
-        every = self.probabilities(np.stack([result["logits"] for result in results]))
-        scores = every[0]
-        is_list = self._is_multi_label or parameters.top_k is not None
-        least = parameters.threshold
-        if least is None:
-            least = LIKELY if self._is_multi_label and parameters.top_k is None else 0.0
+        """Return `{"label", "score"}`; a list of them, best first, for several labels or with `top_k`."""
+        probabilities = self.probabilities(np.stack([output["logits"] for output in outputs]))
+        scores = probabilities[0]
+
+        def prediction(label: int) -> dict[str, Any]:
+            return self._prediction(label, parsed_input, rows[0], probabilities, parameters)
+
+        threshold = parameters.threshold
+        if threshold is None:
+            threshold = MULTI_LABEL_THRESHOLD if self._is_multi_label and parameters.top_k is None else 0.0
         best = np.argsort(-scores, kind="stable")[: parameters.top_k or (None if self._is_multi_label else 1)]
-        answers = [self._answer(i, given, rows[0], every, parameters) for i in best if scores[i] >= least]
-        if is_list:
-            return answers
-        return answers[0] if answers else self._answer(best[0], given, rows[0], every, parameters) | {"label": None}
+        predictions = [prediction(label) for label in best if scores[label] >= threshold]
+        if self._is_multi_label or parameters.top_k is not None:
+            return predictions
+        return predictions[0] if predictions else prediction(best[0]) | {"label": None}
 
     def is_equivalent(self, prediction: Any, other: Any) -> bool:
         """Compare labels."""
         return _labels_of(prediction) == _labels_of(other)
 
     def probabilities(self, logits: Output) -> Output:
-        """Turn logits (…, labels) into probabilities, float32."""
+        """Convert logits (…, labels) to probabilities, float32, with the model's temperature."""
         logits = logits / self._processing.temperature
         return sigmoid(logits) if self._is_multi_label else softmax(logits)
 
-    def _answer(
-        self, label: int, given: Text, row: EncodedInput, every: Output, parameters: Parameters
+    def _prediction(
+        self, label: int, parsed_input: Text, row: EncodedInput, probabilities: Output, parameters: Parameters
     ) -> dict[str, Any]:
-        """`every` holds the probabilities (rows, labels) of the text, and of its occlusions where it is explained."""
-        answer: dict[str, Any] = {"label": self._labels[label], "score": score(every[0, label])}
+        """`probabilities` (rows, labels) are those of the text and, for an explanation, of its occlusions."""
+        prediction: dict[str, Any] = {"label": self._labels[label], "score": score(probabilities[0, label])}
         if row.truncated:
-            answer["truncated"] = True
+            prediction["truncated"] = True
         if parameters.explain:
-            shown = explain.pieces(given, row)
-            answer["explanation"] = explain.explanation(given, shown, every[0], every[1:], label)
-        return answer
+            pieces = explain.pieces(parsed_input, row)
+            prediction["explanation"] = explain.explanation(
+                parsed_input, pieces, probabilities[0], probabilities[1:], label
+            )
+        return prediction
 
 
 def softmax(logits: Output) -> Output:
-    """Probabilities over the last axis, float32 in and out."""
-    powers = np.exp(logits - logits.max(-1, keepdims=True))
-    return powers / powers.sum(-1, keepdims=True)
+    """Return probabilities over the last axis, float32 in and out."""
+    exponentials = np.exp(logits - logits.max(-1, keepdims=True))
+    return exponentials / exponentials.sum(-1, keepdims=True)
 
 
 def sigmoid(logits: Output) -> Output:
-    """Probabilities of independent labels, float32 in and out; stable for large |logits|."""
+    """Return probabilities of independent labels, float32 in and out; stable for large |logits|."""
     return np.asarray(0.5 * (1 + np.tanh(0.5 * logits)), np.float32)
 
 
 def score(value: Any) -> float:
-    """Round a score for an answer: six decimals are what float32 can tell."""
+    """Round a score to six decimals, the precision of float32."""
     return round(float(value), 6)
 
 

@@ -1,4 +1,4 @@
-"""Text generation at serving time: a prompt or a chat, and what the model writes next."""
+"""Text generation: the continuation of a prompt, or the next message of a chat."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,18 +12,20 @@ from tuneport.runtime.tasks import inputs
 from tuneport.runtime.tasks.generation import GenerationParameters, GenerationTask, Prompt
 
 ROLES = ("system", "user", "assistant", "tool")
+MAX_LOSS = 700.0
+"""The exponential of a larger mean loss overflows."""
 SHAPE = 'a string, or {"messages": [{"role": "user", "content": "…"}]}'
 
 
 @dataclass(frozen=True)
 class PromptInput:
-    """A prompt as the model reads it."""
+    """A prompt as text."""
 
     text: str
     is_chat: bool
-    """A chat's template has put the special tokens in already."""
+    """Whether a chat template rendered it, and has added the special tokens."""
     answer: str | None = None
-    """A known answer, to be judged beside the model's own."""
+    """A reference answer, whose likelihood is computed beside the model's own answer."""
 
 
 class Task(GenerationTask):
@@ -34,62 +36,63 @@ class Task(GenerationTask):
     def parse_input(self, value: Any) -> PromptInput:
         """Check one input: a string, an object with `text`, or one with `messages`.
 
-        An `answer` beside them asks how likely the model finds it: `answer_perplexity` in the prediction.
+        With an `answer` beside them, the prediction has its perplexity as `answer_perplexity`.
         """
         fields = {"text": value} if isinstance(value, str) else value
         if not isinstance(fields, Mapping):
             raise InputError(f"an input is {inputs.describe(value)}", f"send {SHAPE}")
         answer = inputs.check_text(fields["answer"], "answer") if "answer" in fields else None
-        rest = {name: each for name, each in fields.items() if name != "answer"}
-        if set(rest) != {"messages"}:
-            (text,) = inputs.read_strings(rest, ("text",), SHAPE, given=value)
+        prompt = {name: field for name, field in fields.items() if name != "answer"}
+        if set(prompt) != {"messages"}:
+            (text,) = inputs.read_strings(prompt, ("text",), SHAPE, value=value)
             return PromptInput(text, False, answer)
-        messages = check_messages(rest["messages"])
-        asked = self.processor.chat(messages)
+        messages = check_messages(prompt["messages"])
+        text = self.processor.chat(messages)
         if answer is None:
-            return PromptInput(asked, True)
+            return PromptInput(text, True)
         whole = self.processor.chat([*messages, {"role": "assistant", "content": answer}], is_finished=True)
-        return PromptInput(asked, True, whole[len(asked) :] if whole.startswith(asked) else answer)
+        return PromptInput(text, True, whole[len(text) :] if whole.startswith(text) else answer)
 
-    def encode(self, asks: Sequence[PromptInput]) -> list[list[EncodedInput]]:
-        """Return a prompt for each; a longer one than the model's maximum loses its beginning."""
-        return [[self._encode(ask)] for ask in asks]
+    def encode(self, parsed_inputs: Sequence[PromptInput]) -> list[list[EncodedInput]]:
+        """Return a row for each prompt; one longer than the model's maximum loses its beginning."""
+        return [[self._encode(parsed_input)] for parsed_input in parsed_inputs]
 
     def decode(
         self,
-        given: PromptInput,
+        parsed_input: PromptInput,
         rows: Sequence[EncodedInput],
-        results: Sequence[RowOutputs],
+        outputs: Sequence[RowOutputs],
         parameters: GenerationParameters,
     ) -> Any:
-        """Answer `{"text", "finish_reason"}`, and how likely a given answer is."""
-        answer = super().decode(given, rows, results, parameters)
-        losses = results[0].get("losses")
-        if given.answer is None or losses is None or not len(losses):
-            return answer
-        return {**answer, "answer_perplexity": float(f"{np.exp(min(float(losses.mean()), 700)):.6g}")}
+        """Return `{"text", "finish_reason"}` and, with a reference answer, its `answer_perplexity`."""
+        prediction = super().decode(parsed_input, rows, outputs, parameters)
+        losses = outputs[0].get("losses")
+        if parsed_input.answer is None or losses is None or not len(losses):
+            return prediction
+        perplexity = np.exp(min(float(losses.mean()), MAX_LOSS))
+        return {**prediction, "answer_perplexity": float(f"{perplexity:.6g}")}
 
-    def remaining_positions(self, taken: int) -> int:
-        """Count the positions that a prompt leaves."""
-        return self.generation.positions - taken
+    def remaining_positions(self, prompt_tokens: int) -> int:
+        """Return the positions that a prompt leaves for new tokens."""
+        return self.generation.positions - prompt_tokens
 
-    def _encode(self, ask: PromptInput) -> Prompt:
-        (encoded,) = self.processor.encode([ask.text], special=not ask.is_chat)
-        ids, cut = encoded
-        if ask.answer is None:
-            return self.prompt(ids, truncated=cut)
+    def _encode(self, parsed_input: PromptInput) -> Prompt:
+        special = not parsed_input.is_chat
+        ((ids, truncated),) = self.processor.encode([parsed_input.text], special=special)
+        if parsed_input.answer is None:
+            return self.prompt(ids, truncated=truncated)
         whole, prompt = (
-            self.processor.ids(text, self.generation.positions, special=not ask.is_chat)
-            for text in (ask.text + ask.answer, ask.text)
+            self.processor.ids(text, self.generation.positions, special=special)
+            for text in (parsed_input.text + parsed_input.answer, parsed_input.text)
         )
-        # A token may reach over the border: what both have in common is the prompt.
+        # A token may span the end of the prompt and the start of the answer: the prompt is their common beginning.
         common = next((i for i, pair in enumerate(zip(prompt, whole, strict=False)) if pair[0] != pair[1]), len(prompt))
-        begin = max(1, min(common, len(whole)))  # nothing predicts the first token
-        return self.prompt(ids, truncated=cut, scored=tuple(whole), scored_from=begin)
+        first_scored = max(1, min(common, len(whole)))  # no position predicts the first token
+        return self.prompt(ids, truncated=truncated, scored=tuple(whole), scored_from=first_scored)
 
 
 def check_messages(messages: Any) -> list[dict[str, str]]:
-    """Check a chat: a list of objects with `role` and `content`."""
+    """Return the messages of a chat, checked: a list of objects with `role` and `content`."""
     if not isinstance(messages, list) or not messages:
         raise InputError(f'"messages" is {inputs.describe(messages)}', f"send {SHAPE}")
     checked = []

@@ -1,7 +1,7 @@
-"""Named entities at serving time: runs of tagged words, with their characters in the text.
+"""Token classification: named entities, as sequences of tagged words with their characters in the text.
 
-A word's tag is that of its first token, as in training; a longer text is read in overlapping windows, and a word
-counts in the one where it stands farthest from an end.
+A word's tag is that of its first token, as in training. A longer text is read in overlapping windows, and a word's tag
+comes from the window in which it is farthest from an end.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,14 +20,15 @@ from tuneport.runtime.tokenizer import TextTokenizer
 from tuneport.runtime.words import split_words
 from tuneport.schema.artifact import Processing
 
-NO_ENTITY = "O"
+OUTSIDE_TAG = "O"
+"""Tag of a word that belongs to no entity."""
 
 
 class Parameters(inputs.Parameters):
-    """What a request may ask for under `parameters`."""
+    """The `parameters` of a request."""
 
     threshold: float = Field(default=0.0, ge=0, le=1)
-    """Leave out entities below this score."""
+    """Omit entities below this score."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,12 @@ class _Entity:
     type: str
     start: int
     end: int
-    """Words, `end` not included."""
+    """Indices of words, `end` exclusive."""
     scores: list[float]
 
 
 class Task(RuntimeTask):
-    """Reads texts, or lists of words, and turns logits (tokens, labels) into entities."""
+    """Reads texts, or lists of words, and converts logits (tokens, labels) to entities."""
 
     parameters: ClassVar = Parameters
     per_token: ClassVar = True
@@ -62,74 +63,78 @@ class Task(RuntimeTask):
     def parse_input(self, value: Any) -> Sentence:
         """Check one input: a string, an object with `text`, or one with `tokens`, the words of a text."""
         if isinstance(value, dict) and set(value) == {"tokens"}:
-            return _of_words(value["tokens"])
+            return _sentence_of_words(value["tokens"])
         text = inputs.read_text(value, accepts_pairs=False)
         assert isinstance(text, str)
         return Sentence(text, split_words(text))
 
-    def encode(self, sentences: Sequence[Sentence]) -> list[list[EncodedInput]]:
+    def encode(self, parsed_inputs: Sequence[Sentence]) -> list[list[EncodedInput]]:
         """Return the windows of each text."""
-        return self._tokenizer.windows([[each.text[a:b] for a, b in each.words] for each in sentences])
+        return self._tokenizer.windows(
+            [[sentence.text[start:end] for start, end in sentence.words] for sentence in parsed_inputs]
+        )
 
     def decode(
-        self, given: Sentence, rows: Sequence[EncodedInput], results: Sequence[RowOutputs], parameters: Parameters
+        self,
+        parsed_input: Sentence,
+        rows: Sequence[EncodedInput],
+        outputs: Sequence[RowOutputs],
+        parameters: Parameters,
     ) -> list[dict[str, Any]]:
-        """Answer `{"entity", "score", "start", "end", "text"}` for each entity; the score is its words' mean."""
-        found = _entities(*self._tag(given, rows, results), self._scheme)
-        entities = []
-        for each in found:
-            start, end = given.words[each.start][0], given.words[each.end - 1][1]
-            mean = score(np.mean(each.scores))
+        """Return `{"entity", "score", "start", "end", "text"}` for each entity; the score is its words' mean."""
+        predictions = []
+        for entity in _entities(*self._tag(parsed_input, rows, outputs), self._scheme):
+            start, end = parsed_input.words[entity.start][0], parsed_input.words[entity.end - 1][1]
+            mean, text = score(np.mean(entity.scores)), parsed_input.text[start:end]
             if mean >= parameters.threshold:
-                entities.append(
-                    {"entity": each.type, "score": mean, "start": start, "end": end, "text": given.text[start:end]}
-                )
-        return entities
+                predictions.append({"entity": entity.type, "score": mean, "start": start, "end": end, "text": text})
+        return predictions
 
-    def tags(self, given: Sentence, rows: Sequence[EncodedInput], results: Sequence[RowOutputs]) -> list[str]:
-        """Return the tag of each word, as the data writes them; for the metric."""
-        return self._tag(given, rows, results)[0]
+    def tags(self, parsed_input: Sentence, rows: Sequence[EncodedInput], outputs: Sequence[RowOutputs]) -> list[str]:
+        """Return the tag of each word, in the data's scheme, for the metric."""
+        return self._tag(parsed_input, rows, outputs)[0]
 
     def is_equivalent(self, prediction: Any, other: Any) -> bool:
-        """Compare types and places of entities."""
-        ours, theirs = ([(e["entity"], e["start"], e["end"]) for e in each] for each in (prediction, other))
+        """Compare the types and positions of entities."""
+        ours, theirs = ([(e["entity"], e["start"], e["end"]) for e in entities] for entities in (prediction, other))
         return ours == theirs
 
     def _tag(
-        self, given: Sentence, rows: Sequence[EncodedInput], results: Sequence[RowOutputs]
+        self, parsed_input: Sentence, rows: Sequence[EncodedInput], outputs: Sequence[RowOutputs]
     ) -> tuple[list[str], list[float]]:
-        """Return tag and probability of each word; words of which the tokenizer left nothing are no entity's."""
-        tags, scores, margins = [NO_ENTITY] * len(given.words), [0.0] * len(given.words), [-1] * len(given.words)
-        for row, result in zip(rows, results, strict=True):
-            probabilities = softmax(result["logits"])
-            for place, word in _first_tokens(row):
-                margin = min(place, len(row) - 1 - place)
+        """Return tag and probability of each word; a word without tokens belongs to no entity."""
+        count = len(parsed_input.words)
+        tags, scores, margins = [OUTSIDE_TAG] * count, [0.0] * count, [-1] * count
+        for row, output in zip(rows, outputs, strict=True):
+            probabilities = softmax(output["logits"])
+            for position, word in _first_tokens(row):
+                margin = min(position, len(row) - 1 - position)
                 if margin > margins[word]:
-                    best = int(probabilities[place].argmax())
-                    tags[word], scores[word] = self._labels[best], float(probabilities[place][best])
+                    best = int(probabilities[position].argmax())
+                    tags[word], scores[word] = self._labels[best], float(probabilities[position][best])
                     margins[word] = margin
         return tags, scores
 
 
 def _first_tokens(row: EncodedInput) -> Iterator[tuple[int, int]]:
-    """Go through the words that begin in a window: place of the first token, index of the word.
+    """Yield, for each word that begins in a window, the position of its first token and its index.
 
-    A window may begin inside of a word, whose first token then stands in the window before.
+    A window may begin inside of a word, whose first token is then in the window before.
     """
     assert row.encoding is not None
-    before: int | None = None
-    for place, (word, offset) in enumerate(zip(row.encoding.word_ids, row.encoding.offsets, strict=True)):
-        if word is not None and word != before and offset[0] == 0:
-            yield place, word
-        before = word
+    previous: int | None = None
+    for position, (word, offset) in enumerate(zip(row.encoding.word_ids, row.encoding.offsets, strict=True)):
+        if word is not None and word != previous and offset[0] == 0:
+            yield position, word
+        previous = word
 
 
 def _entities(tags: Sequence[str], scores: Sequence[float], scheme: str) -> list[_Entity]:
-    """Join tagged words; leniently, as an I without its B still means an entity."""
+    """Join tagged words to entities; leniently: an I tag without a B tag before it starts an entity."""
     entities: list[_Entity] = []
     is_open = False
     for i, (tag, probability) in enumerate(zip(tags, scores, strict=True)):
-        if tag == NO_ENTITY:
+        if tag == OUTSIDE_TAG:
             is_open = False
             continue
         letter, kind = (tag[0], tag[2:]) if tag[1:2] == "-" and tag[0] in "BIES" else ("I", tag)
@@ -142,12 +147,13 @@ def _entities(tags: Sequence[str], scores: Sequence[float], scheme: str) -> list
     return entities
 
 
-def _of_words(words: Any) -> Sentence:
+def _sentence_of_words(words: Any) -> Sentence:
+    """Return the sentence that joins words with spaces; raises InputError if it is not a list of words."""
     if not isinstance(words, list) or not all(isinstance(word, str) and word.strip() for word in words):
         raise InputError('"tokens" is not a list of words', 'send {"tokens": ["Anna", "lives", …]}')
-    places, at = [], 0
+    spans, start = [], 0
     for word in words:
         inputs.check_text(word, "tokens")
-        places.append((at, at + len(word)))
-        at += len(word) + 1
-    return Sentence(" ".join(words), places)
+        spans.append((start, start + len(word)))
+        start += len(word) + 1
+    return Sentence(" ".join(words), spans)

@@ -1,7 +1,7 @@
-"""Translation at serving time: a text in the language that the model was trained to read, its translation out."""
+"""Translation: a text of the model's source language in its target language."""
 
 from tuneport.runtime.tasks.generation import TextToText
 
 
 class Task(TextToText):
-    """Nothing but text to text; languages are the artifact's."""
+    """Text in, text out; the artifact sets the languages."""

@@ -1,0 +1,142 @@
+"""Building one variant: it passes, or it is rejected with its reason and leaves nothing behind."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from kit.exports import FakeRunner, Prepared, shift
+
+from tuneport.errors import GateError
+from tuneport.runtime.runner import ModelRunner
+from tuneport.schema.artifact import Candidate, Execution, Footprint, Manifest, Rejected
+from tuneport.stages.export import pipeline
+from tuneport.stages.export.benchmark import BenchmarkResult
+from tuneport.stages.export.build import Passed, VariantBuilder
+from tuneport.stages.export.graph import Graph
+from tuneport.stages.export.passes.context import BuildContext, Pass
+from tuneport.stages.export.variants import VARIANTS, VariantSpec
+
+
+def int8_by(graph_pass: Pass) -> VariantSpec:
+    """Replace the passes of int8."""
+    return replace(VARIANTS["int8"], passes={"encoder": (graph_pass,)})
+
+
+def reject(builder: VariantBuilder, graph_pass: Pass) -> Rejected:
+    outcome = builder.build_and_validate("int8", int8_by(graph_pass))
+    assert isinstance(outcome, Rejected)
+    assert outcome.name == "int8"
+    assert not (builder.folder / "onnx" / "int8").exists()
+    return outcome
+
+
+@pytest.mark.parametrize(
+    ("by", "reason"), [(1000.0, "agreement"), (float("nan"), "not finite"), (1000.0, "accuracy falls by")]
+)
+def test_an_int8_graph_that_loses_labels_is_rejected_with_its_reason(
+    prepared: Prepared, tmp_path: Path, by: float, reason: str
+) -> None:
+    rejected = reject(prepared.builder(tmp_path), shift(by))
+    assert reason in rejected.reason
+    assert (rejected.parity is None) == (by != by)
+
+
+def test_an_int8_graph_that_cannot_be_built_is_rejected_with_its_reason(prepared: Prepared, tmp_path: Path) -> None:
+    def fail(graph: Graph, context: BuildContext, folder: Path) -> Graph:
+        raise ValueError("Unable to find data type for weight")
+
+    assert "Unable to find data type" in reject(prepared.builder(tmp_path), fail).reason
+
+
+def test_an_int8_graph_that_does_not_load_is_rejected_with_its_reason(prepared: Prepared, tmp_path: Path) -> None:
+    def write_no_graph(graph: Graph, context: BuildContext, folder: Path) -> Graph:
+        (folder / "model.onnx").write_bytes(b"no graph")
+        return Graph(folder, ("model.onnx",))
+
+    assert "cannot load" in reject(prepared.builder(tmp_path), write_no_graph).reason
+
+
+def test_a_disk_that_fills_while_quantizing_is_no_reason_to_reject(prepared: Prepared, tmp_path: Path) -> None:
+    def fill_the_disk(graph: Graph, context: BuildContext, folder: Path) -> Graph:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        prepared.builder(tmp_path).build_and_validate("int8", int8_by(fill_the_disk))
+
+
+def test_fp32_that_fails_ends_the_export(prepared: Prepared, tmp_path: Path) -> None:
+    builder = prepared.builder(tmp_path)
+    graph = builder.context.fp32
+    shift(0.002)(graph, builder.context, graph.folder)
+    with pytest.raises(GateError, match=r"fp32 does not answer as torch does: max \|Δ\| 0.002\d* > 0.001"):
+        builder.build_and_validate("fp32", VARIANTS["fp32"])
+
+
+def test_passes_run_in_order_each_on_the_graph_of_the_one_before(prepared: Prepared, tmp_path: Path) -> None:
+    builder = prepared.builder(tmp_path)
+    spec = replace(VARIANTS["int8"], passes={"encoder": (shift(1000.0), shift(-1000.0))})
+    outcome = builder.build_and_validate("int8", spec)
+    assert isinstance(outcome, Passed)
+    assert outcome.parity.max_abs_diff < 1e-3
+    assert [file.path for file in outcome.candidate.execution.files] == ["onnx/int8/model.onnx"]
+    assert sorted(path.name for path in (builder.folder / "onnx").iterdir()) == ["fp32", "int8"]
+    assert not list(builder.folder.glob("tmp*"))
+
+
+def open_fake(prepared: Prepared, error: float) -> Callable[[VariantBuilder, Execution], ModelRunner]:
+    """Open runners whose outputs are off by `error` for rows that share a batch."""
+
+    def open_runner(builder: VariantBuilder, execution: Execution) -> ModelRunner:
+        single = execution.single_row_batches
+        return FakeRunner(prepared, lambda rows: error * (len(rows) > 1), single_row_batches=single)
+
+    return open_runner
+
+
+@pytest.mark.parametrize(("error", "runs_alone"), [(0.0, False), (0.5, True)])
+def test_a_variant_whose_outputs_depend_on_the_batch_runs_rows_one_at_a_time(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: float, runs_alone: bool
+) -> None:
+    monkeypatch.setattr(VariantBuilder, "open", open_fake(prepared, error))
+    builder = prepared.builder(tmp_path)
+    outcome = builder.build_and_validate("int8", int8_by(shift(0.0)))
+    assert isinstance(outcome, Passed)
+    assert outcome.candidate.execution.single_row_batches == runs_alone
+    assert outcome.runner.single_row_batches == runs_alone
+    assert outcome.parity.max_abs_diff < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("single_row_batches", "gain", "streams", "max_batch_tokens"),
+    [(False, 1.5, 2, 64), (False, 1.04, 1, 128), (True, 1.5, 2, 1024)],
+)
+def test_a_variant_records_its_streams_and_its_batches(
+    prepared: Prepared,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    single_row_batches: bool,
+    gain: float,
+    streams: int,
+    max_batch_tokens: int,
+    manifest: Manifest,
+) -> None:
+    """Several streams are chosen only if they raise throughput by 5 %; rows that run alone keep the default batch."""
+    footprint = Footprint(memory_mib=7.0, cold_start_ms=8.0)
+    monkeypatch.setattr(pipeline, "measure_footprint", lambda *_: footprint)
+    monkeypatch.setattr(pipeline, "usable_cores", lambda: 2)
+    recorded = manifest.variant("int8")
+    execution = recorded.execution.model_copy(update={"max_batch_tokens": 1024, "streams": 1})
+    execution = execution.model_copy(update={"single_row_batches": single_row_batches})
+    parity, metric, timing = (getattr(recorded.evidence, name) for name in ("parity", "metric", "timing"))
+    candidate = Candidate(name="int8", execution=execution)
+    runner = FakeRunner(prepared, lambda rows: 0.0)
+    passed = Passed(candidate, runner, parity, metric, tolerance=0.1, fp32_parts=("/layer.1",))
+    faster = timing.model_copy(update={"texts_per_s": gain * timing.texts_per_s})
+    results = {"int8": BenchmarkResult(timing, 128), "int8, a stream a core": BenchmarkResult(faster, 64)}
+    builder = prepared.builder(tmp_path)
+    variant = pipeline.record_variant(builder, ("calm",), passed, results)
+    assert (variant.execution.streams, variant.execution.max_batch_tokens) == (streams, max_batch_tokens)
+    assert variant.evidence.timing == (faster if streams == 2 else timing)
+    assert variant.evidence.footprint == footprint
+    assert (variant.evidence.tolerance, variant.evidence.fp32_parts) == (0.1, ("/layer.1",))

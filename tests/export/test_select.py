@@ -1,0 +1,57 @@
+"""Which variant is the default, which are on the Pareto front, and what the model card and `inspect` show of them."""
+
+from pathlib import Path
+
+import pytest
+from kit.command import tuneport
+
+from tuneport.schema.artifact import Manifest, Rejected, Variant
+from tuneport.stages.export.card import card
+from tuneport.stages.export.config import Objective
+from tuneport.stages.export.pareto import pareto_front
+from tuneport.stages.export.select import select_default
+
+
+def with_evidence(variant: Variant, **changes: object) -> Variant:
+    return variant.model_copy(update={"evidence": variant.evidence.model_copy(update=changes)})
+
+
+def renamed(variant: Variant, name: str, texts_per_s: float, p50: float) -> Variant:
+    """Copy a variant with another name and other timings."""
+    timing = variant.evidence.timing.model_copy(update={"texts_per_s": texts_per_s, "latency_ms_p50": p50})
+    return with_evidence(variant.model_copy(update={"name": name}), timing=timing)
+
+
+@pytest.mark.parametrize(("objective", "best"), [("throughput", "a"), ("latency", "b"), ("size", "c")])
+def test_the_objective_selects_the_default(manifest: Manifest, objective: Objective, best: str) -> None:
+    variants = []
+    for name, (texts_per_s, p50, size) in {"a": (30.0, 9.0, 20), "b": (20.0, 7.0, 30), "c": (10.0, 8.0, 10)}.items():
+        variant = renamed(manifest.variants[0], name, texts_per_s, p50)
+        files = (variant.execution.files[0].model_copy(update={"size_bytes": size}),)
+        execution = variant.execution.model_copy(update={"files": files})
+        variants.append(variant.model_copy(update={"execution": execution}))
+    name, because = select_default(variants, objective)
+    assert name == best
+    assert all(f"{each.name} " in because for each in variants)
+
+
+def test_the_pareto_front_has_what_no_other_dominates(manifest: Manifest) -> None:
+    figures = {"fast": (30.0, 9.0), "quick": (20.0, 7.0), "dominated": (20.0, 9.0)}
+    variants = tuple(renamed(manifest.variants[0], name, *each) for name, each in figures.items())
+    assert pareto_front(variants) == {"fast", "quick"}
+
+
+def test_the_card_gives_the_reason_of_a_rejected_variant(manifest: Manifest) -> None:
+    rejected = (Rejected(name="int4", reason="agreement 12.00% < 99%"),)
+    assert "- `int4`: agreement 12.00% < 99%" in card(manifest.model_copy(update={"rejected": rejected}))
+
+
+def test_inspect_names_the_parts_that_stay_in_fp32(manifest: Manifest, artifact: Path) -> None:
+    fp32, int8 = manifest.variants
+    mixed = with_evidence(int8, fp32_parts=("/bert/encoder/layer.1/output",))
+    changed = manifest.model_copy(update={"variants": (fp32, mixed)})
+    assert "int8 keeps in fp32" in card(changed)
+    changed.save(artifact)
+    shown = tuneport("inspect", artifact).out
+    assert "keeps in fp32" in shown
+    assert "layer.1/output" in shown

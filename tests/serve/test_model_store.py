@@ -1,0 +1,62 @@
+"""Artifacts in BentoML's model store."""
+
+import errno
+import os
+from pathlib import Path
+
+import bentoml
+import pytest
+from kit.artifacts import change_byte
+
+from tuneport.errors import ArtifactError, TuneportError
+from tuneport.schema.artifact import MANIFEST, Manifest
+from tuneport.schema.loading import check_files, load_manifest
+from tuneport.stages.serve.bento import register
+
+
+def test_registering_twice_keeps_one_copy(tiny_artifact: Path, manifest: Manifest) -> None:
+    tag = register(tiny_artifact)
+    stored = Path(bentoml.models.get(tag).path)
+    before = (stored / MANIFEST).stat().st_ino
+    assert tag.startswith(f"tuneport:{manifest.version}-")
+    assert tag == register(tiny_artifact)
+    assert (stored / MANIFEST).stat().st_ino == before
+
+
+def test_another_export_of_the_same_model_is_stored_beside_the_old(artifact: Path, tiny_artifact: Path) -> None:
+    """A bento that names the old one must not serve another variant from one day to the next."""
+    tag = register(tiny_artifact)
+    load_manifest(artifact).model_copy(update={"default_variant": "int8"}).save(artifact)
+    other = register(artifact)
+    assert other.partition("-")[0] == tag.partition("-")[0]
+    assert [load_manifest(Path(bentoml.models.get(each).path)).default_variant for each in (tag, other)] == [
+        load_manifest(tiny_artifact).default_variant,
+        "int8",
+    ]
+
+
+def test_a_damaged_copy_in_the_store_is_replaced(artifact: Path) -> None:
+    load_manifest(artifact).model_copy(update={"default_because": "chosen"}).save(artifact)
+    (artifact / "stranger").write_text("not listed")
+    stored = Path(bentoml.models.get(register(artifact)).path)
+    assert not (stored / "stranger").exists()
+    change_byte(stored / "onnx" / "fp32" / "model.onnx")
+    assert Path(bentoml.models.get(register(artifact)).path) == stored
+    check_files(stored, load_manifest(stored))
+
+
+def test_a_full_disk_is_one_line(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load_manifest(artifact).model_copy(update={"default_because": "no room"}).save(artifact)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("shutil.copyfile", full)
+    with pytest.raises(TuneportError, match=r"cannot be copied into BentoML's store .No space left"):
+        register(artifact)
+
+
+def test_a_damaged_artifact_is_not_registered(artifact: Path) -> None:
+    change_byte(artifact / "tokenizer.json")
+    with pytest.raises(ArtifactError):
+        register(artifact)
