@@ -40,7 +40,7 @@ def select_variant_for_host(folder: Path, settings: Settings) -> str | None:
     variants = [variant for variant in manifest.variants if variant.execution.device == device]
     if len(variants) < 2 or not is_unlike(Host.here(), manifest.host, device):
         return None
-    # BentoML's supervisor runs this code, and seldom needs the engines.
+    # Imported here because BentoML's supervisor runs this code and seldom gets this far.
     from tuneport.runtime.loading import family_of
 
     if not family_of(manifest.task).is_autotuned:

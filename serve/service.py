@@ -1,9 +1,9 @@
 """The BentoML service, for `bentoml serve tuneport.stages.serve.service:Tuneport` and `bentoml build`.
 
-BentoML's supervisor imports this module only to start the workers, so what answers requests is imported by them alone.
+BentoML's supervisor imports this module, too, but never answers requests: engines are imported in the workers only.
 
-Which artifact it serves is the bento argument `model` (`--arg model=tuneport:1f2e3d…`); without it, the one
-that was registered last. A built bento keeps the one it was built with.
+The bento argument `model` names the artifact to serve (`--arg model=tuneport:1f2e3d…`), by default the one that was
+registered last. A built bento keeps the one it was built with.
 """
 
 import asyncio

@@ -15,8 +15,7 @@ from tuneport.schema.artifact import Device
 
 PREFIX = "TUNEPORT_"
 START_REPORT = "TUNEPORT_START_REPORT"
-"""Variable with the path of a file in which a worker that cannot start writes why; whoever starts the service sets it.
-"""
+"""Variable with the path of the file for the reason why a worker cannot start; set by what starts the service."""
 METRICS_FOLDER = "TUNEPORT_METRICS_FOLDER"
 """Variable with the folder in which the workers of one supervisor share their metrics; the supervisor sets it."""
 API_KEY = re.compile(r"[!-~]+")

@@ -32,7 +32,7 @@ METHODS: dict[CalibrationMethodName, CalibrationMethod] = {
     "percentile": CalibrationMethod.Percentile,
 }
 HISTOGRAMS = {"entropy": {"num_bins": 256, "num_quantized_bins": 128}}
-"""Bins of the activations' histograms. By default entropy has 128 of both, so that it can only choose the full range."""
+"""Bins of the histograms of activations. By default entropy has 128 of both and can only choose the full range."""
 OP_TYPES = ["MatMul", "Gemm"]
 
 

@@ -8,7 +8,8 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
 from tuneport.errors import DeadlineExceeded, InputError
-from tuneport.runtime.tasks.generation import GenerationParameters, GenerationTask
+from tuneport.runtime.tasks.generation import GenerationTask
+from tuneport.runtime.tasks.sampling import GenerationParameters
 from tuneport.tasks import task_spec
 
 from ..admission import AdmissionController

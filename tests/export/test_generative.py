@@ -41,6 +41,7 @@ from tuneport.runtime.tasks.generation import Prompt
 from tuneport.runtime.tasks.text_generation import Task
 from tuneport.schema.artifact import Manifest
 from tuneport.schema.loading import load_golden
+from tuneport.stages.export.checkpoint import open_checkpoint
 from tuneport.stages.export.config import ExportConfig
 from tuneport.stages.export.footprint import measure_footprint
 from tuneport.stages.export.graph import Graph
@@ -51,6 +52,7 @@ from tuneport.stages.finetune.audio import read_audio
 from tuneport.stages.finetune.config import load_config
 from tuneport.stages.finetune.train import finetune
 from tuneport.stages.serve.bento import build
+from tuneport.tasks import task_spec
 
 FAMILIES = ("t5", "marian", "bart", "gpt2", "llama", "whisper")
 TEXTS = ("eins zwei drei", "", "neun", "zehn unknown Größe 🙂", "vier " * 60)
@@ -260,6 +262,12 @@ def test_the_metric_is_that_of_what_transformers_generates(family: str, exported
     assert metric.value == metric.torch
     assert metric.name == METRICS[model.manifest.task]
     assert metric.lower_is_better == (family == "whisper")
+
+
+def test_rouge_l_counts_the_words_in_order(exported: Export) -> None:
+    checkpoint = open_checkpoint(exported("bart").run)
+    task = task_spec("summarization").task_class("export")(checkpoint)
+    assert task.score_texts(["two one three"], ["one two three"]) == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize("family", ["marian", "gpt2", "whisper"])

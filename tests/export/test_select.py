@@ -8,7 +8,7 @@ from kit.command import tuneport
 from tuneport.schema.artifact import Manifest, Rejected, Variant
 from tuneport.stages.export.card import card
 from tuneport.stages.export.config import Objective
-from tuneport.stages.export.pareto import pareto_front
+from tuneport.stages.export.pareto import draw_pareto, pareto_front
 from tuneport.stages.export.select import select_default
 
 
@@ -39,6 +39,14 @@ def test_the_pareto_front_has_what_no_other_dominates(manifest: Manifest) -> Non
     figures = {"fast": (30.0, 9.0), "quick": (20.0, 7.0), "dominated": (20.0, 9.0)}
     variants = tuple(renamed(manifest.variants[0], name, *each) for name, each in figures.items())
     assert pareto_front(variants) == {"fast", "quick"}
+
+
+def test_the_picture_is_a_png_of_every_variant(manifest: Manifest, tmp_path: Path) -> None:
+    file = draw_pareto(tmp_path, manifest)
+    assert file.path == "pareto.png"
+    assert (tmp_path / "pareto.png").read_bytes().startswith(b"\x89PNG")
+    without = manifest.model_copy(update={"variants": manifest.variants[:1]})
+    assert draw_pareto(tmp_path, without).sha256 != file.sha256
 
 
 def test_the_card_gives_the_reason_of_a_rejected_variant(manifest: Manifest) -> None:

@@ -96,7 +96,7 @@ def test_base_and_adapter_give_the_logits_that_were_evaluated(config: FinetuneCo
     assert right == pytest.approx(evaluate(trainer, prepared, "test").metrics["accuracy"])
 
 
-def test_a_run_goes_on_from_its_checkpoint_to_the_same_weights(config: FinetuneConfig, tmp_path: Path) -> None:
+def test_a_run_resumes_from_its_checkpoint_to_the_same_weights(config: FinetuneConfig, tmp_path: Path) -> None:
     changes = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3, "dropout": 0.2}
     config = config.model_copy(update=changes)
     prepared, weights = prepare(config), []
@@ -141,7 +141,7 @@ def test_families_that_take_none_are_refused_before_training(settings: Settings,
 # T5 in adapters 1.3.0 uses an argument's old name.
 @pytest.mark.filterwarnings("ignore:`past_key_value` is deprecated:FutureWarning")
 @pytest.mark.parametrize("family", ["t5", "bart"])
-def test_an_encoder_decoder_with_an_adapter_writes(settings: Settings, tmp_path: Path, family: str) -> None:
+def test_an_encoder_decoder_with_an_adapter_generates(settings: Settings, tmp_path: Path, family: str) -> None:
     rows = pairs(24)
     data = write_pairs(tmp_path / "data", rows, rows[:4])
     model = build_seq2seq(tmp_path / "base", family)
@@ -168,7 +168,7 @@ def test_a_causal_model_keeps_its_head(settings: Settings, tmp_path: Path) -> No
     assert run.trained_parameters == 2 * (32 * 2 + 2 + 2 * 32 + 32)
 
 
-def test_what_cannot_be_is_refused_in_one_line(
+def test_impossible_combinations_are_refused_in_one_line(
     config: FinetuneConfig, out: Path, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(TuneportError, match="leave out pooling"):

@@ -6,21 +6,20 @@ import pytest
 from helpers import write_rows
 from tiny import tiny_encoder, write_splits
 from tiny_generative import build_seq2seq, pairs, write_pairs
-from tuneport.stages.serve.predictor import Predictor
 
 from tuneport.errors import ArtifactError, TuneportError
+from tuneport.runtime.predictor import Predictor
 from tuneport.stages.export.pipeline import ExportConfig, export
 from tuneport.stages.finetune.config import FinetuneConfig, load_config
 from tuneport.stages.finetune.setup import prepare
 from tuneport.stages.finetune.train import finetune
-from tuneport.stages.serve.settings import Settings
 
 TEXTS = ("eins zwei drei", "neun", "zehn elf")
 
 
 @pytest.fixture(scope="module")
 def translator(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny Marian that has learnt little; what it says differs from what it is told."""
+    """A barely trained tiny Marian, whose outputs differ from its inputs."""
     folder = tmp_path_factory.mktemp("translator")
     data = write_pairs(folder / "data", pairs(16), pairs(16)[:8])
     base = build_seq2seq(folder / "base", "marian")
@@ -43,7 +42,7 @@ def settings(tmp_path: Path, **changes: object) -> FinetuneConfig:
 def test_rows_come_back_with_their_labels(translator: Path, tmp_path: Path) -> None:
     prepared = prepare(settings(tmp_path, back_translation=[str(translator), str(translator)]))
     train = prepared.data.splits["train"].to_list()
-    predictor = Predictor(translator, Settings())
+    predictor = Predictor(translator)
     expected = []
     for row in train[:12]:
         there = predictor.predict([row["text"]])[0]["text"]

@@ -9,17 +9,24 @@ import pytest
 from helpers import tuneport
 from tiny import write_splits
 
+from tuneport.stages.finetune.config import FinetuneConfig
 from tuneport.tasks import all_tasks
 
 
-def test_the_help_teaches_tasks_strategies_and_where_settings_are() -> None:
-    said = " ".join(tuneport("finetune", "--help").out.split())
+def test_the_help_names_tasks_strategies_and_where_settings_are() -> None:
+    message = " ".join(tuneport("finetune", "--help").out.split())
     for word in (*all_tasks(), "text_pair", "adalora", "docs/finetuning.md", "Example: tuneport finetune"):
-        assert word in said
+        assert word in message
+
+
+def test_every_setting_has_a_description_of_one_line() -> None:
+    for name, field in FinetuneConfig.model_fields.items():
+        assert field.description, name
+        assert "\n" not in field.description, name
 
 
 @pytest.mark.parametrize("begun", [True, False])
-def test_a_stop_from_outside_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: bool) -> None:
+def test_an_interrupted_run_says_how_to_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: bool) -> None:
     out = tmp_path / "run"
 
     def stop(*_: Any, **__: Any) -> None:

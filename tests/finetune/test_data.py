@@ -180,7 +180,7 @@ def test_a_column_cannot_be_two_of_the_tasks(tmp_path: Path, columns: dict[str, 
         _read(write_rows(tmp_path / "x.jsonl", ROWS), **columns)
 
 
-def test_half_a_character_is_named_with_its_line(tmp_path: Path) -> None:
+def test_an_unpaired_surrogate_is_named_with_its_line(tmp_path: Path) -> None:
     file = tmp_path / "x.jsonl"
     file.write_text('{"text": "a", "label": 1}\n{"text": "b \\ud800", "label": 1}\n')
     with pytest.raises(DataError, match=r"line 2 has an unpaired surrogate, \\ud800"):
@@ -216,7 +216,7 @@ def test_classes_are_divided_evenly_and_rows_keep_their_numbers(tmp_path: Path) 
         assert all(row["text"] == f"text {number - 1}" for number, row in numbered_rows(split))
 
 
-def test_a_csv_without_commas_is_told_so(tmp_path: Path) -> None:
+def test_a_csv_without_commas_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"it has \['text;label'\]; separate the columns of a CSV with commas"):
         _read(_csv(tmp_path / "x.csv", ["text;label", "a;b"]))
 

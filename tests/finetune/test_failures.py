@@ -1,4 +1,4 @@
-"""What cannot end well is refused before training, in words, and leaves nothing; what was interrupted goes on."""
+"""What cannot end well is refused before training, in words, and leaves nothing; what was interrupted resumes."""
 
 import shutil
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("damage", ["only config.json", "no state", "half a state"])
-def test_a_run_killed_while_saving_goes_on_from_the_checkpoint_before(
+def test_a_run_killed_while_saving_resumes_from_the_checkpoint_before(
     settings: Settings, tmp_path: Path, damage: str
 ) -> None:
     changes = {"max_steps": 8, "save_strategy": "steps", "save_steps": 4}
@@ -166,15 +166,15 @@ def test_warnings_come_before_training(settings: Settings, tmp_path: Path) -> No
     train = [*ROWS, {"text": "film 99", "label": "film "}, {"text": "film 99", "label": "film "}]
     flipped = {"text": "vote 3", "label": "film"}
     data = write_splits(tmp_path / "data", train=train, validation=[*ROWS[:2], flipped])
-    said: list[str] = []
+    warnings: list[str] = []
 
     def stop(warning: str) -> None:
-        said.append(warning)
+        warnings.append(warning)
         assert not (tmp_path / "run").exists()
 
     run = finetune(settings(data=str(data), max_steps=1), tmp_path / "run", warn=stop)
-    assert said == list(run.warnings)
-    assert said == [
+    assert warnings == list(run.warnings)
+    assert warnings == [
         "2 of train's 26 rows are also in validation.jsonl",
         "1 of train's 26 rows are also in validation.jsonl with another label",
         "train.jsonl has ['film', 'film '], which differ only in spaces",

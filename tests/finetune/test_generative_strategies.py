@@ -1,4 +1,4 @@
-"""LoRA, AdaLoRA, IA3, prefix tuning and FGM on models that write: each changes what it should, and merges or stays."""
+"""LoRA, AdaLoRA, IA3, prefix tuning and FGM on generative models: each changes what it should, and merges or stays."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,8 +21,10 @@ IDS = torch.tensor([[5, 6, 7, 8, 1], [9, 8, 7, 6, 1]])
 
 
 @pytest.fixture(params=FAMILIES)
-def writes(request: pytest.FixtureRequest, settings: Settings, tmp_path: Path) -> Callable[..., FinetuneConfig]:
-    """Make settings of a run of a tiny model that writes."""
+def generative_settings(
+    request: pytest.FixtureRequest, settings: Settings, tmp_path: Path
+) -> Callable[..., FinetuneConfig]:
+    """Make settings of a run of a tiny generative model."""
     if request.param == "gpt2":
         texts = [{"text": f"{row['source']} : {row['target']}"} for row in ROWS]
         data = write_pairs(tmp_path / "data", texts, texts[:4])
@@ -49,8 +51,10 @@ def _logits(model: Any) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("strategy", ["lora", "adalora", "ia3"])
-def test_what_peft_trains_is_merged(writes: Settings, tmp_path: Path, strategy: str) -> None:
-    config = writes(strategy=strategy, learning_rate=0.05, max_steps=8, **({} if strategy == "ia3" else {"lora_r": 2}))
+def test_what_peft_trains_is_merged(generative_settings: Settings, tmp_path: Path, strategy: str) -> None:
+    config = generative_settings(
+        strategy=strategy, learning_rate=0.05, max_steps=8, **({} if strategy == "ia3" else {"lora_r": 2})
+    )
     run = finetune(config, tmp_path / "run")
     kind = _kind(config)
     model, info = kind.from_pretrained(tmp_path / "run" / "checkpoint", output_loading_info=True)
@@ -66,8 +70,8 @@ def test_what_peft_trains_is_merged(writes: Settings, tmp_path: Path, strategy: 
     assert run.trained_parameters < sum(parameter.numel() for parameter in model.parameters()) / 3
 
 
-def test_a_prefix_stays_beside_the_model(writes: Settings, tmp_path: Path) -> None:
-    config = writes(strategy="prefix", num_virtual_tokens=3, learning_rate=0.05, max_steps=8)
+def test_a_prefix_is_saved_without_the_model(generative_settings: Settings, tmp_path: Path) -> None:
+    config = generative_settings(strategy="prefix", num_virtual_tokens=3, learning_rate=0.05, max_steps=8)
     run = finetune(config, tmp_path / "run")
     checkpoint = tmp_path / "run" / "checkpoint"
     assert not (checkpoint / "model.safetensors").exists()
@@ -79,10 +83,10 @@ def test_a_prefix_stays_beside_the_model(writes: Settings, tmp_path: Path) -> No
     assert run.trained_parameters in (3 * 2 * 2 * 32, 3 * 2 * layers * 32)
 
 
-def test_fgm_adds_a_gradient(writes: Settings, tmp_path: Path) -> None:
+def test_fgm_adds_a_gradient(generative_settings: Settings, tmp_path: Path) -> None:
     gradients = []
     for epsilon in (0.0, 5.0):
-        prepared = prepare(writes(adversarial_epsilon=epsilon, learning_rate=1e-12, dropout=0.0))
+        prepared = prepare(generative_settings(adversarial_epsilon=epsilon, learning_rate=1e-12, dropout=0.0))
         trainer = make_trainer(prepared, tmp_path, load_model(prepared))
         trainer.create_optimizer()
         batch = next(iter(trainer.get_train_dataloader()))
@@ -98,9 +102,13 @@ def test_fgm_adds_a_gradient(writes: Settings, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("strategy", ["lora", "last_layers", "adapter"])
-def test_recomputed_activations_still_give_gradients(writes: Settings, tmp_path: Path, strategy: str) -> None:
+def test_recomputed_activations_still_give_gradients(
+    generative_settings: Settings, tmp_path: Path, strategy: str
+) -> None:
     """With the embeddings frozen, recomputing a layer must not lose the gradients inside of it."""
-    prepared = prepare(writes(strategy=strategy, gradient_checkpointing=True, eval_strategy="no", max_steps=3))
+    prepared = prepare(
+        generative_settings(strategy=strategy, gradient_checkpointing=True, eval_strategy="no", max_steps=3)
+    )
     trainer = make_trainer(prepared, tmp_path, load_model(prepared))
     before = {name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
     trainer.train()

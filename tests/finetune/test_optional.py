@@ -24,7 +24,7 @@ class UsageError(Exception):
 
 
 @pytest.mark.parametrize("package", ["wandb", "mlflow"])
-def test_an_absent_watcher_is_one_line_before_any_work(
+def test_an_absent_tracker_is_one_line_before_any_work(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
     config = settings()
@@ -40,7 +40,7 @@ def test_an_absent_watcher_is_one_line_before_any_work(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_watcher_that_is_not_set_up_is_one_line(
+def test_a_tracker_that_is_not_set_up_is_one_line(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(optional_packages, "version", Mock())

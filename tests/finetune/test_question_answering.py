@@ -124,7 +124,9 @@ def test_a_span_is_never_longer_than_an_answer_may_be() -> None:
     ("characters", "tokens"),
     [((4, 8), (1, 1)), ((4, 13), (1, 2)), ((5, 7), (1, 1)), ((0, 8), None), ((9, 20), None), ((0, 3), None)],
 )
-def test_a_window_places_only_what_it_holds_whole(characters: tuple[int, int], tokens: tuple[int, int] | None) -> None:
+def test_a_window_locates_only_answers_that_it_contains_whole(
+    characters: tuple[int, int], tokens: tuple[int, int] | None
+) -> None:
     assert token_span([(OUTSIDE, OUTSIDE), (4, 8), (9, 13), (OUTSIDE, OUTSIDE)], *characters) == tokens
 
 
@@ -159,12 +161,12 @@ def test_the_best_window_wins_and_mistakes_say_what_was_answered(bert: Path, fol
     assert done.metrics["exact_match"] == pytest.approx(1 / 3)
     assert done.metrics["exact_match_has_answer"] == 0.5
     assert done.metrics["exact_match_no_answer"] == 0
-    said = [(each.row, each.expected, each.predicted, each.loss) for each in done.mistakes]
-    assert said == [(1, "oslo | oslo , the old city", "anna lives", 1.0), (3, "no answer", "river", 1.0)]
+    mistakes = [(each.row, each.expected, each.predicted, each.loss) for each in done.mistakes]
+    assert mistakes == [(1, "oslo | oslo , the old city", "anna lives", 1.0), (3, "no answer", "river", 1.0)]
     assert done.mistakes[1].input == f"who was big ? ⟂ {SHORT}"
 
 
-def test_one_window_that_sees_an_answer_outvotes_those_that_see_none(bert: Path, folder: Path) -> None:
+def test_a_window_with_an_answer_outweighs_those_without(bert: Path, folder: Path) -> None:
     task, rows, features = _encoded(bert, folder)
     doubtful = {f"w{i}": (w["cls"], w["cls"], 8.0) for i, w in enumerate(features) if w["start_positions"] == w["cls"]}
     assert task.evaluate(_outputs(features, **doubtful), None, rows, features).metrics["exact_match"] == 1
@@ -181,7 +183,7 @@ def test_no_answer_is_a_choice_only_where_train_has_it(bert: Path, tmp_path: Pat
     assert task.evaluate(_outputs(features, **certain), None, rows, features).metrics["f1"] == 0
 
 
-def test_both_shapes_of_answers_are_one(bert: Path, folder: Path, tmp_path: Path) -> None:
+def test_both_formats_of_answers_are_equivalent(bert: Path, folder: Path, tmp_path: Path) -> None:
     as_list = [
         {**row, "answers": [{"text": t, "answer_start": s} for t, s in zip(*row["answers"].values(), strict=True)]}
         for row in ROWS
@@ -228,22 +230,22 @@ def test_all_problems_come_at_once(bert: Path, tmp_path: Path) -> None:
     ]
     with pytest.raises(DataError) as found:
         _task(bert, write_splits(tmp_path, train=ROWS, validation=[*ROWS, *bad]))
-    said = str(found.value)
+    message = str(found.value)
     for part in (
         "validation.jsonl row 4: the answer 'river' has answer_start = 0, "
         "where the context has 'the r'; it begins at 4",
         "row 5: the answer 'lake' has answer_start = 99, "
         "where the context has nothing; the context does not contain it",
     ):
-        assert part in said
-    assert "row 6: answers has 2 of text and 1 of answer_start" in said
-    assert "row 7: context is an empty string" in said
-    assert "row 7: question is an empty string" in said
-    assert "(and 1 more)" in said  # river is not in the empty context
+        assert part in message
+    assert "row 6: answers has 2 of text and 1 of answer_start" in message
+    assert "row 7: context is an empty string" in message
+    assert "row 7: question is an empty string" in message
+    assert "(and 1 more)" in message  # river is not in the empty context
 
 
 @pytest.mark.parametrize(
-    ("answers", "said"),
+    ("answers", "message"),
     [
         ("river", "answers is 'river', and"),
         (None, "answers is None, and"),
@@ -255,15 +257,15 @@ def test_all_problems_come_at_once(bert: Path, tmp_path: Path) -> None:
         ({"text": ["river"], "answer_start": [-15]}, "'river' has answer_start = -15, where the context has nothing"),
     ],
 )
-def test_answers_of_a_wrong_shape_are_refused(answers: Any, said: str, bert: Path, tmp_path: Path) -> None:
+def test_answers_of_another_format_are_refused(answers: Any, message: str, bert: Path, tmp_path: Path) -> None:
     rows = [{**ROWS[1], "answers": answers}]
     with pytest.raises(DataError) as found:
         _task(bert, write_splits(tmp_path, train=rows, validation=rows))
     assert "train.jsonl row 1: " in str(found.value)
-    assert said in str(found.value)
+    assert message in str(found.value)
 
 
-def test_a_stride_that_leaves_no_room_is_refused(bert: Path, folder: Path) -> None:
+def test_a_stride_that_leaves_no_tokens_to_the_context_is_refused(bert: Path, folder: Path) -> None:
     task, _ = _task(bert, folder, max_length=16, doc_stride=5)
     with pytest.raises(DataError) as found:
         task.load_processor(str(bert))

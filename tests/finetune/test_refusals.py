@@ -8,9 +8,10 @@ import pytest
 import torch
 from helpers import random_texts
 from tiny import MAX_LENGTH, tiny_encoder, write_splits
+from transformers import GPT2Config, T5Config
 
 from tuneport.errors import CheckpointError, DataError, TuneportError
-from tuneport.modeling.positions import position_limit
+from tuneport.modeling.positions import declared_positions, position_limit
 from tuneport.stages.finetune.applicability import dependencies
 from tuneport.stages.finetune.config import FinetuneConfig, load_config
 from tuneport.stages.finetune.setup import load_model, make_trainer, prepare
@@ -64,6 +65,13 @@ def test_an_input_beyond_the_positions_is_refused(
             load_model(prepare(longer.model_copy(update={"pooling": "mean"})))
 
 
+def test_relative_positions_are_no_limit_but_may_have_a_declared_length() -> None:
+    t5, gpt2 = T5Config(n_positions=512), GPT2Config(n_positions=64)
+    assert (position_limit(t5), declared_positions(t5)) == (None, 512)
+    assert (position_limit(gpt2), declared_positions(gpt2)) == (64, 64)
+    assert declared_positions(T5Config()) is None
+
+
 def test_a_prefix_takes_positions(settings: Settings, tmp_path: Path) -> None:
     base = str(tiny_encoder(tmp_path / "base"))
     with pytest.raises(CheckpointError, match=r"max_length \+ num_virtual_tokens is 76 .* has 66 positions"):
@@ -94,7 +102,7 @@ def test_tasks_of_positions_check_them_too(settings: Settings, tmp_path: Path, t
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"seed": -1}, "seed = -1: input should be greater than or equal to 0"),
         ({"seed": 99999999999}, "seed = 99999999999: input should be less than 4294967296"),
@@ -118,21 +126,19 @@ def test_tasks_of_positions_check_them_too(settings: Settings, tmp_path: Path, t
         ({"task": "text-generation", "class_weights": "balanced"}, "text-generation has no use for class_weights"),
     ],
 )
-def test_a_setting_that_cannot_be_or_means_nothing_is_refused(
-    settings: Settings, changes: dict[str, Any], said: str
-) -> None:
+def test_an_invalid_or_unused_setting_is_refused(settings: Settings, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(TuneportError) as error:
         settings(**changes)
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_tasks_refuse_for_those_who_make_settings_themselves(settings: Settings) -> None:
+def test_tasks_refuse_unused_settings_that_were_not_loaded(settings: Settings) -> None:
     with pytest.raises(TuneportError, match="text-classification has no use for doc_stride = 5"):
         prepare(settings().model_copy(update={"doc_stride": 5}))
 
 
-def test_every_setting_that_is_used_by_some_alone_is_a_setting() -> None:
+def test_every_setting_with_dependencies_is_a_setting() -> None:
     fields = FinetuneConfig.model_fields
     for name, (decides, values) in dependencies().items():
         assert name in fields
@@ -140,15 +146,15 @@ def test_every_setting_that_is_used_by_some_alone_is_a_setting() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "meant"),
+    ("text", "values"),
     [("query", ("query",)), ("query, value", ("query", "value")), ('["query"]', ("query",)), ("[]", ())],
 )
-def test_a_list_may_be_written_with_commas(given: str, meant: tuple[str, ...]) -> None:
+def test_a_list_may_be_written_with_commas(text: str, values: tuple[str, ...]) -> None:
     flags = {"task": "regression", "model": "m", "data": "d", "strategy": "lora"}
-    assert load_config(settings=[f"target_modules={given}"], flags=flags).target_modules == meant
+    assert load_config(settings=[f"target_modules={text}"], flags=flags).target_modules == values
 
 
-def test_those_who_watch_may_be_written_with_commas() -> None:
+def test_trackers_may_be_written_with_commas() -> None:
     flags = {"task": "regression", "model": "m", "data": "d"}
     assert load_config(settings=["report_to=tensorboard"], flags=flags).report_to == ("tensorboard",)
     assert load_config(settings=["report_to=tensorboard,mlflow"], flags=flags).report_to == ("tensorboard", "mlflow")

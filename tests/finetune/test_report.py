@@ -1,4 +1,4 @@
-"""The report of a run whose labels are odd."""
+"""The report draws and scores labels of every kind."""
 
 import warnings
 from pathlib import Path
@@ -9,16 +9,16 @@ import pytest
 from tuneport.metrics.classification import score_classes, score_multilabel
 from tuneport.stages.finetune.report import _draw_confusion, literal_text
 
-ODD = ("accuracy", "macro avg", "weighted avg", "plain")
+LABELS = ("accuracy", "macro avg", "weighted avg", "plain")
 
 
 def test_a_class_may_be_called_like_a_row_of_sklearns_report() -> None:
     targets, predicted = np.array([0, 1, 2, 3, 0]), np.array([0, 1, 2, 0, 0])
-    _, classes, _ = score_classes(predicted, targets, ODD)
+    _, classes, _ = score_classes(predicted, targets, LABELS)
     assert [(each.label, each.support, each.recall) for each in classes] == [
         ("accuracy", 2, 1.0), ("macro avg", 1, 1.0), ("weighted avg", 1, 1.0), ("plain", 1, 0.0),
     ]  # fmt: skip
-    _, several = score_multilabel(np.eye(4, dtype=int), np.eye(4, dtype=int), ODD)
+    _, several = score_multilabel(np.eye(4, dtype=int), np.eye(4, dtype=int), LABELS)
     assert [each.f1 for each in several] == [1.0] * 4
 
 
@@ -34,5 +34,5 @@ def test_labels_are_drawn_as_they_are(tmp_path: Path, labels: tuple[str, ...]) -
 def test_a_split_of_one_class_is_scored_without_a_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        metrics, _, _ = score_classes(np.zeros(3, int), np.zeros(3, int), ODD)
+        metrics, _, _ = score_classes(np.zeros(3, int), np.zeros(3, int), LABELS)
     assert metrics["matthews"] == 0.0

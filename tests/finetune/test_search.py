@@ -75,7 +75,7 @@ def test_a_space_that_makes_no_sense_is_refused(tmp_path: Path, line: str, words
         ({"metric_for_best_model": "acc"}, "'acc' is no metric"),
     ],
 )
-def test_settings_that_no_trial_heeds_are_refused(
+def test_settings_that_no_trial_uses_are_refused(
     settings: Settings, tmp_path: Path, changes: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(TuneportError, match=words):
@@ -88,8 +88,8 @@ def test_a_trial_trains_what_the_space_says(
 ) -> None:
     trainers: list[Any] = []
 
-    def keep(*given: Any, **named: Any) -> Any:
-        trainers.append(make_trainer(*given, **named))
+    def keep(*positional: Any, **named: Any) -> Any:
+        trainers.append(make_trainer(*positional, **named))
         return trainers[-1]
 
     monkeypatch.setattr("tuneport.stages.finetune.search.trials.make_trainer", keep)
@@ -100,7 +100,7 @@ def test_a_trial_trains_what_the_space_says(
     assert trainers[0].label_smoother.epsilon == 0.2
 
 
-def test_a_search_goes_on_only_with_what_it_was_begun_with(settings: Settings, tmp_path: Path) -> None:
+def test_a_search_resumes_only_with_the_same_settings_data_and_space(settings: Settings, tmp_path: Path) -> None:
     out = tmp_path / "s"
     with pytest.raises(TuneportError, match="holds no search"):
         search(settings(), RATES, out, trials=1, resume=True)
@@ -116,7 +116,7 @@ def test_a_search_goes_on_only_with_what_it_was_begun_with(settings: Settings, t
     assert len(json.loads((out / "trials.json").read_text())) == 2
 
 
-def test_the_same_seed_draws_the_same_trials_and_going_on_draws_others(settings: Settings, tmp_path: Path) -> None:
+def test_the_same_seed_draws_the_same_trials_and_resuming_draws_others(settings: Settings, tmp_path: Path) -> None:
     def drawn(name: str) -> list[float]:
         trials = json.loads((tmp_path / name / "trials.json").read_text())
         return [trial["learning_rate"] for trial in sorted(trials, key=lambda each: each["trial"])]
@@ -129,7 +129,7 @@ def test_the_same_seed_draws_the_same_trials_and_going_on_draws_others(settings:
     assert len(set(drawn("b"))) == 2
 
 
-def test_a_trial_that_diverges_has_no_result_and_the_others_go_on(settings: Settings, tmp_path: Path) -> None:
+def test_a_trial_that_diverges_has_no_result_and_the_others_run(settings: Settings, tmp_path: Path) -> None:
     config = settings(optim="sgd", max_grad_norm=0, warmup_ratio=0)
     space = {"learning_rate": Range(choices=(1e-3, 1e25))}
     best = search(config, space, tmp_path / "s", trials=5)

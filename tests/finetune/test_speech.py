@@ -142,7 +142,7 @@ def test_every_bad_row_is_named_at_once(settings: Settings, tmp_path: Path) -> N
         finetune(settings(data=str(tmp_path)), tmp_path / "run")
 
 
-def test_a_model_that_cannot_hear_is_refused(settings: Settings, tmp_path: Path) -> None:
+def test_a_model_without_spectrograms_is_refused(settings: Settings, tmp_path: Path) -> None:
     build_checkpoint(tmp_path / "bert", architecture=BertModel)
     build_seq2seq(tmp_path / "t5", "t5")
     for name in ("bert", "t5"):

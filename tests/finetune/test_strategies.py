@@ -105,8 +105,8 @@ def test_full_changes_every_layer(settings: Settings, tmp_path: Path) -> None:
     assert {"bert.embeddings.word_embeddings.weight", "bert.encoder.layer.0.output.dense.weight"} <= changed
 
 
-class _Watch(TrainerCallback):
-    """Notes which parameters have gradients in each epoch."""
+class _GradientRecorder(TrainerCallback):
+    """Records which parameters have gradients in each epoch."""
 
     def __init__(self) -> None:
         self.seen: dict[int, set[str]] = {}
@@ -119,13 +119,13 @@ class _Watch(TrainerCallback):
 def test_gradual_unfreezing_adds_a_layer_each_epoch(settings: Settings, tmp_path: Path) -> None:
     prepared = prepare(settings(strategy="gradual", max_steps=-1, num_train_epochs=4))
     trainer = make_trainer(prepared, tmp_path, load_model(prepared))
-    watch = _Watch()
-    trainer.add_callback(watch)
+    recorder = _GradientRecorder()
+    trainer.add_callback(recorder)
     trainer.train()
     groups = layer_groups(trainer.model)
     for epoch in range(4):
         learning = {name for group in groups[len(groups) - 1 - epoch :] for name in group}
-        assert watch.seen[epoch] == learning
+        assert recorder.seen[epoch] == learning
 
 
 def test_each_layer_learns_at_a_fraction_of_the_rate_above(settings: Settings, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Summaries are scored by ROUGE, and the checkpoint writes them with transformers alone."""
+"""Summaries are scored by ROUGE, and transformers alone generates them from the checkpoint."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_pairs(tmp_path_factory.mktemp("pairs"), pairs(16), pairs(8, seed=5))
 
 
-def test_a_run_records_rouge_of_what_the_checkpoint_writes(data: Path, tmp_path: Path) -> None:
+def test_a_run_records_rouge_of_what_the_checkpoint_generates(data: Path, tmp_path: Path) -> None:
     flags = {
         "task": "summarization", "model": str(build_seq2seq(tmp_path / "base", "bart")), "data": str(data),
         "max_length": 32, "max_target_length": 8, "max_steps": 30, "learning_rate": 5e-3, "eval_strategy": "epoch",

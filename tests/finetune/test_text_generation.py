@@ -209,7 +209,7 @@ def test_what_a_template_refuses_is_named(settings: Settings, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("messages", "said"),
+    ("messages", "message"),
     [
         ("hello", "messages is 'hello', and a list"),
         ([], r"messages is \[\], and a list"),
@@ -221,10 +221,10 @@ def test_what_a_template_refuses_is_named(settings: Settings, tmp_path: Path) ->
         ([{"role": "assistant", "content": "a"}], "an answer needs a question"),
     ],
 )
-def test_malformed_messages_are_told(messages: Any, said: str) -> None:
+def test_malformed_messages_are_named(messages: Any, message: str) -> None:
     problem = find_message_problem(messages)
     assert problem is not None
-    assert re.search(said, problem)
+    assert re.search(message, problem)
 
 
 def test_every_bad_row_is_named_at_once(settings: Settings, tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ def test_every_bad_row_is_named_at_once(settings: Settings, tmp_path: Path) -> N
         assert part in str(caught.value)
 
 
-def test_a_model_that_sees_the_future_is_refused(settings: Settings, tmp_path: Path) -> None:
+def test_a_model_that_is_not_causal_is_refused(settings: Settings, tmp_path: Path) -> None:
     build_checkpoint(tmp_path / "bert", architecture=BertModel)
     with pytest.raises(CheckpointError, match="sees the tokens that it should predict"):
         finetune(settings(model=str(tmp_path / "bert")), tmp_path / "run")
@@ -254,8 +254,8 @@ def test_generation_settings_that_contradict_each_other_do_not_stop_the_run(
 ) -> None:
     tokenizer.chat_template = None
     base = build_causal(tmp_path / "base", "llama", tokenizer)
-    odd = {"do_sample": False, "temperature": 0.6, "top_p": 0.9, "eos_token_id": 0}
-    (base / "generation_config.json").write_text(json.dumps(odd))
+    conflicting = {"do_sample": False, "temperature": 0.6, "top_p": 0.9, "eos_token_id": 0}
+    (base / "generation_config.json").write_text(json.dumps(conflicting))
     assert finetune(settings(model=str(base)), tmp_path / "run").metrics["test"]["perplexity"] > 1
 
 

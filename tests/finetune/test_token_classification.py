@@ -46,8 +46,8 @@ def _logits(task: Task, features: datasets.Dataset, tags: list[list[str]]) -> np
     logits = np.full((len(features), width, len(task.labels)), -100.0)
     for i, words in enumerate(features["words"]):
         for position, word in enumerate(words):
-            said = tags[i][word] if word >= 0 else task.labels[-1]
-            logits[i, position] = [float(label == said) for label in task.labels]
+            tag = tags[i][word] if word >= 0 else task.labels[-1]
+            logits[i, position] = [float(label == tag) for label in task.labels]
     return logits
 
 
@@ -65,7 +65,7 @@ def _logits(task: Task, features: datasets.Dataset, tags: list[list[str]]) -> np
         ("IOB2", "B-creative-work I-creative-work O", [("creative-work", 0, 2)]),
     ],
 )
-def test_the_scheme_is_told_from_the_tags(name: str, tags: str, entities: list[tuple[str, int, int]]) -> None:
+def test_the_scheme_is_detected_from_the_tags(name: str, tags: str, entities: list[tuple[str, int, int]]) -> None:
     scheme = detect_scheme([["O"], tags.split()])
     assert scheme.name == name
     assert scheme.entities(tags.split()) == [Entity(*each) for each in entities]
@@ -98,7 +98,7 @@ def test_sentences_without_entities_score_zero_instead_of_failing() -> None:
     assert classes == ()
 
 
-def test_only_the_first_piece_of_a_word_has_its_tag(bert: Path, tmp_path: Path) -> None:
+def test_only_the_first_sub_word_has_the_tag_of_its_word(bert: Path, tmp_path: Path) -> None:
     rows = [{"tokens": ["anna", "xy", "\u200b", "lives"], "tags": ["B-PER", "I-PER", "O", "B-LOC"]}]
     task, splits = _task(bert, write_splits(tmp_path, train=rows, validation=rows), max_length=8)
     processor = task.load_processor(str(bert))
@@ -112,7 +112,7 @@ def test_only_the_first_piece_of_a_word_has_its_tag(bert: Path, tmp_path: Path) 
     assert features[0]["truncated"] is False
 
 
-def test_evaluation_finds_mistakes_and_counts_cut_words_as_missed(bert: Path, tmp_path: Path) -> None:
+def test_evaluation_finds_mistakes_and_counts_truncated_words_as_missed(bert: Path, tmp_path: Path) -> None:
     long = {"tokens": ["the"] * 8 + ["paris"], "tags": ["O"] * 8 + ["B-LOC"]}
     folder = write_splits(tmp_path, train=ROWS, validation=[*ROWS, long])
     task, splits = _task(bert, folder, max_length=8)
@@ -164,7 +164,7 @@ def test_every_family_trains_and_loads_in_transformers_alone(family: str, folder
     assert tokenizer.padding_side == "right"
 
 
-def test_words_in_a_list_are_the_words_of_a_text_where_blanks_are_marked_late(folder: Path, tmp_path: Path) -> None:
+def test_lists_of_words_are_encoded_as_texts_where_spaces_are_marked_late(folder: Path, tmp_path: Path) -> None:
     """Llama 3 and Qwen: ByteLevel is the second of two pre-tokenizers, behind a split that knows no words."""
     base = nested_byte_level(tmp_path / "base")
     out = tmp_path / "run"
@@ -201,17 +201,17 @@ def test_all_problems_come_at_once(bert: Path, tmp_path: Path) -> None:
     folder = write_splits(tmp_path, train=[*ROWS, *bad], validation=[*ROWS, {"tokens": ["on"], "tags": ["B-DAY"]}])
     with pytest.raises(DataError) as found:
         _task(bert, folder)
-    said = str(found.value)
-    assert "train.jsonl row 5: 2 tokens have 1 tags" in said
-    assert "train.jsonl row 6: tokens is [], and a list of strings is expected" in said
-    assert "train.jsonl row 6: tags is []" in said
-    assert "train.jsonl row 7: number 2 of tokens is an empty string" in said
-    assert "train.jsonl row 7: tag 'X-PER' is malformed" in said
-    assert "(and 1 more)" in said
+    message = str(found.value)
+    assert "train.jsonl row 5: 2 tokens have 1 tags" in message
+    assert "train.jsonl row 6: tokens is [], and a list of strings is expected" in message
+    assert "train.jsonl row 6: tags is []" in message
+    assert "train.jsonl row 7: number 2 of tokens is an empty string" in message
+    assert "train.jsonl row 7: tag 'X-PER' is malformed" in message
+    assert "(and 1 more)" in message
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
         ({"tokens": ["on"], "tags": ["B-DAY"]}, "row 5: tag 'B-DAY' is not among train's"),
         ({"tokens": ["on"], "tags": [None]}, "row 5: number 1 of tags is None, and a string is expected"),
@@ -219,10 +219,10 @@ def test_all_problems_come_at_once(bert: Path, tmp_path: Path) -> None:
         ({"tokens": None, "tags": ["O"]}, "row 5: tokens is None, and a list of strings is expected"),
     ],
 )
-def test_a_bad_row_of_validation_is_named(row: Any, said: str, bert: Path, tmp_path: Path) -> None:
+def test_a_bad_row_of_validation_is_named(row: Any, message: str, bert: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"validation\.jsonl") as found:
         _task(bert, write_splits(tmp_path, train=ROWS, validation=[*ROWS, row]))
-    assert said in str(found.value)
+    assert message in str(found.value)
 
 
 def test_texts_instead_of_lists_are_refused(bert: Path, tmp_path: Path) -> None:

@@ -54,7 +54,9 @@ def test_a_run_does_not_inherit_the_precision_of_the_run_before(settings: Settin
 
 def test_a_run_learns_and_its_folder_is_complete(settings: Settings, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    run = finetune(settings(max_steps=100, eval_strategy="steps", eval_steps=20, logging_steps=5), out)
+    run = finetune(
+        settings(max_steps=60, learning_rate=3e-3, eval_strategy="steps", eval_steps=20, logging_steps=5), out
+    )
     assert run.metrics["test"]["accuracy"] == 1.0
     assert run.metrics["validation"].keys() >= {"accuracy", "f1_macro", "f1_weighted", "matthews", "loss"}
     names = {path.name for path in out.iterdir()}
@@ -111,7 +113,7 @@ def test_a_killed_run_resumes_to_the_result_of_an_unbroken_one(
     assert _same(broken, tmp_path / "whole")
 
 
-def test_resume_refuses_what_it_cannot_go_on_with(settings: Settings, tmp_path: Path) -> None:
+def test_resume_refuses_other_settings_and_finished_runs(settings: Settings, tmp_path: Path) -> None:
     out = tmp_path / "run"
     with pytest.raises(TuneportError, match="no unfinished run"):
         finetune(settings(), out, resume=True)
@@ -246,7 +248,8 @@ def test_augmented_and_rehearsed_rows_join_train_alone(
 
 def test_pseudo_labels_above_the_threshold_join_train(settings: Settings, tmp_path: Path) -> None:
     rows = [{"text": f"{word} {word}"} for word in ("film", "vote") * 10]
-    config = settings(max_steps=100, pseudo_label_data=str(write_rows(tmp_path / "more.jsonl", rows)))
+    more = write_rows(tmp_path / "more.jsonl", rows)
+    config = settings(max_steps=60, learning_rate=3e-3, pseudo_label_data=str(more))
     run = finetune(config, tmp_path / "run")
     assert run.train_rows > 48
     with pytest.raises(DataError, match="lower pseudo_label_threshold"):
@@ -255,7 +258,7 @@ def test_pseudo_labels_above_the_threshold_join_train(settings: Settings, tmp_pa
 
 def test_averaged_weights_are_the_mean_and_both_averages_are_scored(settings: Settings, tmp_path: Path) -> None:
     for seed in (1, 2):
-        finetune(settings(seed=seed, max_steps=100), tmp_path / str(seed))
+        finetune(settings(seed=seed, max_steps=60, learning_rate=3e-3), tmp_path / str(seed))
     result = average([tmp_path / "1", tmp_path / "2"], tmp_path / "mean")
     first, second, mean = (_weights(tmp_path / name) for name in ("1", "2", "mean"))
     for name in mean:
@@ -268,7 +271,7 @@ def test_averaged_weights_are_the_mean_and_both_averages_are_scored(settings: Se
         average([tmp_path / "1"], tmp_path / "one")
 
 
-def test_a_search_keeps_its_trials_and_goes_on(settings: Settings, tmp_path: Path) -> None:
+def test_a_search_keeps_its_trials_and_resumes(settings: Settings, tmp_path: Path) -> None:
     space_file = tmp_path / "space.toml"
     space_file.write_text(
         "learning_rate = {low = 1e-6, high = 1e-2, log = true}\nwarmup_ratio = {choices = [0.0, 0.2]}\n"

@@ -69,7 +69,7 @@ def _changed(base: Path, checkpoint: Path) -> set[str]:
     return {name for name in before if not torch.equal(before[name], after[name])}
 
 
-def test_a_model_that_learns_the_rows_by_heart_has_a_high_bleu_with_transformers_alone(
+def test_a_model_that_memorizes_the_rows_has_a_high_bleu_with_transformers_alone(
     settings: Settings, tmp_path: Path
 ) -> None:
     first = finetune(settings(max_steps=1, learning_rate=1e-6), tmp_path / "first")
@@ -132,9 +132,9 @@ def test_every_bad_row_is_named_at_once(settings: Settings, tmp_path: Path) -> N
     data = write_pairs(tmp_path, rows, [{"source": "vier", "target": ""}])
     with pytest.raises(DataError) as caught:
         finetune(settings(data=str(data)), tmp_path / "run")
-    said = str(caught.value)
+    message = str(caught.value)
     for part in ("train.jsonl row 2: source is an empty", "train.jsonl row 3: target is None", "test.jsonl row 1"):
-        assert part in said
+        assert part in message
 
 
 def test_a_text_column_of_numbers_is_refused(settings: Settings, tmp_path: Path) -> None:
@@ -153,9 +153,9 @@ def test_an_encoder_cannot_translate(settings: Settings, tmp_path: Path) -> None
 
 def test_a_model_without_a_token_to_begin_with_gets_one(settings: Settings, tmp_path: Path) -> None:
     base = build_seq2seq(tmp_path / "base", "t5", decoder_start_token_id=None)
-    odd = GenerationConfig(temperature=0.3, num_beams=4, early_stopping=True, length_penalty=2.0, max_length=20)
-    odd.min_length = 56
-    (base / "generation_config.json").write_text(json.dumps(odd.to_dict()))
+    conflicting = GenerationConfig(temperature=0.3, num_beams=4, early_stopping=True, length_penalty=2.0, max_length=20)
+    conflicting.min_length = 56
+    (base / "generation_config.json").write_text(json.dumps(conflicting.to_dict()))
     finetune(settings(model=str(base)), tmp_path / "run")
     saved = GenerationConfig.from_pretrained(tmp_path / "run" / "checkpoint")
     assert (saved.decoder_start_token_id, saved.max_length, saved.min_length) == (PAD, 16, 0)
@@ -185,7 +185,7 @@ def test_languages_need_a_tokenizer_that_marks_them(settings: Settings, tmp_path
 
 
 @pytest.mark.parametrize("kind", [MBartTokenizerFast, MBart50TokenizerFast])
-def test_mbart_writes_the_target_language(kind: type, settings: Settings, tmp_path: Path) -> None:
+def test_mbart_generates_the_target_language(kind: type, settings: Settings, tmp_path: Path) -> None:
     base = build_mbart(tmp_path / "base", kind)
     config = settings(model=str(base), source_language="de_DE", target_language="en_XX")
     prepared = prepare(config)

@@ -17,8 +17,8 @@ from tuneport.runtime.batch import EncodedInput, RowOutputs
 from tuneport.runtime.runner import ModelRunner
 from tuneport.runtime.scheduler import BatchLimits
 from tuneport.runtime.tasks.base import RuntimeTask
-from tuneport.schema.artifact import Footprint, Manifest
-from tuneport.stages.export import pipeline
+from tuneport.schema.artifact import PICTURE, File, Footprint, Manifest
+from tuneport.stages.export import artifact, pipeline
 from tuneport.stages.export.build import Requirements, VariantBuilder
 from tuneport.stages.export.build_context import build_context
 from tuneport.stages.export.config import ExportConfig
@@ -29,11 +29,17 @@ from tuneport.stages.export.source import Reference, Source, compute_reference, 
 
 @contextlib.contextmanager
 def quick_exports() -> Iterator[None]:
-    """Let exports measure no footprints, and time few rows in one round."""
+    """Let exports measure no footprints, draw no picture, and time few rows in one round."""
+
+    def draw_nothing(folder: Path, manifest: Manifest) -> File:
+        (folder / PICTURE).write_bytes(b"")
+        return File.of(folder, PICTURE)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "measure_footprint", lambda *_: Footprint(memory_mib=1.0, cold_start_ms=1.0))
         patch.setattr(pipeline, "TIMED_ROWS", 4)
         patch.setattr(pipeline, "benchmark", functools.partial(pipeline.benchmark, rounds=1))
+        patch.setattr(artifact, "draw_pareto", draw_nothing)
         yield
 
 

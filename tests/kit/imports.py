@@ -12,15 +12,15 @@ PACKAGE = "tuneport"
 
 
 @cache
-def sources() -> dict[str, str]:
-    """Map the name of every module, those of the stages included, to its source."""
+def sources(root: Path = ROOT) -> dict[str, str]:
+    """Map the name of every module of a checkout, those of the stages included, to its source."""
     files = (
         Path(folder) / name
-        for folder, _, names in os.walk(ROOT / PACKAGE, followlinks=True)
+        for folder, _, names in os.walk(root / PACKAGE, followlinks=True)
         for name in names
         if name.endswith(".py")
     )
-    return {_module_name(file.relative_to(ROOT)): file.read_text(encoding="utf-8") for file in files}
+    return {_module_name(file.relative_to(root)): file.read_text(encoding="utf-8") for file in files}
 
 
 @cache

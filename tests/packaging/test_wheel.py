@@ -28,35 +28,37 @@ DATA = {
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the wheel from a copy of the sources, since setuptools leaves files where it builds."""
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Copy the sources, since setuptools leaves files where it builds."""
     copy = tmp_path_factory.mktemp("checkout")
     for name in SOURCES:
         shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     for name in FILES:
         shutil.copyfile(ROOT / name, copy / name)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def wheel(checkout: Path) -> Path:
     options = ["--no-deps", "--no-build-isolation", "--quiet", "--disable-pip-version-check"]
     command = [sys.executable, "-m", "pip", "wheel", *options, "--wheel-dir", "dist", "."]
-    subprocess.run(command, cwd=copy, check=True, capture_output=True, text=True)
-    [file] = (copy / "dist").glob("*.whl")
+    subprocess.run(command, cwd=checkout, check=True, capture_output=True, text=True)
+    [file] = (checkout / "dist").glob("*.whl")
     return file
 
 
-def test_the_wheel_installs_one_name_with_every_module_and_data_file(wheel: Path) -> None:
+def test_the_wheel_installs_one_name_with_every_module_and_data_file(checkout: Path, wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         files = {name for name in archive.namelist() if ".dist-info/" not in name}
         [metadata] = {name.partition("/")[0] for name in archive.namelist()} - {"tuneport"}
         assert archive.read(f"{metadata}/top_level.txt").decode().split() == ["tuneport"]
-        for name in DATA & files:
-            original = ROOT / name
-            assert archive.read(name) == original.read_bytes()
+        assert all(archive.read(name) == (checkout / name).read_bytes() for name in DATA)
     modules = {name.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for name in files - DATA}
-    assert modules == set(sources())
-    assert files >= DATA
+    assert modules == set(sources(checkout))
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(3000)
 def test_the_commands_work_from_the_wheel_alone(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The environment has the wheel and the libraries of this one, but not the checkout; the folder is hostile."""
     scripts = install(wheel, tmp_path / "environment")

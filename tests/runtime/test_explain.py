@@ -238,6 +238,6 @@ def test_byte_level_tokens_belong_to_the_word_behind_their_space() -> None:
     row = EncodedInput(encoding.ids, encoding.type_ids, False, encoding)
     found = explain.pieces(text, row)
     assert [text[each.start : each.end] for each in found] == ["été", ",", "the", "bank", "世界"]
-    places = [place for each in found for place in each.places]
-    assert places == sorted(set(places))
-    assert len(places) >= len(row) - 1  # all but a space of its own
+    positions = [position for each in found for position in each.positions]
+    assert positions == sorted(set(positions))
+    assert len(positions) >= len(row) - 1  # all but a space of its own

@@ -1,6 +1,7 @@
 """The gRPC server in this process: answers, and everything that may be wrong about a call."""
 
 import asyncio
+import json
 import struct
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -62,14 +63,13 @@ class Client:
 
 
 @pytest.fixture(scope="module")
-def talk_to(tiny_artifact: Path) -> Callable[..., Any]:
-    """Returns a function that runs a conversation with a server of its own."""
+def call_server(tiny_artifact: Path) -> Callable[..., Any]:
+    """Returns a function that runs a conversation of a client with a server of its own."""
 
-    def talk(conversation: Conversation, **chosen: Any) -> Any:
+    def call(conversation: Conversation, **chosen: Any) -> Any:
         async def run() -> Any:
-            limits = Settings(
-                variant="fp32", grpc_port=free_port(), grpc_host="127.0.0.1", log_requests=False, **chosen
-            )
+            defaults = {"variant": "fp32", "grpc_port": free_port(), "grpc_host": "127.0.0.1", "log_requests": False}
+            limits = Settings(**{**defaults, **chosen})
             inference = Inference.open(tiny_artifact, limits)
             admission = AdmissionController(inference, limits)
             server = GrpcServer(admission)
@@ -83,12 +83,12 @@ def talk_to(tiny_artifact: Path) -> Callable[..., Any]:
 
         return asyncio.run(run())
 
-    return talk
+    return call
 
 
 @pytest.mark.parametrize("raw", [False, True])
-def test_tensors_get_torch_s_answers(talk_to: Any, tiny_checkpoint: Path, raw: bool) -> None:
-    answer = talk_to(lambda client: client.infer(infer_request(TEXTS, raw=raw, id="7")))
+def test_tensors_get_torch_s_answers(call_server: Any, tiny_checkpoint: Path, raw: bool) -> None:
+    answer = call_server(lambda client: client.infer(infer_request(TEXTS, raw=raw, id="7")))
     torch = TorchReference(tiny_checkpoint).probabilities(TEXTS)
     assert (answer.model_name, answer.id) == ("tiny", "7")
     assert [(each.name, each.datatype, list(each.shape)) for each in answer.outputs] == [
@@ -105,7 +105,7 @@ def test_tensors_get_torch_s_answers(talk_to: Any, tiny_checkpoint: Path, raw: b
     assert scores == pytest.approx(torch.max(-1).tolist(), abs=2e-4)
 
 
-def test_concurrent_callers_get_their_own_answers(talk_to: Any, tiny_checkpoint: Path) -> None:
+def test_concurrent_callers_get_their_own_answers(call_server: Any, tiny_checkpoint: Path) -> None:
     expected = TorchReference(tiny_checkpoint).probabilities(TEXTS).max(-1)
 
     async def conversation(client: Client) -> None:
@@ -117,10 +117,10 @@ def test_concurrent_callers_get_their_own_answers(talk_to: Any, tiny_checkpoint:
 
         await asyncio.gather(*(one(i) for i in range(60)))
 
-    talk_to(conversation)
+    call_server(conversation)
 
 
-def test_metadata_readiness_health_and_reflection(talk_to: Any, manifest: Manifest) -> None:
+def test_metadata_readiness_health_and_reflection(call_server: Any, manifest: Manifest) -> None:
     async def conversation(client: Client) -> None:
         assert (await client.call("ServerLive", messages.ServerLiveRequest())).live
         assert (await client.call("ServerReady", messages.ServerReadyRequest())).ready
@@ -145,15 +145,15 @@ def test_metadata_readiness_health_and_reflection(talk_to: Any, manifest: Manife
         client.admission.ready = False
         assert not (await client.call("ServerReady", messages.ServerReadyRequest())).ready
 
-    talk_to(conversation)
+    call_server(conversation)
 
 
-def test_parameters_and_chosen_outputs_pass_through(talk_to: Any) -> None:
+def test_parameters_and_chosen_outputs_pass_through(call_server: Any) -> None:
     request = infer_request(["bank"])
     request.parameters["top_k"].int64_param = 2
     request.parameters["sequence_id"].string_param = "ignored"
     request.outputs.add(name="json")
-    answer = talk_to(lambda client: client.infer(request))
+    answer = call_server(lambda client: client.infer(request))
     assert [each.name for each in answer.outputs] == ["json"]
     assert answer.outputs[0].contents.bytes_contents[0].count(b"label") == 2
 
@@ -224,17 +224,17 @@ def malformed() -> dict[str, tuple[Any, Code]]:
     }
 
 
-def test_malformed_calls_are_refused_and_the_next_is_answered(talk_to: Any) -> None:
+def test_malformed_calls_are_refused_and_the_next_is_answered(call_server: Any) -> None:
     async def conversation(client: Client) -> None:
         for name, (request, code) in malformed().items():
             error = await client.refused(request, code)
             assert error.details(), name
             assert len((await client.infer(infer_request(["bank"]))).outputs) == 3, name
 
-    talk_to(conversation)
+    call_server(conversation)
 
 
-def test_random_messages_never_end_the_server(talk_to: Any) -> None:
+def test_random_messages_never_end_the_server(call_server: Any) -> None:
     async def conversation(client: Client) -> None:
         @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
         @given(st.binary(max_size=200), st.lists(st.integers(-(2**63), 2**63 - 1), max_size=3), st.binary(max_size=40))
@@ -254,30 +254,30 @@ def test_random_messages_never_end_the_server(talk_to: Any) -> None:
                 assert answer.code() in (Code.INVALID_ARGUMENT, Code.NOT_FOUND), answer.details()
         assert len((await client.infer(infer_request(["bank"]))).outputs) == 3
 
-    talk_to(conversation)
+    call_server(conversation)
 
 
-def test_a_message_over_the_limit_is_refused(talk_to: Any) -> None:
+def test_a_message_over_the_limit_is_refused(call_server: Any) -> None:
     async def conversation(client: Client) -> None:
         await client.refused(infer_request(["x" * 200_000]), Code.RESOURCE_EXHAUSTED)
         await client.infer(infer_request(["bank"]))
 
-    talk_to(conversation, max_body_bytes=100_000)
+    call_server(conversation, max_body_bytes=100_000)
 
 
 @pytest.mark.parametrize(
     ("limit", "texts"),
     [({"max_client_batch_size": 2}, ["bank"] * 3), ({"max_tokens": 10}, ["bank fell", "team won", "a b c"])],
 )
-def test_more_than_the_limits_is_invalid(talk_to: Any, limit: dict[str, int], texts: list[str]) -> None:
+def test_more_than_the_limits_is_invalid(call_server: Any, limit: dict[str, int], texts: list[str]) -> None:
     name = next(iter(limit)).upper()
-    talk_to(
+    call_server(
         lambda client: client.refused(infer_request(texts), Code.INVALID_ARGUMENT, "limit", f"TUNEPORT_{name}"), **limit
     )
 
 
 @pytest.mark.parametrize("metadata", [(("authorization", "Bearer second"),), (("x-api-key", "first"),)])
-def test_a_key_is_asked_for_but_not_by_health(talk_to: Any, metadata: Any) -> None:
+def test_a_key_is_asked_for_but_not_by_health(call_server: Any, metadata: Any) -> None:
     async def conversation(client: Client) -> None:
         await client.refused(infer_request(["bank"]), Code.UNAUTHENTICATED, "no API key")
         await client.refused(infer_request(["bank"]), Code.UNAUTHENTICATED, "wrong", metadata=(("x-api-key", "firs"),))
@@ -285,10 +285,10 @@ def test_a_key_is_asked_for_but_not_by_health(talk_to: Any, metadata: Any) -> No
         assert (await client.call("ServerReady", messages.ServerReadyRequest())).ready
         await health_pb2_grpc.HealthStub(client.channel).Check(health_pb2.HealthCheckRequest())
 
-    talk_to(conversation, api_keys="first, second")
+    call_server(conversation, api_keys="first, second")
 
 
-def test_what_a_cancelled_or_late_caller_sent_is_not_computed(talk_to: Any) -> None:
+def test_what_a_cancelled_or_late_caller_sent_is_not_computed(call_server: Any) -> None:
     async def conversation(client: Client) -> None:
         inference = client.admission.inference
         runner = inference.predictor.runner
@@ -304,10 +304,10 @@ def test_what_a_cancelled_or_late_caller_sent_is_not_computed(talk_to: Any) -> N
         await asyncio.gather(*first)
         assert len(engine.calls) == runner.streams
 
-    talk_to(conversation)
+    call_server(conversation)
 
 
-def test_an_overloaded_server_is_resource_exhausted_and_says_when_to_retry(talk_to: Any) -> None:
+def test_an_overloaded_server_is_resource_exhausted_and_says_when_to_retry(call_server: Any) -> None:
     async def conversation(client: Client) -> None:
         engine = StalledEngine.of(client.admission.inference.predictor.runner, stalled=True)
         first = asyncio.ensure_future(client.infer(infer_request(["bank"])))
@@ -322,10 +322,10 @@ def test_an_overloaded_server_is_resource_exhausted_and_says_when_to_retry(talk_
             for line in page.splitlines()
         )
 
-    talk_to(conversation, max_concurrent_requests=1)
+    call_server(conversation, max_concurrent_requests=1)
 
 
-def test_a_stopping_service_is_unavailable_and_no_overload(talk_to: Any) -> None:
+def test_a_stopping_service_is_unavailable_and_no_overload(call_server: Any) -> None:
     async def conversation(client: Client) -> None:
         client.admission.inference.batcher.close()
         error = await client.refused(infer_request(["bank"]), Code.UNAVAILABLE, "the service is stopping")
@@ -334,16 +334,16 @@ def test_a_stopping_service_is_unavailable_and_no_overload(talk_to: Any) -> None
         assert "retry-after" not in metadata
         assert "tuneport_rejected_requests_total{" not in client.admission.metrics.page()[0].decode()
 
-    talk_to(conversation)
+    call_server(conversation)
 
 
-def test_a_model_that_fails_is_internal_without_its_words(talk_to: Any) -> None:
+def test_a_model_that_fails_is_internal_without_its_words(call_server: Any) -> None:
     async def conversation(client: Client) -> None:
         fail_with(client.admission.inference.predictor.runner, RuntimeError("secret"))
         error = await client.refused(infer_request(["bank"]), Code.INTERNAL, "RuntimeError")
         assert "secret" not in (error.details() or "")
 
-    talk_to(conversation)
+    call_server(conversation)
 
 
 def test_a_taken_port_is_an_error_that_names_the_variable(tiny_artifact: Path) -> None:
@@ -359,3 +359,18 @@ def test_a_taken_port_is_an_error_that_names_the_variable(tiny_artifact: Path) -
         inference.close()
 
     asyncio.run(run())
+
+
+def test_inference_is_recorded_and_health_is_not(call_server: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    async def conversation(client: Client) -> None:
+        await client.call("ServerLive", messages.ServerLiveRequest())
+        await client.infer(infer_request(["bank"]), metadata=(("x-request-id", "one"),))
+        await client.refused(messages.ModelInferRequest(model_name="other"), Code.NOT_FOUND)
+
+    call_server(conversation, log_requests=True, log_inputs=True)
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines() if '"event":"request"' in line]
+    assert [(line["protocol"], line["operation"], line["status"]) for line in lines] == [
+        ("grpc", "infer", "OK"),
+        ("grpc", "infer", "NOT_FOUND"),
+    ]
+    assert (lines[0]["request_id"], lines[0]["inputs"]) == ("one", ["bank"])

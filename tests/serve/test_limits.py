@@ -51,6 +51,19 @@ def test_keys_are_asked_for_but_not_by_health(serve: Any, tmp_path: Path) -> Non
         assert answer.headers["www-authenticate"] == "Bearer"
 
 
+def test_health_checks_are_answered_under_load_and_leave_no_record(serve: Any) -> None:
+    service = serve(max_concurrent_requests=1)
+    engine = StalledEngine.of(service.runner, stalled=True)
+    first = service.post_in_background()
+    wait_until(lambda: engine.calls)
+    for path in ("/v2/health/live", "/v2/health/ready", "/"):
+        assert service.get(path).status_code == 200
+    engine.resume()
+    first.join()
+    recorded = [name for name in read_metrics(service) if name.startswith("tuneport_requests_total")]
+    assert recorded == ['tuneport_requests_total{operation="predict",protocol="http",status="200"}']
+
+
 @pytest.mark.parametrize("content", [None, "", " \n\n"])
 def test_a_file_without_keys_stops_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None

@@ -24,7 +24,7 @@ from starlette.testclient import TestClient
 from tuneport.errors import InputError
 from tuneport.runtime.audio import read_sound
 from tuneport.runtime.predictor import Predictor
-from tuneport.runtime.tasks.generation import GenerationParameters
+from tuneport.runtime.tasks.sampling import GenerationParameters
 from tuneport.stages.export.config import ExportConfig
 from tuneport.stages.export.pipeline import export
 from tuneport.stages.serve.admission import AdmissionController
@@ -193,8 +193,10 @@ def test_what_is_not_offered_is_refused(url: str, client: openai.OpenAI) -> None
         client.chat.completions.create(model=NAME, messages=CHAT, n=2)
     with pytest.raises(openai.BadRequestError, match="tools"):
         client.chat.completions.create(model=NAME, messages=CHAT, tools=[])
-    with pytest.raises(openai.BadRequestError, match="the prompt has over"):
-        client.completions.create(model=NAME, prompt="one two " * 3000)
+    for stream in (False, True):
+        with pytest.raises(openai.BadRequestError, match="the prompt has over") as truncated:
+            client.completions.create(model=NAME, prompt="one two " * 3000, stream=stream)
+        assert truncated.value.code == "context_length_exceeded"
     with pytest.raises(openai.BadRequestError, match="a message has the role") as refused:
         client.chat.completions.create(model=NAME, messages=[{"role": "nobody", "content": "a"}])  # type: ignore[list-item]
     assert (refused.value.type, refused.value.code) == ("invalid_request_error", "wrong_input")

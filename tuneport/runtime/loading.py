@@ -1,6 +1,6 @@
-"""Opening an artifact: its task over its tokenizer, and a runner for one of its variants.
+"""Open an artifact: its task with its tokenizer, and a runner for one of its variants.
 
-What differs between encoders and generative models is chosen here, once, as a `ModelFamily`.
+What differs between encoders and generative models is a `ModelFamily`, chosen once here.
 """
 
 import contextlib
@@ -19,30 +19,30 @@ from tuneport.tasks import FamilyName, task_spec
 
 
 class OpenTokenizer(Protocol):
-    """Open what turns a task's inputs into tokens."""
+    """Open the tokenizer of a family's models."""
 
     def __call__(self, folder: Path, processing: Processing) -> Any:
         """Return a `TextTokenizer` or a `TextProcessor`."""
 
 
 class BuildRunner(Protocol):
-    """Open a variant's graphs and join them with a task."""
+    """Open a variant's graphs for a task."""
 
     def __call__(
         self, folder: Path, task: RuntimeTask, execution: Execution, processing: Processing, threads: int | None
     ) -> ModelRunner:
-        """Return the runner; an EngineError if its engine is not installed."""
+        """Return the runner; raises EngineError if its engine is not installed."""
 
 
 @dataclass(frozen=True)
 class ModelFamily:
-    """What differs between models that run once an input and those that run once a token."""
+    """What differs between encoders, which run once an input, and generative models, which run once a token."""
 
     name: FamilyName
     open_tokenizer: OpenTokenizer
     build_runner: BuildRunner
     tokenizes_concurrently: bool
-    """Whether tokenizing a short text is quick and takes no lock, so that an event loop may do it itself."""
+    """Whether tokenizing a short text is fast and takes no lock, so that an event loop may do it."""
     waits_for_request_timeout: bool
     """Whether requests may by default wait in the queue for as long as their timeout: each takes seconds."""
     is_autotuned: bool
@@ -102,7 +102,7 @@ def family_of(task: str) -> ModelFamily:
 
 
 def open_task(folder: Path, name: str, labels: tuple[str, ...], processing: Processing) -> RuntimeTask:
-    """Open the tokenizer in `folder` and the task over it."""
+    """Open the tokenizer in `folder` and the task that uses it."""
     kind: type[RuntimeTask] = task_spec(name).task_class("runtime")
     return kind(labels, processing, family_of(name).open_tokenizer(folder, processing))
 
@@ -116,19 +116,19 @@ def build_runner(
     *,
     threads: int | None = None,
 ) -> ModelRunner:
-    """Open a variant's graphs and join them with a task; the export does so before there is a manifest."""
+    """Open a variant's graphs for a task; the export does so before there is a manifest."""
     return family_of(task_name).build_runner(folder, task, execution, processing, threads)
 
 
 def open_runner(folder: Path, manifest: Manifest, variant: Variant, *, threads: int | None = None) -> ModelRunner:
-    """Open a variant of an artifact with the task that reads its inputs and outputs."""
+    """Open a variant of an artifact, with its task."""
     task = open_task(folder, manifest.task, manifest.labels, manifest.processing)
     return build_runner(folder, manifest.task, task, variant.execution, manifest.processing, threads=threads)
 
 
 @contextlib.contextmanager
 def _needs_generate() -> Iterator[None]:
-    """Name the remedy where a generative model's packages are not installed."""
+    """Raise EngineError with the remedy where the packages for generative models are not installed."""
     try:
         yield
     except ImportError as error:

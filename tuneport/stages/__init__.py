@@ -7,4 +7,4 @@ from pathlib import Path
 
 _HERE = Path(__file__).parent
 if not (_HERE / "serve").is_dir():  # where links are not copied, as in a bento, the folders themselves are found
-    pass
+    __path__.append(str(_HERE.parents[1]))

@@ -1,4 +1,4 @@
-"""What a backend is. No engine is imported here."""
+"""The interface of a backend; imports no engine."""
 
 from typing import Protocol
 
@@ -9,9 +9,9 @@ class Backend(Protocol):
     """One loaded graph."""
 
     streams: int
-    """How many batches may run at a time."""
+    """Number of batches that may run at the same time."""
     length_multiple: int
-    """Lengths are padded to a multiple of it, where the engine prepares itself for every new shape; 1 elsewhere."""
+    """Lengths are padded to a multiple of this, for engines that compile for each new shape; else 1."""
 
     def run(self, batch: Batch) -> dict[str, Output]:
         """Run the graph on a batch and return every output by name, rows first; unknown feeds are ignored."""

@@ -1,4 +1,4 @@
-"""Opening the backend that a manifest names; of the engines only that one is imported."""
+"""Open the backend that a manifest names; only its engine is imported."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from tuneport.schema.artifact import Execution
 
 
 def open_backend(folder: Path, execution: Execution, *, threads: int | None = None) -> Backend:
-    """Open a variant's graph in its engine; an EngineError if that is not installed."""
+    """Open a variant's graph in its engine; raises EngineError if that is not installed."""
     path = folder / execution.files[0].path
     if execution.engine == "openvino":
         try:

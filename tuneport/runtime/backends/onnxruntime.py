@@ -1,4 +1,4 @@
-"""The ONNX Runtime engine, on the provider that was asked for."""
+"""The ONNX Runtime backend."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,11 +17,11 @@ PROVIDERS: dict[Device, str] = {
     "tensorrt": "TensorrtExecutionProvider",
 }
 ORT_ERROR = 3
-"""onnxruntime's log severity: errors only. Its warnings on quantized graphs have no reader here."""
+"""onnxruntime's log severity for errors only; it warns about every quantized graph."""
 
 
 class OnnxRuntimeBackend:
-    """ONNX Runtime on the provider that was asked for, or an error."""
+    """ONNX Runtime on the execution provider of a device, never on another one."""
 
     def __init__(
         self,
@@ -32,13 +32,14 @@ class OnnxRuntimeBackend:
         streams: int = 1,
         provider_options: Mapping[str, str] | None = None,
     ) -> None:
-        """Open a session. `threads` counts processors for all streams; the container's quota when None.
+        """Open a session; raises EngineError without the execution provider, or if the graph cannot be loaded.
 
+        `threads` is the number of CPU threads of all streams together, by default the container's quota.
         `provider_options` are those of the device's execution provider.
         """
         self.streams = streams
         self._device = device
-        # TensorRT builds an engine of its own for shapes outside those it has seen.
+        # TensorRT builds a new engine for each shape outside of those that it has seen.
         self.length_multiple = 16 if device == "tensorrt" else 1
         provider = check_provider(device)
         options = ort.SessionOptions()
@@ -46,13 +47,13 @@ class OnnxRuntimeBackend:
         options.inter_op_num_threads = 1
         options.log_severity_level = ORT_ERROR
         try:
-            # What TensorRT cannot compile, CUDA runs.
-            asked = (provider, dict(provider_options or {}))
-            providers = [asked, PROVIDERS["cuda"]] if device == "tensorrt" else [asked]
+            requested = (provider, dict(provider_options or {}))
+            # CUDA runs the nodes that TensorRT cannot compile.
+            providers = [requested, PROVIDERS["cuda"]] if device == "tensorrt" else [requested]
             self._session = ort.InferenceSession(str(path), options, providers=providers)
-        except Exception as error:  # onnxruntime raises a family of bare exceptions
+        except Exception as error:  # onnxruntime's exceptions have no common base
             raise EngineError(f"onnxruntime cannot load {path} ({error})", "export the checkpoint again") from error
-        # Asked for CUDA without its libraries, onnxruntime logs a line and takes the CPU.
+        # Without CUDA's libraries, onnxruntime only logs a line and uses the CPU.
         if self._session.get_providers()[0] != provider:
             raise EngineError(
                 f"{provider} was asked for and {self._session.get_providers()[0]} was given",
@@ -63,14 +64,14 @@ class OnnxRuntimeBackend:
         self._outputs = [tensor.name for tensor in self._session.get_outputs()]
 
     def run(self, batch: Batch) -> dict[str, Output]:
-        """Run the graph once; feeds that it does not take are ignored."""
+        """Run the graph on a batch and return every output by name, rows first; unknown feeds are ignored."""
         if self._device != "cpu":
             return self._run_bound(batch.feeds)
         values = self._session.run(self._outputs, {name: batch.feeds[name] for name in self._inputs})
         return dict(zip(self._outputs, values, strict=True))
 
     def _run_bound(self, feeds: Mapping[str, Ids]) -> dict[str, Output]:
-        """Run with the outputs kept on the device until all are there, then copied back at once."""
+        """Run with the outputs bound to the device, and copy all of them to the host at the end."""
         binding = self._session.io_binding()
         for name in self._inputs:
             binding.bind_cpu_input(name, np.ascontiguousarray(feeds[name]))
@@ -81,7 +82,7 @@ class OnnxRuntimeBackend:
 
 
 def check_provider(device: Device) -> str:
-    """Return the execution provider of a device, made ready; an EngineError if this onnxruntime has none."""
+    """Load a device's libraries and return its execution provider; EngineError if this onnxruntime lacks it."""
     provider = PROVIDERS[device]
     if provider not in ort.get_available_providers():
         raise EngineError(

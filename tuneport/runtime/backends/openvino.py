@@ -1,4 +1,4 @@
-"""The OpenVINO engine: the same ONNX file in fp32 or bf16, or an int8 model of NNCF's, on Intel processors."""
+"""The OpenVINO backend: the ONNX file in fp32 or bf16, or an int8 model of NNCF, on Intel CPUs."""
 
 import threading
 from pathlib import Path
@@ -13,23 +13,26 @@ from tuneport.runtime.batch import Batch
 from tuneport.schema.artifact import Precision
 
 HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
-"""What is not quantized runs in this."""
+"""Precision of the artifact → precision of the nodes that are not quantized."""
 CORE = openvino.Core()
-"""One for the process, and to its end. Loading the CPU plugin gives the thread that does so a stack for its signal
-handlers, which goes with the Core: where another Core came between, or the last reference went in another thread, the
-thread is left with a stack that is no more, and the next signal (Ctrl-C, SIGTERM) kills the process (2026.4)."""
+"""The only Core of the process, kept until its end. Loading the CPU plugin gives the loading thread an alternate signal
+stack, which is freed with the Core. If another Core was created meanwhile, or another thread drops the last reference,
+the thread keeps a freed stack, and the next signal (Ctrl-C, SIGTERM) kills the process (seen in 2026.4)."""
 
 
 class OpenVinoBackend:
-    """One compiled model; each thread has an infer request of its own.
+    """One compiled model, with an infer request for each thread.
 
-    A shape that is new costs some 20 ms, and some 3 MiB that are kept: with a step of 8 there are few enough.
+    Each new shape costs about 20 ms, and about 3 MiB that are kept; padding to a multiple of 8 keeps them few.
     """
 
     length_multiple = 8
 
     def __init__(self, path: Path, *, precision: Precision, threads: int | None = None, streams: int = 1) -> None:
-        """Compile. `threads` counts processors for all streams; the container's quota when None."""
+        """Compile the model; raises EngineError if it cannot be loaded, or not in this precision.
+
+        `threads` is the number of CPU threads of all streams together, by default the container's quota.
+        """
         self.streams = streams
         settings = {
             "INFERENCE_PRECISION_HINT": HINTS[precision],
@@ -38,23 +41,23 @@ class OpenVinoBackend:
         }
         try:
             self._compiled = CORE.compile_model(CORE.read_model(str(path)), "CPU", settings)
-        except Exception as error:  # openvino raises bare RuntimeErrors and its own
+        except Exception as error:  # openvino's exceptions have no common base
             raise EngineError(f"OpenVINO cannot load {path} ({error})", "export the checkpoint again") from error
-        given = str(self._compiled.get_property("INFERENCE_PRECISION_HINT"))
-        if precision == "bf16" and "bf16" not in given and "bfloat16" not in given:
+        actual = str(self._compiled.get_property("INFERENCE_PRECISION_HINT"))
+        if precision == "bf16" and "bf16" not in actual and "bfloat16" not in actual:
             raise EngineError(
-                f"bf16 was asked for and OpenVINO runs in {given}", "serve on a processor that multiplies bfloat16"
+                f"bf16 was asked for and OpenVINO runs in {actual}", "serve on a processor that multiplies bfloat16"
             )
         self._inputs = [port.any_name for port in self._compiled.inputs]
         self._outputs = [port.any_name for port in self._compiled.outputs]
-        # The first array that is handed over prepares openvino's binding; two threads that do so at once wait for each
-        # other for ever (2026.4: a static's guard is held while the interpreter's lock is asked for).
+        # The first array passed to openvino initializes its binding. Two threads that do so at once deadlock (2026.4):
+        # one holds the guard of a static variable and waits for the interpreter lock, which the other holds.
         openvino.Tensor(np.zeros(1, np.int64), shared_memory=True)
         self._local = threading.local()
 
     def run(self, batch: Batch) -> dict[str, Any]:
-        """Run the model on a batch; returns every output by name, rows first."""
+        """Run the model on a batch and return every output by name, rows first; unknown feeds are ignored."""
         if not hasattr(self._local, "request"):
             self._local.request = self._compiled.create_infer_request()
-        made = self._local.request.infer({name: batch.feeds[name] for name in self._inputs}, share_inputs=True)
-        return {name: made[port].copy() for name, port in zip(self._outputs, self._compiled.outputs, strict=True)}
+        outputs = self._local.request.infer({name: batch.feeds[name] for name in self._inputs}, share_inputs=True)
+        return {name: outputs[port].copy() for name, port in zip(self._outputs, self._compiled.outputs, strict=True)}

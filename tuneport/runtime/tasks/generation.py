@@ -1,86 +1,18 @@
-"""What the generative tasks share: a request's parameters, prompts, and the decoding of generated tokens."""
+"""What the generative tasks share: their rows, and the decoding of generated tokens."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol
 
-from pydantic import BaseModel, BeforeValidator, Field, model_validator
+from pydantic import BaseModel
 
 from tuneport.runtime.batch import EncodedInput, RowOutputs
 from tuneport.runtime.tasks import inputs
 from tuneport.runtime.tasks.base import RuntimeTask
-from tuneport.schema.artifact import Generation, Processing
+from tuneport.runtime.tasks.sampling import GenerationParameters, SamplingParams
+from tuneport.schema.artifact import Processing
 
-MAX_BEAMS = 16
-MIN_TEMPERATURE = 1e-3
-"""A lower temperature selects the likeliest token anyway, and one that float32 rounds to 0 divides by zero."""
-Stops = Annotated[
-    tuple[Annotated[str, Field(min_length=1, max_length=100)], ...],
-    Field(max_length=8, strict=False),
-    BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
-]
-
-
-class GenerationParameters(inputs.Parameters):
-    """The `parameters` of a request; by default, decoding is greedy."""
-
-    max_new_tokens: int | None = Field(default=None, ge=1)
-    """By default the artifact's; the model's positions are the limit."""
-    num_beams: int | None = Field(default=None, ge=1, le=MAX_BEAMS)
-    temperature: float | None = Field(default=None, ge=0, le=10)
-    """0, or nearly 0, means greedy decoding; otherwise this and each of the next three turn sampling on."""
-    top_p: float | None = Field(default=None, gt=0, le=1)
-    top_k: int | None = Field(default=None, ge=1)
-    seed: int | None = Field(default=None, ge=0, lt=2**63)
-    """The same request with the same seed has the same answer."""
-    stop: Stops = ()
-    """Strings before whose first occurrence the answer ends."""
-    stream: bool = False
-    """Send the text while it is generated; over HTTP, for a single input."""
-
-    @model_validator(mode="after")
-    def _no_contradictions(self) -> Self:
-        if (self.num_beams or 1) > 1 and (self.is_sampled or self.stream):
-            raise ValueError("num_beams > 1 goes with neither sampling nor stream")
-        return self
-
-    @property
-    def is_sampled(self) -> bool:
-        """Whether tokens are sampled at random."""
-        is_requested = any(value is not None for value in (self.temperature, self.top_p, self.top_k, self.seed))
-        return is_requested and (self.temperature is None or self.temperature >= MIN_TEMPERATURE)
-
-
-@dataclass(frozen=True)
-class SamplingParams:
-    """How a text is generated. Only rows with the same ones share a batch."""
-
-    max_new_tokens: int
-    min_new_tokens: int = 0
-    num_beams: int = 1
-    temperature: float | None = None
-    """None: greedy decoding or beam search, without sampling."""
-    top_p: float = 1.0
-    top_k: int = 0
-    """0: all tokens may be sampled."""
-    seed: int | None = None
-    stop: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, parameters: GenerationParameters, generation: Generation, max_new_tokens: int) -> Self:
-        """Complete a request's parameters with defaults; `max_new_tokens` is what the model's positions allow."""
-        is_sampled = parameters.is_sampled
-        # Beam search does not sample, and it may revise tokens that a stream has sent.
-        has_one_beam = is_sampled or parameters.stream or parameters.temperature is not None
-        return cls(
-            max_new_tokens=max(1, min(parameters.max_new_tokens or generation.max_new_tokens, max_new_tokens)),
-            num_beams=1 if has_one_beam else parameters.num_beams or generation.num_beams,
-            temperature=(1.0 if parameters.temperature is None else parameters.temperature) if is_sampled else None,
-            top_p=parameters.top_p or 1.0,
-            top_k=parameters.top_k or 0,
-            seed=parameters.seed if is_sampled else None,
-            stop=parameters.stop,
-        )
+ONE_TOKEN = SamplingParams(max_new_tokens=1)
 
 
 class TokenCallback(Protocol):
@@ -97,7 +29,7 @@ class TokenCallback(Protocol):
 class Prompt(EncodedInput):
     """A row of a generative model."""
 
-    sampling: SamplingParams = SamplingParams(1)
+    sampling: SamplingParams = ONE_TOKEN
     features: Any = None
     """Log-mel spectrogram of a recording, float32 (mels, frames)."""
     scored: tuple[int, ...] = ()

@@ -9,7 +9,8 @@ import numpy as np
 from tuneport.errors import InputError
 from tuneport.runtime.batch import EncodedInput, RowOutputs
 from tuneport.runtime.tasks import inputs
-from tuneport.runtime.tasks.generation import GenerationParameters, GenerationTask, Prompt
+from tuneport.runtime.tasks.generation import GenerationTask, Prompt
+from tuneport.runtime.tasks.sampling import GenerationParameters
 
 ROLES = ("system", "user", "assistant", "tool")
 MAX_LOSS = 700.0
