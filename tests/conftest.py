@@ -31,7 +31,9 @@ os.environ |= {
 
 import httpx
 import pytest
-from helpers import Server, build_checkpoint, write_data
+from kit.data import write_data
+from kit.encoders import build_checkpoint
+from kit.servers import Server
 
 from tuneport.schema.artifact import Manifest
 from tuneport.schema.loading import load_manifest

@@ -6,7 +6,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from helpers import build_checkpoint, random_texts, tuneport, write_rows
+from kit.command import tuneport
+from kit.data import write_rows
+from kit.encoders import build_checkpoint
+from kit.texts import random_texts
 from transformers import BertModel
 
 from tuneport import tasks

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import build_checkpoint, random_texts, write_rows
-from tiny import tiny_encoder
+from kit.data import write_rows
+from kit.encoders import build_checkpoint, tiny_encoder
+from kit.texts import random_texts
 from transformers import BertModel
 
 from tuneport.stages.finetune.config import FinetuneConfig, load_config

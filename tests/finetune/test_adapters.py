@@ -11,9 +11,12 @@ import adapters
 import numpy as np
 import pytest
 import torch
-from helpers import read_rows, tuneport
-from tiny import tiny_encoder
-from tiny_generative import build_causal, build_seq2seq, byte_tokenizer, pairs, write_pairs
+from kit.command import tuneport
+from kit.data import read_rows, write_pairs
+from kit.encoders import tiny_encoder
+from kit.generative import build_causal, build_seq2seq
+from kit.texts import pairs
+from kit.tokenizers import byte_tokenizer
 from transformers import AutoModel, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from tuneport.errors import CheckpointError, TuneportError

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
-from helpers import write_rows
-from tiny import tiny_encoder, write_splits
-from tiny_generative import build_seq2seq, pairs, write_pairs
+from kit.data import write_pairs, write_rows, write_splits
+from kit.encoders import tiny_encoder
+from kit.generative import build_seq2seq
+from kit.texts import pairs
 
 from tuneport.errors import ArtifactError, TuneportError
 from tuneport.runtime.predictor import Predictor

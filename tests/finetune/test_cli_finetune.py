@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import tuneport
-from tiny import write_splits
+from kit.command import tuneport
+from kit.data import write_splits
 
 from tuneport.stages.finetune.config import FinetuneConfig
 from tuneport.tasks import all_tasks

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import datasets
 import pytest
-from helpers import tuneport, write_rows
+from kit.command import tuneport
+from kit.data import write_rows
 
 from tuneport.data.reader import Data, read_data
 from tuneport.data.rows import numbered_rows

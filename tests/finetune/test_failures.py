@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 from datasets import Dataset, Features, Value
-from helpers import write_rows
-from tiny import write_splits
+from kit.data import write_rows, write_splits
 
 from tuneport.errors import TuneportError
 from tuneport.stages.finetune.average import average

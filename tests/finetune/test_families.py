@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import read_rows
-from tiny import FAMILIES, tiny_encoder
+from kit.data import read_rows
+from kit.encoders import FAMILIES, tiny_encoder
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from tuneport.stages.finetune.config import FinetuneConfig

@@ -7,7 +7,10 @@ from typing import Any
 import peft
 import pytest
 import torch
-from tiny_generative import build_causal, build_seq2seq, byte_tokenizer, pairs, write_pairs
+from kit.data import write_pairs
+from kit.generative import build_causal, build_seq2seq
+from kit.texts import pairs
+from kit.tokenizers import byte_tokenizer
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from tuneport.stages.finetune.config import FinetuneConfig

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import ROOT
-from tiny import tiny_encoder, write_splits
+from kit import ROOT
+from kit.data import write_splits
+from kit.encoders import tiny_encoder
 
 from tuneport.stages.finetune.config import FinetuneConfig
 from tuneport.stages.finetune.setup import load_model, make_trainer, predict, prepare

@@ -6,7 +6,7 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
-from helpers import tuneport
+from kit.command import tuneport
 from transformers import Trainer
 
 from tuneport.errors import TuneportError

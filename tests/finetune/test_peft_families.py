@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import FAMILIES, tiny_encoder
-from tiny_generative import build_seq2seq
+from kit.encoders import FAMILIES, tiny_encoder
+from kit.generative import build_seq2seq
 from transformers import (
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,

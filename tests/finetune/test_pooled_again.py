@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import read_rows, write_rows
+from kit.data import read_rows, write_rows
 from safetensors.torch import load_file
 
 from tuneport.modeling.heads import PooledClassifier

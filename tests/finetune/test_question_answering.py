@@ -7,7 +7,8 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
-from tiny import FAMILIES, QUICK, read_splits, tiny_encoder, write_splits
+from kit.data import QUICK, read_splits, write_splits
+from kit.encoders import FAMILIES, tiny_encoder
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 from tuneport.errors import DataError, TuneportError

@@ -6,8 +6,9 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from helpers import random_texts
-from tiny import MAX_LENGTH, tiny_encoder, write_splits
+from kit.data import write_splits
+from kit.encoders import MAX_LENGTH, tiny_encoder
+from kit.texts import random_texts
 from transformers import GPT2Config, T5Config
 
 from tuneport.errors import CheckpointError, DataError, TuneportError

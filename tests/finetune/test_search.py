@@ -7,7 +7,7 @@ from typing import Any
 
 import optuna
 import pytest
-from helpers import tuneport
+from kit.command import tuneport
 
 from tuneport.errors import TuneportError
 from tuneport.stages.finetune.config import FinetuneConfig

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from helpers import build_checkpoint, write_rows
+from kit.data import write_rows
+from kit.encoders import build_checkpoint
+from kit.generative import build_seq2seq, build_whisper
 from safetensors.torch import load_file
-from tiny_generative import build_seq2seq, build_whisper
 from transformers import AutoModelForSpeechSeq2Seq, AutoProcessor, BertModel
 
 from tuneport.errors import CheckpointError, DataError, TuneportError

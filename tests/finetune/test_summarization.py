@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+from kit.data import write_pairs
+from kit.generative import build_seq2seq
+from kit.texts import pairs
 from rouge_score.rouge_scorer import RougeScorer
-from tiny_generative import build_seq2seq, pairs, write_pairs
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from tuneport.data.reader import read_data

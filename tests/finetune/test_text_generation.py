@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import build_checkpoint, write_rows
+from kit.data import write_rows
+from kit.encoders import build_checkpoint
+from kit.generative import build_causal
+from kit.texts import NUMBERS
+from kit.tokenizers import CHAT_TEMPLATE, MARKING_TEMPLATE, byte_tokenizer
 from safetensors.torch import load_file
-from tiny_generative import CHAT_TEMPLATE, MARKING_TEMPLATE, NUMBERS, build_causal, byte_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertModel, PreTrainedTokenizerFast
 
 from tuneport.errors import CheckpointError, DataError, TuneportError

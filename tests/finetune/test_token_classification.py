@@ -7,7 +7,9 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
-from tiny import FAMILIES, QUICK, nested_byte_level, read_splits, tiny_encoder, write_splits
+from kit.data import QUICK, read_splits, write_splits
+from kit.encoders import FAMILIES, tiny_encoder
+from kit.generative import nested_byte_level
 from transformers import AutoModelForTokenClassification, AutoTokenizer, ByT5Tokenizer
 
 from tuneport.errors import CheckpointError, DataError, TuneportError

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import ROOT, read_rows, tuneport, write_rows
+from kit import ROOT
+from kit.command import tuneport
+from kit.data import read_rows, write_rows, write_splits
 from safetensors.torch import load_file
-from tiny import write_splits
 from transformers import AutoModelForSequenceClassification
 
 from tuneport.errors import DataError, TuneportError

@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 import sacrebleu
 import torch
-from helpers import build_checkpoint, write_rows
+from kit.data import write_pairs, write_rows
+from kit.encoders import build_checkpoint
+from kit.generative import build_mbart, build_seq2seq
+from kit.texts import pairs
+from kit.tokenizers import END, PAD
 from safetensors.torch import load_file
-from tiny_generative import END, PAD, build_mbart, build_seq2seq, pairs, write_pairs
 from transformers import (
     AutoModelForSeq2SeqLM,
     AutoTokenizer,

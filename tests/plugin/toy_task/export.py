@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-from toy_task.runtime import probability
 
+from toy_task.runtime import probability
 from tuneport.runtime.batch import EncodedInput, RowOutputs
 from tuneport.runtime.tasks.base import RuntimeTask
 from tuneport.schema.artifact import Processing

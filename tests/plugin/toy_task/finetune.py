@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from toy_task.runtime import probability
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, PreTrainedModel
 
+from toy_task.runtime import probability
 from tuneport.stages.finetune.evaluate import Evaluation
 from tuneport.stages.finetune.loading import load_pretrained, load_tokenizer
 from tuneport.stages.finetune.tasks.base import FinetuneTask
