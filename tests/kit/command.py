@@ -24,6 +24,8 @@ def tuneport(*arguments: str | Path, stdin: bytes = b"") -> Answer:
 
     out, err = io.StringIO(), io.StringIO()
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in before:  # a test run in the background may have been started with SIGINT ignored
+        signal.signal(number, signal.SIG_DFL)
     try:
         with (
             mock.patch.object(sys, "argv", ["tuneport", *map(str, arguments)]),
