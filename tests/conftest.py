@@ -3,7 +3,6 @@
 
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +11,6 @@ if worker := os.environ.get("PYTEST_XDIST_WORKER", ""):
     # A processor each: threads of two processes that wait for each other by spinning are ten times slower.
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
-
-ROOT = Path(__file__).parents[1]
-# Before tests/, whose folder `finetune` would pass for the package of that name.
-sys.path.insert(0, str(ROOT))
 
 # bentoml and huggingface_hub read these when they are imported.
 HOME = Path(tempfile.mkdtemp(prefix="tuneport-tests-"))
