@@ -1,9 +1,10 @@
 """Build variants and check each against its gate."""
 
+import contextlib
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -84,12 +85,13 @@ class VariantBuilder:
         """Build, open and check one variant; raises _GateFailure, which holds the measurement, if it fails."""
         candidate = self._build(name, spec, context)
         runner = self.open(candidate.execution)
-        if self.family.may_depend_on_batch and self.gate.depends_on_batch(runner):
-            # Otherwise one request would change the answer to another one.
-            execution = candidate.execution.model_copy(update={"single_row_batches": True})
-            candidate = candidate.model_copy(update={"execution": execution})
-            runner = self.open(execution)
-        measurement = self._check(runner, spec)
+        with _as_engine_error("it fails when it runs"):
+            if self.family.may_depend_on_batch and self.gate.depends_on_batch(runner):
+                # Otherwise one request would change the answer to another one.
+                execution = candidate.execution.model_copy(update={"single_row_batches": True})
+                candidate = candidate.model_copy(update={"execution": execution})
+                runner = self.open(execution)
+            measurement = self._check(runner, spec)
         tolerance = spec.tolerance(measurement, self.gate.unit, self.family)
         return Passed(candidate, runner, measurement.parity, measurement.metric, tolerance, fp32_parts)
 
@@ -103,12 +105,8 @@ class VariantBuilder:
         with tempfile.TemporaryDirectory(dir=self.folder) as scratch:
             for number, run_pass in enumerate(passes, 1):
                 folder = target if number == len(passes) else Path(tempfile.mkdtemp(dir=scratch))
-                try:
+                with _as_engine_error("it cannot be built"):
                     graph = run_pass(graph, context, folder)
-                except OSError:
-                    raise
-                except Exception as error:  # quantizers raise exceptions of any kind
-                    raise EngineError(f"it cannot be built ({str(error)[:200]})", "choose other variants") from error
         return Candidate(name=name, execution=self._execution(spec, graph))
 
     def _execution(self, spec: VariantSpec, graph: Graph) -> Execution:
@@ -152,7 +150,9 @@ class VariantBuilder:
             return None
 
         def error_of(context: BuildContext) -> float:
-            return self.gate.mean_error(self.open(self._build(name, spec, context).execution))
+            runner = self.open(self._build(name, spec, context).execution)
+            with _as_engine_error("it fails when it runs"):
+                return self.gate.mean_error(runner)
 
         deadline = time.monotonic() + 60 * minutes
         for parts, nodes in exclusion_sets(self.context, error_of, deadline=deadline, progress=self.progress):
@@ -161,6 +161,17 @@ class VariantBuilder:
             except (_GateFailure, EngineError):
                 continue
         return None
+
+
+@contextlib.contextmanager
+def _as_engine_error(problem: str) -> Iterator[None]:
+    """Turn what quantizers and engines raise, exceptions of any kind, into an EngineError; a full disk stays one."""
+    try:
+        yield
+    except (TuneportError, OSError):
+        raise
+    except Exception as error:
+        raise EngineError(f"{problem} ({str(error)[:200]})", "choose other variants") from error
 
 
 class _GateFailure(GateError):

@@ -41,7 +41,7 @@ def measure_footprint(
 ) -> Footprint:
     """Open a variant of the unfinished artifact in `folder` in a new process and run `inputs`.
 
-    Raises EngineError if the process fails.
+    Raises EngineError if the process fails or takes too long.
     """
     spec = {
         "folder": str(folder),
@@ -53,9 +53,12 @@ def measure_footprint(
     }
     # -P: modules in the working directory must not shadow installed ones.
     command = [sys.executable, "-P", "-c", SCRIPT]
-    done = subprocess.run(
-        command, input=json.dumps(spec), capture_output=True, text=True, timeout=TIMEOUT_S, check=False
-    )
+    try:
+        done = subprocess.run(
+            command, input=json.dumps(spec), capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise EngineError(f"it does not open and run within {TIMEOUT_S} s", "choose other variants") from error
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or ["no message"]
         raise EngineError(f"it does not open in a process of its own ({last[0][:200]})", "choose other variants")

@@ -1,11 +1,12 @@
 """Export a checkpoint: torch's outputs → ONNX → variants → gate → benchmark → selection → artifact."""
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from tuneport.errors import TuneportError
+from tuneport.errors import EngineError, TuneportError
 from tuneport.folders import check_out, new_folder
 from tuneport.host import usable_cores
 from tuneport.runtime.scheduler import BatchLimits
@@ -67,6 +68,7 @@ def export(
         )
         passed, rejected = validate_variants(builder, specs)
         results = benchmark_variants(builder, reference.model, passed)
+        variants, unopened = record_variants(builder, source.checkpoint.labels, passed, results)
         return write_artifact(
             folder,
             config.name or artifact_name(out),
@@ -74,8 +76,8 @@ def export(
             source,
             processing=processing,
             signature=source.family.signature(graph),
-            variants=[record_variant(builder, source.checkpoint.labels, each, results) for each in passed],
-            rejected=rejected,
+            variants=variants,
+            rejected=[*rejected, *unopened],
             torch_timing=results[BASELINE].timing,
             calibration=calibration,
         )
@@ -129,6 +131,26 @@ def benchmark_variants(
             runner = builder.open(execution.model_copy(update={"streams": streams}))
             targets[_with_streams(name)] = BenchmarkTarget.of_runner(runner, device)
     return benchmark(targets, rows, baseline=BASELINE, progress=builder.progress)
+
+
+def record_variants(
+    builder: VariantBuilder, labels: tuple[str, ...], passed: Sequence[Passed], results: Mapping[str, BenchmarkResult]
+) -> tuple[list[Variant], list[Rejected]]:
+    """Return the variants with their evidence, and those that do not open in a process of their own, as servers do.
+
+    Raises EngineError if fp32 does not open.
+    """
+    variants, rejected = [], []
+    for each in passed:
+        try:
+            variants.append(record_variant(builder, labels, each, results))
+        except EngineError as error:
+            name = each.candidate.name
+            if name == FP32:
+                raise
+            shutil.rmtree(builder.folder / "onnx" / name, ignore_errors=True)
+            rejected.append(Rejected(name=name, reason=error.problem, parity=each.parity, metric=each.metric))
+    return variants, rejected
 
 
 def record_variant(

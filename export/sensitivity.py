@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx
 
-from tuneport.errors import EngineError
+from tuneport.errors import TuneportError
 
 from .passes.context import BuildContext
 
@@ -61,7 +61,7 @@ def _rank(
         others = [name for name in parts if name != part]
         try:
             errors[part] = error_of(replace(context, excluded_nodes=_nodes(parts, others)))
-        except (EngineError, RuntimeError, ValueError):
+        except TuneportError:
             errors[part] = float("inf")
     return sorted(parts, key=lambda part: -errors[part])
 

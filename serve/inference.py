@@ -86,6 +86,7 @@ class Inference:
         receives the tokens of a generative model as they are generated. Raises InputError, PayloadTooLarge,
         MalformedRequest for a truncated input unless `allow_truncation`, and what `Batcher.submit` raises.
         """
+        self.batcher.check_capacity()
         checked = self.predictor.parse_parameters(parameters)
         parsed_inputs = self.predictor.parse_inputs(inputs)
         windows = await self._encode(inputs, parsed_inputs, checked)
@@ -99,8 +100,8 @@ class Inference:
 
     def close(self) -> None:
         """Refuse the rows that wait and stop the threads."""
-        self._tokenizer_thread.shutdown()
         self.batcher.close()
+        self._tokenizer_thread.shutdown()
 
     async def _encode(
         self, inputs: Sequence[Any], parsed_inputs: Sequence[Any], parameters: BaseModel

@@ -6,7 +6,7 @@ from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from tuneport.errors import Overloaded
+from tuneport.errors import Overloaded, PayloadTooLarge
 from tuneport.runtime.batch import EncodedInput, RowOutputs
 from tuneport.runtime.scheduler import BatchLimits, select_batch
 
@@ -55,7 +55,13 @@ class RowQueue:
         return len(self._jobs)
 
     def check_capacity(self, rows: int) -> None:
-        """Raise Overloaded if `rows` more would be too many or would wait too long."""
+        """Raise Overloaded if `rows` more would be too many or would wait too long.
+
+        Raises PayloadTooLarge for more rows than ever fit, because a retry would not help.
+        """
+        if rows > self._max_rows:
+            problem = f"{rows} rows in one request, and the limit is {self._max_rows}"
+            raise PayloadTooLarge(problem, "send several requests, or raise TUNEPORT_MAX_QUEUE_INPUTS")
         waiting, wait_s = len(self._jobs), self.estimated_wait_s()
         if waiting + rows > self._max_rows:
             raise Overloaded(

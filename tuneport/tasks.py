@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator
 
+from tuneport.errors import TuneportError
+
 ENTRY_POINTS = "tuneport.tasks"
 Stage = Literal["finetune", "export", "runtime"]
 FamilyName = Literal["encoder", "generative"]
@@ -280,7 +282,11 @@ def all_tasks() -> dict[str, TaskSpec]:
     """Return every task by name, those of installed packages included."""
     for entry in entry_points(group=ENTRY_POINTS):
         if entry.name not in _registry:
-            register_task(entry.load())
+            try:
+                register_task(entry.load())
+            except Exception as error:  # whatever a package raises while it is imported
+                problem = f"the task {entry.name} cannot be imported from {entry.value} ({error})"
+                raise TuneportError(problem, "fix or uninstall the package that provides it") from error
     return dict(_registry)
 
 

@@ -1,13 +1,14 @@
 """Building one variant: it passes, or it is rejected with its reason and leaves nothing behind."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from kit.exports import FakeRunner, Prepared, shift
 
-from tuneport.errors import GateError
+from tuneport.errors import EngineError, GateError
+from tuneport.runtime.batch import EncodedInput
 from tuneport.runtime.runner import ModelRunner
 from tuneport.schema.artifact import Candidate, Execution, Footprint, Manifest, Rejected
 from tuneport.stages.export import pipeline
@@ -55,6 +56,17 @@ def test_an_int8_graph_that_does_not_load_is_rejected_with_its_reason(prepared: 
         return Graph(folder, ("model.onnx",))
 
     assert "cannot load" in reject(prepared.builder(tmp_path), write_no_graph).reason
+
+
+def test_an_int8_graph_that_fails_when_it_runs_is_rejected_with_its_reason(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(rows: Sequence[EncodedInput]) -> float:
+        raise RuntimeError("Non-zero status code returned while running MatMul")
+
+    monkeypatch.setattr(VariantBuilder, "open", lambda *_: FakeRunner(prepared, fail))
+    rejected = reject(prepared.builder(tmp_path), shift(0.0))
+    assert "it fails when it runs (Non-zero status code" in rejected.reason
 
 
 def test_a_disk_that_fills_while_quantizing_is_no_reason_to_reject(prepared: Prepared, tmp_path: Path) -> None:
@@ -140,3 +152,28 @@ def test_a_variant_records_its_streams_and_its_batches(
     assert variant.evidence.timing == (faster if streams == 2 else timing)
     assert variant.evidence.footprint == footprint
     assert (variant.evidence.tolerance, variant.evidence.fp32_parts) == (0.1, ("/layer.1",))
+
+
+@pytest.mark.parametrize("name", ["fp32", "int8"])
+def test_a_variant_that_does_not_open_in_its_own_process_is_rejected_and_fp32_ends_the_export(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, manifest: Manifest, name: str
+) -> None:
+    def fail(*_: object) -> Footprint:
+        raise EngineError("it does not open in a process of its own (no library)", "choose other variants")
+
+    monkeypatch.setattr(pipeline, "measure_footprint", fail)
+    builder = prepared.builder(tmp_path)
+    (builder.folder / "onnx" / "int8").mkdir()
+    recorded = manifest.variant(name)
+    candidate, evidence = Candidate(name=name, execution=recorded.execution), recorded.evidence
+    runner = FakeRunner(prepared, lambda rows: 0.0)
+    passed = [Passed(candidate, runner, evidence.parity, evidence.metric, tolerance=0.1)]
+    results = {name: BenchmarkResult(evidence.timing, 128)}
+    if name == "fp32":
+        with pytest.raises(EngineError, match="no library"):
+            pipeline.record_variants(builder, ("calm",), passed, results)
+        return
+    variants, rejected = pipeline.record_variants(builder, ("calm",), passed, results)
+    assert variants == []
+    assert [(each.name, "no library" in each.reason) for each in rejected] == [("int8", True)]
+    assert not (builder.folder / "onnx" / "int8").exists()

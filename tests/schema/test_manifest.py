@@ -68,6 +68,12 @@ def test_an_unknown_field_is_refused_though_the_seal_is_right(artifact: Path) ->
         load_manifest(artifact)
 
 
+def test_a_task_that_is_not_installed_is_named(artifact: Path) -> None:
+    reseal(artifact, {"task": "sentence-order"})
+    with pytest.raises(ArtifactError, match="'sentence-order', which is not installed; install the package"):
+        load_manifest(artifact)
+
+
 @pytest.mark.parametrize("damage", ["", "[]", "null", "{", '{"schema_version": 2}', "\udcff"])
 def test_what_is_no_manifest_is_an_artifact_error(artifact: Path, damage: str) -> None:
     (artifact / MANIFEST).write_bytes(damage.encode(errors="surrogateescape"))
@@ -78,6 +84,9 @@ def test_what_is_no_manifest_is_an_artifact_error(artifact: Path, damage: str) -
 def test_a_folder_that_is_not_there_is_an_artifact_error(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="does not exist"):
         load_manifest(tmp_path / "nowhere")
+    (tmp_path / "file").touch()
+    with pytest.raises(ArtifactError, match="is not a folder"):
+        load_manifest(tmp_path / "file")
 
 
 def test_a_variant_is_found_by_name_and_the_default_without_one(manifest: Manifest) -> None:

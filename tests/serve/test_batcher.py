@@ -11,7 +11,7 @@ import pytest
 from kit.engines import StalledEngine
 from kit.texts import random_texts
 
-from tuneport.errors import Overloaded, ServiceStopping
+from tuneport.errors import Overloaded, PayloadTooLarge, ServiceStopping
 from tuneport.runtime.batch import EncodedInput, RowOutputs, RunBatch
 from tuneport.runtime.loading import open_runner
 from tuneport.runtime.runner import ModelRunner
@@ -135,6 +135,8 @@ def test_a_full_queue_refuses_at_once_and_accepts_again_when_callers_leave(engin
         await asyncio.sleep(0)
         with pytest.raises(Overloaded, match="2 inputs are waiting and at most 2 may"):
             await batcher.submit([row(4)])
+        with pytest.raises(PayloadTooLarge, match="3 rows in one request, and the limit is 2"):  # a retry cannot help
+            await batcher.submit([row(4)] * 3)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting

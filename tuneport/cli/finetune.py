@@ -5,6 +5,7 @@ from typing import Any, get_args
 from tuneport.cli.options import Out, Overwrite, Resume, SettingsFile, SetValues, with_flags
 from tuneport.cli.progress import print_warning
 from tuneport.cli.signals import explain_resume
+from tuneport.errors import TuneportError
 from tuneport.stages.finetune.config import FinetuneConfig
 from tuneport.tasks import all_tasks
 
@@ -14,9 +15,12 @@ FLAGS = ("task", "model", "data", "columns", "trust_remote_code")
 
 def finetune_help() -> str:
     """Write the command's help: the columns of every task, and the strategies."""
-    specs = all_tasks().values()
-    width = max(len(spec.name) for spec in specs)
-    tasks = "\n".join(f"{spec.name:<{width}}  {spec.column_help}" for spec in specs)
+    try:
+        specs = all_tasks().values()
+        width = max(len(spec.name) for spec in specs)
+        tasks = "\n".join(f"{spec.name:<{width}}  {spec.column_help}" for spec in specs)
+    except TuneportError as error:  # of a package of the user; other commands need no tasks
+        tasks = str(error)
     strategies = ", ".join(get_args(FinetuneConfig.model_fields["strategy"].annotation))
     return f"""Fine-tune a model on labelled data and write a run folder.
 

@@ -89,21 +89,24 @@ class Predictor:
         parts = zip(parsed_inputs, windows, group_by_input(results, windows), strict=True)
         return [self.task.decode(*part, parameters) for part in parts]
 
-    def predict(self, values: Sequence[Any], parameters: Any = None, *, first: int = 0) -> list[Any]:
-        """Predict a list of inputs, in order; `first` is the number of the first one in error messages.
+    def predict(self, values: Iterable[Any], parameters: Any = None, *, first: int = 0) -> list[Any]:
+        """Predict several inputs, in order; `first` is the number of the first one in error messages.
 
         Inputs and predictions have the shapes of `POST /predict`. Raises InputError.
         """
+        if isinstance(values, str | bytes | dict) or not isinstance(values, Iterable):
+            raise InputError(f"the inputs are a {type(values).__name__}", "give a list of inputs")
+        values = list(values)
         checked = self.parse_parameters(parameters)
         parsed_inputs = self.parse_inputs(values, first)
         windows = self.task.encode_request(parsed_inputs, checked)
         results = self.runner.run([row for rows in windows for row in rows])
         return self.decode(parsed_inputs, windows, results, checked)
 
-    def predict_stream(self, values: Iterable[Any], chunk: int = CHUNK_INPUTS) -> Iterator[Any]:
-        """Predict a stream of inputs of any length, in order, `chunk` inputs at a time."""
+    def predict_stream(self, values: Iterable[Any], parameters: Any = None) -> Iterator[Any]:
+        """Predict a stream of inputs of any length, in order, `CHUNK_INPUTS` inputs at a time."""
         source = iter(values)
         count = 0
-        while inputs := list(itertools.islice(source, chunk)):
-            yield from self.predict(inputs, first=count)
+        while inputs := list(itertools.islice(source, CHUNK_INPUTS)):
+            yield from self.predict(inputs, parameters, first=count)
             count += len(inputs)

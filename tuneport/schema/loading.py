@@ -8,14 +8,16 @@ from pydantic import ValidationError
 from tuneport.errors import ArtifactError
 from tuneport.folders import digest, sha256
 from tuneport.schema.artifact import GOLDEN, MANIFEST, SCHEMA_VERSION, File, GoldenCase, Manifest
+from tuneport.tasks import task_spec
 
 
 def load_manifest(folder: Path) -> Manifest:
     """Read an artifact's manifest; an ArtifactError says what to do about a bad one."""
     path = folder / MANIFEST
     if not path.is_file():
-        is_there = "has no manifest.json" if folder.is_dir() else "does not exist"
-        raise ArtifactError(f"{folder} {is_there}", "give the folder that `tuneport export … --out` wrote")
+        is_there = "is not a folder" if folder.exists() else "does not exist"
+        problem = "has no manifest.json" if folder.is_dir() else is_there
+        raise ArtifactError(f"{folder} {problem}", "give the folder that `tuneport export … --out` wrote")
     again = "export it again or restore it from its source"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -27,6 +29,11 @@ def load_manifest(folder: Path) -> Manifest:
         raise ArtifactError(f"{path} has {known}", "use the tuneport that wrote it, or export the checkpoint again")
     if seal != digest(content):
         raise ArtifactError(f"{path} was changed after it was written", again)
+    try:
+        task_spec(str(content.get("task")))
+    except ValueError as error:
+        problem = f"{path} is for the task {content.get('task')!r}, which is not installed"
+        raise ArtifactError(problem, "install the package that provides the task") from error
     try:
         return Manifest.model_validate_json(json.dumps(content))
     except ValidationError as error:
