@@ -254,10 +254,10 @@ def local(inference: Inference) -> Iterator[TestClient]:
         yield client
 
 
-def test_more_than_may_wait_is_429_with_a_time_to_retry(local: TestClient) -> None:
+def test_a_request_that_never_fits_into_the_queue_is_413_and_not_to_be_retried(local: TestClient) -> None:
     response = local.post("/predict", json={"inputs": ["bank"] * 5})
-    assert_error(response, 429, "at most 4")
-    assert response.headers["retry-after"] == "1"
+    assert_error(response, 413, "5 rows in one request, and the limit is 4")
+    assert "retry-after" not in response.headers
     assert local.post("/predict", json={"inputs": ["bank"] * 4}).status_code == 200
 
 
