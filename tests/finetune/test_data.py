@@ -193,6 +193,16 @@ def test_a_csv_with_surplus_cells_is_refused(tmp_path: Path) -> None:
         _read(_csv(tmp_path / "x.csv", ["text,label", "a, b,c", "a,b,d"]))
 
 
+def test_the_seed_decides_the_splits(tmp_path: Path) -> None:
+    file = write_rows(tmp_path / "x.jsonl", [{"text": f"text {i}", "label": i % 2} for i in range(60)])
+
+    def test_texts(seed: int) -> list[str]:
+        data = read_data(str(file), columns={}, required=("text", "label"), optional=(), seed=seed)
+        return sorted(data.splits["test"]["text"])
+
+    assert test_texts(1) == test_texts(1) != test_texts(2)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_every_class_of_a_file_has_a_row_in_train(tmp_path: Path, seed: int) -> None:
     labels = ["once", *["thrice"] * 3, *["common"] * 56]
