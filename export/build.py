@@ -71,15 +71,28 @@ class VariantBuilder:
             return self._attempt(name, spec, self.context)
         except _GateFailure as failure:
             passed = self._search_exclusions(name, spec) if name != FP32 else None
-            return passed or self._reject(name, failure, failure.measurement)
+            return passed or self.reject(name, failure, failure.measurement)
         except EngineError as error:
             if name == FP32:  # the error names its own remedy
                 raise
-            return self._reject(name, error, None)
+            return self.reject(name, error, None)
 
     def open(self, execution: Execution) -> ModelRunner:
         """Open a variant of the unfinished artifact."""
         return build_runner(self.folder, self.task_name, self.runtime_task, execution, self.processing)
+
+    def reject(self, name: str, error: TuneportError, measurement: Measurement | None) -> Rejected:
+        """Delete a variant's files and return why it is not in the artifact; raises GateError for fp32."""
+        if name == FP32:
+            raise GateError(f"fp32 does not answer as torch does: {error.problem}", "report this model") from error
+        shutil.rmtree(self.folder / "onnx" / name, ignore_errors=True)
+        is_finite = measurement is not None and measurement.parity.max_abs_diff < float("inf")
+        return Rejected(
+            name=name,
+            reason=error.problem,
+            parity=measurement.parity if measurement and is_finite else None,
+            metric=measurement.metric if measurement else None,
+        )
 
     def _attempt(self, name: str, spec: VariantSpec, context: BuildContext, fp32_parts: tuple[str, ...] = ()) -> Passed:
         """Build, open and check one variant; raises _GateFailure, which holds the measurement, if it fails."""
@@ -129,18 +142,6 @@ class VariantBuilder:
         except GateError as error:
             raise _GateFailure(error, measurement) from error
         return measurement
-
-    def _reject(self, name: str, error: TuneportError, measurement: Measurement | None) -> Rejected:
-        if name == FP32:
-            raise GateError(f"fp32 does not answer as torch does: {error.problem}", "report this model") from error
-        shutil.rmtree(self.folder / "onnx" / name, ignore_errors=True)
-        is_finite = measurement is not None and measurement.parity.max_abs_diff < float("inf")
-        return Rejected(
-            name=name,
-            reason=error.problem,
-            parity=measurement.parity if measurement and is_finite else None,
-            metric=measurement.metric if measurement else None,
-        )
 
     def _search_exclusions(self, name: str, spec: VariantSpec) -> Passed | None:
         """Search for the smallest set of parts to keep in fp32 with which the variant passes; None if time runs out."""

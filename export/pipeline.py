@@ -1,6 +1,5 @@
 """Export a checkpoint: torch's outputs → ONNX → variants → gate → benchmark → selection → artifact."""
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from .checkpoint import Checkpoint
 from .config import ExportConfig, artifact_name
 from .device import check_device
 from .footprint import measure_footprint
+from .gate import Measurement
 from .graph import Graph
 from .passes.distill import distilled
 from .reference import TorchModel
@@ -145,11 +145,9 @@ def record_variants(
         try:
             variants.append(record_variant(builder, labels, each, results))
         except EngineError as error:
-            name = each.candidate.name
-            if name == FP32:
+            if each.candidate.name == FP32:
                 raise
-            shutil.rmtree(builder.folder / "onnx" / name, ignore_errors=True)
-            rejected.append(Rejected(name=name, reason=error.problem, parity=each.parity, metric=each.metric))
+            rejected.append(builder.reject(each.candidate.name, error, Measurement(each.parity, each.metric)))
     return variants, rejected
 
 

@@ -86,7 +86,7 @@ class Inference:
         receives the tokens of a generative model as they are generated. Raises InputError, PayloadTooLarge,
         MalformedRequest for a truncated input unless `allow_truncation`, and what `Batcher.submit` raises.
         """
-        self.batcher.check_capacity()
+        self.batcher.check_capacity()  # again: the service may have closed while the body was read
         checked = self.predictor.parse_parameters(parameters)
         parsed_inputs = self.predictor.parse_inputs(inputs)
         windows = await self._encode(inputs, parsed_inputs, checked)
