@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from tuneport.runtime.backends.base import Backend
-from tuneport.runtime.batch import EncodedInput, RowOutputs, padded_batch
+from tuneport.runtime.batch import Batch, EncodedInput, RowOutputs, packed_batch, padded_batch
 from tuneport.runtime.scheduler import BatchLimits, pack_batches
 from tuneport.runtime.tasks.base import RuntimeTask
 from tuneport.schema.artifact import Execution, Processing
@@ -48,14 +48,19 @@ class EncoderRunner(ModelRunner):
         self.single_row_batches = execution.single_row_batches
         self.streams = backend.streams
         tokens = 1 if execution.single_row_batches else execution.max_batch_tokens
-        self.limits = BatchLimits(tokens, backend.length_multiple, processing.max_length)
+        self.limits = BatchLimits(tokens, backend.length_multiple, processing.max_length, execution.layout)
         self._device = execution.device
         self._processing = processing
 
     def run_batch(self, rows: Sequence[EncodedInput]) -> list[RowOutputs]:
-        """Run rows in one batch, padded to the longest; returns the outputs of each row, without padding."""
+        """Run rows in one batch, in the layout of the graph; returns the outputs of each row, without padding."""
         if self.single_row_batches and len(rows) > 1:
             return [self.run_batch([row])[0] for row in rows]
-        length = self.limits.padded(max(map(len, rows)))
-        batch = padded_batch(rows, self._processing, length, self._device)
+        batch = self._lay_out(rows)
         return batch.split(self.backend.run(batch), per_token=self.task.per_token)
+
+    def _lay_out(self, rows: Sequence[EncodedInput]) -> Batch:
+        if self.limits.layout == "packed":
+            return packed_batch(rows, self._device)
+        length = self.limits.padded(max(map(len, rows)))
+        return padded_batch(rows, self._processing, length, self._device)
