@@ -15,8 +15,8 @@ from tuneport.schema.artifact import Device, Timing
 
 BATCH_TOKENS: dict[Device, tuple[int, ...]] = {
     "cpu": (128, 512),
-    "cuda": (1024, 8192),
-    "tensorrt": (1024, 8192),
+    "cuda": (1024, 4096, 16384, 65536),
+    "tensorrt": (1024, 4096, 16384),
 }
 """Padded tokens of the batches to try: a few short texts keep a CPU core busy, but not a GPU."""
 FAST_ENOUGH = 0.97

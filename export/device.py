@@ -6,7 +6,7 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, helper
 
-from tuneport.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from tuneport.runtime.backends.session import open_session
 from tuneport.schema.artifact import Device
 
 OPSET = 17
@@ -23,4 +23,4 @@ def check_device(device: Device) -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
     with tempfile.TemporaryDirectory() as folder:
         onnx.save(model, str(Path(folder) / "probe.onnx"))
-        OnnxRuntimeBackend(Path(folder) / "probe.onnx", device=device)
+        open_session(Path(folder) / "probe.onnx", device=device)

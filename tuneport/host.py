@@ -26,6 +26,11 @@ class Gpu(Frozen):
     """`major.minor`, such as `9.0` for H100."""
     memory_gib: float
 
+    def has(self, compute_capability: str) -> bool:
+        """Whether its compute capability is at least another, `major.minor`."""
+        mine, needed = (tuple(map(int, each.split("."))) for each in (self.compute_capability, compute_capability))
+        return mine >= needed
+
 
 class Host(Frozen):
     """The host that a figure was measured on."""

@@ -55,5 +55,7 @@ def _check(graph: EditableGraph, node: NodeProto) -> tuple[np.ndarray, np.ndarra
     weights, bias = (graph.initializer(name) for name in node.input[1:3])
     is_plain = not any(node.input[4:]) and not attribute(node, "unidirectional", 0)
     if weights is None or bias is None or not is_plain or attribute(node, "qkv_hidden_sizes"):
-        raise EngineError("its attention is causal, biased or of several sizes, which packing does not know", "choose other variants")
+        raise EngineError(
+            "its attention is causal, biased or of several sizes, which packing does not know", "choose other variants"
+        )
     return weights, bias

@@ -1,8 +1,6 @@
-"""Run packed graphs without a GPU: NumPy versions of the contrib operators that have no CPU kernel, or need a contrib one.
+"""Run graphs for GPUs without one: NumPy versions of onnxruntime's operators, and `onnx.reference` for the others."""
 
-`onnx.reference` runs the rest of the graph, so that its meaning is proven where no kernel can run it.
-"""
-
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -34,7 +32,7 @@ def gelu(x: Array) -> Array:
 def attend(queries: Array, keys: Array, values: Array, cumulative: Array, scale: float | None) -> Array:
     """Let each row attend to itself; (tokens, heads, size) each, row i is cumulative[i]:cumulative[i + 1]."""
     out = np.zeros(queries.shape, np.float32)
-    for start, stop in zip(cumulative[:-1], cumulative[1:], strict=True):
+    for start, stop in itertools.pairwise(cumulative):
         q, k, v = (each[start:stop].astype(np.float32).swapaxes(0, 1) for each in (queries, keys, values))
         scores = q @ k.swapaxes(1, 2) * (scale or 1 / math.sqrt(q.shape[-1]))
         weights = np.exp(scores - scores.max(-1, keepdims=True))
@@ -43,61 +41,83 @@ def attend(queries: Array, keys: Array, values: Array, cumulative: Array, scale:
 
 
 class Contrib(OpRun):
+    """An operator of onnxruntime's; `_run` gets the inputs, None for those that are left out, and the attributes."""
+
     op_domain = "com.microsoft"
 
 
 class EmbedLayerNormalization(Contrib):
-    def _run(self, ids, types, words, positions, segments, gamma, beta, mask=None, position_ids=None, epsilon=None, mask_index_type=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, E501
-        summed = words[ids].astype(np.float32) + positions[position_ids].astype(np.float32)
+    def _run(self, *inputs: Any, **attributes: Any) -> tuple[Array, Array]:
+        ids, types, words, positions, segments, gamma, beta, mask, position_ids = (*inputs, *[None] * 9)[:9]
+        at = np.broadcast_to(np.arange(ids.shape[1]), ids.shape) if position_ids is None else position_ids
+        summed = words[ids].astype(np.float32) + positions[at].astype(np.float32)
         if segments is not None:
             summed += segments[types].astype(np.float32)
-        return layer_norm(summed, gamma, beta, epsilon).astype(words.dtype), np.zeros(len(ids), np.int32)
+        counts = np.zeros(len(ids), np.int32) if mask is None else mask.sum(1).astype(np.int32)
+        return layer_norm(summed, gamma, beta, attributes.get("epsilon")).astype(words.dtype), counts
 
 
 class SkipLayerNormalization(Contrib):
-    def _run(self, x, skip, gamma, beta=None, bias=None, epsilon=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    def _run(self, *inputs: Any, **attributes: Any) -> tuple[Array]:
+        x, skip, gamma, beta, bias = (*inputs, None, None)[:5]
         summed = x.astype(np.float32) + skip.astype(np.float32) + (0 if bias is None else bias.astype(np.float32))
-        return (layer_norm(summed, gamma, beta, epsilon).astype(x.dtype),)
+        return (layer_norm(summed, gamma, beta, attributes.get("epsilon")).astype(x.dtype),)
 
 
 class BiasGelu(Contrib):
-    def _run(self, x, bias):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    def _run(self, x: Array, bias: Array, **_: Any) -> tuple[Array]:
         return (gelu(x + bias).astype(x.dtype),)
 
 
 class Gelu(Contrib):
-    def _run(self, x, approximate=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    def _run(self, x: Array, **_: Any) -> tuple[Array]:
         return (gelu(x).astype(x.dtype),)
 
 
+class MultiHeadAttention(Contrib):
+    """Of padded rows; the mask is the number of tokens of each."""
+
+    def _run(self, *inputs: Any, **attributes: Any) -> tuple[Array]:
+        parts, bias, counts = inputs[:3], inputs[3], inputs[4]
+        rows, length, hidden = parts[0].shape
+        biases = np.split(np.zeros(3 * hidden, parts[0].dtype) if bias is None else bias, 3)
+        heads = attributes["num_heads"]
+        out = np.zeros((rows, length, hidden), np.float32)
+        for row, count in enumerate(counts):
+            q, k, v = ((x[row, :count] + b).reshape(count, heads, -1) for x, b in zip(parts, biases, strict=True))
+            out[row, :count] = attend(q, k, v, np.array([0, count]), attributes.get("scale"))
+        return (out.astype(parts[0].dtype),)
+
+
 class PackedAttention(Contrib):
-    def _run(self, x, weights, bias, offset, cumulative, attention_bias=None, num_heads=None, scale=None, qkv_hidden_sizes=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, E501
+    def _run(self, x: Array, weights: Array, bias: Array, *rest: Any, **attributes: Any) -> tuple[Array]:
         projected = x.astype(np.float32) @ weights.astype(np.float32) + bias.astype(np.float32)
-        parts = (each.reshape(len(x), num_heads, -1) for each in np.split(projected, 3, -1))
-        return (attend(*parts, cumulative, scale).astype(x.dtype),)
+        q, k, v = (each.reshape(len(x), attributes["num_heads"], -1) for each in np.split(projected, 3, -1))
+        return (attend(q, k, v, rest[1], attributes.get("scale")).astype(x.dtype),)
 
 
 class PackedMultiHeadAttention(Contrib):
-    def _run(self, qkv, key=None, value=None, bias=None, offset=None, cumulative=None, attention_bias=None, num_heads=None, scale=None, mask_filter_value=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, E501
+    def _run(self, qkv: Array, *rest: Any, **attributes: Any) -> tuple[Array]:
         assert qkv.ndim == 4, "queries, keys and values are packed: (tokens, heads, 3, size)"
-        return (attend(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], cumulative, scale).astype(qkv.dtype),)
+        q, k, v = (qkv[:, :, i] for i in range(3))
+        return (attend(q, k, v, rest[4], attributes.get("scale")).astype(qkv.dtype),)
 
 
 class RestorePadding(Contrib):
-    def _run(self, x, offset):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    def _run(self, x: Array, offset: Array, **_: Any) -> tuple[Array]:
         padded = np.zeros((offset.size, x.shape[1]), x.dtype)
         padded[offset.reshape(-1)[: len(x)]] = x
         return (padded.reshape(*offset.shape, -1),)
 
 
 OPERATORS: Sequence[type[OpRun]] = [
-    EmbedLayerNormalization, SkipLayerNormalization, BiasGelu, Gelu, PackedAttention, PackedMultiHeadAttention,
-    RestorePadding,
+    EmbedLayerNormalization, SkipLayerNormalization, BiasGelu, Gelu, MultiHeadAttention, PackedAttention,
+    PackedMultiHeadAttention, RestorePadding,
 ]  # fmt: skip
 
 
 class ReferenceBackend:
-    """Runs a packed graph in `onnx.reference`; a `Backend`."""
+    """Runs a graph in `onnx.reference`; a `Backend`."""
 
     streams = 1
     length_multiple = 1

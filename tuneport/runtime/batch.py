@@ -11,8 +11,7 @@ from tokenizers import Encoding
 
 from tuneport.schema.artifact import Device, Layout, Processing
 
-Ids = npt.NDArray[np.int64]
-Ids32 = npt.NDArray[np.int32]
+Ids = npt.NDArray[np.int64] | npt.NDArray[np.int32]
 Output = npt.NDArray[np.float32]
 RowOutputs = dict[str, Output]
 """The outputs of one row by name, without the row axis and without padding."""
@@ -43,7 +42,7 @@ RunBatch = Callable[[Sequence[EncodedInput]], list[RowOutputs]]
 class Batch:
     """Rows that run together, in the form that a backend takes."""
 
-    feeds: Mapping[str, Ids | Ids32]
+    feeds: Mapping[str, Ids]
     """Input arrays by name; in the padded layout each int64 (rows, padded length), in the packed one see
     `packed_batch`."""
     slices: tuple[slice, ...]

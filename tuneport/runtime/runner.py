@@ -1,5 +1,6 @@
 """Runners turn encoded inputs into outputs. The export's gate, the benchmarks and serving use the same ones."""
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -47,6 +48,7 @@ class EncoderRunner(ModelRunner):
         self.backend = backend
         self.single_row_batches = execution.single_row_batches
         self.streams = backend.streams
+        self._max_rows = 1 if execution.single_row_batches else execution.max_batch_rows or sys.maxsize
         tokens = 1 if execution.single_row_batches else execution.max_batch_tokens
         self.limits = BatchLimits(tokens, backend.length_multiple, processing.max_length, execution.layout)
         self._device = execution.device
@@ -54,8 +56,8 @@ class EncoderRunner(ModelRunner):
 
     def run_batch(self, rows: Sequence[EncodedInput]) -> list[RowOutputs]:
         """Run rows in one batch, in the layout of the graph; returns the outputs of each row, without padding."""
-        if self.single_row_batches and len(rows) > 1:
-            return [self.run_batch([row])[0] for row in rows]
+        if len(rows) > self._max_rows:
+            return self.run_batch(rows[: self._max_rows]) + self.run_batch(rows[self._max_rows :])
         batch = self._lay_out(rows)
         return batch.split(self.backend.run(batch), per_token=self.task.per_token)
 

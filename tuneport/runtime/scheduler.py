@@ -60,9 +60,9 @@ def pack_batches(lengths: Sequence[int], limits: BatchLimits) -> list[list[int]]
 def select_batch(lengths: Sequence[int], limits: BatchLimits) -> list[int]:
     """Select the next batch from the rows that wait: the first row, with the rows that make its batch the best.
 
-    The best batch has the largest share of real tokens in its cost, which is its padded tokens and its overhead; without
-    padding that is the largest batch. Returns indices into `lengths`: shortest rows first, of a packed batch the first
-    to come first.
+    The best batch has the largest share of real tokens in its cost, which is its padded tokens and its overhead;
+    without padding that is the largest batch. Returns indices into `lengths`: shortest rows first, of a packed batch
+    the first to come first.
     """
     if limits.layout == "packed":
         return _select_packed(lengths, limits)

@@ -30,8 +30,12 @@ Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 TagScheme = Literal["IOB2", "IOBES", "IOB1", "IO"]
 Device = Literal["cpu", "cuda", "tensorrt"]
+Shape = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+"""Rows and padded length of a batch."""
 Layout = Literal["padded", "packed"]
 """How a batch lays out its tokens: rows padded to one length, or all tokens in a row with cumulative lengths."""
+ComputeCapability = Annotated[str, StringConstraints(pattern=r"^[0-9]+\.[0-9]$")]
+"""Of an NVIDIA GPU, such as 9.0."""
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 
 
@@ -163,12 +167,18 @@ class Execution(Frozen):
     """Batches that run at a time, each on its share of the processors."""
     max_batch_tokens: Annotated[int, Field(ge=1)] = 1024
     """Padded tokens of a batch: the fewest of those measured that are about as fast as any."""
+    max_batch_rows: Annotated[int, Field(ge=1)] | None = None
+    """The most rows that the engine was built for."""
     single_row_batches: bool = False
     """Whether inputs run one at a time, because its outputs would depend on what shares their batch."""
     reduce_range: bool = False
     """Whether int8 weights use 7 bits, for processors whose int8 kernels would saturate."""
     provider_options: dict[str, str] = Field(default_factory=dict)
     """Options of the engine's execution provider."""
+    graph_shapes: tuple[Shape, ...] = ()
+    """Shapes of padded batches that run as CUDA graphs."""
+    min_compute_capability: ComputeCapability | None = None
+    """What the GPU must have."""
 
     @property
     def size_bytes(self) -> int:

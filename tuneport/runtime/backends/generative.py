@@ -15,7 +15,7 @@ from optimum.onnxruntime import ORTModelForCausalLM, ORTModelForSeq2SeqLM, ORTMo
 
 from tuneport.errors import EngineError
 from tuneport.host import usable_cores
-from tuneport.runtime.backends.onnxruntime import ORT_ERROR, check_provider
+from tuneport.runtime.backends.session import ORT_ERROR, check_provider
 from tuneport.runtime.backends.stopping import CallbackStreamer, EndOfRow
 from tuneport.runtime.batch import EncodedInput, RowOutputs
 from tuneport.runtime.runner import ModelRunner
