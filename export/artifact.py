@@ -5,6 +5,8 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+import onnxruntime
+
 from tuneport.folders import git_commit
 from tuneport.host import Host
 from tuneport.schema.artifact import (
@@ -87,6 +89,6 @@ def _provenance(source: Source, config: ExportConfig) -> Provenance:
         config={**(run.config if run else {}), **settings},
         seed=run.seed if run else None,
         git_commit=git_commit(Path(__file__).parent),
-        versions={name: version(name) for name in (*LIBRARIES, runtime)},
+        versions={**{name: version(name) for name in LIBRARIES}, runtime: onnxruntime.__version__},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )

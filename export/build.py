@@ -144,8 +144,8 @@ class VariantBuilder:
         )
 
     def _provider_options(self, spec: VariantSpec, device: Device, graph: Graph) -> dict[str, str]:
-        signature, rows = self.family.signature(graph), self.gate.rows
-        return provider_options(spec, device, signature, rows, self.processing.max_length)
+        inputs = [tensor.name for tensor in self.family.signature(graph)[0]] if spec.uses_tensorrt else []
+        return provider_options(spec, device, inputs, self.gate.rows, self.processing.max_length)
 
     def _prepare_engines(self, name: str, graph: Graph) -> Graph:
         """Give a variant for TensorRT a folder of its own, with one for the engines of this GPU."""

@@ -8,7 +8,6 @@ from tuneport.runtime.backends.tensorrt import profile_options
 from tuneport.runtime.batch import EncodedInput
 from tuneport.schema.artifact import Device, Shape
 
-from .graph import Signature
 from .variants import VariantSpec
 
 GRAPH_ROWS = (1, 2, 4, 8, 16)
@@ -20,9 +19,11 @@ TYPICAL_ROWS, TENSORRT_ROWS = 8, 256
 
 
 def provider_options(
-    spec: VariantSpec, device: Device, signature: Signature, rows: Sequence[EncodedInput], max_length: int
+    spec: VariantSpec, device: Device, inputs: Sequence[str], rows: Sequence[EncodedInput], max_length: int
 ) -> dict[str, str]:
     """Return the options of a variant's execution provider; `rows` show the lengths of the user's inputs.
+
+    TensorRT's need the names of the graph's inputs.
 
     CUDA computes fp32 in fp32: TF32, its default, misses the tolerance of exact variants.
     """
@@ -31,7 +32,6 @@ def provider_options(
         options["use_tf32"] = "0"
     if device == "tensorrt":
         typical = min(_round_up(float(np.median([len(row) for row in rows] or [LENGTH_STEP]))), max_length)
-        inputs = [tensor.name for tensor in signature[0]]
         options |= profile_options(inputs, typical=(TYPICAL_ROWS, typical), largest=(TENSORRT_ROWS, max_length))
     return options
 

@@ -1,6 +1,6 @@
 """The ONNX Runtime backends: the execution provider, device buffers, streams and shapes of CUDA graphs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import pytest
+from kit.gpu import pretend_provider
 
 from tuneport.errors import EngineError
 from tuneport.runtime.backends import session as sessions
@@ -18,6 +19,7 @@ from tuneport.runtime.backends.session import open_session
 from tuneport.runtime.batch import Batch, EncodedInput, padded_batch
 from tuneport.schema.artifact import Manifest
 
+CPU = ["CPUExecutionProvider"]
 LENGTHS = ((3,), (17, 5, 9, 17), (64,), (1, 1), (33, 40, 2))
 
 
@@ -49,19 +51,13 @@ def test_cuda_on_a_cpu_onnxruntime_is_refused_with_a_remedy(graph: Path) -> None
     assert "tuneport[gpu]" in caught.value.remedy
 
 
-def pretend_cuda(monkeypatch: pytest.MonkeyPatch, open_ort: Callable[..., Any]) -> None:
-    """Let onnxruntime claim to have CUDA, and open sessions with `open_ort`."""
-    providers = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
-    monkeypatch.setattr(ort, "get_available_providers", lambda: providers)
-    monkeypatch.setattr(ort, "preload_dlls", lambda: None)
-    monkeypatch.setattr(ort, "InferenceSession", open_ort)
-
-
 @pytest.mark.parametrize("device", ["cuda", "tensorrt"])
 def test_a_provider_that_falls_back_is_refused(device: Any, graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """onnxruntime only logs when CUDA's libraries are missing, and uses the CPU."""
     real = ort.InferenceSession
-    pretend_cuda(monkeypatch, lambda path, options, providers: real(path, options, providers=["CPUExecutionProvider"]))
+    pretend_provider(
+        monkeypatch, lambda path, options, providers: real(path, options, providers=["CPUExecutionProvider"])
+    )
     with pytest.raises(EngineError, match="CPUExecutionProvider was given"):
         open_session(graph, device=device)
 
@@ -77,7 +73,7 @@ def test_provider_options_and_settings_of_kernels_reach_onnxruntime(
 
     monkeypatch.delenv("ORT_MIN_SEQ_LEN_FLASH_ATTENTION_PACKED_QKV", raising=False)
     monkeypatch.setattr(sessions.os, "environ", dict(sessions.os.environ))
-    pretend_cuda(monkeypatch, refuse)
+    pretend_provider(monkeypatch, refuse)
     with pytest.raises(EngineError, match="no GPU"):
         GpuBackend(graph, provider_options={"use_tf32": "0"}, graph_shapes=[(1, 16)])
     with pytest.raises(EngineError, match="no GPU"):

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import onnxruntime
+
 from tuneport.errors import EngineError
 from tuneport.host import Gpu, Host
 from tuneport.schema.artifact import Shape
@@ -59,13 +61,13 @@ def engine_key() -> str:
     gpus = Host.here().gpus
     if not gpus:
         raise EngineError("TensorRT needs a GPU, and NVML names none", "check the driver with nvidia-smi")
-    return key_of(gpus[0], tensorrt_version(), version("onnxruntime-gpu"))
+    return key_of(gpus[0], tensorrt_version(), onnxruntime.__version__)
 
 
-def key_of(gpu: Gpu, tensorrt: str, onnxruntime: str) -> str:
+def key_of(gpu: Gpu, tensorrt: str, runtime: str) -> str:
     """Return the name of the folder of engines for a GPU and versions."""
     name = re.sub(r"[^a-z0-9]+", "-", gpu.name.lower()).strip("-")
-    return f"{name}-sm{gpu.compute_capability.replace('.', '')}-tensorrt{tensorrt}-onnxruntime{onnxruntime}"
+    return f"{name}-sm{gpu.compute_capability.replace('.', '')}-tensorrt{tensorrt}-onnxruntime{runtime}"
 
 
 def tensorrt_version() -> str:
