@@ -8,11 +8,12 @@ import numpy as np
 from tuneport.errors import EngineError, TuneportError
 from tuneport.folders import check_out, new_folder
 from tuneport.host import usable_cores
-from tuneport.runtime.scheduler import BatchLimits
 from tuneport.schema.artifact import MANIFEST, Calibration, Evidence, Manifest, Processing, Rejected, Variant
+from tuneport.schema.torch_setup import REFERENCE
 
 from .artifact import write_artifact
-from .benchmark import BenchmarkResult, BenchmarkTarget, benchmark, candidate_limits
+from .baselines import baseline_setups, honest_baselines, reference_setup
+from .benchmark import BenchmarkResult, BenchmarkTarget, benchmark
 from .build import FP32, Passed, Requirements, VariantBuilder
 from .build_context import build_context
 from .calibration import calibrate
@@ -25,9 +26,9 @@ from .graph import Graph
 from .passes.distill import distilled
 from .reference import TorchModel
 from .source import Reference, Source, compute_reference, open_source
+from .torch_device import TORCH_DEVICES
 from .variants import VariantSpec, select_variants
 
-BASELINE = "torch fp32"
 TIMED_ROWS = 200
 MIN_STREAMS_GAIN = 1.05
 """Factor by which several streams must raise throughput, because they raise the latency of each batch."""
@@ -51,7 +52,8 @@ def export(
     _check_depth(source.checkpoint, config, specs)
     with new_folder(out, marker=MANIFEST, overwrite=overwrite) as folder:
         progress("computing torch's outputs")
-        reference = compute_reference(source, folder)
+        torch_device = TORCH_DEVICES[config.device]
+        reference = compute_reference(source, folder, reference_setup(torch_device))
         progress("converting to ONNX")
         graph = convert(source, reference, folder)
         calibration, processing = calibrate_temperature(source, reference)
@@ -67,7 +69,10 @@ def export(
             progress=progress,
         )
         passed, rejected = validate_variants(builder, specs)
-        results = benchmark_variants(builder, reference.model, passed)
+        progress("comparing torch's baselines with the reference")
+        setups = baseline_setups(torch_device)
+        baselines = honest_baselines(reference.gate, source.family, reference.model, setups)
+        results = benchmark_variants(builder, baselines.models, passed)
         variants, unopened = record_variants(builder, source.checkpoint.labels, passed, results)
         return write_artifact(
             folder,
@@ -78,7 +83,9 @@ def export(
             signature=source.family.signature(graph),
             variants=variants,
             rejected=[*rejected, *unopened],
-            torch_timing=results[BASELINE].timing,
+            torch=reference.model.setup,
+            torch_timing=results[REFERENCE].timing,
+            refused_baselines=baselines.refused,
             calibration=calibration,
         )
 
@@ -116,21 +123,23 @@ def validate_variants(builder: VariantBuilder, specs: Mapping[str, VariantSpec])
 
 
 def benchmark_variants(
-    builder: VariantBuilder, torch_model: TorchModel, passed: Sequence[Passed]
+    builder: VariantBuilder, baselines: Mapping[str, TorchModel], passed: Sequence[Passed]
 ) -> dict[str, BenchmarkResult]:
     """Time torch and the variants, each variant with one stream and, if that may help, with one stream per core."""
     device, gate = builder.requirements.device, builder.gate
     rows = builder.family.timed_rows((gate.rows or gate.golden_rows)[:TIMED_ROWS], gate.expected)
-    limits = candidate_limits(BatchLimits(), device) if builder.family.has_batch_choice else (BatchLimits(),)
-    targets = {BASELINE: BenchmarkTarget(torch_model.run_batch, limits=limits)}
+    has_batch_choice = builder.family.has_batch_choice
+    targets = {
+        name: BenchmarkTarget.of_torch(model, has_batch_choice=has_batch_choice) for name, model in baselines.items()
+    }
     streams = _candidate_streams(builder.requirements)
     for each in passed:
         name, execution = each.candidate.name, each.candidate.execution
-        targets[name] = BenchmarkTarget.of_runner(each.runner, device)
+        targets[name] = BenchmarkTarget.of_runner(each.runner, device, execution.precision)
         if streams > 1 and each.runner.supports_streams:
             runner = builder.open(execution.model_copy(update={"streams": streams}))
-            targets[_with_streams(name)] = BenchmarkTarget.of_runner(runner, device)
-    return benchmark(targets, rows, baseline=BASELINE, progress=builder.progress)
+            targets[_with_streams(name)] = BenchmarkTarget.of_runner(runner, device, execution.precision)
+    return benchmark(targets, rows, progress=builder.progress)
 
 
 def record_variants(
