@@ -7,13 +7,14 @@ import numpy as np
 
 from tuneport.errors import EngineError, TuneportError
 from tuneport.folders import check_out, new_folder
-from tuneport.runtime.scheduler import BatchLimits
 from tuneport.schema.artifact import MANIFEST, Calibration, Evidence, Execution, Manifest, Processing, Rejected, Variant
+from tuneport.schema.torch_setup import REFERENCE
 
 from .alternatives import best_alternative, open_alternatives
 from .applicable import select_variants
 from .artifact import write_artifact
-from .benchmark import BenchmarkResult, BenchmarkTarget, benchmark, candidate_limits
+from .baselines import baseline_setups, honest_baselines, reference_setup
+from .benchmark import BenchmarkResult, BenchmarkTarget, benchmark
 from .build import FP32, Passed, Requirements, VariantBuilder
 from .build_context import build_context
 from .calibration import calibrate
@@ -26,9 +27,9 @@ from .graph import Graph
 from .passes.distill import distilled
 from .reference import TorchModel
 from .source import Reference, Source, compute_reference, open_source
+from .torch_device import TORCH_DEVICES
 from .variants import VariantSpec
 
-BASELINE = "torch fp32"
 TIMED_ROWS = 200
 Progress = Callable[[str], object]
 
@@ -50,7 +51,8 @@ def export(
     _check_depth(source.checkpoint, config, specs)
     with new_folder(out, marker=MANIFEST, overwrite=overwrite) as folder:
         progress("computing torch's outputs")
-        reference = compute_reference(source, folder)
+        torch_device = TORCH_DEVICES[config.device]
+        reference = compute_reference(source, folder, reference_setup(torch_device))
         progress("converting to ONNX")
         graph = convert(source, reference, folder)
         calibration, processing = calibrate_temperature(source, reference)
@@ -66,7 +68,10 @@ def export(
             progress=progress,
         )
         passed, rejected = validate_variants(builder, specs, config.variants)
-        results, executions = benchmark_variants(builder, reference.model, passed)
+        progress("comparing torch's baselines with the reference")
+        setups = baseline_setups(torch_device)
+        baselines = honest_baselines(reference.gate, source.family, reference.model, setups)
+        results, executions = benchmark_variants(builder, baselines.models, passed)
         variants, unopened = record_variants(builder, source.checkpoint.labels, passed, results, executions)
         return write_artifact(
             folder,
@@ -77,7 +82,9 @@ def export(
             signature=source.family.signature(graph),
             variants=variants,
             rejected=[*rejected, *unopened],
-            torch_timing=results[BASELINE].timing,
+            torch=reference.model.setup,
+            torch_timing=results[REFERENCE].timing,
+            refused_baselines=baselines.refused,
             calibration=calibration,
         )
 
@@ -124,22 +131,23 @@ def validate_variants(
 
 
 def benchmark_variants(
-    builder: VariantBuilder, torch_model: TorchModel, passed: Sequence[Passed]
+    builder: VariantBuilder, baselines: Mapping[str, TorchModel], passed: Sequence[Passed]
 ) -> tuple[dict[str, BenchmarkResult], dict[str, Execution]]:
     """Time torch and the variants, each variant in all the ways that it may run.
 
     Returns the results by label, and the execution that each label but torch's stands for.
     """
-    device, gate = builder.requirements.device, builder.gate
+    gate, has_batch_choice = builder.gate, builder.family.has_batch_choice
     rows = builder.family.timed_rows((gate.rows or gate.golden_rows)[:TIMED_ROWS], gate.expected)
-    limits = candidate_limits(BatchLimits(), device) if builder.family.has_batch_choice else (BatchLimits(),)
-    targets = {BASELINE: BenchmarkTarget(torch_model.run_batch, limits=limits)}
+    targets = {
+        name: BenchmarkTarget.of_torch(model, has_batch_choice=has_batch_choice) for name, model in baselines.items()
+    }
     executions: dict[str, Execution] = {}
     for each in passed:
         for label, execution, runner in open_alternatives(builder, each):
-            targets[label] = BenchmarkTarget.of_runner(runner, execution.device)
+            targets[label] = BenchmarkTarget.of_runner(runner, execution.device, execution.precision)
             executions[label] = execution
-    return benchmark(targets, rows, baseline=BASELINE, progress=builder.progress), executions
+    return benchmark(targets, rows, progress=builder.progress), executions
 
 
 def record_variants(

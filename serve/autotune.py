@@ -60,7 +60,9 @@ def select_variant_for_host(folder: Path, settings: Settings) -> str | None:
 def is_unlike(here: Host, there: Host, device: Device = "cpu") -> bool:
     """Tell whether timings of the other host say little about this one."""
     if device != "cpu":
-        return here.gpus[:1] != there.gpus[:1]
+        if here.gpus and there.gpus:
+            return not here.gpus[0].is_like(there.gpus[0])
+        return here.gpus != there.gpus
     return here.cores != there.cores or here.instructions != there.instructions
 
 

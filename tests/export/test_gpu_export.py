@@ -8,7 +8,8 @@ from kit.exports import export_variants, quick_exports
 from kit.gpu import PretendedGpu, pretend_gpu
 from kit.reference import TorchReference
 
-from tuneport.host import Gpu, Host
+from tuneport.gpu import Gpu
+from tuneport.host import Host
 from tuneport.runtime.backends.tensorrt import key_of, profile_options
 from tuneport.runtime.batch import EncodedInput
 from tuneport.runtime.predictor import Predictor

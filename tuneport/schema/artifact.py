@@ -17,6 +17,7 @@ from tuneport.folders import digest, sha256
 from tuneport.host import Host
 from tuneport.schema.base import Frozen
 from tuneport.schema.run import DataSource
+from tuneport.schema.torch_setup import CPU_REFERENCE, REFERENCE, TorchSetup
 from tuneport.tasks import TaskName
 
 SCHEMA_VERSION: Literal[2] = 2
@@ -142,7 +143,9 @@ class Timing(Frozen):
     texts_per_s: float
     """In batches of similar length of at most `Execution.max_batch_tokens`."""
     speed_up: float
-    """texts_per_s over that of torch fp32."""
+    """texts_per_s over that of `baseline`."""
+    baseline: str = REFERENCE
+    """The fastest torch of the same device and class of precision; for int8 and int4 the fastest of all."""
 
 
 class Footprint(Frozen):
@@ -152,6 +155,8 @@ class Footprint(Frozen):
     """Resident memory that opening it and a full batch add."""
     cold_start_ms: float
     """From nothing opened to the first answer."""
+    gpu_memory_mib: float | None = None
+    """GPU memory that the process takes, CUDA's context included; None on a CPU."""
 
 
 class Execution(Frozen):
@@ -267,7 +272,11 @@ class Manifest(Frozen):
     default_because: str
     host: Host
     """Where the timings were taken."""
+    torch: TorchSetup = CPU_REFERENCE
+    """How torch ran as the reference that every variant was compared with."""
     torch_texts_per_s: float | None
+    refused_baselines: dict[str, str] = Field(default_factory=dict)
+    """Torch in lower precisions that was not timed, because it predicts otherwise, and why."""
     calibration: Calibration | None = None
     files: tuple[File, ...]
     """Those that the variants share."""

@@ -14,7 +14,8 @@ from pathlib import Path
 import onnxruntime
 
 from tuneport.errors import EngineError
-from tuneport.host import Gpu, Host
+from tuneport.gpu import Gpu
+from tuneport.host import Host
 from tuneport.schema.artifact import Shape
 
 ENGINES = "engines"
