@@ -64,7 +64,7 @@ class AdmissionController:
             problem = f"{self._active_requests} requests are active and at most {limit} may be"
             raise Overloaded(problem, "try again after a second, or add replicas")
         if operation in INFERENCE_OPERATIONS:
-            self.inference.batcher.check_capacity()
+            self.inference.check_capacity()
         self._active_requests += 1
         try:
             yield

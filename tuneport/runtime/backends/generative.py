@@ -18,7 +18,7 @@ from tuneport.host import usable_cores
 from tuneport.runtime.backends.onnxruntime import ORT_ERROR, check_provider
 from tuneport.runtime.backends.stopping import CallbackStreamer, EndOfRow
 from tuneport.runtime.batch import EncodedInput, RowOutputs
-from tuneport.runtime.runner import ModelRunner
+from tuneport.runtime.runner import ModelRunner, run_halved
 from tuneport.runtime.scheduler import BatchLimits
 from tuneport.runtime.tasks.base import RuntimeTask
 from tuneport.runtime.tasks.generation import GenerationTask, Prompt
@@ -44,6 +44,7 @@ class GenerativeRunner(ModelRunner):
         self.task = self._generation_task = task
         self.model = model
         self.limits = BatchLimits()
+        self.on_halved = lambda: None
         self._processing = processing
         self._ends = end_tokens(model)
 
@@ -53,8 +54,13 @@ class GenerativeRunner(ModelRunner):
         for sampling, group in itertools.groupby(rows, key=_sampling_of):
             prompts = [row for row in group if isinstance(row, Prompt)]
             for batch in [prompts] if sampling.seed is None else [[prompt] for prompt in prompts]:
-                outputs += self._generate(batch, sampling)
+                outputs += self._generate_halved(batch, sampling)
         return outputs
+
+    def _generate_halved(self, rows: Sequence[Prompt], sampling: SamplingParams) -> list[RowOutputs]:
+        """Generate, in parts if the device's memory is too small; a stream cannot take back what it has sent."""
+        repeatable = not any(row.callback for row in rows)
+        return run_halved(lambda part: self._generate(part, sampling), rows, self.on_halved, repeatable=repeatable)
 
     def _generate(self, rows: Sequence[Prompt], sampling: SamplingParams) -> list[RowOutputs]:
         if sampling.seed is not None:
