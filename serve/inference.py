@@ -46,10 +46,11 @@ class Inference:
         self.predictor = predictor
         self.on_batch: Callable[[BatchReport], object] = lambda _: None
         """Called in the event loop with the report of every batch."""
-        self.on_device_lost: Callable[[DeviceLost], object] = lambda _: None
-        """Called once, in a thread of the engine, when its device failed and nothing more can run on it."""
-        self.device_lost: DeviceLost | None = None
-        self._device_lock = threading.Lock()
+        self.on_device_lost: Callable[[], object] = lambda: None
+        """Called once, in a thread of the engine, when its device failed; nothing runs on it afterwards."""
+        self.lost_because: str | None = None
+        """Why the device is lost."""
+        self._lost_lock = threading.Lock()
         self._settings = settings
         self._tokenizer_thread = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
         self.batcher: RowBatcher = make_batcher(
@@ -73,6 +74,7 @@ class Inference:
             threads=settings.worker_threads(),
             streams=streams,
             max_batch_tokens=settings.max_batch_tokens,
+            device_options=settings.device_options(),
         )
         return cls(predictor, settings, make_batcher)
 
@@ -105,8 +107,7 @@ class Inference:
 
     def check_capacity(self) -> None:
         """Raise DeviceLost where nothing can run any more, and what `Batcher.check_capacity` raises."""
-        if self.device_lost:
-            raise self.device_lost
+        self._check_device_lost()
         self.batcher.check_capacity()
 
     def close(self) -> None:
@@ -116,19 +117,22 @@ class Inference:
 
     def _run_batch(self, rows: Sequence[EncodedInput]) -> list[RowOutputs]:
         """Run a batch in a thread of the engine; once the device is lost, raise DeviceLost without touching it."""
-        if self.device_lost:
-            raise self.device_lost
+        self._check_device_lost()
         try:
             outputs = self.predictor.runner.run_batch(rows)
         except DeviceLost as error:
-            with self._device_lock:
-                is_first, self.device_lost = self.device_lost is None, self.device_lost or error
+            with self._lost_lock:
+                is_first = self.lost_because is None
+                self.lost_because = self.lost_because or error.reason
             if is_first:
-                self.on_device_lost(error)
+                self.on_device_lost()
             raise
-        if self.device_lost:  # in another stream while this batch ran: its outputs may be damaged, too
-            raise self.device_lost
+        self._check_device_lost()  # in another stream while this batch ran: its outputs may be damaged, too
         return outputs
+
+    def _check_device_lost(self) -> None:
+        if self.lost_because is not None:
+            raise DeviceLost(self.lost_because)
 
     async def _encode(
         self, inputs: Sequence[Any], parsed_inputs: Sequence[Any], parameters: BaseModel

@@ -162,3 +162,4 @@ class DeviceLost(RequestError):
             f"the device failed ({reason})",
             "send the request again, to another replica if there is one; a new worker opens the device again",
         )
+        self.reason = reason

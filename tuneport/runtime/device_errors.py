@@ -6,7 +6,10 @@ of the status, and for memory also those of its own arena. torch and TensorRT qu
 """
 
 import re
+from pathlib import Path
 from typing import Literal
+
+from tuneport.errors import EngineError
 
 Failure = Literal["memory", "lost"]
 """`memory`: less work may fit. `lost`: nothing runs on the device in this process any more."""
@@ -83,6 +86,16 @@ def reason_of(error: BaseException) -> str:
     found = [text.lower().find(sentence.lower()) for sentence in (*LOST_TEXTS, *MEMORY_TEXTS)]
     start = min((index for index in found if index >= 0), default=0)
     return text[start : start + MAX_REASON_CHARS] or type(error).__name__
+
+
+def load_error(engine: str, path: Path, error: BaseException) -> EngineError:
+    """Return the error for a graph that an engine cannot open, with the remedy for what it says of the device."""
+    remedies: dict[Failure | None, str] = {
+        "memory": "free memory on the device, or lower TUNEPORT_WORKERS so that fewer processes share it",
+        "lost": "check the device with nvidia-smi",
+        None: "export the checkpoint again",
+    }
+    return EngineError(f"{engine} cannot load {path} ({error})", remedies[classify(error)])
 
 
 def _is_allocation(text: str) -> bool:

@@ -9,6 +9,8 @@ import onnxruntime as ort
 from tuneport.errors import EngineError
 from tuneport.host import usable_cores
 from tuneport.runtime.batch import Batch, Ids, Output
+from tuneport.runtime.device_errors import load_error
+from tuneport.runtime.device_options import NO_OPTIONS, DeviceOptions
 from tuneport.schema.artifact import Device
 
 PROVIDERS: dict[Device, str] = {
@@ -31,11 +33,12 @@ class OnnxRuntimeBackend:
         threads: int | None = None,
         streams: int = 1,
         provider_options: Mapping[str, str] | None = None,
+        device_options: DeviceOptions = NO_OPTIONS,
     ) -> None:
         """Open a session; raises EngineError without the execution provider, or if the graph cannot be loaded.
 
         `threads` is the number of CPU threads of all streams together, by default the container's quota.
-        `provider_options` are those of the device's execution provider.
+        `provider_options` are those of the device's execution provider, which `device_options` add to.
         """
         self.streams = streams
         self._device = device
@@ -47,12 +50,10 @@ class OnnxRuntimeBackend:
         options.inter_op_num_threads = 1
         options.log_severity_level = ORT_ERROR
         try:
-            requested = (provider, dict(provider_options or {}))
-            # CUDA runs the nodes that TensorRT cannot compile.
-            providers = [requested, PROVIDERS["cuda"]] if device == "tensorrt" else [requested]
+            providers = providers_for(device, provider_options or {}, device_options)
             self._session = ort.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # onnxruntime's exceptions have no common base
-            raise EngineError(f"onnxruntime cannot load {path} ({error})", "export the checkpoint again") from error
+            raise load_error("onnxruntime", path, error) from error
         # Without CUDA's libraries, onnxruntime only logs a line and uses the CPU.
         if self._session.get_providers()[0] != provider:
             raise EngineError(
@@ -79,6 +80,19 @@ class OnnxRuntimeBackend:
             binding.bind_output(name, "cuda")
         self._session.run_with_iobinding(binding)
         return dict(zip(self._outputs, binding.copy_outputs_to_cpu(), strict=True))
+
+
+def providers_for(
+    device: Device, provider_options: Mapping[str, str], device_options: DeviceOptions
+) -> list[tuple[str, dict[str, str]]]:
+    """Return the execution providers of a session with their options, the device's first.
+
+    `provider_options` are the variant's, and those of the deployment outweigh them.
+    """
+    cuda = device_options.cuda_options()
+    options = {**provider_options, **(cuda if device == "cuda" else {})}
+    # CUDA runs the nodes that TensorRT cannot compile.
+    return [(PROVIDERS[device], options), *([(PROVIDERS["cuda"], cuda)] if device == "tensorrt" else [])]
 
 
 def check_provider(device: Device) -> str:
