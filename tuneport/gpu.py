@@ -4,6 +4,7 @@ Imported while services start, so it needs only the standard library and pydanti
 """
 
 import contextlib
+import itertools
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -99,6 +100,25 @@ def visible_gpus() -> tuple[Gpu, ...]:
             return tuple(device.describe(pynvml) for device in _selected(cards, os.environ.get(VISIBLE)))
         except pynvml.NVMLError:  # lost while it was asked
             return ()
+
+
+def unknown_entry() -> str | None:
+    """Return the first entry of CUDA_VISIBLE_DEVICES that is no GPU of this host; None without one, or a driver.
+
+    CUDA ignores such an entry and all that follow. An empty value, and a number below 0, hide every GPU on purpose.
+    """
+    with nvml() as pynvml:
+        if pynvml is None:
+            return None
+        try:
+            cards = _cards(pynvml)
+        except pynvml.NVMLError:
+            return None
+    entries = [each.strip() for each in os.environ.get(VISIBLE, "").split(",")]
+    for entry in itertools.takewhile(lambda each: each and not each.startswith("-"), entries):
+        if _find(cards, entry) is None:
+            return entry
+    return None
 
 
 def nvidia_driver() -> Driver | None:

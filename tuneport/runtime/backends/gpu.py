@@ -6,6 +6,7 @@ session holds the weights once, because onnxruntime shares initializers on the C
 CUDA graphs, whose kernels are launched at once.
 """
 
+import functools
 import queue
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from tuneport.runtime.backends.buffers import HostBuffers
 from tuneport.runtime.backends.captured import CapturedShape
 from tuneport.runtime.backends.session import Signature, open_session
 from tuneport.runtime.batch import Batch, Output
+from tuneport.runtime.device_options import NO_OPTIONS, DeviceOptions
 from tuneport.schema.artifact import Device, Shape
 
 NO_CAPTURE = "-1"
@@ -37,6 +39,7 @@ class GpuBackend:
         streams: int = 1,
         graph_shapes: Sequence[Shape] = (),
         provider_options: Mapping[str, str] | None = None,
+        device_options: DeviceOptions = NO_OPTIONS,
     ) -> None:
         """Open the sessions and capture the CUDA graphs; raises EngineError as `open_session` does.
 
@@ -48,9 +51,15 @@ class GpuBackend:
         options = dict(provider_options or {})
         if graph_shapes and device != "cpu":
             options["enable_cuda_graph"] = "1"
-        sessions = [
-            open_session(path, device=device, threads=threads, provider_options=options) for _ in range(streams)
-        ]
+        open_stream = functools.partial(
+            open_session,
+            path,
+            device=device,
+            threads=threads,
+            provider_options=options,
+            device_options=device_options,
+        )
+        sessions = [open_stream() for _ in range(streams)]
         # A capture fails while another thread uses the device, so all are made before the first batch.
         self._free: queue.SimpleQueue[GpuStream] = queue.SimpleQueue()
         for session in sessions:

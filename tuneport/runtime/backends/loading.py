@@ -4,10 +4,13 @@ from pathlib import Path
 
 from tuneport.errors import EngineError
 from tuneport.runtime.backends.base import Backend
+from tuneport.runtime.device_options import NO_OPTIONS, DeviceOptions
 from tuneport.schema.artifact import Execution
 
 
-def open_backend(folder: Path, execution: Execution, *, threads: int | None = None) -> Backend:
+def open_backend(
+    folder: Path, execution: Execution, *, threads: int | None = None, device_options: DeviceOptions = NO_OPTIONS
+) -> Backend:
     """Open a variant's graph in its engine; raises EngineError if that is not installed."""
     path = folder / execution.files[0].path
     if execution.engine == "openvino":
@@ -33,4 +36,5 @@ def open_backend(folder: Path, execution: Execution, *, threads: int | None = No
         streams=execution.streams,
         graph_shapes=execution.graph_shapes,
         provider_options={**execution.provider_options, **engines},
+        device_options=device_options,
     )

@@ -11,6 +11,8 @@ import onnxruntime as ort
 from tuneport.errors import EngineError
 from tuneport.host import usable_cores
 from tuneport.runtime.batch import Batch
+from tuneport.runtime.device_errors import load_error
+from tuneport.runtime.device_options import NO_OPTIONS, DeviceOptions
 from tuneport.schema.artifact import Device
 
 PROVIDERS: dict[Device, str] = {
@@ -30,23 +32,23 @@ def open_session(
     device: Device = "cpu",
     threads: int | None = None,
     provider_options: Mapping[str, str] | None = None,
+    device_options: DeviceOptions = NO_OPTIONS,
 ) -> ort.InferenceSession:
     """Open a session; raises EngineError without the execution provider, or if the graph cannot be loaded.
 
-    `threads` are CPU threads, by default the container's quota; `provider_options` those of the device's provider.
+    `threads` are CPU threads, by default the container's quota; `provider_options` those of the device's provider,
+    which `device_options` add to.
     """
     provider = check_provider(device)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or usable_cores()
     options.inter_op_num_threads = 1
     options.log_severity_level = ORT_ERROR
-    requested = (provider, dict(provider_options or {}))
-    # CUDA runs the nodes that TensorRT cannot compile.
-    providers = [requested, PROVIDERS["cuda"]] if device == "tensorrt" else [requested]
     try:
+        providers = providers_for(device, provider_options or {}, device_options)
         session = ort.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # onnxruntime's exceptions have no common base
-        raise EngineError(f"onnxruntime cannot load {path} ({error})", "export the checkpoint again") from error
+        raise load_error("onnxruntime", path, error) from error
     # Without CUDA's libraries, onnxruntime only logs a line and uses the CPU.
     if session.get_providers()[0] != provider:
         raise EngineError(
@@ -55,6 +57,19 @@ def open_session(
             "nvidia-smi",
         )
     return session
+
+
+def providers_for(
+    device: Device, provider_options: Mapping[str, str], device_options: DeviceOptions
+) -> list[tuple[str, dict[str, str]]]:
+    """Return the execution providers of a session with their options, the device's first.
+
+    `provider_options` are the variant's, and those of the deployment outweigh them.
+    """
+    cuda = device_options.cuda_options()
+    options = {**provider_options, **(cuda if device == "cuda" else {})}
+    # CUDA runs the nodes that TensorRT cannot compile.
+    return [(PROVIDERS[device], options), *([(PROVIDERS["cuda"], cuda)] if device == "tensorrt" else [])]
 
 
 def check_provider(device: Device) -> str:
