@@ -15,7 +15,7 @@ from tuneport.runtime.batch import EncodedInput
 from tuneport.runtime.predictor import Predictor
 from tuneport.runtime.verify import verify
 from tuneport.schema.artifact import Manifest
-from tuneport.stages.export import alternatives, pipeline
+from tuneport.stages.export import alternatives
 from tuneport.stages.export.applicable import select_variants
 from tuneport.stages.export.provider_options import graph_shapes, provider_options
 from tuneport.stages.export.variants import VARIANTS
@@ -29,7 +29,6 @@ def exported(tiny_checkpoint: Path, tiny_data: Path, tmp_path_factory: pytest.Te
     out = tmp_path_factory.mktemp("cuda") / "tiny"
     with pytest.MonkeyPatch.context() as patch, quick_exports():
         found = pretend_gpu(patch)
-        patch.setattr(pipeline, "check_device", lambda device: None)
         manifest = export_variants(tiny_checkpoint, tiny_data, out, *CUDA_VARIANTS, device="cuda")
     return out, manifest, found
 

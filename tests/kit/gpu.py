@@ -14,8 +14,10 @@ import pytest
 
 from tuneport.runtime.backends import gpu, session
 from tuneport.runtime.backends.base import Backend
+from tuneport.runtime.device_options import DeviceOptions
 from tuneport.schema.artifact import Device, Shape
-from tuneport.stages.export import device as export_device
+from tuneport.stages.export import pipeline
+from tuneport.stages.export.torch_device import TORCH_DEVICES
 
 from .packed import ReferenceBackend
 
@@ -42,6 +44,7 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch) -> PretendedGpu:
         streams: int,
         graph_shapes: Sequence[Shape],
         provider_options: Mapping[str, str],
+        device_options: DeviceOptions,
     ) -> Backend:
         assert device == "cuda"
         name = path.parent.name
@@ -54,7 +57,8 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch) -> PretendedGpu:
         return real(path, device="cpu", threads=threads, streams=streams, graph_shapes=graph_shapes)
 
     monkeypatch.setattr(gpu, "GpuBackend", open_backend)
-    monkeypatch.setattr(export_device, "check_device", lambda device: None)
+    monkeypatch.setattr(pipeline, "check_device", lambda device: None)
+    monkeypatch.setitem(TORCH_DEVICES, "cuda", "cpu")
     return found
 
 

@@ -79,7 +79,7 @@ def test_provider_options_and_settings_of_kernels_reach_onnxruntime(
     with pytest.raises(EngineError, match="no GPU"):
         open_session(graph, device="tensorrt", provider_options={"trt_fp16_enable": "1"})
     assert asked[0] == [("CUDAExecutionProvider", {"use_tf32": "0", "enable_cuda_graph": "1"})]
-    assert asked[1] == [("TensorrtExecutionProvider", {"trt_fp16_enable": "1"}), "CUDAExecutionProvider"]
+    assert asked[1] == [("TensorrtExecutionProvider", {"trt_fp16_enable": "1"}), ("CUDAExecutionProvider", {})]
     assert sessions.os.environ["ORT_MIN_SEQ_LEN_FLASH_ATTENTION_PACKED_QKV"] == "0"
 
 
