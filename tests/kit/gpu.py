@@ -17,6 +17,7 @@ from tuneport.runtime.backends.base import Backend
 from tuneport.runtime.device_options import DeviceOptions
 from tuneport.schema.artifact import Device, Shape
 from tuneport.stages.export import pipeline
+from tuneport.stages.export.benchmark import BATCH_TOKENS
 from tuneport.stages.export.torch_device import TORCH_DEVICES
 
 from .packed import ReferenceBackend
@@ -59,6 +60,7 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch) -> PretendedGpu:
     monkeypatch.setattr(gpu, "GpuBackend", open_backend)
     monkeypatch.setattr(pipeline, "check_device", lambda device: None)
     monkeypatch.setitem(TORCH_DEVICES, "cuda", "cpu")
+    monkeypatch.setitem(BATCH_TOKENS, "cuda", (64, 128))
     return found
 
 
