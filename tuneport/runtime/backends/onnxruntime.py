@@ -8,6 +8,7 @@ import onnxruntime as ort
 
 from tuneport.errors import EngineError
 from tuneport.host import usable_cores
+from tuneport.runtime.backends.libraries import preload_libraries
 from tuneport.runtime.batch import Batch, Ids, Output
 from tuneport.runtime.device_errors import load_error
 from tuneport.runtime.device_options import NO_OPTIONS, DeviceOptions
@@ -58,8 +59,8 @@ class OnnxRuntimeBackend:
         if self._session.get_providers()[0] != provider:
             raise EngineError(
                 f"{provider} was asked for and {self._session.get_providers()[0]} was given",
-                "install CUDA's libraries (tuneport[gpu] brings them; TensorRT's come apart) and check the driver with "
-                "nvidia-smi",
+                "install CUDA's libraries (tuneport[gpu] brings them, tuneport[tensorrt] those of TensorRT) and check "
+                "the driver with nvidia-smi",
             )
         self._inputs = [tensor.name for tensor in self._session.get_inputs()]
         self._outputs = [tensor.name for tensor in self._session.get_outputs()]
@@ -103,6 +104,5 @@ def check_provider(device: Device) -> str:
             f"this onnxruntime has no {provider}",
             "install tuneport[gpu] instead of tuneport[cpu], or use a variant for another device",
         )
-    if device != "cpu":
-        ort.preload_dlls()
+    preload_libraries(device)
     return provider
