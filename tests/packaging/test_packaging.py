@@ -86,7 +86,8 @@ def test_a_bento_holds_no_more_than_serving_needs(bento_tag: str) -> None:
     files = packed_files(bento_tag)
     assert {file.partition("/")[0] for file in files} == {"serve", "tuneport", "bentofile.yaml"}
     assert {file.split("/")[1] for file in files if file.startswith("tuneport/")} == {
-        "__init__.py", "errors.py", "folders.py", "gpu.py", "host.py", "py.typed", "runtime", "schema", "stages", "tasks.py",
+        "__init__.py", "errors.py", "folders.py", "gpu.py", "host.py", "py.typed", "runtime", "schema", "stages",
+        "tasks.py",
     }  # fmt: skip
     assert {file for file in files if file.startswith("tuneport/stages/")} == {"tuneport/stages/__init__.py"}
 
@@ -146,8 +147,8 @@ def test_an_image_installs_what_the_variants_need(
 
 def test_the_bento_of_a_variant_for_a_gpu_installs_onnxruntime_for_gpus(artifact: Path) -> None:
     of_devices(load_manifest(artifact), ("fp32", {"device": "cuda"})).save(artifact)
-    requirements = Path(build(artifact).path) / "env" / "python" / "requirements.txt"
-    assert requirements.read_text() == (ROOT / "serve" / "requirements-gpu.txt").read_text()
+    installed = pins(Path(build(artifact).path) / "env" / "python" / "requirements.txt")
+    assert installed == pins(ROOT / "serve" / "requirements-gpu.txt")
 
 
 def test_a_build_that_fails_leaves_nothing(tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
