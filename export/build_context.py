@@ -34,6 +34,8 @@ def build_context(
         model_type=model_config.model_type,
         num_heads=getattr(model_config, "num_attention_heads", 0) or 0,
         hidden_size=getattr(model_config, "hidden_size", 0) or 0,
+        device=config.device,
+        per_token=reference.runtime_task.per_token,
         distill=_distillation(config, source, reference, progress),
         reduce_range=reduces_range(config, Host.here()),
     )

@@ -27,6 +27,7 @@ class BatchReport:
     tokens: int
     """Without padding."""
     padded_tokens: int
+    """What the batch cost, which is `tokens` where nothing is padded."""
     seconds: float
     waited_s: list[float]
     """How long each row waited in the queue."""
@@ -36,8 +37,8 @@ class BatchReport:
         cls, rows: Sequence[EncodedInput], limits: BatchLimits, seconds: float, waited_s: list[float]
     ) -> "BatchReport":
         """Count the tokens of `rows`, with and without the padding of one batch."""
-        padded_tokens = len(rows) * limits.padded(max(map(len, rows)))
-        return cls(len(rows), sum(map(len, rows)), padded_tokens, seconds, waited_s)
+        lengths = [len(row) for row in rows]
+        return cls(len(rows), sum(lengths), limits.cost(lengths), seconds, waited_s)
 
 
 Report = Callable[[BatchReport], object]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tuneport.runtime.batch import Ids
+from tuneport.schema.artifact import Device
 
 from ..config import CalibrationMethodName
 from ..graph import Graph
@@ -26,6 +27,10 @@ class BuildContext:
     model_type: str
     num_heads: int
     hidden_size: int
+    device: Device = "cpu"
+    """Where the artifact will serve: some operators are fused for GPUs only."""
+    per_token: bool = False
+    """Whether outputs have a value for each token."""
     distill: Callable[[Path], Graph] | None = None
     """Train a model with fewer layers and convert it into a folder; None if there is no data to train it on."""
     reduce_range: bool = False

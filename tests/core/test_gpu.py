@@ -4,9 +4,10 @@ import subprocess
 import sys
 
 import pytest
+from kit.engines import wait_until
 from kit.nvml import FakeGpu, FakeNvml
 
-from tuneport.gpu import VISIBLE, nvidia_driver, unknown_entry, visible_gpus
+from tuneport.gpu import VISIBLE, GpuMeter, GpuUsage, nvidia_driver, unknown_entry, visible_gpus
 from tuneport.host import Host
 
 INSTANCES = {
@@ -108,3 +109,41 @@ def test_an_entry_that_is_no_gpu_is_found(
     if visible is not None:
         monkeypatch.setenv(VISIBLE, visible)
     assert unknown_entry() == entry
+
+
+def test_a_meter_adds_up_memory_utilization_and_energy_of_each_model(nvml: FakeNvml) -> None:
+    gpu, mib = WHOLE[1], 2**20
+    meter = GpuMeter(visible_gpus()[1], interval_s=0.001)
+    before = gpu.used
+    with meter.measure("a"):
+        gpu.used += 100 * mib
+    with meter.measure("b"):
+        gpu.used += 7 * mib
+    for _ in range(2):
+        with meter.measure("a") as totals:
+            gpu.used += 30 * mib
+            polls = len(totals.utilizations)
+            wait_until(lambda: len(totals.utilizations) >= polls + 2)  # noqa: B023 -- it is over before the next round
+            gpu.used -= 30 * mib  # the peak counts
+            gpu.energy_mj = (gpu.energy_mj or 0) + 500
+            totals.texts += 200
+    a, b = meter.usage("a"), meter.usage("b")
+    assert a == GpuUsage(memory_mib=160.0, utilization=0.5, energy_j_per_1000_texts=2.5)
+    assert (b.memory_mib, b.energy_j_per_1000_texts) == (7.0, None)  # no text was run
+    assert nvml.opened == 0
+    gpu.used = before
+
+
+def test_an_instance_has_memory_and_neither_energy_nor_utilization(nvml: FakeNvml) -> None:
+    meter = GpuMeter(visible_gpus()[-1], interval_s=0.001)
+    with meter.measure("a") as totals:
+        wait_until(lambda: nvml.calls.count("nvmlDeviceGetUtilizationRates") >= 2)
+        totals.texts += 1
+    assert meter.usage("a") == GpuUsage(memory_mib=0.0)
+
+
+def test_without_a_gpu_a_meter_measures_nothing() -> None:
+    meter = GpuMeter()
+    with meter.measure("a") as totals:
+        totals.texts += 1
+    assert meter.usage("a") == meter.usage("never measured") == GpuUsage()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from tuneport.runtime.batch import EncodedInput
+from tuneport.schema.torch_setup import TorchSetup
 from tuneport.stages.export.benchmark import BenchmarkTarget, benchmark
 
 
@@ -20,9 +21,9 @@ def sleep_ms(milliseconds: float) -> Callable[[Sequence[EncodedInput]], None]:
 
 def test_speed_up_is_relative_to_the_baseline_and_latency_is_that_of_one_row() -> None:
     rows = [EncodedInput([1] * 8, [0] * 8, False)] * 12
-    targets = {"torch": BenchmarkTarget(sleep_ms(8)), "fast": BenchmarkTarget(sleep_ms(2))}
-    results = benchmark(targets, rows, baseline="torch", rounds=1, singles=6)
-    torch, fast = results["torch"].timing, results["fast"].timing
+    targets = {"torch fp32": BenchmarkTarget(sleep_ms(8), TorchSetup()), "fast": BenchmarkTarget(sleep_ms(2))}
+    results = benchmark(targets, rows, rounds=1, singles=6)
+    torch, fast = results["torch fp32"].timing, results["fast"].timing
     assert torch.speed_up == 1.0
     assert fast.speed_up == pytest.approx(4, rel=0.4)
     assert fast.speed_up == pytest.approx(fast.texts_per_s / torch.texts_per_s, rel=0.01)

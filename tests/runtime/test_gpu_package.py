@@ -13,7 +13,7 @@ from kit import ROOT
 
 from tuneport.gpu import visible_gpus
 from tuneport.runtime.backends.libraries import TENSORRT_LIBRARIES
-from tuneport.runtime.backends.onnxruntime import PROVIDERS
+from tuneport.runtime.backends.session import PROVIDERS
 from tuneport.runtime.device_options import DeviceOptions
 
 pytestmark = pytest.mark.slow

@@ -160,7 +160,7 @@ def test_an_engine_s_metrics_name_its_worker_and_device() -> None:
 
 
 FP16 = ("fp16", {"device": "cuda", "precision": "fp16"})
-BF16 = ("bf16", {"device": "cuda", "precision": "bf16"})
+BF16 = ("bf16", {"device": "cuda", "precision": "bf16", "min_compute_capability": "8.0"})
 INT8 = ("int8", {"precision": "int8"})
 OPENVINO = ("openvino-bf16", {"engine": "openvino", "precision": "bf16"})
 FP32 = ("fp32", {})
@@ -235,7 +235,7 @@ def test_the_start_of_a_service_picks_the_variant_and_logs_why(
 
 
 def test_memory_settings_become_provider_options() -> None:
-    from tuneport.runtime.backends.onnxruntime import providers_for
+    from tuneport.runtime.backends.session import providers_for
 
     options = Settings(gpu_memory_gib=1.5, gpu_arena_strategy="kSameAsRequested").device_options()
     cuda = {"gpu_mem_limit": str(3 * 2**29), "arena_extend_strategy": "kSameAsRequested"}

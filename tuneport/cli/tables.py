@@ -11,7 +11,14 @@ from tuneport.runtime.availability import obstacles
 from tuneport.schema.artifact import Manifest
 from tuneport.schema.loading import load_manifest
 from tuneport.stages.benchmarks.report import Report
-from tuneport.stages.export.card import calibration, evidence, excluded_parts, long_inputs
+from tuneport.stages.export.card import (
+    calibration,
+    device_text,
+    evidence,
+    excluded_parts,
+    long_inputs,
+    refused_baselines,
+)
 from tuneport.tasks import task_spec
 
 MAX_TABLE_WIDTH = 1000
@@ -22,6 +29,8 @@ def print_report(report: Report) -> None:
     """Print a benchmark's table."""
     header, rows = report.cells()
     _print_table(header, rows, report.caption())
+    for line in report.remarks():
+        _print_plain(_console(), line)
 
 
 def print_artifact(folder: Path) -> None:
@@ -64,7 +73,8 @@ def _provenance(manifest: Manifest) -> list[str]:
         *excluded_parts(manifest),
         *(f"rejected: {rejected.name}: {rejected.reason}" for rejected in manifest.rejected),
         *calibration(manifest),
-        f"measured on: {manifest.host.cpu}, {manifest.host.cores} cores",
+        *refused_baselines(manifest),
+        f"measured on: {device_text(manifest)}",
         *(f"GPU: {gpu.name}, {gpu.memory_gib:g} GiB" for gpu in manifest.host.gpus),
         f"base model: {source.base_model or 'not recorded'}; checkpoint {source.checkpoint_sha256[:12]}; "
         f"seed {source.seed}",

@@ -15,7 +15,7 @@ from optimum.onnxruntime import ORTModelForCausalLM, ORTModelForSeq2SeqLM, ORTMo
 
 from tuneport.errors import EngineError
 from tuneport.host import usable_cores
-from tuneport.runtime.backends.onnxruntime import ORT_ERROR, check_provider, providers_for
+from tuneport.runtime.backends.session import ORT_ERROR, check_provider, providers_for
 from tuneport.runtime.backends.stopping import CallbackStreamer, EndOfRow
 from tuneport.runtime.batch import EncodedInput, RowOutputs
 from tuneport.runtime.device_errors import load_error
@@ -67,7 +67,7 @@ class GenerativeRunner(ModelRunner):
     def _generate(self, rows: Sequence[Prompt], sampling: SamplingParams) -> list[RowOutputs]:
         if sampling.seed is not None:
             torch.manual_seed(sampling.seed)
-        feeds = feeds_of(rows, self._processing)
+        feeds = {name: values.to(self.model.device) for name, values in feeds_of(rows, self._processing).items()}
         # Whisper's generate removes its own prompt; others return the prompt, or the decoder's start token, first.
         skipped = 0 if "input_features" in feeds else feeds["input_ids"].shape[1] if self._is_causal else 1
         has_callback = any(row.callback for row in rows)
@@ -77,7 +77,7 @@ class GenerativeRunner(ModelRunner):
             ids = self.model.generate(
                 **feeds, **generate_arguments(sampling), stopping_criteria=criteria, streamer=streamer
             )
-        outputs = [{"tokens": self._without_end(row_ids)} for row_ids in ids[:, skipped:].numpy()]
+        outputs = [{"tokens": self._without_end(row_ids)} for row_ids in ids[:, skipped:].cpu().numpy()]
         for row, output in zip(rows, outputs, strict=True):
             if row.scored:
                 output |= score_reference(self.model, row)
@@ -153,12 +153,12 @@ def generate_arguments(sampling: SamplingParams) -> dict[str, Any]:
 
 def score_reference(model: Any, row: Prompt) -> RowOutputs:
     """Compute the likelihood of a row's reference answer by teacher forcing: `losses` and `hits`, float32 (k,)."""
-    ids = torch.tensor([row.scored])
+    ids = torch.tensor([row.scored], device=model.device)
     with torch.inference_mode():
         logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, row.scored_from - 1 : -1].float()
     reference = ids[0, row.scored_from :]
     losses = torch.nn.functional.cross_entropy(logits, reference, reduction="none")
-    return {"losses": losses.numpy(), "hits": (logits.argmax(-1) == reference).float().numpy()}
+    return {"losses": losses.cpu().numpy(), "hits": (logits.argmax(-1) == reference).float().cpu().numpy()}
 
 
 def end_tokens(model: Any) -> list[int]:

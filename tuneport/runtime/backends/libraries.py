@@ -18,9 +18,7 @@ TENSORRT_LIBRARIES = ("libnvinfer.so.10", "libnvonnxparser.so.10")
 
 
 def preload_libraries(device: Device) -> None:
-    """Load what a device's execution provider is linked to; what is not installed is left to the system's loader."""
-    if device == "cpu":
-        return
+    """Load what a GPU's execution provider is linked to; what is not installed is left to the system's loader."""
     ort.preload_dlls()
     if device == "tensorrt":
         for path in tensorrt_libraries():

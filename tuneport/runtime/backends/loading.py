@@ -21,13 +21,20 @@ def open_backend(
                 f"{path} needs OpenVINO", "install tuneport[openvino], or serve another variant"
             ) from error
         return OpenVinoBackend(path, precision=execution.precision, threads=threads, streams=execution.streams)
-    from tuneport.runtime.backends.onnxruntime import OnnxRuntimeBackend
+    if execution.device == "cpu":
+        from tuneport.runtime.backends.onnxruntime import OnnxRuntimeBackend
 
-    return OnnxRuntimeBackend(
+        return OnnxRuntimeBackend(path, threads=threads, streams=execution.streams)
+    from tuneport.runtime.backends.gpu import GpuBackend
+    from tuneport.runtime.backends.tensorrt import engine_options
+
+    engines = engine_options(path.parent) if execution.device == "tensorrt" else {}
+    return GpuBackend(
         path,
         device=execution.device,
         threads=threads,
         streams=execution.streams,
-        provider_options=execution.provider_options,
+        graph_shapes=execution.graph_shapes,
+        provider_options={**execution.provider_options, **engines},
         device_options=device_options,
     )
