@@ -7,7 +7,7 @@ import pytest
 from kit.engines import wait_until
 from kit.nvml import FakeGpu, FakeNvml
 
-from tuneport.gpu import VISIBLE, GpuMeter, GpuUsage, nvidia_driver, visible_gpus
+from tuneport.gpu import VISIBLE, GpuMeter, GpuUsage, nvidia_driver, unknown_entry, visible_gpus
 from tuneport.host import Host
 
 INSTANCES = {
@@ -88,6 +88,27 @@ def test_without_the_package_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(sys.modules, "pynvml", None)
     assert visible_gpus() == ()
     assert nvidia_driver() is None
+
+
+@pytest.mark.parametrize(
+    ("visible", "entry"),
+    [
+        (None, None),
+        ("", None),
+        ("-1", None),
+        ("3,GPU-b,MIG-1111", None),
+        ("0,7,1", "7"),
+        ("GPU-aa", "GPU-aa"),  # two begin so
+        ("MIG-9", "MIG-9"),
+        ("1,some", "some"),
+    ],
+)
+def test_an_entry_that_is_no_gpu_is_found(
+    nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch, visible: str | None, entry: str | None
+) -> None:
+    if visible is not None:
+        monkeypatch.setenv(VISIBLE, visible)
+    assert unknown_entry() == entry
 
 
 def test_a_meter_adds_up_memory_utilization_and_energy_of_each_model(nvml: FakeNvml) -> None:

@@ -111,6 +111,10 @@ class FakeNvml:
         self._whole(gpu)
         return 700_000
 
+    def nvmlDeviceGetPowerUsage(self, gpu: FakeGpu) -> int:
+        self._whole(gpu)
+        return 350_500
+
     def nvmlDeviceGetUtilizationRates(self, gpu: FakeGpu) -> Any:
         return SimpleNamespace(gpu=self._whole(gpu).utilization, memory=10)
 

@@ -7,6 +7,7 @@ from rich.measure import Measurement
 from rich.padding import Padding
 from rich.table import Table
 
+from tuneport.runtime.availability import obstacles
 from tuneport.schema.artifact import Manifest
 from tuneport.schema.loading import load_manifest
 from tuneport.stages.benchmarks.report import Report
@@ -48,8 +49,18 @@ def print_artifact(folder: Path) -> None:
         f"{parity.golden_cases} golden cases and {parity.texts} validation inputs. * serves by default, † another "
         "variant is better in every respect, ×2: in two streams, ¹: inputs run one at a time.",
     )
-    for line in _provenance(manifest):
+    for line in [*_availability(manifest), *_provenance(manifest)]:
         _print_plain(console, line)
+
+
+def _availability(manifest: Manifest) -> list[str]:
+    """Say which variants run on this host, a line each for those that do not."""
+    found = obstacles(manifest)
+    able = [name for name, obstacle in found.items() if obstacle is None]
+    return [
+        f"run here: {', '.join(able) or 'none'}",
+        *(f"does not run here: {name} {obstacle}" for name, obstacle in found.items() if obstacle),
+    ]
 
 
 def _provenance(manifest: Manifest) -> list[str]:

@@ -5,11 +5,10 @@ from collections.abc import Collection
 from functools import cache
 
 from tuneport.host import Host
-from tuneport.schema.artifact import Device, Execution, Manifest, Precision
+from tuneport.schema.artifact import Device, Execution, Manifest
 
-MIN_COMPUTE_CAPABILITY = (7, 5)
+MIN_COMPUTE_CAPABILITY = "7.5"
 """The oldest GPUs that onnxruntime-gpu's build for CUDA 13 has code for: Turing."""
-BF16_COMPUTE_CAPABILITY = (8, 0)
 PROVIDER_WORDS: dict[Device, str] = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 
 
@@ -28,7 +27,7 @@ def obstacle(execution: Execution, host: Host, providers: Collection[str] | None
         return _cpu_obstacle(execution, host)
     if (provider := PROVIDER_WORDS[execution.device]) not in (_providers() if providers is None else providers):
         return f"needs {provider}, which this onnxruntime lacks: install tuneport[gpu] instead of tuneport[cpu]"
-    return _gpu_obstacle(execution.precision, host)
+    return _gpu_obstacle(execution, host)
 
 
 def _cpu_obstacle(execution: Execution, host: Host) -> str | None:
@@ -43,13 +42,12 @@ def _cpu_obstacle(execution: Execution, host: Host) -> str | None:
     return None
 
 
-def _gpu_obstacle(precision: Precision, host: Host) -> str | None:
+def _gpu_obstacle(execution: Execution, host: Host) -> str | None:
     if not host.gpus:
         return "needs an NVIDIA GPU, and none is visible"
-    required = BF16_COMPUTE_CAPABILITY if precision == "bf16" else MIN_COMPUTE_CAPABILITY
-    found = host.gpus[0].compute_capability
-    if tuple(map(int, found.split("."))) < required:
-        return f"needs compute capability {required[0]}.{required[1]}, and {host.gpus[0].name} has {found}"
+    required = execution.min_compute_capability or MIN_COMPUTE_CAPABILITY
+    if not host.gpus[0].has(required):
+        return f"needs compute capability {required}, and {host.gpus[0].name} has {host.gpus[0].compute_capability}"
     return None
 
 

@@ -10,6 +10,7 @@ import onnxruntime as ort
 
 from tuneport.errors import EngineError
 from tuneport.host import usable_cores
+from tuneport.runtime.backends.libraries import preload_libraries
 from tuneport.runtime.batch import Batch
 from tuneport.runtime.device_errors import load_error
 from tuneport.runtime.device_options import NO_OPTIONS, DeviceOptions
@@ -53,8 +54,8 @@ def open_session(
     if session.get_providers()[0] != provider:
         raise EngineError(
             f"{provider} was asked for and {session.get_providers()[0]} was given",
-            "install CUDA's libraries (tuneport[gpu] brings them; TensorRT's come apart) and check the driver with "
-            "nvidia-smi",
+            "install CUDA's libraries (tuneport[gpu] brings them, tuneport[tensorrt] those of TensorRT) and check the "
+            "driver with nvidia-smi",
         )
     return session
 
@@ -82,7 +83,7 @@ def check_provider(device: Device) -> str:
         )
     if device != "cpu":
         os.environ |= {name: value for name, value in KERNEL_SETTINGS.items() if name not in os.environ}
-        ort.preload_dlls()
+        preload_libraries(device)
     return provider
 
 

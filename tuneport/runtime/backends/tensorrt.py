@@ -20,7 +20,7 @@ from tuneport.schema.artifact import Shape
 
 ENGINES = "engines"
 """Folder of a variant that holds one folder of engines for each GPU and version."""
-PACKAGES = ("tensorrt-cu13", "tensorrt-cu12", "tensorrt")
+PACKAGES = ("tensorrt-cu13-libs", "tensorrt-cu13", "tensorrt-cu12", "tensorrt")
 
 
 def profile_options(inputs: Iterable[str], *, typical: Shape, largest: Shape) -> dict[str, str]:
