@@ -13,21 +13,13 @@ from tuneport.gpu import GpuMeter
 from tuneport.runtime.batch import EncodedInput
 from tuneport.runtime.device_errors import classify
 from tuneport.runtime.runner import ModelRunner
-from tuneport.runtime.scheduler import BatchLimits, pack_batches
+from tuneport.runtime.scheduler import BATCH_TOKENS, BatchLimits, candidate_limits, fastest_limits, pack_batches
 from tuneport.schema.artifact import Device, Precision, Timing
 from tuneport.schema.torch_setup import TorchSetup
 
 from .baselines import choose_baseline
 from .reference import TorchModel
 
-BATCH_TOKENS: dict[Device, tuple[int, ...]] = {
-    "cpu": (128, 512),
-    "cuda": (1024, 4096, 16384, 65536),
-    "tensorrt": (1024, 4096, 16384),
-}
-"""Padded tokens of the batches to try: a few short texts keep a CPU core busy, but not a GPU."""
-FAST_ENOUGH = 0.97
-"""Share of the highest throughput at which a smaller batch is preferred, because its rows wait for fewer others."""
 TRIAL_ROWS, TRIALS = 64, 2
 """Fewest rows, and repetitions, with which each batch size is tried."""
 MIN_SECONDS: dict[Device, float] = {"cpu": 0.0, "cuda": 0.5, "tensorrt": 0.5}
@@ -86,11 +78,6 @@ def enough_rows(rows: Sequence[EncodedInput], device: Device) -> list[EncodedInp
         return list(rows)
     tokens = sum(len(row) for row in rows)
     return list(rows) * max(1, math.ceil(2 * BATCH_TOKENS[device][-1] / tokens))
-
-
-def candidate_limits(limits: BatchLimits, device: Device) -> tuple[BatchLimits, ...]:
-    """Return the batch limits to try on a device; all but their tokens are those of `limits`."""
-    return tuple(replace(limits, tokens=tokens) for tokens in BATCH_TOKENS[device])
 
 
 def benchmark(
@@ -155,8 +142,7 @@ def _best_limits(target: BenchmarkTarget, rows: Sequence[EncodedInput]) -> Batch
             if not speeds or classify(error) != "memory":
                 raise
             break  # larger batches do not fit either
-    fast_enough = FAST_ENOUGH * max(speeds)
-    return next(limits for limits, speed in zip(target.limits, speeds, strict=False) if speed >= fast_enough)
+    return fastest_limits(target.limits, speeds)
 
 
 def _rows_per_s(

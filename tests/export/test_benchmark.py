@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from tuneport.runtime.batch import EncodedInput
-from tuneport.runtime.scheduler import BatchLimits
+from tuneport.runtime.scheduler import BATCH_TOKENS, BatchLimits
 from tuneport.schema.torch_setup import TorchSetup
-from tuneport.stages.export.benchmark import BATCH_TOKENS, BenchmarkTarget, benchmark, enough_rows
+from tuneport.stages.export.benchmark import BenchmarkTarget, benchmark, enough_rows
 
 
 def sleep_ms(milliseconds: float) -> Callable[[Sequence[EncodedInput]], None]:

@@ -15,9 +15,9 @@ import pytest
 from tuneport.runtime.backends import gpu, session
 from tuneport.runtime.backends.base import Backend
 from tuneport.runtime.device_options import DeviceOptions
+from tuneport.runtime.scheduler import BATCH_TOKENS
 from tuneport.schema.artifact import Device, Shape
 from tuneport.stages.export import pipeline
-from tuneport.stages.export.benchmark import BATCH_TOKENS
 from tuneport.stages.export.torch_device import TORCH_DEVICES
 
 from .packed import ReferenceBackend
