@@ -75,24 +75,6 @@ class GradualUnfreezing(TrainerCallback):
         set_trainable(model, layer_groups(model), 1 + head_is_tied(model) + int(state.epoch or 0))
 
 
-class AdaLoraBudget(TrainerCallback):
-    """Updates AdaLoRA's ranks, which it moves between layers, at each step."""
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Set the schedule: the first tenth of the steps keeps the ranks, and so does the last third."""
-        config = kwargs["model"].peft_config["default"]
-        config.total_step = state.max_steps
-        config.tinit, config.tfinal = state.max_steps // 10, state.max_steps // 3
-
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Update the ranks from the gradients, which still exist after the optimizer's step."""
-        kwargs["model"].base_model.update_and_allocate(state.global_step)
-
-
 def parameter_groups(
     model: nn.Module, config: FinetuneConfig, decayed: set[str], learning_rate: float, weight_decay: float
 ) -> list[dict[str, Any]]:
