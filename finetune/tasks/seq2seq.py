@@ -17,6 +17,7 @@ from ..config import FinetuneConfig
 from ..evaluate import Evaluation, worst_mistakes
 from ..generation import configure_generation, decode_texts
 from ..loading import load_pretrained, load_tokenizer
+from ..losses import Loss, TokenLoss
 from ..model_limits import check_sizes
 from .base import FinetuneTask
 
@@ -90,6 +91,11 @@ class Seq2SeqTask(FinetuneTask):
     def collator(self, processor: Any, model: PreTrainedModel) -> Any:
         """Pad to the longest row of the batch, and add the decoder's inputs, which label smoothing needs."""
         return DataCollatorForSeq2Seq(processor, model=model)
+
+    def loss(self) -> Loss | None:
+        """Return the loss for label smoothing; the model's own has none."""
+        smoothing = self.config.label_smoothing_factor
+        return TokenLoss(smoothing) if smoothing else None
 
     def evaluate(self, outputs: Any, targets: Any, rows: Dataset, features: Dataset) -> Evaluation:
         """Score generated token ids, int (rows, tokens); a mistake's loss is 1 minus its row's score."""

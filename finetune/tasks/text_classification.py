@@ -72,13 +72,10 @@ class Task(SequenceTask):
         return self.encode_texts(rows, processor, targets)
 
     def loss(self) -> Loss | None:
-        """Return the loss for class weights and for label smoothing of several labels.
-
-        transformers has no class weights, and smooths only single labels.
-        """
+        """Return the loss for class weights and label smoothing; the model's own has neither."""
         is_weighted = self.config.class_weights != "none"
         smoothing = self.config.label_smoothing_factor
-        if not is_weighted and not (self.multi_label and smoothing):
+        if not is_weighted and not smoothing:
             return None
         counts = torch.tensor([self.label_counts[label] for label in self.labels], dtype=torch.float32)
         weights = counts.sum() / (len(counts) * counts) if is_weighted else torch.ones_like(counts)

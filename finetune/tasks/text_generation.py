@@ -18,6 +18,7 @@ from ..config import FinetuneConfig
 from ..evaluate import MAX_MISTAKES, Evaluation, Mistake
 from ..generation import drop_conflicting_settings
 from ..loading import load_pretrained, load_tokenizer
+from ..losses import Loss, TokenLoss, count_targets
 from ..model_limits import check_sizes, is_causal
 from .base import FinetuneTask, first_output
 
@@ -97,6 +98,15 @@ class Task(FinetuneTask):
     def collator(self, processor: Any, model: PreTrainedModel) -> Any:
         """Pad on the right, also where the tokenizer pads on the left for generation."""
         return PadRight(processor.pad_token_id or 0)
+
+    def loss(self) -> Loss | None:
+        """Return the loss for label smoothing; the model's own has none."""
+        smoothing = self.config.label_smoothing_factor
+        return TokenLoss(smoothing, predicts_next=True) if smoothing else None
+
+    def count_targets(self, batch: dict[str, Any]) -> torch.Tensor:
+        """Count the tokens that are predicted from others, all targets but those of the first token."""
+        return count_targets(batch["labels"][:, 1:])
 
     def reduce_logits(self, logits: Any, labels: torch.Tensor) -> torch.Tensor:
         """Logits (rows, tokens, vocabulary) → float64 (rows, 3): the sum of losses, right tokens, all tokens."""

@@ -18,11 +18,9 @@ from tuneport.metrics.entities import OUTSIDE, Entity, detect_scheme, score_enti
 from ..config import FinetuneConfig
 from ..evaluate import Evaluation, Mistake, largest_losses
 from ..loading import check_input_size, load_pretrained
+from ..losses import IGNORED, Loss, TokenLoss
 from ..word_tokenizer import load_word_tokenizer
 from .base import FinetuneTask, first_output
-
-IGNORED = -100
-"""Target that the loss ignores: of special tokens, and of all sub-words of a word but its first."""
 
 
 class Task(FinetuneTask):
@@ -85,6 +83,11 @@ class Task(FinetuneTask):
     def collator(self, processor: Any, model: PreTrainedModel) -> Any:
         """Pad tokens and targets to the longest row of the batch."""
         return DataCollatorForTokenClassification(processor)
+
+    def loss(self) -> Loss | None:
+        """Return the loss for label smoothing; the model's own has none."""
+        smoothing = self.config.label_smoothing_factor
+        return TokenLoss(smoothing) if smoothing else None
 
     def reduce_logits(self, logits: Any, labels: torch.Tensor) -> torch.Tensor:
         """Logits (rows, tokens, labels) → the index of each token's best label, int64 (rows, tokens)."""

@@ -12,7 +12,7 @@ from kit.data import write_splits
 from kit.encoders import FAMILIES, spread_logits, tiny_encoder
 from kit.exports import export_variants, quick_exports
 from kit.texts import WORDS
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from tuneport.errors import DataError, InputError
 from tuneport.modeling.heads import PooledClassifier
@@ -253,7 +253,9 @@ def test_pooling_heads_export_like_the_others(family: str, pooling: str, tmp_pat
     base = tiny_encoder(tmp_path / "base", family)
     torch.manual_seed(2)
     labels = {"id2label": {0: "a", 1: "b", 2: "c"}, "problem_type": "single_label_classification"}
-    model = PooledClassifier.from_encoder(str(base), pooling, trust_remote_code=False, **labels)
+    model = PooledClassifier.from_encoder(
+        str(base), pooling, encoder_config=AutoConfig.from_pretrained(base), trust_remote_code=False, **labels
+    )
     model.classifier.weight.data *= 50
     model.save_pretrained(tmp_path / "checkpoint")
     AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path / "checkpoint")

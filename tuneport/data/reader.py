@@ -44,7 +44,7 @@ def read_data(
         source=str(Path(source).resolve()) if Path(source).exists() else source,
         columns=dict(columns),
         seed=seed,
-        fingerprint=digest([_fingerprint(splits[name]) for name in sorted(splits)]),
+        fingerprint=digest([fingerprint(splits[name]) for name in sorted(splits)]),
         rows={name: len(rows) for name, rows in splits.items()},
     )
     divided_file = files.get("train") or files["all"]
@@ -88,7 +88,7 @@ def reread(record: DataSource, *, required: Sequence[str], optional: Sequence[st
     return data
 
 
-def _fingerprint(rows: Dataset) -> str:
+def fingerprint(rows: Dataset) -> str:
     """Hash the rows of a split, in order."""
     sha = hashlib.sha256()
     for _, row in numbered_rows(rows):

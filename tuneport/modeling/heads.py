@@ -53,9 +53,13 @@ class PooledClassifier(PreTrainedModel):
                 module.bias.data.zero_()
 
     @classmethod
-    def from_encoder(cls, source: str, pooling: str, *, trust_remote_code: bool, **options: Any) -> "PooledClassifier":
-        """Load a pretrained encoder and add a new head; `options` are settings of PretrainedConfig."""
-        encoder = AutoModel.from_pretrained(source, use_safetensors=True, trust_remote_code=trust_remote_code)
+    def from_encoder(
+        cls, source: str, pooling: str, *, encoder_config: PretrainedConfig, trust_remote_code: bool, **options: Any
+    ) -> "PooledClassifier":
+        """Load a pretrained encoder by its configuration and add a new head; `options` are of PretrainedConfig."""
+        encoder = AutoModel.from_pretrained(
+            source, config=encoder_config, use_safetensors=True, trust_remote_code=trust_remote_code
+        )
         config = PooledConfig(
             encoder=encoder.config.to_dict(), pooling=pooling, pad_token_id=encoder.config.pad_token_id, **options
         )
