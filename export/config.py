@@ -31,6 +31,8 @@ class ExportConfig(Frozen):
     """Labelled data for the gate. Default: the validation split that the run was trained with."""
     columns: dict[str, str] = Field(default_factory=dict)
     """Column of the task → column of the data, where they differ."""
+    splits: dict[str, str] = Field(default_factory=dict)
+    """Split (train, validation, test) → its name in the data, where it is another: validation=dev_matched."""
     device: Device = "cpu"
     """Where it will serve: cpu, cuda or tensorrt."""
     variants: tuple[str, ...] = ()

@@ -79,4 +79,5 @@ def read_split(config: ExportConfig, checkpoint: Checkpoint, task: ExportTask, s
         seed=config.seed,
         splits=(split,),
         count=count,
+        split_names=config.splits,
     )

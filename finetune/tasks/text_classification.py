@@ -28,7 +28,8 @@ class Task(SequenceTask):
         super().__init__(data, config)
         columns = data.splits["train"].column_names
         if ("label" in columns) == ("labels" in columns):
-            found = "both label and labels" if "label" in columns else f"neither label nor labels, only {columns}"
+            own = ", ".join(map(repr, data.columns))
+            found = "both label and labels" if "label" in columns else f"neither label nor labels, only {own}"
             raise DataError(
                 f"{data.files['train']} has {found}", "give one of them, or rename with --columns label=YOURS"
             )

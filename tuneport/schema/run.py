@@ -5,6 +5,8 @@ runs/x/  run.json  checkpoint/
 
 from typing import Any
 
+from pydantic import Field
+
 from tuneport.host import Host
 from tuneport.schema.base import Frozen
 from tuneport.tasks import TaskName
@@ -19,6 +21,8 @@ class DataSource(Frozen):
     """A folder, a file or a name on the hub."""
     columns: dict[str, str]
     """Column of the task → column of the source, where the two differ."""
+    splits: dict[str, str] = Field(default_factory=dict)
+    """Split → its name in the source, where that is not the usual one."""
     seed: int
     """Of the split, where the source is a single file."""
     fingerprint: str
