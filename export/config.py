@@ -10,6 +10,7 @@ from pydantic import Field
 
 from tuneport.schema.artifact import Device, Name
 from tuneport.schema.base import Frozen
+from tuneport.schema.run import TagScheme
 from tuneport.tasks import TaskName
 
 Objective = Literal["latency", "throughput", "size"]
@@ -33,6 +34,8 @@ class ExportConfig(Frozen):
     """Column of the task → column of the data, where they differ."""
     splits: dict[str, str] = Field(default_factory=dict)
     """Split (train, validation, test) → its name in the data, where it is another: validation=dev_matched."""
+    tag_scheme: TagScheme | None = None
+    """Scheme of the model's tags: BIO, IOB1, BIOES, BILOU or IO. Default: the run's, or that of the labelled data."""
     device: Device = "cpu"
     """Where it will serve: cpu, cuda or tensorrt."""
     variants: tuple[str, ...] = ()

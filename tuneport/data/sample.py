@@ -75,12 +75,3 @@ def read_sample(
         targets.append(target)
     problems.raise_if_any()
     return Sample(inputs, targets, read.source, split)
-
-
-def has_pairs(data: str | None, columns: dict[str, str], seed: int) -> bool:
-    """Tell whether data has a column `text_pair` beside `text`."""
-    if data is None:
-        return False
-    renamed = {name: column for name, column in columns.items() if name in ("text", "text_pair")}
-    read = read_data(data, columns=renamed, required=("text",), optional=("text_pair",), seed=seed)
-    return "text_pair" in next(iter(read.splits.values())).column_names

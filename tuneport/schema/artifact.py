@@ -16,7 +16,7 @@ from tuneport.errors import ArtifactError
 from tuneport.folders import digest, sha256
 from tuneport.host import Host
 from tuneport.schema.base import Frozen
-from tuneport.schema.run import DataSource
+from tuneport.schema.run import DataSource, ProblemType, TagScheme
 from tuneport.tasks import TaskName
 
 SCHEMA_VERSION: Literal[2] = 2
@@ -27,8 +27,6 @@ PROCESSOR = "processor"
 
 Engine = Literal["onnxruntime", "openvino"]
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
-ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
-TagScheme = Literal["IOB2", "IOBES", "IOB1", "IO"]
 Device = Literal["cpu", "cuda", "tensorrt"]
 Layout = Literal["padded", "packed"]
 """How a batch lays out its tokens: rows padded to one length, or all tokens in a row with cumulative lengths."""

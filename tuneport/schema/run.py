@@ -3,7 +3,7 @@
 runs/x/  run.json  checkpoint/
 """
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -12,6 +12,9 @@ from tuneport.schema.base import Frozen
 from tuneport.tasks import TaskName
 
 RUN, CHECKPOINT = "run.json", "checkpoint"
+
+ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
+TagScheme = Literal["BIO", "IOB1", "BIOES", "BILOU", "IO"]
 
 
 class DataSource(Frozen):
@@ -36,8 +39,17 @@ class Run(Frozen):
 
     task: TaskName
     labels: tuple[str, ...]
+    """Names of the model's outputs, in order; empty for tasks without labels."""
     accepts_pairs: bool
     """Whether the rows had a `text_pair`."""
+    problem_type: ProblemType | None = None
+    """Of text classification and regression."""
+    tag_scheme: TagScheme | None = None
+    """Of token classification: the scheme of the train split's tags, in which its metrics were computed."""
+    max_length: int
+    """Tokens of an input, special tokens included."""
+    inputs: tuple[str, ...]
+    """What the tokenizer or the feature extractor gave the model, such as `input_ids`, in order."""
     config: dict[str, Any]
     """The resolved settings, those of `tuneport.stages.finetune.config`."""
     seed: int
