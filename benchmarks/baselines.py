@@ -12,6 +12,7 @@ from tuneport.schema.artifact import Manifest
 from tuneport.schema.torch_setup import TorchDevice
 from tuneport.stages.export.baselines import reference_setup
 from tuneport.stages.export.checkpoint import Checkpoint, open_checkpoint
+from tuneport.stages.export.facts import Facts
 from tuneport.stages.export.families import load_reference
 from tuneport.stages.export.reference import TorchModel
 from tuneport.stages.export.tasks.base import ExportTask
@@ -51,7 +52,7 @@ def open_baseline(manifest: Manifest, folder: Path | None) -> TorchBaseline:
     )
     if checkpoint.hash() != provenance.checkpoint_sha256:
         raise CheckpointError(f"{folder} is not what {manifest.name} was exported from", "give it with --checkpoint")
-    checkpoint = replace(checkpoint, pairs_in_data=manifest.processing.accepts_pairs)
+    checkpoint = replace(checkpoint, facts=Facts.of(manifest.processing))
     return TorchBaseline(checkpoint, task_spec(manifest.task).task_class("export")(checkpoint))
 
 

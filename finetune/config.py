@@ -27,6 +27,8 @@ class FinetuneConfig(Frozen):
     """A folder with train/validation/test files, one file that is split with the seed, or a name on the hub."""
     columns: dict[str, str] = Field(default_factory=dict)
     """Column of the task → column of the data, where they differ."""
+    splits: dict[str, str] = Field(default_factory=dict)
+    """Split (train, validation, test) → its name in the data, where it is another: validation=dev_matched."""
     trust_remote_code: bool = False
     """Run Python code from the model's repository."""
     seed: int = Field(default=42, ge=0, lt=2**32)

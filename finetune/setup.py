@@ -70,8 +70,9 @@ def prepare(config: FinetuneConfig) -> Prepared:
             required=spec.columns,
             optional=spec.optional_columns,
             seed=config.seed,
+            splits=config.splits,
         )
-        warnings = find_leakage(data)
+        warnings = [*data.warnings, *find_leakage(data)]
         data = add_rehearsal_split(data, config)
         task: FinetuneTask = spec.task_class("finetune")(data, config)
         task.best_metric()  # raises for a metric that the task does not have

@@ -149,11 +149,15 @@ def _record(
     train_seconds: float,
     trained_parameters: int,
 ) -> Run:
-    config = prepared.config
+    config, task = prepared.config, prepared.task
     return Run(
         task=config.task,
-        labels=prepared.task.labels,
+        labels=task.labels,
         accepts_pairs="text_pair" in prepared.data.splits["train"].column_names,
+        problem_type=task.problem_type,
+        tag_scheme=task.tag_scheme,
+        max_length=config.max_length,
+        inputs=tuple(n for n in prepared.features["train"].column_names if n in prepared.processor.model_input_names),
         config=config.model_dump(mode="json"),
         seed=config.seed,
         data=prepared.data.source,

@@ -30,13 +30,13 @@ def read_unlabelled(prepared: Prepared) -> Dataset:
     assert config.pseudo_label_data is not None
     columns = tuple(name for name in train.column_names if name != "label")
     renamed = {name: column for name, column in config.columns.items() if name in columns}
-    splits, files = read_files(config.pseudo_label_data, columns=renamed, required=columns, optional=())
+    files = read_files(config.pseudo_label_data, columns=renamed, required=columns, optional=())
     problems = Problems("correct or remove these rows of pseudo_label_data")
-    for name, rows in splits.items():
-        check_strings(rows, files[name], problems, columns)
+    for name, rows in files.splits.items():
+        check_strings(rows, files.names[name], problems, columns)
     problems.raise_if_any()
     types = Features({name: train.features[name] for name in columns})
-    rows = concatenate_datasets([rows.select_columns(list(columns)).cast(types) for rows in splits.values()])
+    rows = concatenate_datasets([rows.select_columns(list(columns)).cast(types) for rows in files.splits.values()])
     return rows.add_column("label", [prepared.task.labels[0]] * len(rows)).select_columns(train.column_names)
 
 

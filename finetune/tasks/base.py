@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from tuneport.data.reader import Data
 from tuneport.errors import TuneportError
+from tuneport.schema.run import ProblemType, TagScheme
 from tuneport.tasks import MetricSpec, TaskSpec, task_spec
 
 from ..config import FinetuneConfig, refuse_unused
@@ -28,6 +29,10 @@ class FinetuneTask(ABC):
     """Whether an input may have several labels."""
     labels: tuple[str, ...] = ()
     """Names of the model's outputs, in order; empty for tasks without labels."""
+    problem_type: ProblemType | None = None
+    """Of text classification and regression, as in the model's configuration."""
+    tag_scheme: TagScheme | None = None
+    """Of token classification."""
 
     def __init__(self, data: Data, config: FinetuneConfig) -> None:
         """Keep the settings; subclasses check every row of every split. A DataError lists what is wrong."""

@@ -35,7 +35,8 @@ class Task(FinetuneTask):
         super().__init__(data, config)
         columns = data.splits["train"].column_names
         if ("text" in columns) == ("messages" in columns):
-            found = "both text and messages" if "text" in columns else "neither text nor messages"
+            own = ", ".join(map(repr, data.columns))
+            found = "both text and messages" if "text" in columns else f"neither text nor messages, only {own}"
             remedy = "give one of them, or rename with --columns text=YOURS"
             raise DataError(f"{data.files['train']} has {found}", remedy)
         self.column = "messages" if "messages" in columns else "text"

@@ -41,7 +41,11 @@ def question_row() -> dict[str, Any]:
 
 def tagged_row(words: int = 12) -> dict[str, Any]:
     tokens = text(words).split()
-    return {"tokens": tokens, "tags": generator.choices(["O", "B-X", "I-X", "B-Y"], k=len(tokens))}
+    tags = generator.choices(["O", "B-X", "I-X", "B-Y"], k=len(tokens))
+    for i, before in enumerate(["O", *tags[:-1]]):
+        if tags[i] == "I-X" and (i == 0 or before[1:] != "-X"):
+            tags[i] = "B-X"
+    return {"tokens": tokens, "tags": tags}
 
 
 ROWS: dict[str, tuple[str, Callable[[], dict[str, Any]], dict[str, Any]]] = {

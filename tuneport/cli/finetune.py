@@ -9,7 +9,7 @@ from tuneport.errors import TuneportError
 from tuneport.stages.finetune.config import FinetuneConfig
 from tuneport.tasks import all_tasks
 
-FLAGS = ("task", "model", "data", "columns", "trust_remote_code")
+FLAGS = ("task", "model", "data", "columns", "splits", "trust_remote_code")
 """Settings that are options of their own; --set and --config take these and all others."""
 
 
@@ -24,7 +24,7 @@ def finetune_help() -> str:
     strategies = ", ".join(get_args(FinetuneConfig.model_fields["strategy"].annotation))
     return f"""Fine-tune a model on labelled data and write a run folder.
 
-Data is JSONL, CSV or Parquet. Tasks and their columns:
+Data is JSONL, JSON, CSV, TSV, CoNLL text or Parquet. Tasks and their columns:
 
 \b
 {tasks}

@@ -16,7 +16,7 @@ from tuneport.errors import ArtifactError
 from tuneport.folders import digest, sha256
 from tuneport.host import Host
 from tuneport.schema.base import Frozen
-from tuneport.schema.run import DataSource
+from tuneport.schema.run import DataSource, ProblemType, TagScheme
 from tuneport.schema.torch_setup import CPU_REFERENCE, REFERENCE, TorchSetup
 from tuneport.tasks import TaskName
 
@@ -28,8 +28,6 @@ PROCESSOR = "processor"
 
 Engine = Literal["onnxruntime", "openvino"]
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
-ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
-TagScheme = Literal["IOB2", "IOBES", "IOB1", "IO"]
 Device = Literal["cpu", "cuda", "tensorrt"]
 Shape = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
 """Rows and padded length of a batch."""

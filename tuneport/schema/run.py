@@ -3,13 +3,18 @@
 runs/x/  run.json  checkpoint/
 """
 
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import Field
 
 from tuneport.host import Host
 from tuneport.schema.base import Frozen
 from tuneport.tasks import TaskName
 
 RUN, CHECKPOINT = "run.json", "checkpoint"
+
+ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
+TagScheme = Literal["BIO", "IOB1", "BIOES", "BILOU", "IO"]
 
 
 class DataSource(Frozen):
@@ -19,6 +24,8 @@ class DataSource(Frozen):
     """A folder, a file or a name on the hub."""
     columns: dict[str, str]
     """Column of the task → column of the source, where the two differ."""
+    splits: dict[str, str] = Field(default_factory=dict)
+    """Split → its name in the source, where that is not the usual one."""
     seed: int
     """Of the split, where the source is a single file."""
     fingerprint: str
@@ -41,8 +48,17 @@ class Run(Frozen):
 
     task: TaskName
     labels: tuple[str, ...]
+    """Names of the model's outputs, in order; empty for tasks without labels."""
     accepts_pairs: bool
     """Whether the rows had a `text_pair`."""
+    problem_type: ProblemType | None = None
+    """Of text classification and regression."""
+    tag_scheme: TagScheme | None = None
+    """Of token classification: the scheme of the train split's tags, in which its metrics were computed."""
+    max_length: int
+    """Tokens of an input, special tokens included."""
+    inputs: tuple[str, ...]
+    """What the tokenizer or the feature extractor gave the model, such as `input_ids`, in order."""
     config: dict[str, Any]
     """The resolved settings, those of `tuneport.stages.finetune.config`."""
     seed: int
