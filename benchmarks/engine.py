@@ -46,7 +46,7 @@ def bench(config: BenchConfig, out: Path, *, overwrite: bool = False, progress: 
     progress("reading data and models")
     manifest = load_manifest(config.artifact)
     check_files(config.artifact, manifest)
-    baseline = open_baseline(manifest, config.checkpoint)
+    baseline = open_baseline(manifest, config)
     workload = read_workload(manifest, baseline.task, config)
     golden = load_golden(config.artifact)
     models = Models(baseline.load_models(), open_variants(config.artifact, manifest, golden))

@@ -1,5 +1,6 @@
 """The base of every record and config."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,9 +10,36 @@ from tuneport.errors import TuneportError
 
 
 class Frozen(BaseModel):
-    """A record that refuses unknown fields and never changes; a docstring below a field is its description."""
+    """A record that refuses unknown fields and never changes; a docstring below a field is its description.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True)
+    JSON has no infinity and no NaN, so that no number of a record may be one.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+
+def parse_json(text: str) -> Any:
+    """Parse JSON that every parser reads the same; raises ValueError for repeated keys and for too many levels."""
+    try:
+        return json.loads(text, object_pairs_hook=_unique_keys)
+    except RecursionError as error:
+        raise ValueError("its values are nested too deeply") from error
+
+
+def first_problem(error: ValidationError) -> str:
+    """Describe the first of pydantic's errors, with where it is: ` at files.0.path: …`."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{f' at {where}' if where else ''}: {str(first['msg']).removeprefix('Value error, ')}"
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise ValueError("an object has the same key twice")
+    return content
 
 
 def settings_error(error: ValidationError, reference: str) -> TuneportError:
