@@ -1,6 +1,7 @@
 """The base of every record and config."""
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,9 +22,14 @@ class Frozen(BaseModel):
 
 
 def parse_json(text: str) -> Any:
-    """Parse JSON that every parser reads the same; raises ValueError for repeated keys and for too many levels."""
+    """Parse JSON that every parser reads the same.
+
+    Raises ValueError for a repeated key, a number that is not finite, and too many levels.
+    """
     try:
-        return json.loads(text, object_pairs_hook=_unique_keys)
+        return json.loads(
+            text, object_pairs_hook=_unique_keys, parse_float=_finite_number, parse_constant=_finite_number
+        )
     except RecursionError as error:
         raise ValueError("its values are nested too deeply") from error
 
@@ -46,6 +52,13 @@ def settings_error(error: ValidationError, reference: str) -> TuneportError:
     """Return the TuneportError that names every wrong setting; `reference` is where all settings are listed."""
     problems = "; ".join(_describe(details) for details in error.errors())
     return TuneportError(f"wrong settings: {problems}", f"{reference} lists them")
+
+
+def _finite_number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]} is not a finite number")
+    return value
 
 
 def _describe(error: Mapping[str, Any]) -> str:
