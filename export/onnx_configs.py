@@ -1,8 +1,9 @@
 """Choose the ONNX export configuration of an encoder: Optimum's if it knows the architecture, else a general one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from optimum.exporters.onnx.config import TextEncoderOnnxConfig
 from optimum.exporters.tasks import TasksManager
 from optimum.utils import NormalizedTextConfig
@@ -18,16 +19,22 @@ class TextOnnxConfig(TextEncoderOnnxConfig):
 
     NORMALIZED_CONFIG_CLASS = NormalizedTextConfig
     inputs: dict[str, dict[int, str]] = {}  # noqa: RUF012 -- those of the checkpoint replace them
+    example: Mapping[str, torch.Tensor]
+
+    def generate_dummy_inputs(self, framework: str = "pt", **kwargs: Any) -> dict[str, Any]:
+        """Return the example: some models refuse random tokens, such as those that look for the end token."""
+        return {name: values.numpy() if framework == "np" else values for name, values in self.example.items()}
 
 
-def onnx_config(config: PretrainedConfig, task: str, names: Sequence[str]) -> Any:
-    """Return the configuration for a graph of a model with exactly the inputs `names`; `task` is Optimum's name of it.
+def onnx_config(config: PretrainedConfig, task: str, example: Mapping[str, torch.Tensor]) -> Any:
+    """Return the configuration for a graph of a model with exactly the inputs of `example`, int64 (rows, tokens).
 
-    A pooling head of tuneport's is exported as its encoder is.
+    `task` is Optimum's name of it. A pooling head of tuneport's is exported as its encoder is.
     """
     encoder = encoder_config(config)
     known = TasksManager._SUPPORTED_MODEL_TYPE.get(encoder.model_type, {}).get("onnx", {})
     constructor = known.get(task) or known.get("feature-extraction")
     kind = constructor.func if constructor else TextOnnxConfig
-    inputs = {name: AXES for name in names}
-    return type(kind.__name__, (kind,), {"inputs": property(lambda _: dict(inputs))})(encoder, task=task)
+    inputs = {name: AXES for name in example}
+    members = {"inputs": property(lambda _: dict(inputs)), "example": example}
+    return type(kind.__name__, (kind,), members)(encoder, task=task)

@@ -11,14 +11,9 @@ from tuneport.errors import TuneportError
 
 
 class Frozen(BaseModel):
-    """A record that refuses unknown fields and never changes; a docstring below a field is its description.
+    """A record that refuses unknown fields and never changes; a docstring below a field is its description."""
 
-    JSON has no infinity and no NaN, so that no number of a record may be one.
-    """
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True, allow_inf_nan=False
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True)
 
 
 def parse_json(text: str) -> Any:
