@@ -11,7 +11,7 @@ from tuneport.errors import CheckpointError
 from tuneport.modeling.heads import PooledClassifier, PooledConfig
 
 from .config import FinetuneConfig
-from .model_limits import check_sizes
+from .model_limits import check_sizes, cls_position
 
 DROPOUTS = (
     "hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "dropout", "attention_dropout",
@@ -105,6 +105,7 @@ def load_pooled(source: str, config: FinetuneConfig, pooling: str | None, **opti
         trust = config.trust_remote_code
         with as_checkpoint_error(source):
             model = PooledClassifier.from_encoder(source, str(pooling), trust_remote_code=trust, **options)
+            model.config.cls_position = cls_position(model.encoder, load_tokenizer(source, config))
         return _set_dropout(model, config)
     with as_checkpoint_error(source):
         model_config = PooledConfig.from_pretrained(source)
