@@ -37,18 +37,19 @@ class TorchBaseline:
         return load_reference(self.checkpoint, self.task, reference_setup(device))
 
 
-def open_baseline(manifest: Manifest, folder: Path | None) -> TorchBaseline:
-    """Open the checkpoint in `folder`, by default the folder that the manifest records.
+def open_baseline(manifest: Manifest, config: BenchConfig | EndpointConfig) -> TorchBaseline:
+    """Open the checkpoint of `config`, by default the folder that the manifest records.
 
-    Raises CheckpointError if it is missing, or is not the checkpoint that the artifact was exported from.
+    Its own code runs only if `config` says so, whatever the manifest says. Raises CheckpointError if it is missing, or
+    is not the checkpoint that the artifact was exported from.
     """
     provenance = manifest.provenance
-    folder = folder or Path(provenance.checkpoint)
+    folder = config.checkpoint or Path(provenance.checkpoint)
     checkpoint = open_checkpoint(
         folder,
         task=manifest.task,
         max_length=manifest.processing.max_length,
-        trust_remote_code=bool(provenance.config["export"]["trust_remote_code"]),
+        trust_remote_code=config.trust_remote_code,
     )
     if checkpoint.hash() != provenance.checkpoint_sha256:
         raise CheckpointError(f"{folder} is not what {manifest.name} was exported from", "give it with --checkpoint")

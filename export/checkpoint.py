@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from transformers import AutoConfig, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedTokenizerFast
 
 from tuneport.errors import CheckpointError
@@ -14,6 +13,7 @@ from tuneport.folders import digest, sha256
 from tuneport.modeling.adapters import NAME as ADAPTER
 from tuneport.modeling.heads import PooledClassifier, PooledConfig, encoder_config
 from tuneport.modeling.positions import declared_positions, position_limit
+from tuneport.schema.loading import load_run
 from tuneport.schema.run import CHECKPOINT, RUN, Run
 from tuneport.tasks import FamilyName, task_spec
 
@@ -71,7 +71,7 @@ def open_checkpoint(
     `task` is for checkpoints that were trained elsewhere and whose architecture fits several tasks. `max_length`
     is in tokens, by default that of the run.
     """
-    run = _read_run(path / RUN) if (path / RUN).is_file() else None
+    run = load_run(path) if (path / RUN).is_file() else None
     folder = path / CHECKPOINT if run else path
     check_files(path, folder)
     try:
@@ -118,13 +118,6 @@ _OPENERS: dict[FamilyName, Callable[[Checkpoint, int | None], Checkpoint]] = {
     "encoder": _open_encoder,
     "generative": _open_generative,
 }
-
-
-def _read_run(path: Path) -> Run:
-    try:
-        return Run.model_validate_json(path.read_text(encoding="utf-8"))
-    except (ValueError, ValidationError) as error:
-        raise CheckpointError(f"{path} is not a run of this version", "fine-tune again") from error
 
 
 def _labels(config: PretrainedConfig, folder: Path, run: Run | None) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from .families import ExportFamily, export_family, load_reference
 from .gate import Gate
 from .golden import golden_cases
 from .reference import TorchModel
+from .statelessness import check_stateless
 from .tasks.base import ExportTask
 
 
@@ -70,6 +71,8 @@ def compute_reference(source: Source, folder: Path, setup: TorchSetup) -> Refere
     model = load_reference(checkpoint, task, setup)
     golden = golden_cases(checkpoint, task, runtime_task, model, sample.inputs)
     expected = model.outputs(runtime_task, [runtime_task.parse_input(each) for each in sample.inputs])
+    if source.family.is_checked_fresh:
+        check_stateless(checkpoint, task, runtime_task, model, golden)
     write_lines(folder / GOLDEN, (case.model_dump() for case in golden))
     return Reference(model, runtime_task, processing, Gate(task, runtime_task, golden, sample, expected))
 

@@ -12,7 +12,7 @@ from tuneport.errors import CheckpointError
 from tuneport.modeling.heads import PooledClassifier, PooledConfig
 
 from .config import FinetuneConfig
-from .model_limits import check_sizes
+from .model_limits import check_sizes, cls_position
 
 DROPOUTS = (
     "hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "dropout", "attention_dropout",
@@ -110,6 +110,7 @@ def load_pooled(source: str, config: FinetuneConfig, pooling: str | None, **opti
             model = PooledClassifier.from_encoder(
                 source, str(pooling), encoder_config=encoder_config, trust_remote_code=trust, **options
             )
+            model.config.cls_position = cls_position(model.encoder, load_tokenizer(source, config))
         else:
             model_config = PooledConfig.from_pretrained(source)
             encoder = {**model_config.encoder, **_dropout_rates(model_config.encoder, config)}

@@ -3,9 +3,9 @@
 runs/x/  run.json  checkpoint/
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, BaseModel, Field
 
 from tuneport.host import Host
 from tuneport.schema.base import Frozen
@@ -43,6 +43,23 @@ class PseudoLabelled(Frozen):
     """All unlabelled rows."""
 
 
+class _UsedSettings(BaseModel):
+    """The settings that later stages read from a run, with the types that they rely on; any others may stand beside."""
+
+    model: str
+    max_length: Annotated[int, Field(ge=1)]
+    doc_stride: Annotated[int, Field(ge=0)] | None = None
+    max_target_length: Annotated[int, Field(ge=1)] | None = None
+    source_prefix: str | None = None
+    source_language: str | None = None
+    target_language: str | None = None
+
+
+def _check_settings(config: dict[str, Any]) -> dict[str, Any]:
+    _UsedSettings.model_validate(config, strict=True)
+    return config
+
+
 class Run(Frozen):
     """run.json: what a fine-tuning run did and what came of it."""
 
@@ -59,7 +76,7 @@ class Run(Frozen):
     """Tokens of an input, special tokens included."""
     inputs: tuple[str, ...]
     """What the tokenizer or the feature extractor gave the model, such as `input_ids`, in order."""
-    config: dict[str, Any]
+    config: Annotated[dict[str, Any], AfterValidator(_check_settings)]
     """The resolved settings, those of `tuneport.stages.finetune.config`."""
     seed: int
     data: DataSource
