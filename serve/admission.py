@@ -11,12 +11,9 @@ from tuneport.errors import DeadlineExceeded, InputError, Overloaded, PayloadToo
 from tuneport.runtime.tasks.generation import TokenCallback
 
 from . import logs, tracing
-from .inference import Inference, InferenceResult
+from .inference import Inference, InferenceResult, count_chars
 from .metrics import Metrics
 from .settings import Settings
-
-INFERENCE_OPERATIONS = ("predict", "infer", "openai")
-"""Operations that need the engine."""
 
 
 class AdmissionController:
@@ -53,18 +50,16 @@ class AdmissionController:
             raise Unauthenticated(problem, "send Authorization: Bearer KEY, or x-api-key: KEY")
 
     @contextmanager
-    def acquire_slot(self, operation: str) -> Iterator[None]:
+    def acquire_slot(self) -> Iterator[None]:
         """Count a request as active for as long as the block lasts.
 
-        Raises Overloaded where as many requests are active as may be or, for inference, where the queue is full:
-        then a request is refused before its body is read.
+        Raises Overloaded where as many requests are active as may be. A full queue refuses a request only when it has
+        been read, so that an invalid one is not told to try again.
         """
         limit = self.settings.max_concurrent_requests
         if self._active_requests >= limit:
             problem = f"{self._active_requests} requests are active and at most {limit} may be"
             raise Overloaded(problem, "try again after a second, or add replicas")
-        if operation in INFERENCE_OPERATIONS:
-            self.inference.batcher.check_capacity()
         self._active_requests += 1
         try:
             yield
@@ -141,17 +136,3 @@ class AdmissionController:
                 ms=round(seconds * 1000, 3),
                 **fields,
             )
-
-
-def count_chars(value: Any) -> int:
-    """Count the characters of all text in a JSON value, however nested; a recording in base64 does not count."""
-    chars, pending = 0, [value]
-    while pending:
-        part = pending.pop()
-        if isinstance(part, str):
-            chars += len(part)
-        elif isinstance(part, dict):
-            pending += [field for name, field in part.items() if name != "audio"]
-        elif isinstance(part, list | tuple):
-            pending += part
-    return chars

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tuneport.errors import InputError, NotFound
+from tuneport.runtime.tasks.inputs import check_number
 from tuneport.schema.artifact import Manifest
 
 from .admission import AdmissionController
@@ -48,6 +49,7 @@ async def infer(
 
     The request's `timeout` parameter and `deadline_s`, seconds from now, both shorten the time limit.
     """
+    check_number(len(parameters), "parameters")
     limits = [limit for limit in (timeout_s(parameters), deadline_s) if limit is not None]
     task_parameters = {name: value for name, value in parameters.items() if name not in PROTOCOL_PARAMETERS}
     results = await admission.infer(inputs, task_parameters, timeout_s=min(limits, default=None))

@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 import grpc
 
 from tuneport.runtime.tasks.inputs import check_number
+from tuneport.schema.artifact import Manifest
 
 from .. import tensors
 from ..admission import AdmissionController
@@ -14,8 +15,11 @@ from ..framing import RequestFrame
 from ..open_inference import EXTENSIONS, PLATFORM, check_model, infer
 from . import open_inference_pb2 as pb
 from .messages import infer_response, parse_message, read_parameters, read_tensors
+from .wire import check_fields
 
 SERVICE = "inference.GRPCInferenceService"
+EXTRA_FIELDS = 1024
+"""Fields that a message may have beside the elements of its tensors."""
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Call = Callable[[Any, Context, RequestFrame], Awaitable[Any]]
 
@@ -82,8 +86,9 @@ class Servicer:
         """Answer input tensors with output tensors."""
         manifest = self._admission.manifest
         check_model(manifest, request.model_name, request.model_version)
-        input_tensors = read_tensors(request, self._admission.settings.max_client_batch_size)
-        frame.inputs = tensors.inputs_from_tensors(manifest, input_tensors)
+        frame.inputs = await self._admission.inference.lanes.run_if_large(
+            request.ByteSize(), _read_inputs, manifest, request, self._admission.settings.max_client_batch_size
+        )
         parameters = read_parameters(request.parameters)
         check_number(len(request.outputs), "outputs")
         output_names = [output.name for output in request.outputs]
@@ -100,6 +105,7 @@ class Servicer:
             context.set_trailing_metadata((("x-request-id", frame.request_id),))
 
             async def answer() -> Any:
+                check_fields(raw, EXTRA_FIELDS + 4 * self._admission.settings.max_client_batch_size)
                 response = await call(parse_message(kind, raw), context, frame)
                 frame.status = "OK"
                 return response
@@ -112,6 +118,11 @@ class Servicer:
             return await frame.handle(answer, respond)
 
         return framed
+
+
+def _read_inputs(manifest: Manifest, request: Any, limit: int) -> list[Any]:
+    """Return the inputs in a request's tensors, at most `limit`."""
+    return tensors.inputs_from_tensors(manifest, read_tensors(request, limit))
 
 
 def _trailing_metadata(error: ErrorResponse, request_id: str) -> tuple[tuple[str, str], ...]:

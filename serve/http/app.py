@@ -3,9 +3,9 @@
 BentoML mounts it beside its own /livez and /readyz.
 """
 
+import itertools
 from typing import Any
 
-import orjson
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -15,10 +15,12 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import Scope
 
-from tuneport.errors import InputError, MalformedRequest, MethodNotAllowed, NotFound, RequestError
+from tuneport.errors import InputError, MethodNotAllowed, NotFound, RequestError
+from tuneport.runtime.tasks.inputs import MAX_ITEMS
 
 from ..admission import AdmissionController
 from ..framing import CANCELLED
+from ..json_text import parse_json
 from .middleware import RequestMiddleware
 from .open_inference import routes as open_inference_routes
 from .openai import routes as openai_routes
@@ -57,7 +59,8 @@ async def predict(request: Request) -> Response:
     """`{"inputs": X, "parameters": {…}}` → `{"predictions": […], "model": {…}}`, in order and number."""
     admission = admission_of(request)
     body, content_type = await read_body(request), request.headers.get("content-type", "")
-    inputs, parameters = read_upload(content_type, body) if is_upload(content_type) else parse_body(body)
+    read = read_upload if is_upload(content_type) else parse_body
+    inputs, parameters = await admission.inference.lanes.run_if_large(len(body), read, body, content_type)
     frame_of(request).inputs = inputs
     if isinstance(parameters, dict) and parameters.get("stream") is True:
         return await stream_prediction(request, inputs, parameters)
@@ -79,16 +82,12 @@ async def docs(request: Request) -> Response:
     return json_response(describe_api(admission_of(request).manifest))
 
 
-def parse_body(body: bytes) -> tuple[list[Any], Any]:
+def parse_body(body: bytes, _: str = "") -> tuple[list[Any], Any]:
     """Return inputs and parameters of a JSON body; the task checks what they hold."""
-    try:
-        content = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        remedy = 'send {"inputs": […]} as UTF-8'
-        raise MalformedRequest(f"the body is not JSON: {error}", remedy, code="not_json") from error
+    content = parse_json(body)
     if not isinstance(content, dict) or "inputs" not in content:
         raise InputError('the body is not an object with "inputs"', 'send {"inputs": […]}', code="no_inputs")
-    if unknown := sorted(content.keys() - {"inputs", "parameters"}):
+    if unknown := sorted(itertools.islice(content.keys() - {"inputs", "parameters"}, MAX_ITEMS)):
         raise InputError(f"unknown fields {unknown}"[:200], 'send "inputs" and "parameters"', code="unknown_field")
     inputs = content["inputs"]
     return inputs if isinstance(inputs, list) else [inputs], content.get("parameters")
