@@ -11,7 +11,6 @@ import atexit
 import math
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +19,7 @@ from bentoml.models import BentoModel
 from pydantic import BaseModel
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tuneport.errors import TuneportError
-
-from . import lifecycle, logs
+from . import lifecycle, logs, supervision
 from .bento import MODEL_NAME
 from .settings import METRICS_FOLDER, Settings, read_settings
 
@@ -87,9 +84,11 @@ class ModelService:
         shared by all its services, and emptied by each that starts.
         """
         logs.set_up()
+        folder = supervision.prepare_supervisor()
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
         if settings.workers > 1:
-            os.environ[METRICS_FOLDER] = tempfile.mkdtemp(prefix="tuneport-metrics-")
-            atexit.register(shutil.rmtree, os.environ[METRICS_FOLDER], ignore_errors=True)
+            os.environ[METRICS_FOLDER] = str(folder / "metrics")
+            (folder / "metrics").mkdir()
         from .autotune import select_variant_for_host
 
         if settings.variant is None and (variant := select_variant_for_host(_artifact(), settings)):
@@ -101,10 +100,11 @@ class ModelService:
         from .http.app import create_app
 
         logs.set_up()
+        supervision.prepare_worker(settings.shutdown_grace_s)
         try:
             self.admission = AdmissionController(self.open_inference(_artifact()), settings)
             worker_app.app = create_app(self.admission, settings.origins())
-        except TuneportError as error:
+        except Exception as error:
             lifecycle.report_failed_start(error)
             raise
         self._grpc: Any = None
@@ -127,11 +127,11 @@ class ModelService:
                 await self._grpc.start()
             if settings.metrics_port and bentoml.server_context.worker_index in (None, 1):
                 self._metrics_server = self.admission.metrics.listen(settings.metrics_port, settings.grpc_host)
-        except TuneportError as error:
+        except Exception as error:
             lifecycle.report_failed_start(error)
             raise
-        lifecycle.install_shutdown_hooks(settings, self._drain)
-        lifecycle.report_ready()
+        lifecycle.install_shutdown_hooks(settings, self._drain, self._hurry)
+        supervision.report_ready()
         logs.log("ready", model=self.admission.model, pid=os.getpid())
 
     async def __is_ready__(self) -> bool:
@@ -144,9 +144,14 @@ class ModelService:
         self.admission.ready = False
         if self._grpc:
             await self._grpc.set_ready(False)
-        await asyncio.sleep(settings.drain_s)
+        await asyncio.sleep(0 if supervision.is_orphan() else settings.drain_s)
         if self._grpc:
             self._closing = asyncio.ensure_future(self._grpc.stop(settings.shutdown_grace_s))
+
+    async def _hurry(self) -> None:
+        """End active gRPC requests, too."""
+        if self._grpc:
+            await self._grpc.stop(0)
 
     @bentoml.on_shutdown
     async def stop(self) -> None:
