@@ -4,7 +4,7 @@ import asyncio
 import hmac
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from tuneport.errors import DeadlineExceeded, InputError, Overloaded, PayloadTooLarge, Unauthenticated
@@ -32,21 +32,22 @@ class AdmissionController:
         """False as soon as the service is told to stop."""
         self._record_span = tracing.recorder(self.model)
         self._keys = settings.keys()
+        self._has_several_labels = self.manifest.processing.problem_type == "multi_label_classification"
         self._active_requests = 0
 
     def check_key(self, authorization: str | None, api_key: str | None) -> None:
-        """Raise Unauthenticated for a request without a valid key, where keys are set.
+        """Raise Unauthenticated for a request without a valid key in either header, where keys are set.
 
         Takes the same time for every wrong key.
         """
         if not self._keys:
             return
-        sent = api_key or ""
+        sent = [api_key] if api_key else []
         if authorization and authorization[:7].lower() == "bearer ":
-            sent = authorization[7:].strip()
-        sent_bytes = sent.encode("utf-8", "surrogateescape")
-        if not any([hmac.compare_digest(sent_bytes, key) for key in self._keys]):
-            problem = "the API key is wrong" if sent else "there is no API key"
+            sent.append(authorization[7:].strip())
+        pairs = [(each.encode("utf-8", "surrogateescape"), key) for each in sent for key in self._keys]
+        if not any([hmac.compare_digest(each, key) for each, key in pairs]):
+            problem = "the API key is wrong" if any(sent) else "there is no API key"
             raise Unauthenticated(problem, "send Authorization: Bearer KEY, or x-api-key: KEY")
 
     @contextmanager
@@ -92,7 +93,9 @@ class AdmissionController:
         except TimeoutError:
             problem = f"no answer within {seconds:g} s"
             raise DeadlineExceeded(problem, "send fewer inputs, ask for fewer tokens, or add replicas") from None
-        self.metrics.predictions([result.prediction for result in results])
+        with suppress(Exception):  # whatever is only observed must not fail a request
+            predictions = [result.prediction for result in results]
+            self.metrics.predictions(predictions, has_several_labels=self._has_several_labels)
         return results
 
     def check_size(self, inputs: Sequence[Any]) -> None:
@@ -120,12 +123,17 @@ class AdmissionController:
         inputs: Any = None,
         traceparent: str | None = None,
     ) -> None:
-        """Count, trace and log a request that has ended. `began` is a time of `time.perf_counter`."""
+        """Count, trace and log a request that has ended. `began` is a time of `time.perf_counter`.
+
+        Raises nothing: a full disk, or a log that nobody reads, must not fail a request.
+        """
         seconds = time.perf_counter() - began
-        self.metrics.request(protocol, operation, status, seconds)
+        with suppress(Exception):
+            self.metrics.request(protocol, operation, status, seconds)
         if self._record_span:
             attributes = {"protocol": protocol, "status": status, "request_id": request_id}
-            self._record_span(operation, began, attributes, traceparent)
+            with suppress(Exception):
+                self._record_span(operation, began, attributes, traceparent)
         if self.settings.log_requests:
             fields: dict[str, Any] = {"inputs": inputs} if self.settings.log_inputs and inputs is not None else {}
             logs.log_request(

@@ -13,6 +13,7 @@ import bentoml
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml.exceptions import NotFound
 
+from tuneport import telemetry
 from tuneport.errors import ArtifactError, TuneportError
 from tuneport.folders import sha256
 from tuneport.schema.artifact import MANIFEST, Manifest
@@ -131,9 +132,8 @@ def serve_command(target: str, *, host: str, port: int, model: str | None = None
 
 
 def serve_environment() -> dict[str, str]:
-    """Return this process's environment with defaults for a service: no tracing, and no imports from its cwd."""
-    defaults = {"OTEL_SDK_DISABLED": "true", "BENTOML_DO_NOT_TRACK": "true", "PYTHONSAFEPATH": "1"}
-    environment = {**defaults, **os.environ}
+    """Return this process's environment with defaults for a service: no telemetry, and no imports from its cwd."""
+    environment = {**telemetry.OFF, "PYTHONSAFEPATH": "1", **os.environ}
     if home := environment.get("BENTOML_HOME"):
         environment["BENTOML_HOME"] = str(Path(home).expanduser().absolute())
     return environment

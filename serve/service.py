@@ -19,7 +19,7 @@ from bentoml.models import BentoModel
 from pydantic import BaseModel
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from . import lifecycle, logs, supervision
+from . import lifecycle, logs, supervision, tracing
 from .bento import MODEL_NAME
 from .settings import METRICS_FOLDER, Settings, read_settings
 
@@ -61,6 +61,7 @@ class WorkerApp:
         await self.app(scope, receive, send)
 
 
+tracing.keep_bentoml_from_tracing()
 arguments = bentoml.use_arguments(Arguments)
 # Read at import because the supervisor needs to know about workers and TLS.
 settings = read_settings()
@@ -83,7 +84,7 @@ class ModelService:
         The variant is chosen here where the artifact was timed on another host. BentoML's own metrics folder would be
         shared by all its services, and emptied by each that starts.
         """
-        logs.set_up()
+        logs.set_up_process()
         folder = supervision.prepare_supervisor()
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         if settings.workers > 1:
@@ -99,7 +100,7 @@ class ModelService:
         from .admission import AdmissionController
         from .http.app import create_app
 
-        logs.set_up()
+        logs.set_up_process()
         supervision.prepare_worker(settings.shutdown_grace_s)
         try:
             self.admission = AdmissionController(self.open_inference(_artifact()), settings)

@@ -39,7 +39,13 @@ def prepare_worker(shutdown_grace_s: float) -> None:
 def is_orphan() -> bool:
     """Tell whether the processes above this worker have ended: then nothing waits for it to become not ready."""
     pids = [int(pid) for name in (SUPERVISOR_PID, COMMAND_PID) if (pid := os.environ.get(name))]
-    return not all(map(psutil.pid_exists, pids))
+    return not all(map(_is_alive, pids))
+
+
+def _is_alive(pid: int) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def end_with(parent: int, grace_s: float = 0.0) -> None:

@@ -14,6 +14,10 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from tuneport import telemetry
+
+telemetry.switch_off()
+
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable
