@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import re
+import select
 import signal
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
@@ -22,6 +23,8 @@ from . import logs, supervision
 from .settings import START_REPORT, Settings
 
 HTTP2_UPGRADE = re.compile(rb"(?<=\r\n)upgrade:[ \t]*h2c[ \t]*\r\n", re.IGNORECASE)
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+PROBE_S = 0.1
 METHODS = (b"POST ", b"GET ", b"PUT ", b"OPTIONS ")
 
 
@@ -90,14 +93,16 @@ def read_failed_start(report: Path) -> TuneportError | None:
 
 
 class _HeaderTimeout(asyncio.Protocol):
-    """A mixin for uvicorn's httptools protocol: closes a connection whose headers don't arrive in time.
+    """A mixin for uvicorn's httptools protocol: it bounds the time for headers, and answers half-closed clients.
 
-    uvicorn itself waits for them without limit.
+    uvicorn itself waits for headers without limit, and drops the request of a client that closes its sending side.
     """
 
     header_timeout_s: float
     loop: asyncio.AbstractEventLoop
     transport: asyncio.Transport
+    cycle: Any
+    pipeline: Any
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
@@ -114,6 +119,32 @@ class _HeaderTimeout(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         self._stop_waiting()
         super().on_headers_complete()  # type: ignore[misc]
+
+    def eof_received(self) -> bool:
+        """Keep the connection of a client that has sent its request and closes its side; end any other one."""
+        last = self.cycle
+        if not last or last.response_complete or last.more_body or self.transport.get_extra_info("sslcontext"):
+            return False
+        last.keep_alive = False
+        self._probe(last)
+        return True
+
+    def _probe(self, cycle: Any) -> None:
+        """End the connection if the client has closed its other side, too.
+
+        Both ways of closing look alike until something is sent: then the one who is gone resets the connection.
+        """
+        if not self.pipeline and not cycle.response_started and cycle.scope["http_version"] == "1.1":
+            self.transport.write(CONTINUE)
+        self._watch(cycle)
+
+    def _watch(self, cycle: Any) -> None:
+        if self.transport.is_closing() or cycle.response_complete:
+            return
+        if _is_reset(self.transport.get_extra_info("socket")):
+            self.transport.abort()
+        else:
+            self.loop.call_later(PROBE_S, self._watch, cycle)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
@@ -138,6 +169,12 @@ def with_header_timeout(protocol: Any, timeout_s: float) -> Any:
     if not hasattr(protocol, "on_headers_complete"):
         return protocol
     return type("HeaderTimeoutProtocol", (_HeaderTimeout, protocol), {"header_timeout_s": timeout_s})
+
+
+def _is_reset(socket: Any) -> bool:
+    poll = select.poll()
+    poll.register(socket.fileno(), 0)
+    return bool(poll.poll(0))
 
 
 def _without_upgrade(data: bytes) -> bytes:

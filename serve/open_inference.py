@@ -1,6 +1,6 @@
 """The Open Inference Protocol v2 as HTTP and gRPC share it: the model's check, its parameters, and inference."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tuneport.errors import InputError, NotFound
@@ -16,7 +16,15 @@ PROTOCOL_PARAMETERS = frozenset(
     {"binary_data_output", "sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "headers"}
 )
 """Parameters of a request that are the protocol's; the others are the task's."""
+OUTPUT_PARAMETERS = frozenset({"binary_data"})
 MAX_TIMEOUT_DIGITS = 18
+
+
+def check_output_parameters(output: str, names: Iterable[str]) -> None:
+    """Raise InputError for parameters of a requested output that have no effect here, as `classification` has none."""
+    if unknown := [name for name in names if name not in OUTPUT_PARAMETERS]:
+        problem = f"the output {output[:40]!r} has the parameter {unknown[0][:40]!r}"
+        raise InputError(problem, "leave it out; for several labels send the request's parameter top_k")
 
 
 def check_model(manifest: Manifest, name: str, version: str | None) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tuneport.schema.artifact import Manifest
     from tuneport.schema.run import Run
 
+__version__ = "0.1.0"
 __all__ = ["export", "finetune", "load"]
 
 

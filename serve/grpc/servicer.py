@@ -5,6 +5,7 @@ from typing import Any, TypeAlias
 
 import grpc
 
+from tuneport import __version__
 from tuneport.runtime.tasks.inputs import check_number
 from tuneport.schema.artifact import Manifest
 
@@ -12,7 +13,7 @@ from .. import tensors
 from ..admission import AdmissionController
 from ..errors import ErrorResponse
 from ..framing import RequestFrame
-from ..open_inference import EXTENSIONS, PLATFORM, check_model, infer
+from ..open_inference import EXTENSIONS, PLATFORM, check_model, check_output_parameters, infer
 from . import open_inference_pb2 as pb
 from .messages import infer_response, parse_message, read_parameters, read_tensors
 from .wire import check_fields
@@ -65,8 +66,7 @@ class Servicer:
 
     async def server_metadata(self, request: Any, context: Context, frame: RequestFrame) -> Any:
         """Return the server's name, version and protocol extensions."""
-        version = self._admission.manifest.version
-        return pb.ServerMetadataResponse(name=PLATFORM, version=version, extensions=EXTENSIONS)
+        return pb.ServerMetadataResponse(name=PLATFORM, version=__version__, extensions=EXTENSIONS)
 
     async def model_metadata(self, request: Any, context: Context, frame: RequestFrame) -> Any:
         """Return the model's input and output tensors."""
@@ -91,6 +91,8 @@ class Servicer:
         )
         parameters = read_parameters(request.parameters)
         check_number(len(request.outputs), "outputs")
+        for output in request.outputs:
+            check_output_parameters(output.name, output.parameters)
         output_names = [output.name for output in request.outputs]
         tensors.check_outputs(manifest, output_names)
         outputs = await infer(self._admission, frame.inputs, parameters, output_names, context.time_remaining())

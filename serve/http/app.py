@@ -46,7 +46,7 @@ def create_app(admission: AdmissionController, origins: list[str] | None = None)
             *playground_routes,
             Route("/metrics", metrics),
             Route("/docs.json", docs),
-            FallbackRoute("/{path:path}", not_routed, methods=["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]),
+            FallbackRoute("/{path:path}", not_routed),
         ],
         middleware=[*(cors if origins else []), Middleware(RequestMiddleware)],
         exception_handlers={ClientDisconnect: _client_disconnected, HTTPException: _starlette_error},
@@ -79,7 +79,7 @@ async def metrics(request: Request) -> Response:
 
 async def docs(request: Request) -> Response:
     """Describe the HTTP API in OpenAPI's form."""
-    return json_response(describe_api(admission_of(request).manifest))
+    return json_response(describe_api(admission_of(request).manifest, admission_of(request).settings))
 
 
 def parse_body(body: bytes, _: str = "") -> tuple[list[Any], Any]:
@@ -97,11 +97,12 @@ class FallbackRoute(Route):
     """Matches every path that no other route has."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """Match all but the paths of BentoML's page."""
+        """Match all but the paths of BentoML's page, with any method, and with line breaks in the path."""
         path = scope["path"]
-        if path == BENTOML_PATHS[0] or path.startswith(BENTOML_PATHS[1:]):
+        if scope["type"] != "http" or path == BENTOML_PATHS[0] or path.startswith(BENTOML_PATHS[1:]):
             return Match.NONE, {}
-        return super().matches(scope)
+        self.methods = None  # Starlette's constructor replaces None by GET
+        return Match.FULL, {"endpoint": self.endpoint, "path_params": {}}
 
 
 async def not_routed(request: Request) -> Response:

@@ -6,6 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from tuneport import __version__
 from tuneport.schema.artifact import Manifest
 
 from .. import tensors
@@ -17,24 +18,24 @@ from .tensor_json import HEADER_LENGTH, as_object, read_tensors, requested_outpu
 
 async def live(request: Request) -> Response:
     """Answer that the process is alive."""
-    return Response()
+    return json_response({"live": True})
 
 
 async def ready(request: Request) -> Response:
     """Answer whether the server accepts inference requests."""
-    return Response(status_code=200 if admission_of(request).ready else 503)
+    is_ready = admission_of(request).ready
+    return json_response({"ready": is_ready}, 200 if is_ready else 503)
 
 
 async def model_ready(request: Request) -> Response:
     """Answer whether the model accepts inference requests."""
-    _checked_manifest(request)
-    return await ready(request)
+    manifest, is_ready = _checked_manifest(request), admission_of(request).ready
+    return json_response({"name": manifest.name, "ready": is_ready}, 200 if is_ready else 503)
 
 
 async def server_metadata(request: Request) -> Response:
     """Return the server's name, version and protocol extensions."""
-    version = admission_of(request).manifest.version
-    return json_response({"name": PLATFORM, "version": version, "extensions": EXTENSIONS})
+    return json_response({"name": PLATFORM, "version": __version__, "extensions": EXTENSIONS})
 
 
 async def model_metadata(request: Request) -> Response:

@@ -11,6 +11,7 @@ from tuneport.runtime.tasks.inputs import check_number
 
 from .. import tensors
 from ..json_text import parse_json
+from ..open_inference import check_output_parameters
 from ..tensors import Tensor
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -69,6 +70,7 @@ def requested_outputs(outputs: Any, default: bool) -> dict[str, bool]:
         if not isinstance(fields.get("name"), str):
             raise InputError("an output lacks its name", "name it")
         parameters = as_object(fields.get("parameters"), "parameters")
+        check_output_parameters(fields["name"], parameters)
         is_binary[fields["name"]] = parameters.get("binary_data", default) is True
     return is_binary
 
