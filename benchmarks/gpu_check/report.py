@@ -94,11 +94,8 @@ def _speed_parts(name: str, speed: SpeedReport) -> list[str]:
     """Return a model's tables: what every target reached, and the floors."""
     targets = list(dict.fromkeys(target for workload in speed.workloads for target in workload.values))
     titles = {target: f"torch {setup.precision} {target}" for target, setup in speed.baselines.items()}
-    header = [
-        "workload",
-        "unit",
-        *(titles.get(each, default if each == speed.default_variant else each) for each in targets),
-    ]
+    titles[speed.default_variant] = f"{speed.default_variant} *"
+    header = ["workload", "unit", *(titles.get(each, each) for each in targets)]
     rows = [
         [workload.workload, workload.unit, *(f"{workload.values[each]:.4g}" for each in targets)]
         for workload in speed.workloads
@@ -109,8 +106,8 @@ def _speed_parts(name: str, speed: SpeedReport) -> list[str]:
         f"## Speed: {name}",
         markdown_table(header, rows),
         f"`ms` is the median of a batch of rows x tokens, `texts/s` is on {speed.mean_tokens:g} tokens on average, "
-        f"sorted by length; copies to the device and back are included. * is the default variant. Largest difference from "
-        f"torch fp32: {differences}. torch.compile took: {compiled or 'it was not run'}.",
+        f"sorted by length; copies to the device and back are included. * is the default variant. Largest difference "
+        f"from torch fp32: {differences}. torch.compile took: {compiled or 'it was not run'}.",
         *(f"**{variant} is wrong**: {why}" for variant, why in speed.wrong.items()),
     ]
     floors = [
