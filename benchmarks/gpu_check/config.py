@@ -16,6 +16,8 @@ class Scale:
     """How much each step does."""
 
     train_steps: int
+    max_length: int
+    """Tokens of an input of the fine-tuned model."""
     gate_rows: int
     layers: int
     """Of the random BERT; 12 is BERT-base."""
@@ -34,12 +36,14 @@ class Scale:
 
 SCALES: dict[TorchDevice, Scale] = {
     "cuda": Scale(
-        train_steps=100, gate_rows=300, layers=12, hidden_size=768, shapes=((1, 16), (1, 128), (8, 128), (32, 128)),
-        mixed_rows=2000, seconds=0.4, compiles=True, bench_inputs=100, connections="1,256", load_seconds=2.0,
+        train_steps=100, max_length=128, gate_rows=300, layers=12, hidden_size=768,
+        shapes=((1, 16), (1, 128), (8, 128), (32, 128)), mixed_rows=2000, seconds=0.4, compiles=True,
+        bench_inputs=100, connections="1,256", load_seconds=2.0,
     ),
     "cpu": Scale(
-        train_steps=2, gate_rows=20, layers=2, hidden_size=64, shapes=((1, 16), (2, 32)), mixed_rows=20, seconds=0.02,
-        compiles=False, bench_inputs=8, connections="2", load_seconds=0.5,
+        train_steps=2, max_length=48, gate_rows=20, layers=2, hidden_size=64,
+        shapes=((1, 16), (2, 32)), mixed_rows=20, seconds=0.02, compiles=False,
+        bench_inputs=8, connections="2", load_seconds=0.5,
     ),
 }  # fmt: skip
 """On a CPU the same steps run with as little as possible, to see that each of them works."""

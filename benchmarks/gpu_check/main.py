@@ -66,7 +66,14 @@ def plan_steps(device: TorchDevice, model: str, data: str | None, work: Path) ->
             ),
         ]  # fmt: skip
 
-    tuning = ("--set", f"max_steps={scale.train_steps}", "--set", "learning_rate=2e-4", "--set", "max_length=128")
+    tuning = (
+        "--set",
+        f"max_steps={scale.train_steps}",
+        "--set",
+        "learning_rate=2e-4",
+        "--set",
+        f"max_length={scale.max_length}",
+    )
     quiet = ("--set", "eval_strategy=no", "--set", "save_strategy=no")
     made_data = [] if data else [step("data", module("models"), "data", rows, limit_s=60)]
     needs_data = [each.name for each in made_data]
