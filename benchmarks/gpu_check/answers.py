@@ -35,10 +35,10 @@ TIMEOUT_S = 30.0
 def compare_answers(artifact: Path, checkpoint: Path, device: TorchDevice) -> dict[str, Any]:
     """Return what was compared; raises GateError for a wrong answer, a wrong variant, or a service off the GPU."""
     manifest = load_manifest(artifact)
-    baseline = open_baseline(manifest, checkpoint)
+    config = BenchConfig(artifact=artifact, checkpoint=checkpoint, num_inputs=SCALES[device].bench_inputs)
+    baseline = open_baseline(manifest, config)
     task = open_task(artifact, manifest.task, manifest.labels, manifest.processing)
-    count = SCALES[device].bench_inputs
-    texts = read_workload(manifest, baseline.task, BenchConfig(artifact=artifact, num_inputs=count)).inputs
+    texts = read_workload(manifest, baseline.task, config).inputs
     parsed = [task.parse_input(text) for text in texts]
     outputs = baseline.load_reference(device).outputs(task, parsed)
     expected = expected_predictions(task, load_golden(artifact))

@@ -28,6 +28,7 @@ from tuneport.stages.export.benchmark import BenchmarkTarget, benchmark
 from tuneport.stages.export.reference import TorchModel
 
 from ..baselines import open_baseline
+from ..config import BenchConfig
 from ..engine import select_device
 from .config import FLOORS, MEAN_TOKENS, MIXED, SCALES, Floor, Scale
 
@@ -125,7 +126,7 @@ def measure_speed(artifact: Path, checkpoint: Path, device: TorchDevice) -> Spee
     """Compare and time every variant of the device; floors are those of a GPU."""
     scale, manifest = SCALES[device], load_manifest(artifact)
     _, variants, _ = select_device(manifest, device)
-    reference = open_baseline(manifest, checkpoint).load_reference(device)
+    reference = open_baseline(manifest, BenchConfig(artifact=artifact, checkpoint=checkpoint)).load_reference(device)
     eager = reference.with_setup(TorchSetup(device=device, precision="fp16" if device == "cuda" else "fp32"))
     runners = {variant.name: open_runner(artifact, manifest, variant) for variant in variants}
     rows = Rows.of_golden(next(iter(runners.values())), artifact)
