@@ -32,18 +32,20 @@ class Scale:
     bench_inputs: int
     connections: str
     load_seconds: float
+    limit_factor: float
+    """Of the limits of the steps."""
 
 
 SCALES: dict[TorchDevice, Scale] = {
     "cuda": Scale(
         train_steps=100, max_length=128, gate_rows=300, layers=12, hidden_size=768,
         shapes=((1, 16), (1, 128), (8, 128), (32, 128)), mixed_rows=2000, seconds=0.4, compiles=True,
-        bench_inputs=100, connections="1,256", load_seconds=2.0,
+        bench_inputs=100, connections="1,256", load_seconds=2.0, limit_factor=1,
     ),
     "cpu": Scale(
         train_steps=2, max_length=48, gate_rows=20, layers=2, hidden_size=64,
         shapes=((1, 16), (2, 32)), mixed_rows=20, seconds=0.02, compiles=False,
-        bench_inputs=8, connections="2", load_seconds=0.5,
+        bench_inputs=8, connections="2", load_seconds=0.5, limit_factor=4,
     ),
 }  # fmt: skip
 """On a CPU the same steps run with as little as possible, to see that each of them works."""

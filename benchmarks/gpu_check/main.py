@@ -43,7 +43,7 @@ def plan_steps(device: TorchDevice, model: str, data: str | None, work: Path) ->
     def step(name: str, *arguments: object, limit_s: float, needs: Sequence[str] = (), writes: bool = False) -> Step:
         result = work / f"{name}.json" if writes else None
         command = ("-P", "-m", *map(str, arguments), *([str(result)] if result else []))
-        return Step(name, command, limit_s, tuple(needs), result)
+        return Step(name, command, limit_s * scale.limit_factor, tuple(needs), result)
 
     def module(name: str) -> str:
         return f"{PACKAGE}.{name}"

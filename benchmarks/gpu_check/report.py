@@ -101,7 +101,9 @@ def _speed_parts(name: str, speed: SpeedReport) -> list[str]:
         for workload in speed.workloads
     ]
     compiled = ", ".join(f"{workload} {seconds:g} s" for workload, seconds in speed.compile_s.items())
-    differences = ", ".join(f"{variant} {value:.2g}" for variant, value in speed.differences.items())
+    differences = ", ".join(
+        f"{variant} {'not finite' if value is None else f'{value:.2g}'}" for variant, value in speed.differences.items()
+    )
     parts = [
         f"## Speed: {name}",
         markdown_table(header, rows),

@@ -78,8 +78,8 @@ class SpeedReport(Frozen):
     """Of the mixed lengths."""
     default_variant: str
     workloads: tuple[WorkloadResult, ...]
-    differences: dict[str, float]
-    """Variant → the largest difference of an output from the reference."""
+    differences: dict[str, float | None]
+    """Variant → the largest difference of an output from the reference; None if one is not finite."""
     wrong: dict[str, str]
     """Variant → why its outputs are wrong."""
     floors: tuple[FloorResult, ...]
@@ -159,18 +159,23 @@ def compare(
     runners: Mapping[str, ModelRunner],
     variants: Sequence[Variant],
     batches: Sequence[Sequence[EncodedInput]],
-) -> tuple[dict[str, float], dict[str, str]]:
+) -> tuple[dict[str, float | None], dict[str, str]]:
     """Return each variant's largest difference from the reference, and why those are wrong that are."""
     expected = [_outputs(reference.run_batch, batch) for batch in batches]
-    differences, wrong = {}, {}
+    differences: dict[str, float | None] = {}
+    wrong: dict[str, str] = {}
     for variant in variants:
         found = [_outputs(runners[variant.name].run_batch, batch) for batch in batches]
-        gaps = [np.abs(ours - torchs).max() for ours, torchs in zip(found, expected, strict=True)]
-        agreement = np.mean([_agreement(ours, torchs) for ours, torchs in zip(found, expected, strict=True)])
+        if not all(np.isfinite(each).all() for each in found):
+            differences[variant.name], wrong[variant.name] = None, "some outputs are not finite"
+            continue
+        pairs = list(zip(found, expected, strict=True))
+        largest = max(float(np.abs(ours - torchs).max()) for ours, torchs in pairs)
+        agreement = float(np.mean([_agreement(ours, torchs) for ours, torchs in pairs]))
         limit = max(MIN_TOLERANCE, TOLERANCE_FACTOR * variant.evidence.tolerance)
-        differences[variant.name] = round(float(np.max(gaps)), 5) if np.isfinite(gaps).all() else float("inf")
-        if not differences[variant.name] <= limit or not agreement >= MIN_AGREEMENT:
-            wrong[variant.name] = f"|Δ| {differences[variant.name]:.3g} (limit {limit:.3g}), agreement {agreement:.1%}"
+        differences[variant.name] = round(largest, 7)
+        if largest > limit or agreement < MIN_AGREEMENT:
+            wrong[variant.name] = f"|Δ| {largest:.3g} (limit {limit:.3g}), agreement {agreement:.1%}"
     return differences, wrong
 
 
