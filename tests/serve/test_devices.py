@@ -239,6 +239,7 @@ def test_memory_settings_become_provider_options() -> None:
 
     options = Settings(gpu_memory_gib=1.5, gpu_arena_strategy="kSameAsRequested").device_options()
     cuda = {"gpu_mem_limit": str(3 * 2**29), "arena_extend_strategy": "kSameAsRequested"}
+    assert options.for_each(3).gpu_memory_bytes == 2**29
     assert providers_for("cpu", {}, options) == [("CPUExecutionProvider", {})]
     assert providers_for("cuda", {"use_tf32": "0", "gpu_mem_limit": "1"}, options) == [
         ("CUDAExecutionProvider", {"use_tf32": "0", **cuda})
