@@ -12,6 +12,7 @@ from tuneport.schema.artifact import Manifest
 from tuneport.schema.torch_setup import TorchDevice
 from tuneport.stages.export.baselines import reference_setup
 from tuneport.stages.export.checkpoint import Checkpoint, open_checkpoint
+from tuneport.stages.export.facts import Facts
 from tuneport.stages.export.families import load_reference
 from tuneport.stages.export.reference import TorchModel
 from tuneport.stages.export.tasks.base import ExportTask
@@ -36,22 +37,23 @@ class TorchBaseline:
         return load_reference(self.checkpoint, self.task, reference_setup(device))
 
 
-def open_baseline(manifest: Manifest, folder: Path | None) -> TorchBaseline:
-    """Open the checkpoint in `folder`, by default the folder that the manifest records.
+def open_baseline(manifest: Manifest, config: BenchConfig | EndpointConfig) -> TorchBaseline:
+    """Open the checkpoint of `config`, by default the folder that the manifest records.
 
-    Raises CheckpointError if it is missing, or is not the checkpoint that the artifact was exported from.
+    Its own code runs only if `config` says so, whatever the manifest says. Raises CheckpointError if it is missing, or
+    is not the checkpoint that the artifact was exported from.
     """
     provenance = manifest.provenance
-    folder = folder or Path(provenance.checkpoint)
+    folder = config.checkpoint or Path(provenance.checkpoint)
     checkpoint = open_checkpoint(
         folder,
         task=manifest.task,
         max_length=manifest.processing.max_length,
-        trust_remote_code=bool(provenance.config["export"]["trust_remote_code"]),
+        trust_remote_code=config.trust_remote_code,
     )
     if checkpoint.hash() != provenance.checkpoint_sha256:
         raise CheckpointError(f"{folder} is not what {manifest.name} was exported from", "give it with --checkpoint")
-    checkpoint = replace(checkpoint, pairs_in_data=manifest.processing.accepts_pairs)
+    checkpoint = replace(checkpoint, facts=Facts.of(manifest.processing))
     return TorchBaseline(checkpoint, task_spec(manifest.task).task_class("export")(checkpoint))
 
 

@@ -22,6 +22,8 @@ class BenchConfig(Frozen):
     """Column of the task → column of the data, where they differ."""
     checkpoint: Path | None = None
     """The torch checkpoint. Default: the folder that the artifact was exported from."""
+    trust_remote_code: bool = False
+    """Run Python code from the checkpoint's repository."""
     num_inputs: int = Field(default=300, ge=1)
     """Inputs to time, the first ones of the data."""
     rounds: int = Field(default=3, ge=1)
@@ -43,6 +45,8 @@ class EndpointConfig(Frozen):
     """Column of the task → column of the data, where they differ."""
     checkpoint: Path | None = None
     """The torch checkpoint. Default: the folder that the artifact was exported from."""
+    trust_remote_code: bool = False
+    """Run Python code from the checkpoint's repository."""
     variant: str | None = None
     """The variant to serve. Default: the artifact's default variant."""
     connections: tuple[Connections, ...] = Field(default=(1, 8, 32), min_length=1)

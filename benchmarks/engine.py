@@ -54,7 +54,7 @@ def bench(config: BenchConfig, out: Path, *, overwrite: bool = False, progress: 
     manifest = load_manifest(config.artifact)
     check_files(config.artifact, manifest)
     device, variants, left_out = select_device(manifest, config.device)
-    baseline = open_baseline(manifest, config.checkpoint)
+    baseline = open_baseline(manifest, config)
     workload = read_workload(manifest, baseline.task, config)
     golden = load_golden(config.artifact)
     family = export_family(manifest.task)

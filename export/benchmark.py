@@ -1,5 +1,6 @@
 """Time models side by side on the same rows, in turns, so that noise on the host affects all of them."""
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,24 +11,17 @@ import numpy as np
 
 from tuneport.gpu import GpuMeter
 from tuneport.runtime.batch import EncodedInput
+from tuneport.runtime.device_errors import classify
 from tuneport.runtime.runner import ModelRunner
-from tuneport.runtime.scheduler import BatchLimits, pack_batches
+from tuneport.runtime.scheduler import BATCH_TOKENS, BatchLimits, candidate_limits, fastest_limits, pack_batches
 from tuneport.schema.artifact import Device, Precision, Timing
 from tuneport.schema.torch_setup import TorchSetup
 
 from .baselines import choose_baseline
 from .reference import TorchModel
 
-BATCH_TOKENS: dict[Device, tuple[int, ...]] = {
-    "cpu": (128, 512),
-    "cuda": (1024, 4096, 16384, 65536),
-    "tensorrt": (1024, 4096, 16384),
-}
-"""Padded tokens of the batches to try: a few short texts keep a CPU core busy, but not a GPU."""
-FAST_ENOUGH = 0.97
-"""Share of the highest throughput at which a smaller batch is preferred, because its rows wait for fewer others."""
 TRIAL_ROWS, TRIALS = 64, 2
-"""Rows and repetitions with which each batch size is tried."""
+"""Fewest rows, and repetitions, with which each batch size is tried."""
 MIN_SECONDS: dict[Device, float] = {"cpu": 0.0, "cuda": 0.5, "tensorrt": 0.5}
 """Throughput is that of one pass over the rows, or of as many as take so long: a GPU needs milliseconds for one, and
 its counters of energy and utilization see no less than a few tenths of a second."""
@@ -78,9 +72,12 @@ class BenchmarkResult:
     max_batch_tokens: int
 
 
-def candidate_limits(limits: BatchLimits, device: Device) -> tuple[BatchLimits, ...]:
-    """Return the batch limits to try on a device; all but their tokens are those of `limits`."""
-    return tuple(replace(limits, tokens=tokens) for tokens in BATCH_TOKENS[device])
+def enough_rows(rows: Sequence[EncodedInput], device: Device) -> list[EncodedInput]:
+    """Repeat rows until they fill the largest batch of a GPU twice; on a CPU one pass over them is enough."""
+    if device == "cpu" or not rows:
+        return list(rows)
+    tokens = sum(len(row) for row in rows)
+    return list(rows) * max(1, math.ceil(2 * BATCH_TOKENS[device][-1] / tokens))
 
 
 def benchmark(
@@ -105,7 +102,7 @@ def benchmark(
     best = {}
     for name, target in targets.items():
         progress(f"choosing the batch size of {name}")
-        best[name] = _best_limits(target, _spread(rows, TRIAL_ROWS))
+        best[name] = _best_limits(target, _spread(rows, _trial_rows(rows, target)))
     for round_index in range(rounds):
         for name, target in targets.items():
             progress(f"round {round_index + 1} of {rounds}: {name}")
@@ -125,15 +122,27 @@ def benchmark(
     return results
 
 
+def _trial_rows(rows: Sequence[EncodedInput], target: BenchmarkTarget) -> int:
+    """Return how many rows try each batch size: at least as many as fill the largest batch."""
+    mean_length = float(np.mean([len(row) for row in rows]))
+    return max(TRIAL_ROWS, math.ceil(target.limits[-1].tokens / mean_length))
+
+
 def _best_limits(target: BenchmarkTarget, rows: Sequence[EncodedInput]) -> BatchLimits:
-    """Return the smallest limits whose throughput is about the highest."""
+    """Return the smallest limits whose throughput is about the highest, of those that fit into the device's memory."""
     if len(target.limits) == 1:
         return target.limits[0]
     trial = replace(target, min_seconds=0.0)
     _rows_per_s(trial, rows, target.limits[0])  # warm-up
-    speeds = [max(_rows_per_s(trial, rows, limits) for _ in range(TRIALS)) for limits in target.limits]
-    fast_enough = FAST_ENOUGH * max(speeds)
-    return next(limits for limits, speed in zip(target.limits, speeds, strict=True) if speed >= fast_enough)
+    speeds: list[float] = []
+    for limits in target.limits:
+        try:
+            speeds.append(max(_rows_per_s(trial, rows, limits) for _ in range(TRIALS)))
+        except Exception as error:  # of any engine
+            if not speeds or classify(error) != "memory":
+                raise
+            break  # larger batches do not fit either
+    return fastest_limits(target.limits, speeds)
 
 
 def _rows_per_s(

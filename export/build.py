@@ -75,7 +75,7 @@ class VariantBuilder:
             passed = self._search_exclusions(name, spec) if name != FP32 else None
             return passed or self.reject(name, failure, failure.measurement)
         except EngineError as error:
-            if name == FP32:  # the error names its own remedy
+            if name == FP32 and not isinstance(error, _BuildFailure):  # the error names its own remedy
                 raise
             return self.reject(name, error, None)
 
@@ -86,7 +86,8 @@ class VariantBuilder:
     def reject(self, name: str, error: TuneportError, measurement: Measurement | None) -> Rejected:
         """Delete a variant's files and return why it is not in the artifact; raises GateError for fp32."""
         if name == FP32:
-            raise GateError(f"fp32 does not answer as torch does: {error.problem}", "report this model") from error
+            problem = f"{self.context.model_type} cannot be exported faithfully: fp32 does not answer as torch does"
+            raise GateError(f"{problem}: {error.problem}", "use an architecture of docs/architectures.md") from error
         shutil.rmtree(self.folder / "onnx" / name, ignore_errors=True)
         is_finite = measurement is not None and measurement.parity.max_abs_diff < float("inf")
         return Rejected(
@@ -206,7 +207,11 @@ def _as_engine_error(problem: str) -> Iterator[None]:
     except (TuneportError, OSError):
         raise
     except Exception as error:
-        raise EngineError(f"{problem} ({str(error)[:200]})", "choose other variants") from error
+        raise _BuildFailure(f"{problem} ({' '.join(str(error).split())[:200]})", "choose other variants") from error
+
+
+class _BuildFailure(EngineError):
+    """A variant that cannot be built, or fails when it runs, though its engine is there."""
 
 
 class _GateFailure(GateError):

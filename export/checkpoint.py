@@ -1,11 +1,11 @@
 """Open a checkpoint: a run folder of `tuneport finetune`, or any folder that transformers saved."""
 
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from transformers import AutoConfig, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedTokenizerFast
 
 from tuneport.errors import CheckpointError
@@ -13,11 +13,13 @@ from tuneport.folders import digest, sha256
 from tuneport.modeling.adapters import NAME as ADAPTER
 from tuneport.modeling.heads import PooledClassifier, PooledConfig, encoder_config
 from tuneport.modeling.positions import declared_positions, position_limit
+from tuneport.schema.loading import load_run
 from tuneport.schema.run import CHECKPOINT, RUN, Run
 from tuneport.tasks import FamilyName, task_spec
 
 from .architectures import check_architecture, infer_task
 from .checkpoint_files import check_files, check_tokenizer, load_fast_tokenizer, loading_error
+from .facts import Facts
 from .generative import checkpoint as generative
 
 DEFAULT_MAX_LENGTH = 512
@@ -42,8 +44,8 @@ class Checkpoint:
     max_length: int
     """Tokens of an input, special tokens included; of Whisper, positions of its encoder."""
     trust_remote_code: bool
-    pairs_in_data: bool = False
-    """Whether the data has text pairs, for a checkpoint that was trained elsewhere."""
+    facts: Facts = field(default_factory=Facts)
+    """What training knew of its data."""
     generation_limits: generative.GenerationLimits | None = None
     """None for encoders."""
     extractor: Any = None
@@ -52,7 +54,7 @@ class Checkpoint:
     @property
     def accepts_pairs(self) -> bool:
         """Whether inputs are pairs of texts."""
-        return bool(self.run and self.run.accepts_pairs) or self.pairs_in_data
+        return self.facts.accepts_pairs
 
     def hash(self) -> str:
         """Hash the files that determine the model's outputs: configuration, weights, tokenizer, adapter."""
@@ -69,14 +71,15 @@ def open_checkpoint(
     `task` is for checkpoints that were trained elsewhere and whose architecture fits several tasks. `max_length`
     is in tokens, by default that of the run.
     """
-    run = _read_run(path / RUN) if (path / RUN).is_file() else None
+    run = load_run(path) if (path / RUN).is_file() else None
     folder = path / CHECKPOINT if run else path
     check_files(path, folder)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         task = task or (run.task if run else infer_task(config, folder))
         check_architecture(config, task, folder)
-        checkpoint = Checkpoint(folder, run, task, config, None, (), 0, trust_remote_code)
+        facts = Facts.of(run) if run else Facts(problem_type=config.problem_type)
+        checkpoint = Checkpoint(folder, run, task, config, None, (), 0, trust_remote_code, facts)
         return _OPENERS[task_spec(task).family](checkpoint, max_length)
     except CheckpointError:
         raise
@@ -90,9 +93,11 @@ def _open_encoder(checkpoint: Checkpoint, max_length: int | None) -> Checkpoint:
     # Byte-level tokenizers encode a word of a list as within a text only with a space before it.
     options = {"add_prefix_space": True} if task_spec(checkpoint.task).reads_words else {}
     tokenizer = load_fast_tokenizer(folder, checkpoint.trust_remote_code, options)
+    if run:
+        tokenizer.model_input_names = list(run.inputs)
     check_tokenizer(tokenizer, config, folder)
     length = _max_length(config, tokenizer, max_length or (run.config["max_length"] if run else None))
-    return replace(checkpoint, tokenizer=tokenizer, labels=_labels(config, folder), max_length=length)
+    return replace(checkpoint, tokenizer=tokenizer, labels=_labels(config, folder, run), max_length=length)
 
 
 def _open_generative(checkpoint: Checkpoint, max_length: int | None) -> Checkpoint:
@@ -115,21 +120,21 @@ _OPENERS: dict[FamilyName, Callable[[Checkpoint, int | None], Checkpoint]] = {
 }
 
 
-def _read_run(path: Path) -> Run:
-    try:
-        return Run.model_validate_json(path.read_text(encoding="utf-8"))
-    except (ValueError, ValidationError) as error:
-        raise CheckpointError(f"{path} is not a run of this version", "fine-tune again") from error
-
-
-def _labels(config: PretrainedConfig, folder: Path) -> tuple[str, ...]:
-    """Return the labels by index; a CheckpointError if the indices have gaps."""
+def _labels(config: PretrainedConfig, folder: Path, run: Run | None) -> tuple[str, ...]:
+    """Return the labels by index; a CheckpointError if indices have gaps, names repeat, or the run had others."""
     if set(config.id2label) != set(range(config.num_labels)):
         indices = sorted(config.id2label)[:8]
         raise CheckpointError(
             f"{folder}/config.json numbers its {config.num_labels} labels {indices}", "number them from 0 in id2label"
         )
-    return tuple(str(config.id2label[i]) for i in range(config.num_labels))
+    labels = tuple(str(config.id2label[i]) for i in range(config.num_labels))
+    if repeated := [label for label, count in Counter(labels).items() if count > 1]:
+        problem = f"{folder}/config.json has several labels named {repeated[0]!r}"
+        raise CheckpointError(problem, "give each its own name in id2label")
+    if run and run.labels and labels != run.labels:
+        problem = f"{folder}/config.json has the labels {list(labels)[:8]} and the run {list(run.labels)[:8]}"
+        raise CheckpointError(problem, "restore config.json, or export the checkpoint without its run")
+    return labels
 
 
 def _max_length(config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast, requested: int | None) -> int:

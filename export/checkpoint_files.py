@@ -7,6 +7,8 @@ from typing import Any
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFast
 
 from tuneport.errors import CheckpointError
+from tuneport.schema.base import parse_json
+from tuneport.schema.paths import check_relative_path
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "spm.model")
@@ -80,10 +82,30 @@ def _check_weights(folder: Path) -> None:
         found = f", only {', '.join(others)}, which can run code when loaded" if others else ""
         remedy = "save the model with save_pretrained(…, safe_serialization=True)"
         raise CheckpointError(f"{folder} has no model.safetensors{found}", remedy)
+    _check_shards(folder)
     for file in folder.glob("*.safetensors"):
         with file.open("rb") as opened:
             if opened.read(len(LFS_POINTER)) == LFS_POINTER:
                 raise CheckpointError(f"{file} is a pointer of git-lfs and not the weights", "run `git lfs pull` there")
+
+
+def _check_shards(folder: Path) -> None:
+    """Raise a CheckpointError unless the index of the weights, if there is one, names files of the folder only.
+
+    Files may be links, as in the cache of Hugging Face's hub.
+    """
+    index = folder / WEIGHTS[1]
+    if not index.is_file() or (folder / WEIGHTS[0]).is_file():
+        return
+    try:
+        shards = set(parse_json(index.read_text(encoding="utf-8"))["weight_map"].values())
+        for name in shards:
+            check_relative_path(name)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        problem = f"{index} does not map weights to files of its folder ({error})"
+        raise CheckpointError(problem, "save the model again with save_pretrained") from error
+    if missing := sorted(name for name in shards if not (folder / name).is_file()):
+        raise CheckpointError(f"{folder} lacks {missing[0]}, which its index names", "copy all of its files")
 
 
 def _unmerged_adapter(folder: Path) -> CheckpointError:

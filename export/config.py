@@ -10,6 +10,7 @@ from pydantic import Field
 
 from tuneport.schema.artifact import Name
 from tuneport.schema.base import Frozen
+from tuneport.schema.run import TagScheme
 from tuneport.tasks import TaskName
 
 Objective = Literal["latency", "throughput", "size"]
@@ -31,6 +32,10 @@ class ExportConfig(Frozen):
     """Labelled data for the gate. Default: the validation split that the run was trained with."""
     columns: dict[str, str] = Field(default_factory=dict)
     """Column of the task → column of the data, where they differ."""
+    splits: dict[str, str] = Field(default_factory=dict)
+    """Split (train, validation, test) → its name in the data, where it is another: validation=dev_matched."""
+    tag_scheme: TagScheme | None = None
+    """Scheme of the model's tags: BIO, IOB1, BIOES, BILOU or IO. Default: the run's, or that of the labelled data."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where it will serve: cpu or cuda, where TensorRT's variants run, too."""
     variants: tuple[str, ...] = ()

@@ -33,6 +33,8 @@ PLAIN = (
     "would close two of its five plants before the end of the year unless orders recovered.",
 )
 """Used in place of validation texts where there is no data."""
+VOCABULARY_WORDS = 64
+"""Words to take from a vocabulary that lacks those of the texts."""
 MIXED = 8
 """Texts in the batch of mixed lengths, evenly spaced from the shortest to the longest."""
 
@@ -54,9 +56,11 @@ def _text_inputs(checkpoint: Checkpoint, task: ExportTask, inputs: Sequence[Any]
     spread = [real[round(i * (len(real) - 1) / (MIXED - 1))] for i in range(MIXED)]
     words = " ".join(" ".join(_strings(each)) for each in spread).split()
     words = words or " ".join(PLAIN).split()  # all of the texts may be blank
+    words = known_words(checkpoint.tokenizer, words)
     full = fill(checkpoint.tokenizer, words, checkpoint.max_length)
     batches: dict[str, list[str]] = {
         "one-word": words[:1],
+        **{f"length-{length}": [fill(checkpoint.tokenizer, words, length)] for length in _lengths(checkpoint)},
         "full-length": [full],
         "too-long": [" ".join(words * 3 + [full] * 2), words[0]],
         "awkward": list(EDGE_CASES),
@@ -64,6 +68,11 @@ def _text_inputs(checkpoint: Checkpoint, task: ExportTask, inputs: Sequence[Any]
     chosen: list[tuple[str, Any]] = [("mixed", each) for each in spread]
     like = min(real, key=lambda each: len(str(each)))
     return chosen + [(batch, task.with_text(text, like)) for batch, texts in batches.items() for text in texts]
+
+
+def _lengths(checkpoint: Checkpoint) -> list[int]:
+    """Return lengths in tokens between one word and the maximum."""
+    return sorted({checkpoint.max_length * eighths // 8 for eighths in (1, 2, 4, 6)} - {0, checkpoint.max_length})
 
 
 def _to_lists(outputs: RowOutputs) -> dict[str, Any]:
@@ -84,6 +93,24 @@ def _strings(value: Any) -> Iterator[str]:
     else:
         for each in value.values() if isinstance(value, dict) else value:
             yield from _strings(each)
+
+
+def known_words(tokenizer: PreTrainedTokenizerFast, words: list[str]) -> list[str]:
+    """Return the words or, if the tokenizer knows less than half of them, words of its vocabulary.
+
+    A long text of unknown tokens alone says little: all of its tokens have the same embedding.
+    """
+
+    def is_known(word: str) -> bool:
+        ids = tokenizer(word, add_special_tokens=False, verbose=False)["input_ids"]
+        return bool(ids) and tokenizer.unk_token_id not in ids
+
+    known = [word for word in words if is_known(word)]
+    if 2 * len(known) >= len(words):
+        return words
+    ids = range(0, len(tokenizer), max(1, len(tokenizer) // VOCABULARY_WORDS))
+    candidates = (tokenizer.decode([index], skip_special_tokens=True).strip() for index in ids)
+    return [*known, *(word for word in candidates if word and is_known(word))] or words
 
 
 def fill(tokenizer: PreTrainedTokenizerFast, words: list[str], length: int) -> str:

@@ -1,47 +1,40 @@
-"""Register ONNX export configurations that Optimum lacks: XLNet and this project's pooling heads."""
+"""Choose the ONNX export configuration of an encoder: Optimum's if it knows the architecture, else a general one."""
 
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from optimum.exporters.onnx.config import TextEncoderOnnxConfig
 from optimum.exporters.tasks import TasksManager
 from optimum.utils import NormalizedTextConfig
+from transformers import PretrainedConfig
 
 from tuneport.modeling.heads import encoder_config
 
-register = TasksManager.create_register("onnx")
 AXES = {0: "batch_size", 1: "sequence_length"}
 
 
-@register("xlnet", "feature-extraction", "text-classification", "token-classification", "question-answering")
-class XLNetOnnxConfig(TextEncoderOnnxConfig):
-    """XLNet without memories: each row is one segment, padded on the left."""
-
-    NORMALIZED_CONFIG_CLASS = NormalizedTextConfig.with_args(
-        hidden_size="d_model", num_layers="n_layer", num_attention_heads="n_head"
-    )
-
-    @property
-    def inputs(self) -> dict[str, dict[int, str]]:
-        """Return the inputs, each with the names of its dynamic axes."""
-        return {"input_ids": AXES, "attention_mask": AXES, "token_type_ids": AXES}
-
-
-@register("tuneport-pooled", "text-classification")
-class PooledOnnxConfig(TextEncoderOnnxConfig):
-    """An encoder under CLS, mean or attention pooling."""
+class TextOnnxConfig(TextEncoderOnnxConfig):
+    """Any model of token ids, exported as torch traces it; the gate shows whether that is faithful."""
 
     NORMALIZED_CONFIG_CLASS = NormalizedTextConfig
+    inputs: dict[str, dict[int, str]] = {}  # noqa: RUF012 -- those of the checkpoint replace them
+    example: Mapping[str, torch.Tensor]
 
-    def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
-        """Copy the inputs from Optimum's configuration of the encoder."""
-        encoder = encoder_config(config)
-        encoder_onnx_config = TasksManager.get_exporter_config_constructor(
-            "onnx", model_type=encoder.model_type, task="feature-extraction", library_name="transformers"
-        )
-        self._inputs = encoder_onnx_config(encoder).inputs
-        super().__init__(encoder, *args, **kwargs)
+    def generate_dummy_inputs(self, framework: str = "pt", **kwargs: Any) -> dict[str, Any]:
+        """Return the example: some models refuse random tokens, such as those that look for the end token."""
+        return {name: values.numpy() if framework == "np" else values for name, values in self.example.items()}
 
-    @property
-    def inputs(self) -> dict[str, dict[int, str]]:
-        """Return the inputs, each with the names of its dynamic axes."""
-        return self._inputs
+
+def onnx_config(config: PretrainedConfig, task: str, example: Mapping[str, torch.Tensor]) -> Any:
+    """Return the configuration for a graph of a model with exactly the inputs of `example`, int64 (rows, tokens).
+
+    `task` is Optimum's name of it. A pooling head of tuneport's is exported as its encoder is.
+    """
+    encoder = encoder_config(config)
+    known = TasksManager._SUPPORTED_MODEL_TYPE.get(encoder.model_type, {}).get("onnx", {})
+    constructor = known.get(task) or known.get("feature-extraction")
+    kind = constructor.func if constructor else TextOnnxConfig
+    inputs = {name: AXES for name in example}
+    members = {"inputs": property(lambda _: dict(inputs)), "example": example}
+    return type(kind.__name__, (kind,), members)(encoder, task=task)

@@ -14,7 +14,7 @@ from .alternatives import best_alternative, open_alternatives
 from .applicable import select_variants
 from .artifact import write_artifact
 from .baselines import baseline_setups, honest_baselines, reference_setup
-from .benchmark import BenchmarkResult, BenchmarkTarget, benchmark
+from .benchmark import BenchmarkResult, BenchmarkTarget, benchmark, enough_rows
 from .build import FP32, Passed, Requirements, VariantBuilder
 from .build_context import build_context
 from .calibration import calibrate
@@ -139,6 +139,8 @@ def benchmark_variants(
     """
     gate, has_batch_choice = builder.gate, builder.family.has_batch_choice
     rows = builder.family.timed_rows((gate.rows or gate.golden_rows)[:TIMED_ROWS], gate.expected)
+    if has_batch_choice:
+        rows = enough_rows(rows, builder.requirements.device)
     targets = {
         name: BenchmarkTarget.of_torch(model, has_batch_choice=has_batch_choice) for name, model in baselines.items()
     }

@@ -1,11 +1,12 @@
 """Run the checkpoint in torch, with transformers' own tokenizer: the reference of every comparison, and baselines."""
 
+import contextlib
 import copy
-import inspect
 import itertools
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 import transformers
 from safetensors import SafetensorError
 
-from tuneport.errors import CheckpointError, EngineError
+from tuneport.errors import CheckpointError, EngineError, TuneportError
 from tuneport.runtime.batch import EncodedInput, Output, RowOutputs, padded_batch
 from tuneport.runtime.tasks.base import RuntimeTask
 from tuneport.schema.torch_setup import CPU_REFERENCE, TorchPrecision, TorchSetup
@@ -21,14 +22,17 @@ from tuneport.schema.torch_setup import CPU_REFERENCE, TorchPrecision, TorchSetu
 from .adapter import with_adapter
 from .checkpoint import Checkpoint
 from .checkpoint_files import loading_error
+from .inputs import input_names
 from .tasks.base import ExportTask
 from .torch_device import check_torch, matrix_products
 
 DTYPES: dict[TorchPrecision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 LAYER = re.compile(r"(.*?\.\d+)\.")
 """The layer of a weight: everything up to the first number in its name."""
-INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
-"""Inputs of encoders; some tokenizers return token types for models that take none."""
+SAME = 1e-4
+"""As a share of the largest output: what rounding may change when a row is padded."""
+PROBES = ("a", "a b c d e f g h")
+"""Two texts of different lengths."""
 
 
 def _check_loaded(model: torch.nn.Module, loading_info: Mapping[str, Any], checkpoint: Checkpoint) -> None:
@@ -87,7 +91,6 @@ class TorchModel:
             raise loading_error(checkpoint.folder, error) from error
         if model.config.pad_token_id is None:  # such as GPT-2's; padded batches need one
             model.config.pad_token_id = checkpoint.tokenizer.pad_token_id
-        self._input_names = set(inspect.signature(model.forward).parameters) & set(INPUT_NAMES)
         self._use(model, setup)
 
     def with_setup(self, setup: TorchSetup) -> Self:
@@ -112,7 +115,10 @@ class TorchModel:
     def outputs(
         self, runtime_task: RuntimeTask, parsed_inputs: Sequence[Any], batch_size: int = 16
     ) -> list[list[RowOutputs]]:
-        """Return each input's outputs, one for each window, without padding; inputs of similar length share a batch."""
+        """Return each input's outputs, one for each window, without padding; inputs of similar length share a batch.
+
+        Raises CheckpointError if the model fails.
+        """
         order = sorted(range(len(parsed_inputs)), key=lambda i: len(str(parsed_inputs[i])))
         outputs: list[list[RowOutputs]] = [[] for _ in parsed_inputs]
         for start in range(0, len(order), batch_size):
@@ -120,7 +126,8 @@ class TorchModel:
             feeds = self._tokenize([parsed_inputs[i] for i in batch])
             # The input that each window belongs to, as its index in the batch.
             owners = feeds.get("overflow_to_sample_mapping", range(len(batch)))
-            for owner, window_outputs in zip(owners, self._rows(feeds, runtime_task.per_token), strict=True):
+            windows = self._run_windows(feeds, runtime_task.per_token)
+            for owner, window_outputs in zip(owners, windows, strict=True):
                 outputs[batch[int(owner)]].append(window_outputs)
         return outputs
 
@@ -160,23 +167,71 @@ class TorchModel:
             max_length=self._checkpoint.max_length,
             padding=True,
             return_tensors="pt",
+            return_attention_mask=True,  # which tokens are padding, though the model may not take it
             verbose=False,
         )
 
     def _to_device(self, feeds: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {name: values.to(self.setup.device) for name, values in feeds.items() if name in self._input_names}
 
+    @cached_property
+    def _input_names(self) -> tuple[str, ...]:
+        return input_names(self.model, self._checkpoint.tokenizer)
+
+    @cached_property
+    def _depends_on_padding(self) -> bool:
+        """Tell whether a row's outputs change when it is padded, because the model takes or uses no mask."""
+        tokenizer, limit = self._checkpoint.tokenizer, self._checkpoint.max_length
+        options = {"padding": True, "truncation": True, "max_length": limit, "return_tensors": "pt"}
+        feeds = tokenizer(list(PROBES), return_attention_mask=True, **options)
+        per_token = self._task.spec.task_class("runtime").per_token
+        together, alone = self._rows(feeds, per_token), self._rows_one_by_one(feeds, per_token)
+        gaps = [
+            float(np.abs(values - outputs[name]).max(initial=0) / max(1.0, np.abs(values).max(initial=0)))
+            for outputs, one in zip(together, alone, strict=True)
+            for name, values in one.items()
+        ]
+        return max(gaps) > SAME
+
     def _run(self, feeds: Mapping[str, torch.Tensor]) -> dict[str, Output]:
         """Copy the feeds to the device, run the model, and copy the task's outputs back, as float32."""
-        with torch.inference_mode(), matrix_products(tf32=self.setup.tf32):
+        with (
+            self._as_checkpoint_error(tuple(feeds["input_ids"].shape)),
+            torch.inference_mode(),
+            matrix_products(tf32=self.setup.tf32),
+        ):
             outputs = self._forward(**self._to_device(feeds))
             return {name: outputs[name].float().cpu().numpy() for name in self._task.outputs}
 
+    def _run_windows(self, feeds: Any, per_token: bool) -> list[RowOutputs]:
+        """Run windows in one batch or, for a model whose outputs depend on padding, each alone."""
+        return self._rows_one_by_one(feeds, per_token) if self._depends_on_padding else self._rows(feeds, per_token)
+
+    def _rows_one_by_one(self, feeds: Any, per_token: bool) -> list[RowOutputs]:
+        """Run rows one at a time, without padding."""
+        outputs = []
+        for i, mask in enumerate(feeds["attention_mask"].bool()):
+            row = {name: feeds[name][i : i + 1, mask] for name in {"attention_mask", *self._input_names}}
+            outputs += self._rows(row, per_token)
+        return outputs
+
     def _rows(self, feeds: Any, per_token: bool) -> list[RowOutputs]:
         arrays = self._run(feeds)
-        masks = feeds["attention_mask"].bool().numpy() if per_token else itertools.repeat(slice(None))
         rows = range(len(feeds["input_ids"]))
+        masks = feeds["attention_mask"].bool().numpy() if per_token else itertools.repeat(slice(None))
         return [
             {name: np.asarray(values[i][mask]) for name, values in arrays.items()}
             for i, mask in zip(rows, masks, strict=False)
         ]
+
+    @contextlib.contextmanager
+    def _as_checkpoint_error(self, shape: tuple[int, ...]) -> Iterator[None]:
+        """Turn what a model's forward raises, exceptions of any kind, into a CheckpointError."""
+        try:
+            yield
+        except (TuneportError, MemoryError):
+            raise
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            problem = f"{self._checkpoint.config.model_type} fails on {shape[0]} inputs of {shape[1]} tokens ({reason})"
+            raise CheckpointError(problem, "lower --max-length, or use a model that takes such inputs") from error

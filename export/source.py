@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tuneport.data.sample import Sample, has_pairs, read_sample
+from tuneport.data.sample import Sample, read_sample
 from tuneport.folders import write_lines
 from tuneport.runtime.loading import open_task
 from tuneport.runtime.tasks.base import RuntimeTask
@@ -13,10 +13,12 @@ from tuneport.tasks import task_spec
 
 from .checkpoint import Checkpoint, open_checkpoint
 from .config import ExportConfig
+from .facts import check_run_facts, find_facts
 from .families import ExportFamily, export_family, load_reference
 from .gate import Gate
 from .golden import golden_cases
 from .reference import TorchModel
+from .statelessness import check_stateless
 from .tasks.base import ExportTask
 
 
@@ -49,9 +51,11 @@ def open_source(config: ExportConfig) -> Source:
         trust_remote_code=config.trust_remote_code,
     )
     spec = task_spec(checkpoint.task)
-    may_be_pairs = checkpoint.run is None and spec.accepts_pairs
-    if may_be_pairs and has_pairs(config.data, config.columns, config.seed):
-        checkpoint = replace(checkpoint, pairs_in_data=True)
+    if checkpoint.run:
+        check_run_facts(checkpoint.run, config)
+    else:
+        facts = find_facts(config, checkpoint.task, checkpoint.labels, checkpoint.facts.problem_type)
+        checkpoint = replace(checkpoint, facts=facts)
     task = spec.task_class("export")(checkpoint)
     count = min(config.max_gate_rows, spec.max_gate_rows or config.max_gate_rows)
     sample = read_split(config, checkpoint, task, "validation", count)
@@ -67,6 +71,8 @@ def compute_reference(source: Source, folder: Path, setup: TorchSetup) -> Refere
     model = load_reference(checkpoint, task, setup)
     golden = golden_cases(checkpoint, task, runtime_task, model, sample.inputs)
     expected = model.outputs(runtime_task, [runtime_task.parse_input(each) for each in sample.inputs])
+    if source.family.is_checked_fresh:
+        check_stateless(checkpoint, task, runtime_task, model, golden)
     write_lines(folder / GOLDEN, (case.model_dump() for case in golden))
     return Reference(model, runtime_task, processing, Gate(task, runtime_task, golden, sample, expected))
 
@@ -80,4 +86,5 @@ def read_split(config: ExportConfig, checkpoint: Checkpoint, task: ExportTask, s
         seed=config.seed,
         splits=(split,),
         count=count,
+        split_names=config.splits,
     )

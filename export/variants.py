@@ -17,7 +17,7 @@ from .passes.context import Pass
 from .passes.distill import distilled
 from .passes.fp16 import fp16
 from .passes.fuse import fuse, fuse_multi_head
-from .passes.generative import generative_int4, generative_int8
+from .passes.generative import generative_fp16, generative_int4, generative_int8
 from .passes.int8 import int8_dynamic, int8_static, int8_symmetric
 from .passes.nncf import nncf_int8
 from .passes.packed import packed, packed_multi_head
@@ -97,7 +97,9 @@ VARIANTS: dict[str, VariantSpec] = {
         needs_data=True,
         supports_node_exclusion=True,
     ),
-    "fp16": VariantSpec("onnxruntime", "fp16", CUDA, {"encoder": (fuse, fp16)}, needs_data=True),
+    "fp16": VariantSpec(
+        "onnxruntime", "fp16", CUDA, {"encoder": (fuse, fp16), "generative": (generative_fp16,)}, needs_data=True
+    ),
     "fp16-packed": VariantSpec(
         "onnxruntime", "fp16", CUDA, {"encoder": (fuse, fp16, packed)}, needs_data=True, layout="packed"
     ),

@@ -19,7 +19,7 @@ LOGS = "logs"
 TRAINER_SETTINGS = {
     "num_train_epochs", "max_steps", "learning_rate", "per_device_train_batch_size", "per_device_eval_batch_size",
     "gradient_accumulation_steps", "gradient_checkpointing", "weight_decay", "max_grad_norm", "warmup_ratio",
-    "lr_scheduler_type", "label_smoothing_factor", "group_by_length", "fp16", "seed", "eval_strategy", "eval_steps",
+    "lr_scheduler_type", "group_by_length", "fp16", "seed", "eval_strategy", "eval_steps",
     "save_strategy", "save_steps", "logging_steps",
 }  # fmt: skip
 """Settings that TrainingArguments has under the same names."""
@@ -46,6 +46,7 @@ def training_arguments(config: FinetuneConfig, task: FinetuneTask, out: Path) ->
             metric_for_best_model=metric.name,
             greater_is_better=not metric.lower_is_better,
             save_total_limit=1,
+            restore_callback_states_from_checkpoint=True,  # early stopping goes on counting when a run is resumed
             report_to=list(config.report_to),
             length_column_name="length",
             remove_unused_columns=True,

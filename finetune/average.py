@@ -3,7 +3,6 @@
 Averaging the weights of runs from one base model is the "model soup" of Wortsman et al. (2022).
 """
 
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from tuneport.errors import CheckpointError, TuneportError
 from tuneport.folders import check_out, new_folder
 from tuneport.schema.base import Frozen
+from tuneport.schema.loading import load_run
 from tuneport.schema.run import CHECKPOINT, RUN, Run
 from tuneport.tasks import all_tasks, task_spec
 
@@ -56,7 +56,7 @@ def average(runs: Sequence[Path], out: Path, *, overwrite: bool = False) -> Aver
         raise TuneportError("one run has no average", "give at least two run folders")
     check_can_create(out)
     check_out(out, marker=RUN, overwrite=overwrite)
-    records = [read_run(path) for path in runs]
+    records = [load_run(path) for path in runs]
     _check_compatible(runs, records)
     prepared = prepare(_evaluation_settings(records[0]))
     if prepared.data.source.fingerprint != records[0].data.fingerprint:
@@ -75,14 +75,6 @@ def average(runs: Sequence[Path], out: Path, *, overwrite: bool = False) -> Aver
         shutil.rmtree(folder / TRAINER, ignore_errors=True)
         _write(folder, runs, records, averages, evaluations)
     return averages
-
-
-def read_run(path: Path) -> Run:
-    """Read the record of a finished run."""
-    try:
-        return Run.model_validate(json.loads((path / RUN).read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is not a finished run", "give folders that `tuneport finetune` wrote") from error
 
 
 def _evaluation_settings(run: Run) -> FinetuneConfig:

@@ -1,17 +1,18 @@
 """Loads base models and tokenizers: from safetensors, without code of their repository unless the settings allow it."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
 from tuneport.errors import CheckpointError
 from tuneport.modeling.heads import PooledClassifier, PooledConfig
 
 from .config import FinetuneConfig
-from .model_limits import check_sizes
+from .model_limits import check_sizes, cls_position
 
 DROPOUTS = (
     "hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "dropout", "attention_dropout",
@@ -75,7 +76,7 @@ def load_pretrained(
     """
     with as_checkpoint_error(source):
         model_config = AutoConfig.from_pretrained(source, trust_remote_code=config.trust_remote_code)
-        for name, value in {**_dropout_rates(model_config, config), **options}.items():
+        for name, value in {**_dropout_rates(_names(model_config), config), **options}.items():
             setattr(model_config, name, value)
         model = auto_class.from_pretrained(
             source,
@@ -86,7 +87,7 @@ def load_pretrained(
         )
     if model.config.pad_token_id is None:
         model.config.pad_token_id = model.config.eos_token_id
-    return model
+    return _set_dropout(model, config)
 
 
 def is_pooled(source: str, config: FinetuneConfig) -> bool:
@@ -101,18 +102,23 @@ def load_pooled(source: str, config: FinetuneConfig, pooling: str | None, **opti
 
     `pooling` None keeps that of the model.
     """
-    if not is_pooled(source, config):
-        trust = config.trust_remote_code
-        with as_checkpoint_error(source):
-            model = PooledClassifier.from_encoder(source, str(pooling), trust_remote_code=trust, **options)
-        return _set_dropout(model, config)
+    trust = config.trust_remote_code
     with as_checkpoint_error(source):
-        model_config = PooledConfig.from_pretrained(source)
-        for name, value in {**options, "pooling": pooling or model_config.pooling}.items():
-            setattr(model_config, name, value)
-        model = PooledClassifier.from_pretrained(
-            source, config=model_config, use_safetensors=True, ignore_mismatched_sizes=True
-        )
+        if not is_pooled(source, config):
+            encoder_config = AutoConfig.from_pretrained(source, trust_remote_code=trust)
+            encoder_config.update(_dropout_rates(_names(encoder_config), config))
+            model = PooledClassifier.from_encoder(
+                source, str(pooling), encoder_config=encoder_config, trust_remote_code=trust, **options
+            )
+            model.config.cls_position = cls_position(model.encoder, load_tokenizer(source, config))
+        else:
+            model_config = PooledConfig.from_pretrained(source)
+            encoder = {**model_config.encoder, **_dropout_rates(model_config.encoder, config)}
+            for name, value in {**options, "pooling": pooling or model_config.pooling, "encoder": encoder}.items():
+                setattr(model_config, name, value)
+            model = PooledClassifier.from_pretrained(
+                source, config=model_config, use_safetensors=True, ignore_mismatched_sizes=True
+            )
     return _set_dropout(model, config)
 
 
@@ -126,16 +132,26 @@ def check_input_size(model: PreTrainedModel, source: str, config: FinetuneConfig
 
 
 def _set_dropout(model: PreTrainedModel, config: FinetuneConfig) -> PreTrainedModel:
-    """Set the rate of every dropout layer of a model to that of the settings, if they have one."""
+    """Set the rate of every dropout layer to that of the settings, if they have one.
+
+    Some heads have a fixed rate that no configuration names, such as those of Llama and GPT-2 for tokens.
+    """
     if config.dropout is not None:
         for module in model.modules():
-            if type(module).__name__ == "Dropout":
+            if isinstance(module, nn.Dropout):
                 module.p = config.dropout
     return model
 
 
-def _dropout_rates(model_config: PretrainedConfig, config: FinetuneConfig) -> dict[str, float]:
-    """Return the dropout rates of an architecture with the rate of the settings; empty if they have none."""
+def _names(model_config: PretrainedConfig) -> set[str]:
+    return {*model_config.to_dict(), *model_config.attribute_map}
+
+
+def _dropout_rates(names: Container[str], config: FinetuneConfig) -> dict[str, float]:
+    """Return those `names` of a configuration that are dropout rates, with that of the settings; {} if they have none.
+
+    Attention takes its rate from the configuration, and has no layer for it.
+    """
     if config.dropout is None:
         return {}
-    return {name: config.dropout for name in DROPOUTS if hasattr(model_config, name)}
+    return {name: config.dropout for name in DROPOUTS if name in names}

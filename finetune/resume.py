@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from transformers.trainer_callback import TrainerState
+from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from tuneport.errors import TuneportError
@@ -48,13 +48,32 @@ def last_checkpoint(out: Path, *, remove_incomplete: bool) -> Path | None:
 
 
 def check_unchanged(out: Path, identity: dict[str, Any], what: str) -> None:
-    """Refuse to resume a run or a search whose recorded settings differ from `identity`; `what` names these."""
+    """Refuse to resume a run or a search whose record differs from `identity`; `what` names what this comprises."""
     try:
         recorded = json.loads((out / SETTINGS).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise TuneportError(f"{out / SETTINGS} cannot be read ({error})", "pass --overwrite") from error
     if recorded != identity:
-        raise TuneportError(f"{out} was begun with other {what}", "pass the same ones, or --overwrite")
+        raise TuneportError(
+            f"{out} was begun with other {what}{_first_difference(recorded, identity)}", "pass the same, or --overwrite"
+        )
+
+
+def _first_difference(recorded: Any, identity: dict[str, Any]) -> str:
+    """Describe a value that differs, such as `: learning_rate was 0.001 and is 0.0001`; empty for data."""
+    was, now = ({**value, **value.get("config", {})} for value in (recorded, identity))
+    names = [name for name in now if name not in ("config", "data", "space") and was.get(name) != now[name]]
+    return f": {names[0]} was {was.get(names[0])!r} and is {now[names[0]]!r}" if names else ""
+
+
+def has_stopped(checkpoint: Path) -> bool:
+    """Tell whether early stopping ended the training at a checkpoint, so that nothing is left to train."""
+    control = _read_state(checkpoint).stateful_callbacks.get(TrainerControl.__name__, {})
+    return bool(control.get("args", {}).get("should_training_stop"))
+
+
+def _read_state(checkpoint: Path) -> TrainerState:
+    return TrainerState.load_from_json(str(checkpoint / STATE))
 
 
 @contextlib.contextmanager
@@ -75,6 +94,6 @@ def remove_on_failure(out: Path, *, keep: bool) -> Iterator[None]:
 
 def _is_complete(folder: Path) -> bool:
     try:
-        return TrainerState.load_from_json(str(folder / STATE)).global_step > 0
+        return _read_state(folder).global_step > 0
     except (OSError, ValueError, TypeError):
         return False

@@ -1,7 +1,6 @@
 """Prepares training: checks and encodes the data, loads the model, builds the Trainer, and evaluates with it."""
 
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from tuneport.data.reader import Data, read_data
 from tuneport.data.rows import row_number
 from tuneport.errors import CheckpointError, TuneportError
 from tuneport.modeling.adapters import load_adapter
+from tuneport.schema.run import PseudoLabelled
 from tuneport.tasks import task_spec
 
 from .arguments import training_arguments
@@ -27,7 +27,8 @@ from .evaluate import Evaluation
 from .extra_rows import add_rehearsal_split, add_train_rows
 from .optional_packages import check_installed, required_packages
 from .strategies import adapters
-from .strategies.strategies import AdaLoraBudget, GradualUnfreezing, apply_strategy
+from .strategies.adalora import AdaLoraBudget
+from .strategies.strategies import GradualUnfreezing, apply_strategy
 from .tasks.base import FinetuneTask
 from .trainer import TuneportSeq2SeqTrainer, TuneportTrainer
 
@@ -47,6 +48,8 @@ class Prepared:
     """The encoded splits."""
     warnings: tuple[str, ...] = ()
     """Problems of the data that are no errors."""
+    pseudo_labelled: PseudoLabelled | None = None
+    """The pseudo-labels in train; None without `pseudo_label_data`."""
 
     @property
     def has_one_label(self) -> bool:
@@ -67,8 +70,9 @@ def prepare(config: FinetuneConfig) -> Prepared:
             required=spec.columns,
             optional=spec.optional_columns,
             seed=config.seed,
+            splits=config.splits,
         )
-        warnings = find_leakage(data)
+        warnings = [*data.warnings, *find_leakage(data)]
         data = add_rehearsal_split(data, config)
         task: FinetuneTask = spec.task_class("finetune")(data, config)
         task.best_metric()  # raises for a metric that the task does not have
@@ -100,23 +104,19 @@ def _check_adversarial(config: FinetuneConfig) -> None:
         raise TuneportError(problem, "use strategy = full")
 
 
-def make_trainer(
-    prepared: Prepared, out: Path, model: Any, model_init: Callable[[Any], Any] | None = None
-) -> TuneportTrainer:
-    """Build the Trainer; a search passes `model_init`, which loads the model of each trial."""
+def make_trainer(prepared: Prepared, out: Path, model: Any) -> TuneportTrainer:
+    """Build the Trainer of a model."""
     config, task = prepared.config, prepared.task
     trainer_class = TuneportSeq2SeqTrainer if task.generates else TuneportTrainer
     trainer = trainer_class(
-        settings=config,
-        model=None if model_init else model,
-        model_init=model_init,
+        task=task,
+        model=model,
         args=training_arguments(config, task, out),
         train_dataset=prepared.features["train"],
         eval_dataset=prepared.features["validation"],
         processing_class=prepared.processor,
         data_collator=task.collator(prepared.processor, model),
         compute_metrics=lambda outputs: score(prepared, "validation", outputs.predictions, outputs.label_ids).metrics,
-        compute_loss_func=task.loss(),
         preprocess_logits_for_metrics=task.reduce_logits,
         callbacks=_callbacks(config),
     )

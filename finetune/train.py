@@ -19,7 +19,9 @@ from typing import Any
 
 import transformers
 from accelerate import PartialState
+from datasets import Dataset
 
+from tuneport.data.reader import fingerprint
 from tuneport.folders import check_out, full_disk_is_an_error, git_commit
 from tuneport.host import Host
 from tuneport.schema.run import CHECKPOINT, RUN, Run
@@ -31,7 +33,16 @@ from .divergence import check_weights
 from .evaluate import Evaluation
 from .optional_packages import as_tracker_error, required_packages
 from .report import write_report
-from .resume import SETTINGS, TEACHER, TRAINER, check_can_create, check_unchanged, last_checkpoint, remove_on_failure
+from .resume import (
+    SETTINGS,
+    TEACHER,
+    TRAINER,
+    check_can_create,
+    check_unchanged,
+    has_stopped,
+    last_checkpoint,
+    remove_on_failure,
+)
 from .setup import Prepared, evaluate, load_model, make_trainer, prepare, save_trained
 from .strategies.strategies import finish_strategy
 from .trainer import TuneportTrainer
@@ -61,9 +72,10 @@ def finetune(
         check_out(out, marker=SETTINGS, overwrite=overwrite)
     transformers.set_seed(config.seed)
     prepared = prepare(config)
-    if resume:
-        check_unchanged(out, _identity(prepared), "settings or data")
     unlabelled = read_unlabelled(prepared) if config.pseudo_label_data else None
+    identity = _identity(prepared, unlabelled)
+    if resume:
+        check_unchanged(out, identity, "settings or data")
     # Both may raise, which has to happen before --overwrite removes anything.
     training_arguments(config, prepared.task, out)
     model = load_model(prepared)
@@ -74,7 +86,7 @@ def finetune(
     if state.is_main_process and not resume:
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
-        write_json(out / SETTINGS, _identity(prepared))
+        write_json(out / SETTINGS, identity)
     state.wait_for_everyone()
 
     with full_disk_is_an_error(out), remove_on_failure(out, keep=resume):
@@ -86,7 +98,10 @@ def finetune(
         trainer = make_trainer(prepared, out, model)
         started = time.perf_counter()
         with as_tracker_error(config):
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            if checkpoint and has_stopped(checkpoint):
+                trainer.restore_best(checkpoint)
+            else:
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         train_seconds = time.perf_counter() - started
         check_weights(trainer.model, "in its last steps")
         return _finish(out, prepared, trainer, train_seconds)
@@ -116,10 +131,15 @@ def _finish(out: Path, prepared: Prepared, trainer: TuneportTrainer, train_secon
     return run
 
 
-def _identity(prepared: Prepared) -> dict[str, Any]:
+def _identity(prepared: Prepared, unlabelled: Dataset | None) -> dict[str, Any]:
     """Return what a resumed run must have in common with the one that was interrupted."""
-    fingerprint = prepared.data.source.fingerprint
-    return {"config": prepared.config.model_dump(mode="json"), "data": fingerprint}
+    return {
+        "config": prepared.config.model_dump(mode="json"),
+        "data": prepared.data.source.fingerprint,
+        "train_rows": fingerprint(prepared.data.splits["train"]),  # augmented and rehearsed rows included
+        "unlabelled_rows": None if unlabelled is None else fingerprint(unlabelled),
+        "processes": PartialState().num_processes,
+    }
 
 
 def _record(
@@ -129,16 +149,21 @@ def _record(
     train_seconds: float,
     trained_parameters: int,
 ) -> Run:
-    config = prepared.config
+    config, task = prepared.config, prepared.task
     return Run(
         task=config.task,
-        labels=prepared.task.labels,
+        labels=task.labels,
         accepts_pairs="text_pair" in prepared.data.splits["train"].column_names,
+        problem_type=task.problem_type,
+        tag_scheme=task.tag_scheme,
+        max_length=config.max_length,
+        inputs=tuple(n for n in prepared.features["train"].column_names if n in prepared.processor.model_input_names),
         config=config.model_dump(mode="json"),
         seed=config.seed,
         data=prepared.data.source,
         metrics={name: evaluation.metrics for name, evaluation in evaluations.items()},
         train_rows=len(prepared.data.splits["train"]),
+        pseudo_labelled=prepared.pseudo_labelled,
         trained_parameters=trained_parameters,
         train_seconds=round(train_seconds, 2),
         bf16=bool(trainer.args.bf16),

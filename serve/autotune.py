@@ -4,13 +4,15 @@ Which variant is fastest depends on the processor's instructions and cores, or t
 wrong on another host. A variant takes part only if its golden cases still match torch's outputs there.
 """
 
+import math
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tuneport.host import Host
-from tuneport.runtime.scheduler import pack_batches
+from tuneport.runtime.scheduler import candidate_limits, fastest_limits, pack_batches
 from tuneport.schema.artifact import Device, GoldenCase, Manifest, Variant
 from tuneport.schema.loading import check_files, load_golden, load_manifest
 
@@ -28,11 +30,28 @@ COPIES = 4
 """How often the golden cases' rows are repeated, to fill batches."""
 
 
-def select_variant_for_host(folder: Path, settings: Settings) -> str | None:
-    """Return the name of the variant that serves on this host, or None where the manifest's choice stands.
+@dataclass(frozen=True)
+class Selection:
+    """What serves on this host, each None where the manifest's choice stands."""
 
-    It stands on a host like the export's, for families that are not autotuned, and where there is nothing to choose
-    from. Raises ArtifactError for a damaged file, EngineError if no variant runs here.
+    variant: str | None = None
+    max_batch_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Speed:
+    """The throughput of a variant, and the token limit that it has it with."""
+
+    rows_per_s: float
+    max_batch_tokens: int | None
+    """None where the manifest's limit was used."""
+
+
+def select_for_host(folder: Path, settings: Settings) -> Selection:
+    """Choose the variant that serves on this host and, on a GPU, its token limit.
+
+    The manifest's choice stands on a host like the export's, for families that are not autotuned, and where there is
+    nothing to choose from. Raises ArtifactError for a damaged file, EngineError if no variant runs here.
     """
     manifest = load_manifest(folder)
     choice = choose_variant(manifest, settings)
@@ -40,25 +59,29 @@ def select_variant_for_host(folder: Path, settings: Settings) -> str | None:
         logs.log("variant selected", serves=choice.variant.name, because=choice.because)
     chosen = choice.variant.name if choice.because else None
     device = choice.variant.execution.device
-    variants = [variant for variant in manifest.variants if variant.execution.device == device]
-    if len(variants) < 2 or not is_unlike(Host.here(), manifest.host, device):
-        return chosen
+    variants = [each for each in manifest.variants if (each.execution.device == "cpu") == (device == "cpu")]
+    has_choice = len(variants) > 1 or device != "cpu"
+    if not has_choice or not is_unlike(Host.here(), manifest.host, device):
+        return Selection(chosen)
     # Imported here because BentoML's supervisor runs this code and seldom gets this far.
     from tuneport.runtime.loading import family_of
 
     if not family_of(manifest.task).is_autotuned:
-        return chosen
+        return Selection(chosen)
     speeds = _measure(folder, manifest, variants, settings)
-    best = max(speeds, key=speeds.__getitem__) if speeds else choice.variant.name
+    if not speeds:
+        return Selection(choice.variant.name)
+    best = max(speeds, key=lambda name: speeds[name].rows_per_s)
     logs.log(
         "autotuned",
         because="the artifact was timed on another host",
         timed_on=manifest.host.model_dump(include={"cpu", "cores", "instructions", "gpus"}),
-        rows_per_s={name: round(speed, 1) for name, speed in speeds.items()},
+        rows_per_s={name: round(speed.rows_per_s, 1) for name, speed in speeds.items()},
         manifest_default=manifest.default_variant,
         serves=best,
+        max_batch_tokens=speeds[best].max_batch_tokens,
     )
-    return best
+    return Selection(best, speeds[best].max_batch_tokens)
 
 
 def is_unlike(here: Host, there: Host, device: Device = "cpu") -> bool:
@@ -70,10 +93,25 @@ def is_unlike(here: Host, there: Host, device: Device = "cpu") -> bool:
     return here.cores != there.cores or here.instructions != there.instructions
 
 
-def rows_per_s(runner: "ModelRunner", golden: list[GoldenCase]) -> float:
-    """Return the rows a second of the golden cases, run in serving's batches on all streams; the best of the rounds."""
+def best_speed(runner: "ModelRunner", golden: list[GoldenCase], device: Device, settings: Settings) -> Speed:
+    """Return a runner's throughput on the golden cases; on a GPU with the best token limit, unless it is set."""
+    if device == "cpu" or settings.max_batch_tokens or runner.single_row_batches:
+        return Speed(rows_per_s(runner, golden), None)
+    candidates, speeds = candidate_limits(runner.limits, device), []
+    for limits in candidates:
+        runner.limits = limits
+        speeds.append(rows_per_s(runner, golden, min_tokens=2 * limits.tokens))
+    return Speed(max(speeds), fastest_limits(candidates, speeds).tokens)
+
+
+def rows_per_s(runner: "ModelRunner", golden: list[GoldenCase], min_tokens: int = 0) -> float:
+    """Return the rows a second of the golden cases, run in serving's batches on all streams; the best of the rounds.
+
+    The cases are repeated up to `min_tokens`, because a batch of a GPU holds many times as many.
+    """
     windows = runner.task.encode([runner.task.parse_input(case.input) for case in golden])
-    rows = [row for rows in windows for row in rows] * COPIES
+    once = [row for rows in windows for row in rows]
+    rows = once * max(COPIES, math.ceil(min_tokens / sum(map(len, once))))
     batches = [[rows[i] for i in batch] for batch in pack_batches([*map(len, rows)], runner.limits)]
     best = 0.0
     with ThreadPoolExecutor(runner.streams) as pool:
@@ -87,20 +125,20 @@ def rows_per_s(runner: "ModelRunner", golden: list[GoldenCase]) -> float:
     return best
 
 
-def _measure(folder: Path, manifest: Manifest, variants: list[Variant], settings: Settings) -> dict[str, float]:
+def _measure(folder: Path, manifest: Manifest, variants: list[Variant], settings: Settings) -> dict[str, Speed]:
     """Return the speed of each variant that runs here and matches its golden cases."""
     from tuneport.runtime.golden import check_golden
     from tuneport.runtime.loading import open_runner
 
     golden = load_golden(folder)
-    speeds: dict[str, float] = {}
+    speeds: dict[str, Speed] = {}
     for variant in variants:
         check_files(folder, manifest, variant.name)
         try:
             threads, options = settings.worker_threads(), settings.device_options()
             runner = open_runner(folder, manifest, variant, threads=threads, device_options=options)
             check_golden(runner, golden, variant)
-            speeds[variant.name] = rows_per_s(runner, golden)
+            speeds[variant.name] = best_speed(runner, golden, variant.execution.device, settings)
         except Exception as error:  # of the engine, which raises exceptions of any kind: others may run
             logs.log("variant skipped", variant=variant.name, reason=str(error)[:200])
     return speeds

@@ -114,11 +114,14 @@ class ModelService:
             atexit.register(shutil.rmtree, os.environ[METRICS_FOLDER], ignore_errors=True)
             # In its own images BentoML restarts no worker that dies: the others would go on with its GPU idle.
             os.environ.pop("BENTOML_CONTAINERIZED", None)
-        from .autotune import select_variant_for_host
+        from .autotune import select_for_host
 
         try:
-            if settings.variant is None and (variant := select_variant_for_host(_artifact(), settings)):
-                os.environ["TUNEPORT_VARIANT"] = variant
+            selection = select_for_host(_artifact(), settings) if settings.variant is None else None
+            if selection and selection.variant:
+                os.environ["TUNEPORT_VARIANT"] = selection.variant
+            if selection and selection.max_batch_tokens:
+                os.environ["TUNEPORT_MAX_BATCH_TOKENS"] = str(selection.max_batch_tokens)
         except TuneportError as error:
             lifecycle.report_failed_start(error)
             raise SystemExit(f"error: {error}") from error

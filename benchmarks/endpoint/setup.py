@@ -49,7 +49,7 @@ def prepare(config: EndpointConfig) -> EndpointSetup:
     manifest = load_manifest(config.artifact)
     check_files(config.artifact, manifest)
     variant = manifest.variant(config.variant)
-    baseline = open_baseline(manifest, config.checkpoint)
+    baseline = open_baseline(manifest, config)
     workload = read_workload(manifest, baseline.task, config)
     runner = open_runner(config.artifact, manifest, variant)
     windows = runner.task.encode([runner.task.parse_input(value) for value in workload.inputs])

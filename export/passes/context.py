@@ -33,6 +33,8 @@ class BuildContext:
     """Whether outputs have a value for each token."""
     distill: Callable[[Path], Graph] | None = None
     """Train a model with fewer layers and convert it into a folder; None if there is no data to train it on."""
+    export_fp16: Callable[[Path], Graph] | None = None
+    """Convert the torch model, with its weights in fp16, into a folder; of generative models."""
     reduce_range: bool = False
     """Whether int8 weights use 7 bits, which depends on the processor that the artifact is for."""
     excluded_nodes: tuple[str, ...] = ()

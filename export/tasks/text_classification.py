@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from tuneport.data.rows import preview
 from tuneport.errors import CheckpointError
 from tuneport.metrics.classification import score_classes, score_multilabel
 from tuneport.runtime.batch import EncodedInput, RowOutputs
@@ -22,7 +23,7 @@ class Task(TextTask):
     def __init__(self, checkpoint: Checkpoint) -> None:
         """Read whether inputs have one label or several; a CheckpointError for a regression head."""
         super().__init__(checkpoint)
-        problem_type = checkpoint.config.problem_type or "single_label_classification"
+        problem_type = checkpoint.facts.problem_type or "single_label_classification"
         is_single = problem_type == "single_label_classification"
         if problem_type == "regression" or (is_single and len(checkpoint.labels) < 2):
             problem = f"{checkpoint.folder} has a head for {problem_type} with {len(checkpoint.labels)} label(s)"
@@ -30,6 +31,8 @@ class Task(TextTask):
         self._problem_type = problem_type
         self.multi_label = problem_type == "multi_label_classification"
         self._index = {label: i for i, label in enumerate(checkpoint.labels)}
+        # In data of other makers a class may be its number; a run has the names of its own data.
+        self._may_be_numbers = checkpoint.run is None and not any(label.isdigit() for label in checkpoint.labels)
         self.columns = (*self.columns, "labels" if self.multi_label else "label")
 
     def processing(self) -> Processing:
@@ -39,10 +42,17 @@ class Task(TextTask):
     def read_row(self, row: dict[str, Any]) -> tuple[Any, Any]:
         """Return the text or the pair, and the indices of its true labels."""
         labels = row["labels"] if self.multi_label else [row["label"]]
-        for label in labels:
-            if str(label) not in self._index:
-                raise ValueError(f"label {str(label)!r} is not one of the model's {list(self._index)[:20]}")
-        return self.text_of(row), [self._index[str(label)] for label in labels]
+        if not isinstance(labels, list):
+            raise ValueError(f"labels is {preview(labels)}, and a list is expected")
+        return self.text_of(row), [self._index_of(label) for label in labels]
+
+    def _index_of(self, label: Any) -> int:
+        """Return the index of a label's name, or of a class that is given by its number."""
+        if str(label) in self._index:
+            return self._index[str(label)]
+        if self._may_be_numbers and isinstance(label, int) and 0 <= label < len(self._index):
+            return label
+        raise ValueError(f"label {preview(label)} is not one of the model's {list(self._index)[:20]}")
 
     def score(
         self,

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from tuneport.metrics.entities import detect_scheme, score_entities
+from tuneport.errors import CheckpointError
+from tuneport.metrics.entities import score_entities
 from tuneport.runtime.batch import EncodedInput, RowOutputs
 from tuneport.runtime.tasks.base import RuntimeTask
 from tuneport.runtime.tasks.token_classification import Sentence
 from tuneport.runtime.tasks.token_classification import Task as Tagger
 from tuneport.schema.artifact import Processing
+from tuneport.tags import scheme_of_tags
 
 from ..checkpoint import Checkpoint
 from .base import ExportTask
@@ -22,10 +24,12 @@ class Task(ExportTask):
     example: Any = "Yes."
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        """Keep the checkpoint and infer the tag scheme from its labels."""
+        """Keep the checkpoint and its tag scheme; a CheckpointError for labels that the scheme does not have."""
         super().__init__(checkpoint)
-        # Each label as a sentence of one tag: the prefixes of the tags determine the scheme.
-        self._scheme = detect_scheme([label] for label in checkpoint.labels)
+        self._scheme = scheme_of_tags(checkpoint.facts.tag_scheme or "BIO", checkpoint.labels)
+        for label in checkpoint.labels:
+            if problem := self._scheme.find_malformed(label):
+                raise CheckpointError(f"{checkpoint.folder}: {problem}", "correct id2label in config.json")
 
     def processing(self) -> Processing:
         """Return how texts are read in windows, and the tag scheme."""
@@ -46,6 +50,8 @@ class Task(ExportTask):
             raise ValueError("tokens and tags are not lists of one length")
         if unknown := [tag for tag in tags if tag not in self.checkpoint.labels]:
             raise ValueError(f"tag {unknown[0]!r} is not one of the model's {list(self.checkpoint.labels)[:20]}")
+        if problem := self._scheme.find_problem(tags):
+            raise ValueError(problem)
         return {"tokens": tokens}, tags
 
     def with_text(self, text: str, like: Any) -> Any:

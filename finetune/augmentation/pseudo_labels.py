@@ -12,6 +12,7 @@ from datasets import Dataset, Features, concatenate_datasets
 from tuneport.data.reader import read_files
 from tuneport.data.rows import Problems, check_strings, with_string_labels
 from tuneport.errors import DataError, TuneportError
+from tuneport.schema.run import PseudoLabelled
 
 from ..setup import Prepared, load_trained, make_trainer, predict
 
@@ -29,13 +30,13 @@ def read_unlabelled(prepared: Prepared) -> Dataset:
     assert config.pseudo_label_data is not None
     columns = tuple(name for name in train.column_names if name != "label")
     renamed = {name: column for name, column in config.columns.items() if name in columns}
-    splits, files = read_files(config.pseudo_label_data, columns=renamed, required=columns, optional=())
+    files = read_files(config.pseudo_label_data, columns=renamed, required=columns, optional=())
     problems = Problems("correct or remove these rows of pseudo_label_data")
-    for name, rows in splits.items():
-        check_strings(rows, files[name], problems, columns)
+    for name, rows in files.splits.items():
+        check_strings(rows, files.names[name], problems, columns)
     problems.raise_if_any()
     types = Features({name: train.features[name] for name in columns})
-    rows = concatenate_datasets([rows.select_columns(list(columns)).cast(types) for rows in splits.values()])
+    rows = concatenate_datasets([rows.select_columns(list(columns)).cast(types) for rows in files.splits.values()])
     return rows.add_column("label", [prepared.task.labels[0]] * len(rows)).select_columns(train.column_names)
 
 
@@ -62,4 +63,5 @@ def add_pseudo_labels(prepared: Prepared, unlabelled: Dataset, teacher: Path, fo
         prepared,
         data=replace(prepared.data, splits={**prepared.data.splits, "train": extended}),
         features={**prepared.features, "train": task.encode(extended, prepared.processor, train=True)},
+        pseudo_labelled=PseudoLabelled(joined=len(confident), rows=len(unlabelled)),
     )

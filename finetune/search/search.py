@@ -1,8 +1,8 @@
-"""Hyper-parameter search with Optuna, through `Trainer.hyperparameter_search`; it can be resumed.
+"""Hyper-parameter search with Optuna; it can be resumed.
 
 runs/s/settings.json  the settings, data and space of the search
 runs/s/study.db       Optuna's record of every trial that has ended
-runs/s/trials.json    the table of trials, best first; trials.png is a plot of it
+runs/s/trials.json    the table of trials, best first, those that diverged last; trials.png is a plot of it
 runs/s/best.toml      the best settings, for `tuneport finetune --config`
 """
 
@@ -14,16 +14,18 @@ from typing import Any
 
 import matplotlib
 import optuna
+from accelerate import PartialState
 
 from tuneport.errors import TuneportError
 from tuneport.folders import check_out
+from tuneport.tasks import MetricSpec
 
 from ..config import FinetuneConfig
-from ..resume import SETTINGS, check_can_create, check_unchanged
+from ..resume import SETTINGS, TRAINER, check_can_create, check_unchanged
 from ..setup import Prepared, load_model, prepare
 from ..train import write_json
 from .space import Range, check_space
-from .trials import run_trials, trial_trainer
+from .trials import PROBLEM, ended_trials, run_trial
 
 matplotlib.use("agg")
 from matplotlib import pyplot
@@ -49,6 +51,8 @@ def search(
     without a result. `warn` is called with each warning before the first trial. Raises TuneportError, before any
     trial, for values that the settings do not take, and for `resume` with other settings, data or space.
     """
+    if PartialState().num_processes > 1:
+        raise TuneportError("a search runs in one process", "leave out torchrun or accelerate launch")
     check_can_create(out)
     _check_settings(config)
     space = check_space(config, space)
@@ -61,14 +65,14 @@ def search(
     identity = _identity(prepared, config, space)
     if resume:
         check_unchanged(out, identity, "settings, data or space")
-    model = load_model(prepared)  # may raise, which has to happen before anything is written
+    load_model(prepared)  # may raise, which has to happen before anything is written
     for warning in prepared.warnings if warn else ():
         warn(warning)  # type: ignore[misc]
     if not resume:
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
         write_json(out / SETTINGS, identity)
-    return _search(prepared, config, space, out, trials, model)
+    return _search(prepared, config, space, out, trials)
 
 
 def _check_settings(config: FinetuneConfig) -> None:
@@ -89,45 +93,44 @@ def _identity(prepared: Prepared, config: FinetuneConfig, space: dict[str, Range
 
 
 def _search(
-    prepared: Prepared, config: FinetuneConfig, space: dict[str, Range], out: Path, trials: int, model: Any
+    prepared: Prepared, config: FinetuneConfig, space: dict[str, Range], out: Path, trials: int
 ) -> dict[str, Any]:
     metric = prepared.task.best_metric()
-    direction = "minimize" if metric.lower_is_better else "maximize"
-    storage = {"study_name": NAME, "storage": f"sqlite:///{out.resolve() / STUDY}"}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(**storage, load_if_exists=True, direction=direction)
-    if (count := trials - len(_ended_trials(study))) > 0:
-        trainer = trial_trainer(prepared, out, model, set(space))
-        # A resumed search must not draw the same values again.
-        sampler = optuna.samplers.TPESampler(seed=config.seed + trials - count)
-        options = {"direction": direction, "sampler": sampler, "load_if_exists": True, **storage}
-        try:
-            run_trials(trainer, space, count, metric.name, **options)
-        except ValueError:  # transformers looks up the best trial, which does not exist if all have diverged
-            if len(_ended_trials(study)) < trials or any(trial.value is not None for trial in _ended_trials(study)):
-                raise
-    ended = _ended_trials(study)
-    finished = [trial for trial in ended if trial.value is not None]
-    if not finished:
-        raise TuneportError(f"all {len(ended)} trials of {out} diverged", "search smaller values of learning_rate")
-    finished.sort(key=lambda trial: trial.value or 0.0, reverse=not metric.lower_is_better)
-    return _write(out, config, finished, metric.name)
-
-
-def _ended_trials(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
-    """Return the trials with a result and those that diverged."""
-    return study.get_trials(states=(optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED))
-
-
-def _write(out: Path, config: FinetuneConfig, trials: list[optuna.trial.FrozenTrial], metric: str) -> dict[str, Any]:
-    """Write the table, the best settings and the plot of trials, which are sorted; returns the table's first row."""
-    table = [{"trial": trial.number, metric: trial.value, **trial.params} for trial in trials]
+    study = optuna.create_study(
+        study_name=NAME,
+        storage=f"sqlite:///{out.resolve() / STUDY}",
+        load_if_exists=True,
+        direction="minimize" if metric.lower_is_better else "maximize",
+    )
+    while len(ended_trials(study)) < trials:
+        run_trial(study, prepared, space, out / TRAINER, metric.name)
+    shutil.rmtree(out / TRAINER, ignore_errors=True)
+    table = _table(ended_trials(study), metric)
     (out / TRIALS).write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
-    best = {**config.model_dump(mode="json", exclude_none=True, exclude_defaults=True), **trials[0].params}
-    lines = [f"{name} = {_toml(value)}" for name, value in best.items()]
-    (out / BEST).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    _draw(out / PICTURE, trials, metric)
+    if table[0][metric.name] is None:
+        raise TuneportError(f"all {len(table)} trials of {out} diverged", "search smaller values of learning_rate")
+    _write_best(out / BEST, config, {name: table[0][name] for name in space})
+    _draw(out / PICTURE, ended_trials(study), metric.name)
     return table[0]
+
+
+def _table(trials: list[optuna.trial.FrozenTrial], metric: MetricSpec) -> list[dict[str, Any]]:
+    """Return a row for each trial, numbered from 0 in their order, the best first and those that diverged last."""
+    rows = [
+        {"trial": i, metric.name: trial.value, **trial.params}
+        | ({} if trial.value is not None else {"diverged": trial.user_attrs.get(PROBLEM, "")})
+        for i, trial in enumerate(trials)
+    ]
+    sign = 1 if metric.lower_is_better else -1
+    return sorted(rows, key=lambda row: (row[metric.name] is None, sign * (row[metric.name] or 0.0)))
+
+
+def _write_best(file: Path, config: FinetuneConfig, drawn: dict[str, Any]) -> None:
+    """Write the settings that were given, and those that were drawn, so that a run of them is the best trial again."""
+    best = {**config.model_dump(mode="json", exclude_none=True, exclude_defaults=True), **drawn}
+    lines = [f"{name} = {_toml(value)}" for name, value in best.items()]
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _toml(value: Any) -> str:
@@ -138,13 +141,22 @@ def _toml(value: Any) -> str:
 
 
 def _draw(file: Path, trials: list[optuna.trial.FrozenTrial], metric: str) -> None:
-    """Draw the metric over every setting that was varied, each in a panel of its own."""
+    """Draw the metric over every setting that was varied, in a panel each; those that diverged as crosses."""
     names = sorted({name for trial in trials for name in trial.params})
+    done, diverged = ([t for t in trials if (t.value is None) == is_without] for is_without in (False, True))
+    worst = min(trial.value for trial in done if trial.value is not None)
     figure, axes = pyplot.subplots(1, len(names), figsize=(3.4 * len(names), 3), layout="constrained", squeeze=False)
     for axis, name in zip(axes[0], names, strict=True):
         numeric = all(isinstance(trial.params[name], int | float) for trial in trials)
-        values = [trial.params[name] if numeric else str(trial.params[name]) for trial in trials]
-        axis.scatter(values, [trial.value for trial in trials], c=range(len(trials)), cmap="viridis_r", s=24)
+        shown = {t.number: t.params[name] if numeric else str(t.params[name]) for t in trials}
+        axis.scatter(
+            [shown[t.number] for t in done], [t.value for t in done], c=range(len(done)), cmap="viridis_r", s=24
+        )
+        if diverged:
+            axis.scatter(
+                [shown[t.number] for t in diverged], [worst] * len(diverged), c="tab:red", marker="x", label="diverged"
+            )
+            axis.legend(frameon=False, fontsize=8)
         axis.set(xlabel=name, ylabel=metric)
         distribution = trials[0].distributions[name]
         if getattr(distribution, "log", False):

@@ -1,75 +1,59 @@
-"""The trials of a search: each loads the base model and trains it with its own settings."""
+"""The trials of a search: each is trained and evaluated as `tuneport finetune` does with the same settings."""
 
 import copy
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import optuna
-from transformers import TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_pt_utils import LabelSmoother
-
-from tuneport.errors import TuneportError
 
 from ..config import FinetuneConfig
-from ..divergence import StopOnDivergence, check_weights
-from ..setup import Prepared, load_model, make_trainer
-from ..trainer import TuneportTrainer
+from ..divergence import Diverged, check_weights
+from ..setup import Prepared, evaluate, load_model, make_trainer, prepare
+from ..strategies.strategies import finish_strategy
 from .space import Range
 
-
-def run_trials(trainer: TuneportTrainer, space: dict[str, Range], count: int, metric: str, **study: Any) -> None:
-    """Run `count` trials, scored by `metric`; `study` are the arguments of `optuna.create_study`."""
-    trainer.hyperparameter_search(
-        hp_space=lambda trial: {name: values.suggest(trial, name) for name, values in space.items()},
-        compute_objective=lambda metrics: _objective(metrics, metric),
-        n_trials=count,
-        backend="optuna",
-        **study,
-    )
+PROBLEM = "problem"
+"""Attribute of a trial that diverged: what was not finite."""
 
 
-def trial_trainer(prepared: Prepared, out: Path, model: Any, varied: set[str]) -> TuneportTrainer:
-    """Build the Trainer of all trials, which differ in the settings `varied`; the collator needs the base `model`."""
+def run_trial(study: optuna.Study, prepared: Prepared, space: dict[str, Range], out: Path, metric: str) -> None:
+    """Draw the settings of the next trial, train it, and record its metric on the validation split.
 
-    def begin_trial(trial: optuna.Trial | None) -> Any:
-        """Load the model of a trial, and set what the Trainer reads only once, from the first settings."""
-        if trial is None:
-            return load_model(prepared)
-        config = prepared.config.model_copy(update=trial.params)
-        task = copy.copy(prepared.task)
-        task.config = config
-        trainer.compute_loss_func = task.loss()
-        smoothing = config.label_smoothing_factor
-        trainer.label_smoother = LabelSmoother(epsilon=smoothing) if smoothing else None
-        return load_model(replace(prepared, config=config))
-
-    trainer = make_trainer(prepared, out, model, model_init=begin_trial)
-    trainer.remove_callback(StopOnDivergence)
-    trainer.add_callback(PruneOnDivergence)
-    for name in varied:  # the Trainer casts a trial's value to the type of the present one, 0.9 epochs to 0
-        if FinetuneConfig.model_fields[name].annotation is float:
-            setattr(trainer.args, name, float(getattr(trainer.args, name)))
-    return trainer
+    One that diverges is recorded as pruned. The draw depends on the seed and the trials before alone, so that a search
+    that is resumed draws what it would have drawn. Raises TuneportError for a trial that cannot be trained.
+    """
+    ended = ended_trials(study)
+    study.sampler = optuna.samplers.TPESampler(seed=prepared.config.seed + len(ended))
+    trial = study.ask()
+    settings = {name: values.suggest(trial, name) for name, values in space.items()}
+    try:
+        value = train_trial(prepared, settings, out, metric)
+    except Diverged as error:
+        trial.set_user_attr(PROBLEM, error.problem)
+        study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+    else:
+        study.tell(trial, value)
 
 
-class PruneOnDivergence(StopOnDivergence):
-    """Ends a trial that has diverged, so that the search continues with the next one."""
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Prune the trial if a weight is not finite."""
-        try:
-            super().on_step_end(args, state, control, **kwargs)
-            if state.global_step >= state.max_steps:
-                check_weights(kwargs["model"], "in its last step")
-        except TuneportError as error:
-            raise optuna.TrialPruned(str(error)) from error
+def ended_trials(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    """Return the trials with a result and those that diverged, in their order; not those that were interrupted."""
+    return study.get_trials(states=(optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED))
 
 
-def _objective(metrics: dict[str, float], metric: str) -> float:
-    """Return a trial's metric; prunes the trial if it or the loss is not finite."""
-    value = metrics[f"eval_{metric}"]
-    if not math.isfinite(value) or not math.isfinite(metrics["eval_loss"]):
-        raise optuna.TrialPruned(f"{metric} is {value}, the loss {metrics['eval_loss']}")
-    return value
+def train_trial(prepared: Prepared, settings: dict[str, Any], out: Path, metric: str) -> float:
+    """Train with the changed settings, and return the metric on the validation split; raises Diverged."""
+    config = FinetuneConfig.model_validate({**prepared.config.model_dump(), **settings})
+    prepared = prepare(config) if "seed" in settings else _with_settings(prepared, config)
+    trainer = make_trainer(prepared, out, load_model(prepared))
+    trainer.train()
+    check_weights(trainer.model, "in its last steps")
+    trainer.model = trainer.model_wrapped = finish_strategy(trainer.accelerator.unwrap_model(trainer.model))
+    return evaluate(trainer, prepared, "validation").metrics[metric]
+
+
+def _with_settings(prepared: Prepared, config: FinetuneConfig) -> Prepared:
+    """Change settings that neither the data nor its encoding depends on."""
+    task = copy.copy(prepared.task)
+    task.config = config
+    return replace(prepared, config=config, task=task)

@@ -9,7 +9,6 @@ trained head, which transformers can load, and the adapter in a folder. The trai
     model.load_adapter("checkpoint/adapter", set_active=True)
 """
 
-import inspect
 import logging
 from pathlib import Path
 from typing import Any
@@ -32,9 +31,6 @@ def add_adapter(model: PreTrainedModel, head: set[str], config: FinetuneConfig) 
     # It warns of an adapter that is not active yet, while it activates it.
     logging.getLogger("adapters.model_mixin").setLevel(logging.ERROR)
     architecture, before = type(model).__name__, {name for name, _ in model.named_parameters()}
-    # The Trainer reads this from the signature of forward, which `adapters.init` replaces.
-    parameters = inspect.signature(model.forward).parameters.values()
-    accepts_loss_kwargs = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
     remedy = "choose another strategy, such as lora, or another base model"
     try:
         adapters.init(model)
@@ -49,7 +45,6 @@ def add_adapter(model: PreTrainedModel, head: set[str], config: FinetuneConfig) 
         raise CheckpointError(f"{architecture} takes no adapter (the adapters package adds {foreign[0]} to it)", remedy)
     if not after.keys() - before:
         raise CheckpointError(f"{architecture} takes no adapter (the adapters package finds no place for it)", remedy)
-    model.accepts_loss_kwargs = accepts_loss_kwargs
     model.train_adapter(NAME)
     for name, parameter in after.items():
         parameter.requires_grad_(name not in before or name in head)

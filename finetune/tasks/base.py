@@ -4,16 +4,18 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from typing import Any, ClassVar
 
+import torch
 from datasets import Dataset
 from transformers import PreTrainedModel
 
 from tuneport.data.reader import Data
 from tuneport.errors import TuneportError
+from tuneport.schema.run import ProblemType, TagScheme
 from tuneport.tasks import MetricSpec, TaskSpec, task_spec
 
 from ..config import FinetuneConfig, refuse_unused
 from ..evaluate import Evaluation
-from ..losses import Loss
+from ..losses import Loss, count_targets
 
 
 class FinetuneTask(ABC):
@@ -27,6 +29,10 @@ class FinetuneTask(ABC):
     """Whether an input may have several labels."""
     labels: tuple[str, ...] = ()
     """Names of the model's outputs, in order; empty for tasks without labels."""
+    problem_type: ProblemType | None = None
+    """Of text classification and regression, as in the model's configuration."""
+    tag_scheme: TagScheme | None = None
+    """Of token classification."""
 
     def __init__(self, data: Data, config: FinetuneConfig) -> None:
         """Keep the settings; subclasses check every row of every split. A DataError lists what is wrong."""
@@ -71,6 +77,13 @@ class FinetuneTask(ABC):
     def loss(self) -> Loss | None:
         """Return the loss function where the settings need another than the model's own."""
         return None
+
+    def count_targets(self, batch: dict[str, Any]) -> torch.Tensor:
+        """Count the targets of a batch that its loss is the mean of, int64 of shape ().
+
+        The Trainer weights batches by it, so that a step of several batches has the gradient of one large batch.
+        """
+        return count_targets(batch[self.target_columns[0]])
 
     def reduce_logits(self, logits: Any, labels: Any) -> Any:
         """Reduce a batch's logits to what `evaluate` needs, since the logits of a whole split may not fit in memory.

@@ -17,6 +17,7 @@ from tuneport.runtime.spans import OUTSIDE, best_span
 from ..config import FinetuneConfig
 from ..evaluate import Evaluation, Mistake, largest_losses
 from ..loading import check_input_size, load_aligned_tokenizer, load_pretrained
+from ..losses import Loss, span_loss
 from .base import FinetuneTask
 
 
@@ -119,6 +120,10 @@ class Task(FinetuneTask):
     def collator(self, processor: Any, model: PreTrainedModel) -> Any:
         """Pad to the longest window of the batch."""
         return DataCollatorWithPadding(processor)
+
+    def loss(self) -> Loss:
+        """Return the loss that ignores padding."""
+        return span_loss
 
     def reduce_logits(self, logits: Any, labels: Any) -> Any:
         """Keep the logits of starts and of ends, float32 (windows, tokens): the best span needs all of them."""

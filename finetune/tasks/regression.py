@@ -20,6 +20,8 @@ from .sequence import SequenceTask, check_same_columns, check_texts, format_inpu
 class Task(SequenceTask):
     """Rows of `text` (and `text_pair`) and `score`."""
 
+    problem_type = "regression"
+
     def __init__(self, data: Data, config: FinetuneConfig) -> None:
         """Check that every score is a finite number, or a list of as many as the first row has."""
         super().__init__(data, config)
@@ -42,7 +44,7 @@ class Task(SequenceTask):
             source,
             id2label=dict(enumerate(self.labels)),
             label2id={label: i for i, label in enumerate(self.labels)},
-            problem_type="regression",
+            problem_type=self.problem_type,
         )
 
     def encode(self, rows: Dataset, processor: Any, *, train: bool) -> Dataset:

@@ -1,7 +1,7 @@
 """What translation and summarization share: `source` → `target` by an encoder–decoder."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,7 +17,9 @@ from ..config import FinetuneConfig
 from ..evaluate import Evaluation, worst_mistakes
 from ..generation import configure_generation, decode_texts
 from ..loading import load_pretrained, load_tokenizer
+from ..losses import Loss, TokenLoss
 from ..model_limits import check_sizes
+from ..truncation import are_truncated
 from .base import FinetuneTask
 
 
@@ -71,18 +73,18 @@ class Seq2SeqTask(FinetuneTask):
         )
 
         def encode_batch(batch: dict[str, list[str]]) -> dict[str, Any]:
-            sources = processor([prefix + text for text in batch["source"]], truncation=True, max_length=max_length)
+            texts = [prefix + text for text in batch["source"]]
+            sources = processor(texts, truncation=True, max_length=max_length)
             targets = processor(text_target=batch["target"], truncation=True, max_length=max_target_length)
             labels = [_with_end(ids, processor.eos_token_id, max_target_length) for ids in targets["input_ids"]]
-            truncated = zip(
-                _are_truncated(sources, max_length), _are_truncated(targets, max_target_length), strict=True
-            )
+            cut_sources = are_truncated(processor, sources, max_length, texts)
+            cut_targets = are_truncated(_of_targets(processor), targets, max_target_length, batch["target"])
             return {
                 "input_ids": sources["input_ids"],
                 "attention_mask": sources["attention_mask"],
                 "labels": labels,
                 "length": [len(ids) + len(target) for ids, target in zip(sources["input_ids"], labels, strict=True)],
-                "truncated": [source or target for source, target in truncated],
+                "truncated": [source or target for source, target in zip(cut_sources, cut_targets, strict=True)],
             }
 
         return rows.map(encode_batch, batched=True, remove_columns=rows.column_names, desc="tokenize")
@@ -90,6 +92,11 @@ class Seq2SeqTask(FinetuneTask):
     def collator(self, processor: Any, model: PreTrainedModel) -> Any:
         """Pad to the longest row of the batch, and add the decoder's inputs, which label smoothing needs."""
         return DataCollatorForSeq2Seq(processor, model=model)
+
+    def loss(self) -> Loss | None:
+        """Return the loss for label smoothing; the model's own has none."""
+        smoothing = self.config.label_smoothing_factor
+        return TokenLoss(smoothing) if smoothing else None
 
     def evaluate(self, outputs: Any, targets: Any, rows: Dataset, features: Dataset) -> Evaluation:
         """Score generated token ids, int (rows, tokens); a mistake's loss is 1 minus its row's score."""
@@ -126,7 +133,6 @@ def _with_end(ids: list[int], end: int, limit: int) -> list[int]:
     return ids if end in ids[-2:] else [*ids[: limit - 1], end]
 
 
-def _are_truncated(encoded: Any, limit: int) -> list[bool]:
-    if encoded.encodings is None:  # slow tokenizers do not record what they truncate
-        return [len(ids) >= limit for ids in encoded["input_ids"]]
-    return [bool(encoding.overflowing) for encoding in encoded.encodings]
+def _of_targets(tokenizer: Any) -> Callable[..., Any]:
+    """Return a function that tokenizes targets, with the arguments of a tokenizer."""
+    return lambda text, **options: tokenizer(text_target=text, **options)

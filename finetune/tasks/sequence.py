@@ -11,7 +11,10 @@ from tuneport.data.rows import Problems, check_strings
 from tuneport.errors import DataError
 
 from ..loading import check_input_size, is_pooled, load_pooled, load_pretrained, load_tokenizer
+from ..truncation import are_truncated
 from .base import FinetuneTask
+
+DATA_PREFIX = "data."
 
 
 class SequenceTask(FinetuneTask):
@@ -40,14 +43,21 @@ class SequenceTask(FinetuneTask):
         self, rows: Dataset, processor: Any, targets: Callable[[dict[str, list[Any]]], list[Any]]
     ) -> Dataset:
         """Tokenize texts; `targets` maps the columns of a batch to the values of `labels`."""
+        limit = self.config.max_length
 
         def encode_batch(batch: dict[str, list[Any]]) -> dict[str, Any]:
-            encoded = processor(
-                batch["text"], batch.get("text_pair"), truncation=True, max_length=self.config.max_length
-            )
-            lengths = [len(ids) for ids in encoded["input_ids"]]
-            return {**encoded, "labels": targets(batch), "length": lengths}
+            batch = {name.removeprefix(DATA_PREFIX): values for name, values in batch.items()}
+            texts = (batch["text"], batch["text_pair"]) if "text_pair" in batch else (batch["text"],)
+            encoded = processor(*texts, truncation=True, max_length=limit)
+            return {
+                **encoded,
+                "labels": targets(batch),
+                "length": [len(ids) for ids in encoded["input_ids"]],
+                "truncated": are_truncated(processor, encoded, limit, *texts),
+            }
 
+        # Encoded columns would take the type of a data column of their name: `labels` of the data may be strings.
+        rows = rows.rename_columns({name: DATA_PREFIX + name for name in rows.column_names})
         return rows.map(encode_batch, batched=True, remove_columns=rows.column_names, desc="tokenize")
 
     def collator(self, processor: Any, model: PreTrainedModel) -> Any:

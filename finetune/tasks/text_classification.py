@@ -28,11 +28,13 @@ class Task(SequenceTask):
         super().__init__(data, config)
         columns = data.splits["train"].column_names
         if ("label" in columns) == ("labels" in columns):
-            found = "both label and labels" if "label" in columns else f"neither label nor labels, only {columns}"
+            own = ", ".join(map(repr, data.columns))
+            found = "both label and labels" if "label" in columns else f"neither label nor labels, only {own}"
             raise DataError(
                 f"{data.files['train']} has {found}", "give one of them, or rename with --columns label=YOURS"
             )
         self.multi_label = "labels" in columns
+        self.problem_type = "multi_label_classification" if self.multi_label else "single_label_classification"
         check_same_columns(data, ("labels" if self.multi_label else "label", "text_pair"))
         problems = Problems("correct these rows, or rename columns with --columns")
         counts = {}
@@ -56,7 +58,7 @@ class Task(SequenceTask):
             source,
             id2label=dict(enumerate(self.labels)),
             label2id={label: i for i, label in enumerate(self.labels)},
-            problem_type="multi_label_classification" if self.multi_label else "single_label_classification",
+            problem_type=self.problem_type,
         )
 
     def encode(self, rows: Dataset, processor: Any, *, train: bool) -> Dataset:
@@ -72,13 +74,10 @@ class Task(SequenceTask):
         return self.encode_texts(rows, processor, targets)
 
     def loss(self) -> Loss | None:
-        """Return the loss for class weights and for label smoothing of several labels.
-
-        transformers has no class weights, and smooths only single labels.
-        """
+        """Return the loss for class weights and label smoothing; the model's own has neither."""
         is_weighted = self.config.class_weights != "none"
         smoothing = self.config.label_smoothing_factor
-        if not is_weighted and not (self.multi_label and smoothing):
+        if not is_weighted and not smoothing:
             return None
         counts = torch.tensor([self.label_counts[label] for label in self.labels], dtype=torch.float32)
         weights = counts.sum() / (len(counts) * counts) if is_weighted else torch.ones_like(counts)

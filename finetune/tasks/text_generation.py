@@ -18,6 +18,7 @@ from ..config import FinetuneConfig
 from ..evaluate import MAX_MISTAKES, Evaluation, Mistake
 from ..generation import drop_conflicting_settings
 from ..loading import load_pretrained, load_tokenizer
+from ..losses import Loss, TokenLoss, count_targets
 from ..model_limits import check_sizes, is_causal
 from .base import FinetuneTask, first_output
 
@@ -34,7 +35,8 @@ class Task(FinetuneTask):
         super().__init__(data, config)
         columns = data.splits["train"].column_names
         if ("text" in columns) == ("messages" in columns):
-            found = "both text and messages" if "text" in columns else "neither text nor messages"
+            own = ", ".join(map(repr, data.columns))
+            found = "both text and messages" if "text" in columns else f"neither text nor messages, only {own}"
             remedy = "give one of them, or rename with --columns text=YOURS"
             raise DataError(f"{data.files['train']} has {found}", remedy)
         self.column = "messages" if "messages" in columns else "text"
@@ -97,6 +99,15 @@ class Task(FinetuneTask):
     def collator(self, processor: Any, model: PreTrainedModel) -> Any:
         """Pad on the right, also where the tokenizer pads on the left for generation."""
         return PadRight(processor.pad_token_id or 0)
+
+    def loss(self) -> Loss | None:
+        """Return the loss for label smoothing; the model's own has none."""
+        smoothing = self.config.label_smoothing_factor
+        return TokenLoss(smoothing, predicts_next=True) if smoothing else None
+
+    def count_targets(self, batch: dict[str, Any]) -> torch.Tensor:
+        """Count the tokens that are predicted from others, all targets but those of the first token."""
+        return count_targets(batch["labels"][:, 1:])
 
     def reduce_logits(self, logits: Any, labels: torch.Tensor) -> torch.Tensor:
         """Logits (rows, tokens, vocabulary) → float64 (rows, 3): the sum of losses, right tokens, all tokens."""

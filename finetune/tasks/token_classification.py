@@ -13,16 +13,15 @@ from transformers import AutoModelForTokenClassification, DataCollatorForTokenCl
 from tuneport.data.reader import Data
 from tuneport.data.rows import Problems, numbered_rows, preview
 from tuneport.errors import DataError
-from tuneport.metrics.entities import OUTSIDE, Entity, detect_scheme, score_entities, tag_accuracy
+from tuneport.metrics.entities import Entity, find_entities, score_entities, tag_accuracy
+from tuneport.tags import OUTSIDE, Scheme, TagError, detect_scheme
 
 from ..config import FinetuneConfig
 from ..evaluate import Evaluation, Mistake, largest_losses
 from ..loading import check_input_size, load_pretrained
+from ..losses import IGNORED, Loss, TokenLoss
 from ..word_tokenizer import load_word_tokenizer
 from .base import FinetuneTask, first_output
-
-IGNORED = -100
-"""Target that the loss ignores: of special tokens, and of all sub-words of a word but its first."""
 
 
 class Task(FinetuneTask):
@@ -33,7 +32,8 @@ class Task(FinetuneTask):
         super().__init__(data, config)
         problems = Problems("correct these rows, or rename columns with --columns tags=YOUR_COLUMN")
         train, file = data.splits["train"], data.files["train"]
-        self.scheme = detect_scheme(tags for _, tags in _readable_tags(train))
+        self.scheme = _detect_scheme(train, file)
+        self.tag_scheme = self.scheme.name
         self.label_counts = Counter(tag for _, tags in _readable_tags(train) for tag in tags)
         self.labels = tuple(sorted(self.label_counts, key=self._label_order))
         for split, rows in data.splits.items():
@@ -76,7 +76,9 @@ class Task(FinetuneTask):
                 [index[tags[word]] if word >= 0 else IGNORED for word in row]
                 for tags, row in zip(batch["tags"], words, strict=True)
             ]
-            truncated = [max(row) + 1 < len(tokens) for row, tokens in zip(words, batch["tokens"], strict=True)]
+            truncated = [
+                _lost_words(encoding, max(row)) for encoding, row in zip(encoded.encodings, words, strict=True)
+            ]
             lengths = [len(row) for row in words]
             return {**encoded, "labels": labels, "words": words, "truncated": truncated, "length": lengths}
 
@@ -85,6 +87,11 @@ class Task(FinetuneTask):
     def collator(self, processor: Any, model: PreTrainedModel) -> Any:
         """Pad tokens and targets to the longest row of the batch."""
         return DataCollatorForTokenClassification(processor)
+
+    def loss(self) -> Loss | None:
+        """Return the loss for label smoothing; the model's own has none."""
+        smoothing = self.config.label_smoothing_factor
+        return TokenLoss(smoothing) if smoothing else None
 
     def reduce_logits(self, logits: Any, labels: torch.Tensor) -> torch.Tensor:
         """Logits (rows, tokens, labels) → the index of each token's best label, int64 (rows, tokens)."""
@@ -122,7 +129,8 @@ class Task(FinetuneTask):
         return tags
 
     def _mistakes(self, expected: list[list[str]], predicted: list[list[str]], rows: Dataset) -> tuple[Mistake, ...]:
-        entities = [tuple(map(self.scheme.entities, pair)) for pair in zip(expected, predicted, strict=True)]
+        pairs = zip(expected, predicted, strict=True)
+        entities = [tuple(find_entities(tags, self.scheme) for tags in pair) for pair in pairs]
         num_wrong = np.array([len(set(right) ^ set(found)) for right, found in entities], np.float64)
         return tuple(
             Mistake(
@@ -138,15 +146,23 @@ class Task(FinetuneTask):
     def _check_tags(self, rows: Dataset, file: str, problems: Problems, *, is_train: bool) -> None:
         known = set(self.labels)
         for number, tags in _readable_tags(rows):
-            for tag in dict.fromkeys(tags):
-                if self.scheme.is_malformed(tag):
-                    problem = f"tag {tag!r} is malformed, and O or B-, I-, E-, S- with a type is expected"
-                    problems.add(f"{file} row {number}", problem)
-                elif not is_train and tag not in known:
-                    problems.add(f"{file} row {number}", f"tag {tag!r} is not among train's")
+            if problem := self.scheme.find_problem(tags):
+                problems.add(f"{file} row {number}", problem)
+            elif not is_train and (unknown := [tag for tag in tags if tag not in known]):
+                problems.add(f"{file} row {number}", f"tag {unknown[0]!r} is not among train's")
 
     def _label_order(self, tag: str) -> tuple[bool, str, str]:
         return (tag != OUTSIDE, tag[2:] if self.scheme.is_typed else tag, tag)
+
+
+def _detect_scheme(train: Dataset, file: str) -> Scheme:
+    """Detect the scheme of train's tags; a DataError names a tag of no scheme and its first row."""
+    try:
+        return detect_scheme(tags for _, tags in _readable_tags(train))
+    except TagError as error:
+        row = next(number for number, tags in _readable_tags(train) if error.tag in tags)
+        remedy = "write all tags in one of BIO, IOB1, BIOES, BILOU and IO"
+        raise DataError(f"{file} row {row}: {error}", remedy) from error
 
 
 def _readable_tags(rows: Dataset) -> Iterator[tuple[int, list[str]]]:
@@ -176,6 +192,12 @@ def _check_rows(rows: Dataset, file: str, problems: Problems) -> None:
 def _first_tokens(word_ids: list[int | None]) -> list[int]:
     """Return, for each token, the index of the word that it begins, or -1."""
     return [-1 if word is None or word == before else word for before, word in pairwise([None, *word_ids])]
+
+
+def _lost_words(encoding: Any, last: int) -> bool:
+    """Tell whether words after the one of index `last` were truncated; words of zero width have no tokens to lose."""
+    rest = (word for part in encoding.overflowing for word in part.word_ids if word is not None)
+    return max(rest, default=last) > last
 
 
 def _format_entities(entities: Iterable[Entity], tokens: list[str]) -> str:

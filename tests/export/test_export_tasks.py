@@ -12,7 +12,7 @@ from kit.data import write_splits
 from kit.encoders import FAMILIES, spread_logits, tiny_encoder
 from kit.exports import export_variants, quick_exports
 from kit.texts import WORDS
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from tuneport.errors import DataError, InputError
 from tuneport.modeling.heads import PooledClassifier
@@ -41,7 +41,11 @@ def question_row() -> dict[str, Any]:
 
 def tagged_row(words: int = 12) -> dict[str, Any]:
     tokens = text(words).split()
-    return {"tokens": tokens, "tags": generator.choices(["O", "B-X", "I-X", "B-Y"], k=len(tokens))}
+    tags = generator.choices(["O", "B-X", "I-X", "B-Y"], k=len(tokens))
+    for i, before in enumerate(["O", *tags[:-1]]):
+        if tags[i] == "I-X" and (i == 0 or before[1:] != "-X"):
+            tags[i] = "B-X"
+    return {"tokens": tokens, "tags": tags}
 
 
 ROWS: dict[str, tuple[str, Callable[[], dict[str, Any]], dict[str, Any]]] = {
@@ -253,7 +257,9 @@ def test_pooling_heads_export_like_the_others(family: str, pooling: str, tmp_pat
     base = tiny_encoder(tmp_path / "base", family)
     torch.manual_seed(2)
     labels = {"id2label": {0: "a", 1: "b", 2: "c"}, "problem_type": "single_label_classification"}
-    model = PooledClassifier.from_encoder(str(base), pooling, trust_remote_code=False, **labels)
+    model = PooledClassifier.from_encoder(
+        str(base), pooling, encoder_config=AutoConfig.from_pretrained(base), trust_remote_code=False, **labels
+    )
     model.classifier.weight.data *= 50
     model.save_pretrained(tmp_path / "checkpoint")
     AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path / "checkpoint")

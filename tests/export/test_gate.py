@@ -43,7 +43,8 @@ def test_both_variants_of_a_sound_model_pass_with_their_evidence(manifest: Manif
 def test_golden_cases_cover_what_breaks_models(tiny_artifact: Path) -> None:
     cases = read_rows(tiny_artifact / "golden.jsonl")
     texts = [case["input"] for case in cases]
-    assert {"one-word", "mixed", "full-length", "too-long", "awkward"} == {case["batch"] for case in cases}
+    lengths = {f"length-{length}" for length in (8, 16, 32, 48)}
+    assert {"one-word", "mixed", "full-length", "too-long", "awkward", *lengths} == {case["batch"] for case in cases}
     assert "" in texts
     assert any(not text.isascii() for text in texts)
     assert len({len(case["input"]) for case in cases if case["batch"] == "mixed"}) > 3

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from tuneport.errors import EngineError
 from tuneport.modeling.heads import PooledClassifier, PooledConfig
+from tuneport.runtime.backends.gpu import GpuBackend
 from tuneport.runtime.batch import EncodedInput, RowOutputs, packed_batch, padded_batch
 from tuneport.schema.artifact import Processing
 from tuneport.stages.export import onnx_configs  # noqa: F401 -- registers further architectures
@@ -164,6 +165,44 @@ def test_bf16_graphs_answer_nearly_as_torch_does(case: Case) -> None:
     assert case.difference(results) < 0.15
     kinds = {each.data_type for each in model.graph.initializer if len(each.dims) == 2}
     assert onnx.TensorProto.BFLOAT16 in kinds
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("passes", "tolerance"),
+    [
+        ((fuse,), 1e-3),
+        ((fuse, packed), 1e-3),
+        ((fuse, packed_multi_head), 1e-3),
+        ((fuse, fp16), 3e-2),
+        ((fuse, fp16, packed), 3e-2),
+        ((fuse, fp16, packed_multi_head), 3e-2),
+        ((fuse_multi_head, bf16), 0.2),
+    ],
+    ids=lambda each: "-".join(one.__name__ for one in each) if isinstance(each, tuple) else "",
+)
+def test_cuda_answers_as_torch_does(case: Case, passes: Any, tolerance: float) -> None:
+    graph = case.build(*passes)
+    is_packed = passes[-1] in (packed, packed_multi_head)
+    batch = packed_batch(case.rows) if is_packed else padded_batch(case.rows, case.processing)
+    backend = GpuBackend(graph.path, streams=2, provider_options={"use_tf32": "0"})
+    for _ in range(4):  # both streams, with buffers that were used before
+        results = batch.split(backend.run(batch), per_token=case.context.per_token)
+        assert case.difference(results) < tolerance
+
+
+@pytest.mark.gpu
+def test_a_cuda_graph_answers_as_its_kernels_do_one_by_one(case: Case) -> None:
+    graph = case.build(fuse, fp16)
+    plain = GpuBackend(graph.path)
+    captured = GpuBackend(graph.path, streams=2, graph_shapes=[(1, 16), (2, 64), (8, 64)])
+    for rows in (case.rows[1:2], case.rows[:2], case.rows, case.rows[3:5], case.rows[1:2]):
+        batch = padded_batch(rows, case.processing)
+        both = [batch.split(each.run(batch), per_token=case.context.per_token) for each in (plain, captured)]
+        for one, other in zip(*both, strict=True):
+            for name, values in one.items():
+                # Kernels are chosen by shape, so that sums are rounded in another order.
+                np.testing.assert_allclose(values, other[name], atol=2e-2)
 
 
 @pytest.mark.parametrize("family", ["MPNet", "ModernBert", "Albert"])

@@ -60,7 +60,7 @@ def test_na_and_null_in_a_csv_are_texts(tmp_path: Path) -> None:
         (
             "train.jsonl",
             b'{"texts": "a", "label": 1}\n' * 20,
-            ["no column ['text']", "['texts', 'label']", "--columns"],
+            ["no column 'text', only 'texts', 'label'", "--columns text=YOUR_COLUMN"],
         ),
         ("other.jsonl", b'{"text": "a"}\n', ["no train file"]),
     ],
@@ -171,7 +171,9 @@ def test_scores_of_a_csv_are_numbers_and_only_bad_rows_are_named(tmp_path: Path)
 def test_absent_columns_of_all_files_are_named_at_once(tmp_path: Path) -> None:
     write_rows(tmp_path / "train.jsonl", [{"texts": "a", "label": "b"}])
     write_rows(tmp_path / "validation.jsonl", [{"text": "a", "labels_": "b"}])
-    with pytest.raises(DataError, match=r"train\.jsonl has no column \['text'\].*validation\.jsonl has no column"):
+    with pytest.raises(
+        DataError, match=r"train\.jsonl has no column 'text', .*validation\.jsonl has no column 'label'"
+    ):
         _read(tmp_path)
 
 
@@ -189,7 +191,7 @@ def test_an_unpaired_surrogate_is_named_with_its_line(tmp_path: Path) -> None:
 
 
 def test_a_csv_with_surplus_cells_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="more cells in row 1"):
+    with pytest.raises(DataError, match=r"row 1 \(line 2\) has 3 cells and the header 2, separated by ','"):
         _read(_csv(tmp_path / "x.csv", ["text,label", "a, b,c", "a,b,d"]))
 
 
@@ -225,11 +227,6 @@ def test_classes_are_divided_evenly_and_rows_keep_their_numbers(tmp_path: Path) 
     assert {len(few.splits[name]) for name in ("validation", "test")} == {1}
     for split in few.splits.values():
         assert all(row["text"] == f"text {number - 1}" for number, row in numbered_rows(split))
-
-
-def test_a_csv_without_commas_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"it has \['text;label'\]; separate the columns of a CSV with commas"):
-        _read(_csv(tmp_path / "x.csv", ["text;label", "a;b"]))
 
 
 def test_a_file_that_cannot_be_read_is_one_line(

@@ -9,6 +9,7 @@ import torch
 from kit.encoders import FAMILIES, tiny_encoder
 from kit.generative import build_seq2seq
 from transformers import (
+    AutoConfig,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -80,7 +81,12 @@ def test_a_family_learns_and_is_merged(
 def test_attention_pooling_is_not_taken_for_attention(
     settings: Settings, bases: dict[str, Path], strategy: str
 ) -> None:
-    model = PooledClassifier.from_encoder(str(bases["bert"]), "attention", trust_remote_code=False)
+    model = PooledClassifier.from_encoder(
+        str(bases["bert"]),
+        "attention",
+        encoder_config=AutoConfig.from_pretrained(bases["bert"]),
+        trust_remote_code=False,
+    )
     assert head_modules(model) == ["attention", "classifier"]
     _check_learns_and_merges(model, settings(strategy=strategy, pooling="attention"))
 

@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 from kit.data import read_rows, write_rows
+from kit.encoders import tiny_encoder
+from kit.exports import export_variants, quick_exports
+from kit.generative import nested_byte_level
 from safetensors.torch import load_file
 
 from tuneport.modeling.heads import PooledClassifier
@@ -62,3 +65,30 @@ def test_a_pooled_teacher_labels_rows(settings: Settings, tmp_path: Path) -> Non
     file = write_rows(tmp_path / "more.jsonl", rows)
     config = settings(pooling="cls", pseudo_label_data=str(file), pseudo_label_threshold=0.1)
     assert finetune(config, tmp_path / "run").train_rows == 48 + 16
+
+
+@pytest.mark.parametrize(("family", "position"), [("bert", "first"), ("xlnet", "last"), ("llama", "last")])
+@pytest.mark.parametrize("padding_side", ["left", "right"])
+def test_cls_pooling_takes_the_token_that_stands_for_the_text(
+    settings: Settings, tmp_path: Path, family: str, position: str, padding_side: str
+) -> None:
+    base = nested_byte_level(tmp_path / "base") if family == "llama" else tiny_encoder(tmp_path / "base", family)
+    prepared = prepare(settings(model=str(base), pooling="cls"))
+    model = load_model(prepared).eval()
+    assert model.config.cls_position == position
+    prepared.processor.padding_side = padding_side
+    feeds = prepared.processor(["the film", "a b c d e f"], padding=True, return_tensors="pt")
+    feeds.pop("token_type_ids", None)
+    with torch.inference_mode():
+        states, logits = model.encoder(**feeds).last_hidden_state, model(**feeds).logits
+        for row, mask in enumerate(feeds["attention_mask"].bool()):
+            expected = model.classifier(states[row][mask][0 if position == "first" else -1])
+            torch.testing.assert_close(logits[row], expected)
+
+
+def test_cls_pooling_of_xlnet_is_exported(settings: Settings, tmp_path: Path) -> None:
+    config = settings(model=str(tiny_encoder(tmp_path / "base", "xlnet")), pooling="cls")
+    finetune(config, tmp_path / "run")
+    with quick_exports():
+        manifest = export_variants(tmp_path / "run", Path(config.data), tmp_path / "artifact", "fp32")
+    assert manifest.variant("fp32").evidence.parity.agreement == 1

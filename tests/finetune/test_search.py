@@ -1,6 +1,7 @@
 """A search tries what its space says, and refuses before the first trial what no run could take."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ import pytest
 from kit.command import tuneport
 
 from tuneport.errors import TuneportError
-from tuneport.stages.finetune.config import FinetuneConfig
+from tuneport.stages.finetune.config import FinetuneConfig, load_config
+from tuneport.stages.finetune.search import trials
 from tuneport.stages.finetune.search.search import search
 from tuneport.stages.finetune.search.space import Range, read_space
 from tuneport.stages.finetune.setup import make_trainer
+from tuneport.stages.finetune.train import finetune
 
 Settings = Callable[..., FinetuneConfig]
 RATES = {"learning_rate": Range(low=1e-5, high=1e-3)}
@@ -97,7 +100,7 @@ def test_a_trial_trains_what_the_space_says(
     config = settings().model_copy(update={"max_steps": -1, "num_train_epochs": 3})
     search(config, space, tmp_path / "s", trials=1)
     assert trainers[0].state.global_step == 3  # half of 48 rows by 8
-    assert trainers[0].label_smoother.epsilon == 0.2
+    assert trainers[0].loss.smoothing == 0.2
 
 
 def test_a_search_resumes_only_with_the_same_settings_data_and_space(settings: Settings, tmp_path: Path) -> None:
@@ -136,8 +139,62 @@ def test_a_trial_that_diverges_has_no_result_and_the_others_run(settings: Settin
     study = optuna.load_study(study_name=None, storage=f"sqlite:///{tmp_path / 's' / 'study.db'}")
     assert best["learning_rate"] == 1e-3
     assert {trial.state.name for trial in study.trials} == {"COMPLETE", "PRUNED"}
+    table = _table(tmp_path / "s")
+    assert sorted(row["trial"] for row in table) == [0, 1, 2, 3, 4]
+    assert {row["learning_rate"] for row in table if row["f1_macro"] is not None} == {1e-3}
+    assert [row for row in table if row["f1_macro"] is None] == [row for row in table if "diverged" in row]
+    assert "diverged" in table[-1]["diverged"]
     with pytest.raises(TuneportError, match=r"all 1 trials .* diverged"):
         search(config, {"learning_rate": Range(choices=(1e25,))}, tmp_path / "t", trials=1)
+    assert len(_table(tmp_path / "t")) == 1
+
+
+def _table(out: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads((out / "trials.json").read_text())
+    return rows
+
+
+@pytest.mark.parametrize("strategy", ["full", pytest.param("lora", marks=pytest.mark.slow)])
+def test_the_best_settings_give_the_best_trials_figure_again(
+    settings: Settings, tmp_path: Path, texts_and_labels: Path, strategy: str
+) -> None:
+    """With dropout, evaluations between, and a seed of the search's own, which decides the split of a single file."""
+    data = shutil.copy(texts_and_labels / "train.jsonl", tmp_path / "all.jsonl")
+    config = settings(
+        data=str(data), strategy=strategy, metric_for_best_model="loss", dropout=0.3, max_steps=8,
+        eval_strategy="epoch", save_strategy="steps", save_steps=3,
+    )  # fmt: skip
+    space = {"learning_rate": Range(low=1e-4, high=1e-2, log=True), "seed": Range(low=1, high=99)}
+    best = search(config, space, tmp_path / "s", trials=2)
+    run = finetune(load_config(tmp_path / "s" / "best.toml"), tmp_path / "run")
+    assert run.seed == best["seed"]
+    assert run.metrics["validation"]["loss"] == best["loss"]
+
+
+def test_an_interrupted_search_ends_as_a_whole_one(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settings(max_steps=1, metric_for_best_model="loss")
+    search(config, RATES, tmp_path / "whole", trials=3)
+    with monkeypatch.context() as patch:
+        patch.setattr("tuneport.stages.finetune.search.trials.train_trial", _interrupt_second(trials.train_trial))
+        with pytest.raises(KeyboardInterrupt):
+            search(config, RATES, tmp_path / "broken", trials=3)
+    search(config, RATES, tmp_path / "broken", trials=3, resume=True)
+    assert _table(tmp_path / "broken") == _table(tmp_path / "whole")
+    assert (tmp_path / "broken" / "best.toml").read_text() == (tmp_path / "whole" / "best.toml").read_text()
+
+
+def _interrupt_second(train_trial: Callable[..., float]) -> Callable[..., float]:
+    calls: list[int] = []
+
+    def train(*arguments: Any) -> float:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return train_trial(*arguments)
+
+    return train
 
 
 def test_the_command_line_reports_a_wrong_space_in_one_line(tmp_path: Path) -> None:

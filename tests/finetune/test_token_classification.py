@@ -13,10 +13,11 @@ from kit.generative import nested_byte_level
 from transformers import AutoModelForTokenClassification, AutoTokenizer, ByT5Tokenizer
 
 from tuneport.errors import CheckpointError, DataError, TuneportError
-from tuneport.metrics.entities import Entity, detect_scheme, score_entities
+from tuneport.metrics.entities import Entity, find_entities, score_entities
 from tuneport.stages.finetune.config import FinetuneConfig, load_config
 from tuneport.stages.finetune.tasks.token_classification import Task
 from tuneport.stages.finetune.train import finetune
+from tuneport.tags import detect_scheme
 from tuneport.tasks import task_spec
 
 ROWS = [
@@ -56,21 +57,23 @@ def _logits(task: Task, features: datasets.Dataset, tags: list[list[str]]) -> np
 @pytest.mark.parametrize(
     ("name", "tags", "entities"),
     [
-        ("IOB2", "B-P I-P B-P O I-L", [("P", 0, 2), ("P", 2, 3)]),
-        ("IOB2", "B-P I-L O O O", [("P", 0, 1)]),
-        ("IOBES", "B-P I-P E-P O S-L", [("P", 0, 3), ("L", 4, 5)]),
-        ("IOBES", "B-P O S-P I-L O", [("P", 2, 3)]),
+        ("BIO", "B-P I-P B-P O B-L", [("P", 0, 2), ("P", 2, 3), ("L", 4, 5)]),
+        ("BILOU", "B-P I-P L-P O U-L", [("P", 0, 3), ("L", 4, 5)]),
+        ("BIOES", "B E O S O", [("_", 0, 2), ("_", 3, 4)]),
+        ("BIOES", "B-P I-P E-P O S-L", [("P", 0, 3), ("L", 4, 5)]),
+        ("BILOU", "U-P U-P O B-L L-L", [("P", 0, 1), ("P", 1, 2), ("L", 3, 5)]),
         ("IOB1", "I-P I-P B-P O I-L", [("P", 0, 2), ("P", 2, 3), ("L", 4, 5)]),
         ("IO", "I-P I-P I-L O I-L", [("P", 0, 2), ("L", 2, 3), ("L", 4, 5)]),
         ("IO", "P P L O creative-work", [("P", 0, 2), ("L", 2, 3), ("creative-work", 4, 5)]),
-        ("IOB2", "B I B O O", [("_", 0, 2), ("_", 2, 3)]),
-        ("IOB2", "B-creative-work I-creative-work O", [("creative-work", 0, 2)]),
+        ("BIO", "B I B O O", [("_", 0, 2), ("_", 2, 3)]),
+        ("BIO", "B-creative-work I-creative-work O", [("creative-work", 0, 2)]),
     ],
 )
 def test_the_scheme_is_detected_from_the_tags(name: str, tags: str, entities: list[tuple[str, int, int]]) -> None:
     scheme = detect_scheme([["O"], tags.split()])
     assert scheme.name == name
-    assert scheme.entities(tags.split()) == [Entity(*each) for each in entities]
+    assert scheme.find_problem(tags.split()) is None
+    assert find_entities(tags.split(), scheme) == [Entity(*each) for each in entities]
 
 
 @pytest.mark.parametrize("convert", [str, lambda tag: tag.replace("B-", "I-"), lambda tag: tag[2:] or "O"])
@@ -88,7 +91,7 @@ def test_entities_are_scored_whole(convert: Any) -> None:
 
 
 def test_what_the_scheme_does_not_allow_is_no_entity() -> None:
-    """An I after O in IOB2, an unfinished B in IOBES: seqeval would count both unless it is told to be strict."""
+    """An I after O in BIO, an unfinished B in BIOES: seqeval would count both unless it is told to be strict."""
     for right, guessed in (("B-P O B-L", "B-P O I-L"), ("S-P O S-L", "S-P O B-L")):
         metrics, _ = score_entities([right.split()], [guessed.split()], detect_scheme([right.split()]))
         assert metrics == {"precision": 1.0, "recall": 0.5, "f1": pytest.approx(2 / 3)}
@@ -239,10 +242,47 @@ def test_a_single_tag_is_refused(bert: Path, tmp_path: Path) -> None:
         _task(bert, write_splits(tmp_path, train=rows, validation=rows))
 
 
-def test_inside_after_nothing_is_no_error_but_no_entity_of_iob2(bert: Path, tmp_path: Path) -> None:
-    rows = [*ROWS, {"tokens": ["new", "york"], "tags": ["O", "I-LOC"]}]
-    task, _ = _task(bert, write_splits(tmp_path, train=rows, validation=rows))
-    assert task.scheme.entities(["O", "I-LOC"]) == []
+@pytest.mark.parametrize(
+    ("tags", "problem"),
+    [
+        ("O I-LOC", "tag 'I-LOC' follows 'O', which BIO does not allow"),
+        ("B-PER I-LOC", "tag 'I-LOC' follows 'B-PER', which BIO does not allow"),
+        ("B-PER E-LOC", "tag 'E-LOC' follows 'B-PER', which BIOES does not allow"),
+        ("S-PER B-PER O", "tag 'O' follows 'B-PER', which BIOES does not allow"),
+        ("U-PER B-PER", "tag 'O' follows 'B-PER', which BILOU does not allow"),
+        ("S-PER U-LOC", "tag 'U-LOC' is of BILOU, and 'S-PER' of BIOES"),
+        ("B-PER M-PER E-PER", "tag 'M-PER' is malformed, and O or B-, I-, E-, S- with a type is expected (BIOES)"),
+        ("B-PER LOC", "tag 'LOC' is malformed, and O or B-, I- with a type is expected (BIO)"),
+        ("B_PER I_PER", "tag 'B_PER' is malformed, and O or B-, I-, E-, S-, L-, U- with a type is expected"),
+        ("PER-B PER-I", "tag 'PER-B' is malformed"),
+        ("b-per i-per o", "tag 'b-per' is malformed"),
+    ],
+)
+def test_tags_of_no_scheme_are_refused_with_their_row(tags: str, problem: str, bert: Path, tmp_path: Path) -> None:
+    outside = {"tokens": ["the", "river"], "tags": ["O", "O"]}
+    scheme = [{"tokens": ["anna"], "tags": ["B-PER"]}] if problem.endswith("BIO does not allow") else []
+    bad = {"tokens": ["the"] * len(tags.split()), "tags": tags.split()}
+    rows = [outside, *scheme, bad]
+    with pytest.raises(DataError) as found:
+        _task(bert, write_splits(tmp_path, train=rows, validation=[outside]))
+    assert f"train.jsonl row {len(rows)}: {problem}" in str(found.value)
+
+
+def test_a_scheme_holds_for_every_split(bert: Path, tmp_path: Path) -> None:
+    train = [{"tokens": ["anna", "ben"], "tags": ["I-PER", "B-PER"]}]
+    validation = [*train, {"tokens": ["the", "anna"], "tags": ["O", "B-PER"]}]
+    with pytest.raises(DataError, match=r"validation\.jsonl row 2: tag 'B-PER' follows 'O', which IOB1 does not allow"):
+        _task(bert, write_splits(tmp_path, train=train, validation=validation))
+
+
+def test_words_of_zero_width_at_the_end_are_not_taken_for_truncated(bert: Path, tmp_path: Path) -> None:
+    rows = [
+        {"tokens": ["anna", "\u200b"], "tags": ["B-PER", "O"]},
+        {"tokens": ["the"] * 7, "tags": ["O"] * 7},
+    ]
+    task, splits = _task(bert, write_splits(tmp_path, train=rows, validation=rows), max_length=8)
+    features = task.encode(splits["train"], task.load_processor(str(bert)), train=True)
+    assert features["truncated"] == [False, True]
 
 
 def test_a_slow_tokenizer_is_refused(folder: Path, tmp_path: Path) -> None:

@@ -224,7 +224,7 @@ def test_balanced_weights_favour_the_rare_class(settings: Settings) -> None:
     loss = prepared.task.loss()
     assert loss is not None
     logits = {"logits": torch.zeros(1, 2)}
-    common, rare = (loss(logits, torch.tensor([i]), None) for i in range(2))
+    common, rare = (loss(logits, {"labels": torch.tensor([i])}) for i in range(2))
     assert float(rare / common) == pytest.approx(9.0)
 
 

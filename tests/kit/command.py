@@ -43,6 +43,11 @@ def tuneport(*arguments: str | Path, stdin: bytes = b"") -> Answer:
     return Answer(code, out.getvalue(), err.getvalue())
 
 
+def without_progress(error: str) -> str:
+    """Remove the steps that a long command prints to stderr before its error."""
+    return "".join(line for line in error.splitlines(keepends=True) if not line.startswith("["))
+
+
 def assert_one_line(error: str, *words: str) -> None:
     """Check that stderr is a single error line with these words."""
     assert error.startswith("error: ")

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
+    AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
@@ -81,6 +82,18 @@ def build_causal(folder: Path, family: str, tokenizer: PreTrainedTokenizerFast, 
     }  # fmt: skip
     torch.manual_seed(0)
     return save(folder, AutoModelForCausalLM.from_config(configs[family]), tokenizer)
+
+
+def build_decoder(folder: Path, family: str) -> Path:
+    """Save a random base model of a family of decoders, without a head, and a tokenizer with padding."""
+    tokenizer = llama_tokenizer()
+    sizes: dict[str, Any] = {
+        "vocab_size": len(tokenizer), "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "intermediate_size": 64, "head_dim": 16, "max_position_embeddings": MAX_LENGTH,
+        "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 1,
+    }  # fmt: skip
+    torch.manual_seed(SEED)
+    return save(folder, AutoModel.from_config(AutoConfig.for_model(family, **sizes)), tokenizer)
 
 
 def nested_byte_level(folder: Path) -> Path:

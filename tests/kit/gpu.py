@@ -15,6 +15,7 @@ import pytest
 from tuneport.runtime.backends import gpu, session
 from tuneport.runtime.backends.base import Backend
 from tuneport.runtime.device_options import DeviceOptions
+from tuneport.runtime.scheduler import BATCH_TOKENS
 from tuneport.schema.artifact import Device, Shape
 from tuneport.stages.export import pipeline
 from tuneport.stages.export.torch_device import TORCH_DEVICES
@@ -59,6 +60,7 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch) -> PretendedGpu:
     monkeypatch.setattr(gpu, "GpuBackend", open_backend)
     monkeypatch.setattr(pipeline, "check_device", lambda device: None)
     monkeypatch.setitem(TORCH_DEVICES, "cuda", "cpu")
+    monkeypatch.setitem(BATCH_TOKENS, "cuda", (64, 128))
     return found
 
 

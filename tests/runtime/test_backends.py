@@ -1,5 +1,6 @@
 """The ONNX Runtime backends: the execution provider, device buffers, streams and shapes of CUDA graphs."""
 
+import ctypes
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -134,6 +135,15 @@ def test_host_buffers_grow_and_are_used_again() -> None:
     assert large.sum() == 10**6
     assert (small == 7).all()  # whoever holds an outgrown buffer keeps it
     assert buffers.get("mask", (2, 3), np.int32).ctypes.data != large.ctypes.data
+
+
+@pytest.mark.gpu
+def test_host_buffers_are_page_locked_beside_a_gpu(graph: Path) -> None:
+    GpuBackend(graph)  # loads CUDA's runtime
+    runtime = ctypes.CDLL("libcudart.so.13")
+    memory = HostBuffers(page_locked=True).get("ids", (1000,), np.int64)
+    # A second registration of the same memory is an error: cudaErrorHostMemoryAlreadyRegistered.
+    assert runtime.cudaHostRegister(ctypes.c_void_p(memory.ctypes.data), ctypes.c_size_t(memory.nbytes), 0) == 712
 
 
 def test_a_file_that_is_no_graph_is_an_engine_error(tmp_path: Path) -> None:

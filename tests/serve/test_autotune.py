@@ -1,6 +1,7 @@
 """Autotuning on a host unlike the one that timed the artifact."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,11 +13,21 @@ from tuneport.errors import EngineError
 from tuneport.gpu import Gpu
 from tuneport.host import Host
 from tuneport.runtime import loading
-from tuneport.runtime.scheduler import pack_batches
+from tuneport.runtime.runner import ModelRunner
+from tuneport.runtime.scheduler import BATCH_TOKENS, pack_batches
 from tuneport.schema.artifact import Manifest, Variant
 from tuneport.schema.loading import load_golden, load_manifest
 from tuneport.stages.serve import autotune, logs
-from tuneport.stages.serve.autotune import COPIES, ROUNDS, is_unlike, rows_per_s, select_variant_for_host
+from tuneport.stages.serve.autotune import (
+    COPIES,
+    ROUNDS,
+    Selection,
+    Speed,
+    best_speed,
+    is_unlike,
+    rows_per_s,
+    select_for_host,
+)
 from tuneport.stages.serve.settings import Settings
 
 
@@ -28,7 +39,7 @@ def test_on_another_host_the_variants_are_timed_again(
     speeds = iter(range(len(names)))
     monkeypatch.setattr(autotune, "rows_per_s", lambda *_: float(next(speeds)))
     logs.set_up()
-    assert select_variant_for_host(timed_on_another_host(artifact, **changes), Settings()) == names[-1]
+    assert select_for_host(timed_on_another_host(artifact, **changes), Settings()) == Selection(names[-1])
     [line] = [line for line in capfd.readouterr().err.splitlines() if "autotuned" in line]
     logged = json.loads(line)
     assert logged["rows_per_s"] == dict(zip(names, map(float, range(len(names))), strict=True))
@@ -44,7 +55,7 @@ def test_a_variant_without_its_engine_is_skipped(artifact: Path, monkeypatch: py
         return open_runner(folder, manifest, variant, **options)
 
     monkeypatch.setattr(loading, "open_runner", without_int8)
-    assert select_variant_for_host(timed_on_another_host(artifact, cores=99), Settings()) == "fp32"
+    assert select_for_host(timed_on_another_host(artifact, cores=99), Settings()).variant == "fp32"
 
 
 def test_the_speed_is_that_of_the_best_round(
@@ -76,9 +87,9 @@ def test_the_speed_is_that_of_the_best_round(
 
 def test_on_a_like_host_the_manifest_s_choice_stands(tiny_artifact: Path, artifact: Path) -> None:
     assert load_manifest(tiny_artifact).host.cores == Host.here().cores
-    assert select_variant_for_host(tiny_artifact, Settings()) is None
+    assert select_for_host(tiny_artifact, Settings()) == Selection()
     # Another processor with the same cores and instructions is like enough.
-    assert select_variant_for_host(timed_on_another_host(artifact, cpu="another", memory_gib=1.0), Settings()) is None
+    assert select_for_host(timed_on_another_host(artifact, cpu="another", memory_gib=1.0), Settings()) == Selection()
 
 
 def test_for_a_gpu_the_gpu_decides() -> None:
@@ -92,3 +103,32 @@ def test_for_a_gpu_the_gpu_decides() -> None:
     same_model = one.model_copy(update={"gpus": (h100.model_copy(update={"uuid": "GPU-another"}),)})
     assert not is_unlike(one, same_model, "cuda")
     assert is_unlike(one, host, "cuda")
+
+
+def test_on_another_gpu_the_token_limit_is_chosen_again(
+    tiny_artifact: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With an engine whose throughput grows up to batches of 128 tokens."""
+    runner = loading.open_runner(tiny_artifact, manifest, manifest.variant("fp32"))
+    golden = load_golden(tiny_artifact)
+    monkeypatch.setitem(BATCH_TOKENS, "cuda", (64, 128, 256))
+
+    def rate(runner: ModelRunner, *_: Any, min_tokens: int) -> float:
+        assert min_tokens == 2 * runner.limits.tokens
+        return {64: 50.0, 128: 99.0, 256: 100.0}[runner.limits.tokens]
+
+    monkeypatch.setattr(autotune, "rows_per_s", rate)
+    assert best_speed(runner, golden, "cuda", Settings()) == Speed(100.0, 128)
+    monkeypatch.setattr(autotune, "rows_per_s", lambda *_: 7.0)
+    assert best_speed(runner, golden, "cuda", Settings(max_batch_tokens=64)) == Speed(7.0, None)
+    assert best_speed(runner, golden, "cpu", Settings()) == Speed(7.0, None)
+
+
+def test_batches_of_a_gpu_are_filled(tiny_artifact: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = loading.open_runner(tiny_artifact, manifest, manifest.variant("fp32"))
+    monkeypatch.setattr(autotune, "SECONDS_EACH", 0)
+    ran: list[int] = []
+    runner.run_batch = lambda rows: ran.append(sum(map(len, rows))) or []  # type: ignore[method-assign]
+    runner.limits = replace(runner.limits, tokens=5000)
+    rows_per_s(runner, load_golden(tiny_artifact), min_tokens=10_000)
+    assert sum(ran[1:]) >= ROUNDS * 10_000

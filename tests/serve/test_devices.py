@@ -14,7 +14,7 @@ from tuneport.gpu import VISIBLE, Gpu
 from tuneport.host import Host
 from tuneport.runtime import availability
 from tuneport.schema.artifact import Manifest
-from tuneport.stages.serve.autotune import select_variant_for_host
+from tuneport.stages.serve.autotune import select_for_host
 from tuneport.stages.serve.devices import Placement, choose_variant, default_workers, gpu_names, place_worker
 from tuneport.stages.serve.gpu_metrics import GpuCollector
 from tuneport.stages.serve.metrics import Metrics
@@ -229,7 +229,7 @@ def test_the_start_of_a_service_picks_the_variant_and_logs_why(
 
     of_devices(manifest, FP16, FP32).save(artifact)
     logs.set_up()
-    assert select_variant_for_host(artifact, Settings()) == "fp32"
+    assert select_for_host(artifact, Settings()).variant == "fp32"
     [line] = [line for line in capfd.readouterr().err.splitlines() if "variant selected" in line]
     assert '"serves":"fp32","because":"fp16 needs CUDAExecutionProvider' in line
 

@@ -9,7 +9,7 @@ from tuneport.errors import TuneportError
 from tuneport.stages.finetune.config import FinetuneConfig
 from tuneport.tasks import all_tasks
 
-FLAGS = ("task", "model", "data", "columns", "trust_remote_code")
+FLAGS = ("task", "model", "data", "columns", "splits", "trust_remote_code")
 """Settings that are options of their own; --set and --config take these and all others."""
 
 
@@ -24,7 +24,7 @@ def finetune_help() -> str:
     strategies = ", ".join(get_args(FinetuneConfig.model_fields["strategy"].annotation))
     return f"""Fine-tune a model on labelled data and write a run folder.
 
-Data is JSONL, CSV or Parquet. Tasks and their columns:
+Data is JSONL, JSON, CSV, TSV, CoNLL text or Parquet. Tasks and their columns:
 
 \b
 {tasks}
@@ -55,6 +55,8 @@ def finetune(
 
     with explain_resume(out):
         run = train(load_config(config, set_ or [], flags), out, overwrite=overwrite, resume=resume, warn=print_warning)
+    if run.pseudo_labelled:
+        print(f"pseudo-labels: {run.pseudo_labelled.joined} of {run.pseudo_labelled.rows} rows joined train")
     for split, metrics in run.metrics.items():
         print(f"{split}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
     if run.config["strategy"] == "prefix":

@@ -7,9 +7,7 @@ from datasets import Dataset
 
 from tuneport.data.reader import Data
 from tuneport.data.rows import BATCH_ROWS, canonical_row, numbered_rows, preview
-
-TARGET_COLUMNS = ("label", "labels", "score", "tags", "answers", "target")
-"""Columns that a model predicts from the others."""
+from tuneport.data.targets import TARGET_COLUMNS
 
 
 def find_leakage(data: Data) -> list[str]:

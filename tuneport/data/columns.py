@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from datasets import ClassLabel, Dataset, LargeList, List, Value
 
+from tuneport.data.files import LoadedSplit
 from tuneport.data.rows import Problems, numbered_rows, preview
 from tuneport.errors import DataError
 
@@ -24,19 +25,20 @@ def source_columns(columns: Mapping[str, str], required: Sequence[str], optional
     return names
 
 
-def select_columns(rows: Dataset, file: str, names: Mapping[str, str], problems: Problems) -> Dataset:
+def select_columns(split: LoadedSplit, names: Mapping[str, str], problems: Problems) -> Dataset:
     """Keep the task's columns (`names` maps them to the source's) and convert their values.
 
-    Label numbers of the hub become label names, and scores of a CSV numbers. Cells that are not numbers are added to
+    Label numbers of the hub become label names, and scores of a table numbers. Cells that are not numbers are added to
     `problems`.
     """
+    rows, file = split.rows, split.file
     kept = {name: column for name, column in names.items() if column in rows.column_names}
     for name, column in kept.items():
         rows = _with_label_names(rows, column, f"{file}: {name} names")
     rows = rows.select_columns(list(kept.values())).rename_columns({c: n for n, c in kept.items() if c != n})
     for name in NUMBER_COLUMNS:
-        # Cells of a CSV are read as strings. In the other formats a string is not a number.
-        if name in kept and file.endswith(".csv"):
+        # Cells of a table are read as strings. In the other formats a string is not a number.
+        if name in kept and split.delimiter:
             rows = _with_numbers(rows, file, name, problems)
     return rows
 

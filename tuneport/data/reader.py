@@ -1,4 +1,4 @@
-"""Reads labelled data as splits with a task's columns; `tuneport.data.sources` reads the files.
+"""Reads labelled data as splits with a task's columns; `tuneport.data.sources` finds and loads them.
 
 Rows stay on disk as Arrow, so memory does not grow with their number.
 """
@@ -11,9 +11,11 @@ from pathlib import Path
 from datasets import Dataset
 
 from tuneport.data.columns import select_columns, source_columns
+from tuneport.data.files import LoadedSplit
 from tuneport.data.rows import Problems, canonical_row, numbered_rows
 from tuneport.data.sources import load_splits
 from tuneport.data.splits import complete_splits
+from tuneport.data.targets import flags_to_indices, is_unlabelled
 from tuneport.errors import DataError
 from tuneport.folders import digest
 from tuneport.schema.run import DataSource
@@ -27,60 +29,92 @@ class Data:
     source: DataSource
     files: dict[str, str] = field(default_factory=dict)
     """Split → its name in messages: that of its file."""
+    columns: tuple[str, ...] = ()
+    """All columns that train has in the source, under the source's names."""
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Files:
+    """The splits that a source has, before missing ones are drawn; a single file is the split `all`."""
+
+    splits: dict[str, Dataset]
+    names: dict[str, str]
+    """Split → its name in messages."""
+    columns: dict[str, list[str]]
+    """Split → all columns of the source."""
+    warnings: tuple[str, ...]
 
 
 def read_data(
-    source: str, *, columns: Mapping[str, str], required: Sequence[str], optional: Sequence[str], seed: int
+    source: str,
+    *,
+    columns: Mapping[str, str],
+    required: Sequence[str],
+    optional: Sequence[str],
+    seed: int,
+    splits: Mapping[str, str] | None = None,
 ) -> Data:
     """Read every split with the task's columns, renamed to the task's names.
 
-    `source` is a folder, a file or a name on the hub; `columns` maps columns of the task to those of the source. A
-    single file is split 80/10/10 with the seed; without a validation split a tenth of train becomes it. Raises
-    DataError for a source that cannot be read, a missing column, or a file without rows.
+    `source` is a folder, a file or a name on the hub; `columns` maps columns of the task to those of the source, and
+    `splits` names of splits to those of the source. A single file is split 80/10/10 with the seed; without a validation
+    split a tenth of train becomes it. A test split without targets is left out. Raises DataError for a source that
+    cannot be read, a missing column, or a file without rows.
     """
-    selected, files = read_files(source, columns=columns, required=required, optional=optional)
-    splits = complete_splits(selected, source, seed)
+    files = read_files(source, columns=columns, required=required, optional=optional, splits=splits)
+    completed = complete_splits(files.splits, source, seed)
     record = DataSource(
         source=str(Path(source).resolve()) if Path(source).exists() else source,
         columns=dict(columns),
+        splits=dict(splits or {}),
         seed=seed,
-        fingerprint=digest([_fingerprint(splits[name]) for name in sorted(splits)]),
-        rows={name: len(rows) for name, rows in splits.items()},
+        fingerprint=digest([fingerprint(completed[name]) for name in sorted(completed)]),
+        rows={name: len(rows) for name, rows in completed.items()},
     )
-    divided_file = files.get("train") or files["all"]
-    return Data(splits, record, {name: files.get(name, f"{divided_file} ({name})") for name in splits})
+    divided = "train" if "train" in files.names else "all"
+    names = {name: files.names.get(name, f"{files.names[divided]} ({name})") for name in completed}
+    return Data(completed, record, names, tuple(files.columns[divided]), files.warnings)
 
 
 def read_files(
-    source: str, *, columns: Mapping[str, str], required: Sequence[str], optional: Sequence[str]
-) -> tuple[dict[str, Dataset], dict[str, str]]:
-    """Read the splits that the source has, and the name of each in messages; a single file is the split `all`.
-
-    Raises DataError as `read_data` does, for all files at once.
-    """
+    source: str,
+    *,
+    columns: Mapping[str, str],
+    required: Sequence[str],
+    optional: Sequence[str],
+    splits: Mapping[str, str] | None = None,
+) -> Files:
+    """Read the splits that the source has; raises DataError as `read_data` does, for all files at once."""
     names = source_columns(columns, required, optional)
-    loaded, files = load_splits(source)
-    column_problems = [
-        f"{files[split]} has no column {missing}, it has {rows.column_names}"
-        for split, rows in loaded.items()
-        if (missing := [c for n, c in names.items() if (n in required or n in columns) and c not in rows.column_names])
-    ]
-    if column_problems:
-        remedy = f"rename with --columns {[*required, *optional][0]}=YOUR_COLUMN"
-        if any(len(rows.column_names) == 1 and set(rows.column_names[0]) & set(";\t|") for rows in loaded.values()):
-            remedy = "separate the columns of a CSV with commas"
-        raise DataError(", ".join(column_problems), remedy)
+    loaded = load_splits(source, names.values(), splits or {})
+    warnings = []
+    if "test" in loaded and is_unlabelled(loaded["test"], loaded["train"], names):
+        warnings.append(f"{loaded.pop('test').file} has no targets, so there is no test split")
+    _check_columns(loaded, names, [name for name in names if name in required or name in columns])
     problems = Problems("correct these rows, or rename columns with --columns")
-    splits = {split: select_columns(rows, files[split], names, problems) for split, rows in loaded.items()}
+    selected = {split: select_columns(each, names, problems) for split, each in loaded.items()}
     problems.raise_if_any()
-    return splits, files
+    return Files(
+        flags_to_indices(selected),
+        {split: each.file for split, each in loaded.items()},
+        {split: each.columns for split, each in loaded.items()},
+        tuple(warnings),
+    )
 
 
 def reread(record: DataSource, *, required: Sequence[str], optional: Sequence[str]) -> Data:
     """Read the data of a run or an artifact again; raises DataError if it is gone or has changed."""
     remedy = "restore it, or give data of the same task with --data"
     try:
-        data = read_data(record.source, columns=record.columns, required=required, optional=optional, seed=record.seed)
+        data = read_data(
+            record.source,
+            columns=record.columns,
+            required=required,
+            optional=optional,
+            seed=record.seed,
+            splits=record.splits,
+        )
     except DataError as error:
         raise DataError(f"the data that was used before cannot be read: {error.problem}", remedy) from error
     if data.source.fingerprint != record.fingerprint:
@@ -88,7 +122,25 @@ def reread(record: DataSource, *, required: Sequence[str], optional: Sequence[st
     return data
 
 
-def _fingerprint(rows: Dataset) -> str:
+def _check_columns(loaded: Mapping[str, LoadedSplit], names: Mapping[str, str], needed: Sequence[str]) -> None:
+    """Raise a DataError that names the missing columns of every file, and the columns that it has."""
+    missing = {split: [name for name in needed if names[name] not in each.columns] for split, each in loaded.items()}
+    problems = [
+        f"{loaded[split].file} has no column {' and no '.join(repr(names[name]) for name in absent)}, "
+        f"only {', '.join(map(repr, loaded[split].columns))}{_describe_delimiter(loaded[split])}"
+        for split, absent in missing.items()
+        if absent
+    ]
+    if problems:
+        first = next(name for absent in missing.values() for name in absent)
+        raise DataError("; ".join(problems), f"rename with --columns {first}=YOUR_COLUMN")
+
+
+def _describe_delimiter(split: LoadedSplit) -> str:
+    return f" (separated by {split.delimiter!r})" if split.delimiter else ""
+
+
+def fingerprint(rows: Dataset) -> str:
     """Hash the rows of a split, in order."""
     sha = hashlib.sha256()
     for _, row in numbered_rows(rows):

@@ -1,6 +1,6 @@
 """Reads labelled inputs for the gate and the benchmarks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -46,8 +46,9 @@ def read_sample(
     seed: int,
     splits: Sequence[str],
     count: int,
+    split_names: Mapping[str, str] | None = None,
 ) -> Sample:
-    """Read up to `count` rows of the first of `splits` that the data has.
+    """Read up to `count` rows of the first of `splits` that the data has; `split_names` as in `read_data`.
 
     `data` is the user's source, or the record of one that was read before and must not have changed since. Raises
     DataError for data that is gone, or has targets that the model cannot predict; it lists all such rows.
@@ -58,7 +59,7 @@ def read_sample(
     if isinstance(data, DataSource):
         read = reread(data, required=required, optional=optional)
     else:
-        read = read_data(data, columns=columns, required=required, optional=optional, seed=seed)
+        read = read_data(data, columns=columns, required=required, optional=optional, seed=seed, splits=split_names)
     task.set_data_source(read.source.source)
     split = next(name for name in splits if name in read.splits)
     rows = read.splits[split]
@@ -74,12 +75,3 @@ def read_sample(
         targets.append(target)
     problems.raise_if_any()
     return Sample(inputs, targets, read.source, split)
-
-
-def has_pairs(data: str | None, columns: dict[str, str], seed: int) -> bool:
-    """Tell whether data has a column `text_pair` beside `text`."""
-    if data is None:
-        return False
-    renamed = {name: column for name, column in columns.items() if name in ("text", "text_pair")}
-    read = read_data(data, columns=renamed, required=("text",), optional=("text_pair",), seed=seed)
-    return "text_pair" in next(iter(read.splits.values())).column_names

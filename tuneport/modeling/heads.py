@@ -18,10 +18,21 @@ class PooledConfig(PretrainedConfig):
 
     model_type = "tuneport-pooled"
 
-    def __init__(self, encoder: dict[str, Any] | None = None, pooling: str = "attention", **kwargs: Any) -> None:
-        """`encoder` is the encoder's own configuration as a dict."""
+    def __init__(
+        self,
+        encoder: dict[str, Any] | None = None,
+        pooling: str = "attention",
+        cls_position: str = "first",
+        **kwargs: Any,
+    ) -> None:
+        """`encoder` is the encoder's own configuration as a dict; `cls_position` says which token `cls` takes.
+
+        That is the `first` of the text, or the `last`: XLNet's tokenizer puts it there, and only the last token of a
+        causal model has seen the whole text.
+        """
         self.encoder = encoder or {}
         self.pooling = pooling
+        self.cls_position = cls_position
         super().__init__(**kwargs)
 
 
@@ -53,9 +64,13 @@ class PooledClassifier(PreTrainedModel):
                 module.bias.data.zero_()
 
     @classmethod
-    def from_encoder(cls, source: str, pooling: str, *, trust_remote_code: bool, **options: Any) -> "PooledClassifier":
-        """Load a pretrained encoder and add a new head; `options` are settings of PretrainedConfig."""
-        encoder = AutoModel.from_pretrained(source, use_safetensors=True, trust_remote_code=trust_remote_code)
+    def from_encoder(
+        cls, source: str, pooling: str, *, encoder_config: PretrainedConfig, trust_remote_code: bool, **options: Any
+    ) -> "PooledClassifier":
+        """Load a pretrained encoder by its configuration and add a new head; `options` are of PretrainedConfig."""
+        encoder = AutoModel.from_pretrained(
+            source, config=encoder_config, use_safetensors=True, trust_remote_code=trust_remote_code
+        )
         config = PooledConfig(
             encoder=encoder.config.to_dict(), pooling=pooling, pad_token_id=encoder.config.pad_token_id, **options
         )
@@ -95,7 +110,10 @@ class PooledClassifier(PreTrainedModel):
         elif self.config.pooling == "mean":
             weights = mask.to(states.dtype) / mask.sum(-1, keepdim=True).clamp(min=1).to(states.dtype)
         else:
-            return states[:, 0]
+            positions = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
+            is_first = self.config.cls_position == "first"
+            chosen = mask.argmax(-1) if is_first else (positions * mask).argmax(-1)  # padding may be on either side
+            weights = (positions == chosen.unsqueeze(-1)).to(states.dtype)
         return (states * weights.unsqueeze(-1)).sum(1)
 
     def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -1,28 +1,25 @@
 """How many tokens a model has positions for; a longer input fails inside the model."""
 
-from transformers import PretrainedConfig, PreTrainedModel
+import torch
+from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
 from tuneport.modeling.heads import encoder_config
-
-OFFSET_BY_PADDING = frozenset({
-    "camembert", "data2vec-text", "lilt", "longformer", "luke", "mpnet", "roberta", "roberta-prelayernorm",
-    "xlm-roberta", "xlm-roberta-xl", "xmod",
-})  # fmt: skip
-"""Model types that number positions from `pad_token_id + 1` on, so that the rows up to it are never used."""
 
 
 def position_limit(config: PretrainedConfig, model: PreTrainedModel | None = None) -> int | None:
     """Return how many tokens an input (of an encoder–decoder also a target) may have; None for relative positions.
 
-    Where the model is loaded, its position embeddings show whether they are offset by the padding token; otherwise
-    the model type decides. A pooling head of tuneport's has the limit of its encoder.
+    RoBERTa and its kin number positions from `padding_idx + 1` of their position embeddings on, so that the rows up to
+    it are never used. Without `model` the architecture is built without weights to see whether it does. A pooling head
+    of tuneport's has the limit of its encoder.
     """
     config = encoder_config(config)
     size = _first_size(config, "max_target_positions", "max_position_embeddings")
     # DeBERTa has absolute positions only if its inputs are biased by them.
     if size is None or not getattr(config, "position_biased_input", True):
         return None
-    return size - (_offset_of_type(config) if model is None else _offset_in(model))
+    model = model or _without_weights(config)
+    return size if model is None else _usable_rows(model, size)
 
 
 def declared_positions(config: PretrainedConfig) -> int | None:
@@ -40,13 +37,20 @@ def _first_size(config: PretrainedConfig, *names: str) -> int | None:
     return next((value for value in values if isinstance(value, int) and value > 0), None)
 
 
-def _offset_of_type(config: PretrainedConfig) -> int:
-    return (config.pad_token_id or 0) + 1 if config.model_type in OFFSET_BY_PADDING else 0
+def _without_weights(config: PretrainedConfig) -> PreTrainedModel | None:
+    """Build an architecture on the meta device; None for one that needs code of its repository or real tensors."""
+    try:
+        with torch.device("meta"):
+            return AutoModel.from_config(config)  # type: ignore[no-any-return]
+    except Exception:  # of any architecture; the export runs an input of full length, which shows a wrong limit
+        return None
 
 
-def _offset_in(model: PreTrainedModel) -> int:
+def _usable_rows(model: PreTrainedModel, size: int) -> int:
+    """Return the rows of the position embeddings from the first that is used on, `size` at most."""
     for name, module in model.named_modules():
         padding_id = getattr(module, "padding_idx", None)  # of torch.nn.Embedding
         if name.endswith("position_embeddings") and padding_id is not None:
-            return int(padding_id) + 1
-    return 0
+            rows = int(getattr(module, "num_embeddings", size))
+            return min(size, rows - int(padding_id) - 1)
+    return size

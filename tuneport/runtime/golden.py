@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tuneport.errors import GateError
+from tuneport.errors import GateError, TuneportError
 from tuneport.runtime.batch import RowOutputs, group_by_input
 from tuneport.runtime.runner import ModelRunner
 from tuneport.schema.artifact import GoldenCase, Variant
@@ -38,7 +38,10 @@ def difference(ours: Sequence[RowOutputs], torchs: Sequence[dict[str, Any]]) -> 
     largest = 0.0
     for our_outputs, torch_outputs in zip(ours, torchs, strict=True):
         for name, values in our_outputs.items():
-            expected = np.asarray(torch_outputs[name], np.float32)
+            try:
+                expected = np.asarray(torch_outputs[name], np.float32)
+            except (ValueError, TypeError):  # golden.jsonl holds no array of numbers there
+                return float("inf")
             if values.shape != expected.shape:
                 return float("inf")
             with np.errstate(invalid="ignore"):  # inf - inf is nan, which is not finite either
@@ -66,8 +69,17 @@ def generated_difference(ours: RowOutputs, torchs: dict[str, Any]) -> float:
 
 
 def check_golden(runner: ModelRunner, cases: Sequence[GoldenCase], variant: Variant) -> float:
-    """Return the difference from torch on the golden cases; a GateError if it is over the variant's tolerance."""
-    outputs = golden_outputs(runner, cases)
+    """Return the difference from torch on the golden cases.
+
+    Raises GateError if it is over the variant's tolerance, or if the variant cannot run them.
+    """
+    try:
+        outputs = golden_outputs(runner, cases)
+    except TuneportError:
+        raise
+    except Exception as error:  # engines and tokenizers raise exceptions of any kind
+        problem = f"variant {variant.name} cannot run its golden cases ({' '.join(str(error).split())[:200]})"
+        raise GateError(problem, "export again, or choose another variant") from error
     differences = [difference(ours, case.outputs) for ours, case in zip(outputs, cases, strict=True)]
     figure, worst = golden_figure(differences, cases), int(np.argmax(differences))
     if not figure <= variant.evidence.tolerance:  # also true for nan

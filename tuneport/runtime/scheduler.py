@@ -8,12 +8,20 @@ better. The best size differs between engines, and the export measures it for ea
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
-from tuneport.schema.artifact import Layout
+from tuneport.schema.artifact import Device, Layout
 
 DEFAULT_TOKENS = 1024
+BATCH_TOKENS: dict[Device, tuple[int, ...]] = {
+    "cpu": (128, 512),
+    "cuda": (1024, 4096, 16384, 65536),
+    "tensorrt": (1024, 4096, 16384),
+}
+"""Token limits to try on a device: a few short texts keep a CPU core busy, but not a GPU."""
+FAST_ENOUGH = 0.97
+"""Share of the highest throughput at which a smaller batch is preferred, because its rows wait for fewer others."""
 OVERHEAD = 1 / 16
 """Fixed overhead of a batch, as a share of the token limit."""
 
@@ -37,6 +45,18 @@ class BatchLimits:
     def padded(self, length: int) -> int:
         """Return the length that a row or a batch is padded to."""
         return max(length, min(-(-length // self.length_multiple) * self.length_multiple, self.longest))
+
+
+def candidate_limits(limits: BatchLimits, device: Device) -> tuple[BatchLimits, ...]:
+    """Return the limits to try on a device, in ascending order; all but their tokens are those of `limits`."""
+    return tuple(replace(limits, tokens=tokens) for tokens in BATCH_TOKENS[device])
+
+
+def fastest_limits(candidates: Sequence[BatchLimits], rows_per_s: Sequence[float]) -> BatchLimits:
+    """Return the smallest limits whose throughput is about the highest; those at the end may not have been measured."""
+    fast_enough = FAST_ENOUGH * max(rows_per_s)
+    measured = zip(candidates, rows_per_s, strict=False)
+    return next(limits for limits, speed in measured if speed >= fast_enough)
 
 
 def pack_batches(lengths: Sequence[int], limits: BatchLimits) -> list[list[int]]:

@@ -10,15 +10,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from tuneport.errors import ArtifactError
 from tuneport.folders import digest, sha256
 from tuneport.host import Host
 from tuneport.schema.base import Frozen
-from tuneport.schema.run import DataSource
+from tuneport.schema.paths import RelativePath, check_distinct
+from tuneport.schema.run import DataSource, ProblemType, TagScheme
 from tuneport.schema.torch_setup import CPU_REFERENCE, REFERENCE, TorchSetup
-from tuneport.tasks import TaskName
+from tuneport.tasks import TaskName, task_spec
 
 SCHEMA_VERSION: Literal[2] = 2
 MANIFEST, TOKENIZER, GOLDEN = "manifest.json", "tokenizer.json", "golden.jsonl"
@@ -28,8 +29,6 @@ PROCESSOR = "processor"
 
 Engine = Literal["onnxruntime", "openvino"]
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
-ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
-TagScheme = Literal["IOB2", "IOBES", "IOB1", "IO"]
 Device = Literal["cpu", "cuda", "tensorrt"]
 Shape = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
 """Rows and padded length of a batch."""
@@ -43,15 +42,20 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 class File(Frozen):
     """A file of the artifact."""
 
-    path: str
+    path: RelativePath
     """Relative to the artifact's folder."""
-    sha256: str
-    size_bytes: int
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    size_bytes: Annotated[int, Field(ge=0)]
 
     @classmethod
     def of(cls, folder: Path, path: str) -> Self:
-        """Hash a file that has just been written."""
-        return cls(path=path, sha256=sha256(folder / path), size_bytes=(folder / path).stat().st_size)
+        """Hash a file that has just been written; an ArtifactError if its name is not one for every system."""
+        file = folder / path
+        try:
+            return cls(path=path, sha256=sha256(file), size_bytes=file.stat().st_size)
+        except ValidationError as error:
+            problem = f"a file of the artifact has a name that cannot be used ({error.errors()[0]['msg']})"
+            raise ArtifactError(problem, "rename it in the checkpoint") from error
 
 
 class Tensor(Frozen):
@@ -282,6 +286,27 @@ class Manifest(Frozen):
     """Those that the variants share."""
     provenance: Provenance
 
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        """Refuse a manifest whose parts contradict each other."""
+        names = [variant.name for variant in self.variants]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two variants have one name: {', '.join(names)}")
+        if self.default_variant not in names:
+            raise ValueError(f"the default variant {self.default_variant!r} is none of {', '.join(names)}")
+        if len(set(self.labels)) < len(self.labels):
+            raise ValueError("two labels have one name")
+        files = {*self.files, *(file for variant in self.variants for file in variant.execution.files)}
+        paths = [file.path for file in files]
+        if len(set(paths)) < len(paths):
+            raise ValueError("one file is listed with two hashes")
+        check_distinct((MANIFEST, *paths))
+        shared = {file.path for file in self.files}
+        is_encoder = task_spec(self.task).family == "encoder"
+        if missing := {GOLDEN, *([TOKENIZER] if is_encoder else [])} - shared:
+            raise ValueError(f"{min(missing)} is not among its files")
+        return self
+
     @cached_property
     def version(self) -> str:
         """Twelve hex digits that change when an answer could: a hash over the hashes of what serves."""
@@ -313,5 +338,5 @@ class GoldenCase(Frozen):
     """Cases of one name are run together in one batch, padded to the longest."""
     input: Any
     """As a request would bring it."""
-    outputs: tuple[dict[str, Any], ...]
+    outputs: Annotated[tuple[dict[str, Any], ...], Field(min_length=1)]
     """The graph's outputs by name for each window of the input, as nested lists without the row axis."""

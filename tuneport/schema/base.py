@@ -1,5 +1,7 @@
 """The base of every record and config."""
 
+import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,10 +16,44 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True)
 
 
+def parse_json(text: str) -> Any:
+    """Parse JSON that every parser reads the same.
+
+    Raises ValueError for a repeated key, a number that is not finite, and too many levels.
+    """
+    try:
+        return json.loads(
+            text, object_pairs_hook=_unique_keys, parse_float=_finite_number, parse_constant=_finite_number
+        )
+    except RecursionError as error:
+        raise ValueError("its values are nested too deeply") from error
+
+
+def first_problem(error: ValidationError) -> str:
+    """Describe the first of pydantic's errors, with where it is: ` at files.0.path: …`."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{f' at {where}' if where else ''}: {str(first['msg']).removeprefix('Value error, ')}"
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise ValueError("an object has the same key twice")
+    return content
+
+
 def settings_error(error: ValidationError, reference: str) -> TuneportError:
     """Return the TuneportError that names every wrong setting; `reference` is where all settings are listed."""
     problems = "; ".join(_describe(details) for details in error.errors())
     return TuneportError(f"wrong settings: {problems}", f"{reference} lists them")
+
+
+def _finite_number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]} is not a finite number")
+    return value
 
 
 def _describe(error: Mapping[str, Any]) -> str:

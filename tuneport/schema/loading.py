@@ -1,13 +1,16 @@
-"""Reading an artifact: its manifest, its golden cases, and the hashes of its files."""
+"""Reading an artifact: its manifest, its golden cases, and the hashes of its files; and the record of a run."""
 
 import json
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from tuneport.errors import ArtifactError
+from tuneport.errors import ArtifactError, CheckpointError
 from tuneport.folders import digest, sha256
 from tuneport.schema.artifact import GOLDEN, MANIFEST, SCHEMA_VERSION, File, GoldenCase, Manifest
+from tuneport.schema.base import first_problem, parse_json
+from tuneport.schema.paths import resolve_inside
+from tuneport.schema.run import RUN, Run
 from tuneport.tasks import task_spec
 
 
@@ -20,14 +23,15 @@ def load_manifest(folder: Path) -> Manifest:
         raise ArtifactError(f"{folder} {problem}", "give the folder that `tuneport export … --out` wrote")
     again = "export it again or restore it from its source"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
         version, seal = content.get("schema_version"), content.pop("seal", None)
-    except (ValueError, AttributeError) as error:
+        is_sealed = seal == digest(content)
+    except (OSError, ValueError, AttributeError) as error:
         raise ArtifactError(f"{path} is not a manifest ({error})", again) from error
     if version != SCHEMA_VERSION:
         known = f"schema version {version!r}, and this tuneport reads {SCHEMA_VERSION}"
         raise ArtifactError(f"{path} has {known}", "use the tuneport that wrote it, or export the checkpoint again")
-    if seal != digest(content):
+    if not is_sealed:
         raise ArtifactError(f"{path} was changed after it was written", again)
     try:
         task_spec(str(content.get("task")))
@@ -35,11 +39,9 @@ def load_manifest(folder: Path) -> Manifest:
         problem = f"{path} is for the task {content.get('task')!r}, which is not installed"
         raise ArtifactError(problem, "install the package that provides the task") from error
     try:
-        return Manifest.model_validate_json(json.dumps(content))
+        return Manifest.model_validate_json(json.dumps(content), strict=True)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ArtifactError(f"{path} does not fit its schema at {where}: {first['msg']}", again) from error
+        raise ArtifactError(f"{path} does not fit its schema{first_problem(error)}", again) from error
 
 
 def listed_files(manifest: Manifest, variant: str | None = None) -> tuple[File, ...]:
@@ -51,7 +53,7 @@ def listed_files(manifest: Manifest, variant: str | None = None) -> tuple[File, 
 def check_files(folder: Path, manifest: Manifest, variant: str | None = None) -> None:
     """Compare size and hash of the shared files and of one variant's, or of every variant's."""
     for file in listed_files(manifest, variant):
-        path = folder / file.path
+        path = resolve_inside(folder, file.path)
         if not path.is_file():
             raise ArtifactError(f"{path} is missing", "restore it or export again")
         if path.stat().st_size != file.size_bytes or sha256(path) != file.sha256:
@@ -63,5 +65,26 @@ def check_files(folder: Path, manifest: Manifest, variant: str | None = None) ->
 
 def load_golden(folder: Path) -> list[GoldenCase]:
     """Read golden.jsonl."""
-    with (folder / GOLDEN).open(encoding="utf-8") as file:
-        return [GoldenCase.model_validate_json(line) for line in file]
+    try:
+        with (folder / GOLDEN).open(encoding="utf-8") as file:
+            cases = [GoldenCase.model_validate_json(line) for line in file]
+    except (OSError, ValueError) as error:
+        problem = f"{folder / GOLDEN} does not hold golden cases ({str(error).splitlines()[0]})"
+        raise ArtifactError(problem, "restore it or export again") from error
+    if not cases:
+        raise ArtifactError(f"{folder / GOLDEN} is empty", "restore it or export again")
+    return cases
+
+
+def load_run(folder: Path) -> Run:
+    """Read the record of a finished run; a CheckpointError if there is none, or none of this version."""
+    path = folder / RUN
+    try:
+        content = parse_json(path.read_text(encoding="utf-8"))
+        return Run.model_validate_json(json.dumps(content), strict=True)
+    except ValidationError as error:
+        problem = f"{path} is not the record of a run of this version{first_problem(error)}"
+        raise CheckpointError(problem, "fine-tune again with `tuneport finetune`") from error
+    except (OSError, ValueError) as error:
+        remedy = "give the folder of a finished run of `tuneport finetune`"
+        raise CheckpointError(f"{path} cannot be read ({error})", remedy) from error

@@ -3,13 +3,18 @@
 runs/x/  run.json  checkpoint/
 """
 
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, Field
 
 from tuneport.host import Host
 from tuneport.schema.base import Frozen
 from tuneport.tasks import TaskName
 
 RUN, CHECKPOINT = "run.json", "checkpoint"
+
+ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
+TagScheme = Literal["BIO", "IOB1", "BIOES", "BILOU", "IO"]
 
 
 class DataSource(Frozen):
@@ -19,6 +24,8 @@ class DataSource(Frozen):
     """A folder, a file or a name on the hub."""
     columns: dict[str, str]
     """Column of the task → column of the source, where the two differ."""
+    splits: dict[str, str] = Field(default_factory=dict)
+    """Split → its name in the source, where that is not the usual one."""
     seed: int
     """Of the split, where the source is a single file."""
     fingerprint: str
@@ -27,21 +34,58 @@ class DataSource(Frozen):
     """Rows of each split."""
 
 
+class PseudoLabelled(Frozen):
+    """Predictions on unlabelled rows that were trained on."""
+
+    joined: int
+    """Rows whose prediction reached the threshold, and which joined train."""
+    rows: int
+    """All unlabelled rows."""
+
+
+class _UsedSettings(BaseModel):
+    """The settings that later stages read from a run, with the types that they rely on; any others may stand beside."""
+
+    model: str
+    max_length: Annotated[int, Field(ge=1)]
+    doc_stride: Annotated[int, Field(ge=0)] | None = None
+    max_target_length: Annotated[int, Field(ge=1)] | None = None
+    source_prefix: str | None = None
+    source_language: str | None = None
+    target_language: str | None = None
+
+
+def _check_settings(config: dict[str, Any]) -> dict[str, Any]:
+    _UsedSettings.model_validate(config, strict=True)
+    return config
+
+
 class Run(Frozen):
     """run.json: what a fine-tuning run did and what came of it."""
 
     task: TaskName
     labels: tuple[str, ...]
+    """Names of the model's outputs, in order; empty for tasks without labels."""
     accepts_pairs: bool
     """Whether the rows had a `text_pair`."""
-    config: dict[str, Any]
+    problem_type: ProblemType | None = None
+    """Of text classification and regression."""
+    tag_scheme: TagScheme | None = None
+    """Of token classification: the scheme of the train split's tags, in which its metrics were computed."""
+    max_length: int
+    """Tokens of an input, special tokens included."""
+    inputs: tuple[str, ...]
+    """What the tokenizer or the feature extractor gave the model, such as `input_ids`, in order."""
+    config: Annotated[dict[str, Any], AfterValidator(_check_settings)]
     """The resolved settings, those of `tuneport.stages.finetune.config`."""
     seed: int
     data: DataSource
     metrics: dict[str, dict[str, float]]
     """Split → metric → value."""
     train_rows: int
-    """Rows that were trained on, augmented and rehearsed ones included."""
+    """Rows that were trained on, augmented, rehearsed and pseudo-labelled ones included."""
+    pseudo_labelled: PseudoLabelled | None = None
+    """None without unlabelled data."""
     trained_parameters: int
     train_seconds: float
     bf16: bool

@@ -19,9 +19,7 @@ from tuneport.runtime.tasks.text_classification import score, softmax
 from tuneport.runtime.tokenizer import TextTokenizer
 from tuneport.runtime.words import split_words
 from tuneport.schema.artifact import Processing
-
-OUTSIDE_TAG = "O"
-"""Tag of a word that belongs to no entity."""
+from tuneport.tags import OUTSIDE, Scheme, scheme_of_tags
 
 
 class Parameters(inputs.Parameters):
@@ -57,7 +55,7 @@ class Task(RuntimeTask):
     def __init__(self, labels: tuple[str, ...], processing: Processing, tokenizer: TextTokenizer) -> None:
         """Keep what decoding needs."""
         self._labels = labels
-        self._scheme = processing.tag_scheme or "IOB2"
+        self._scheme = scheme_of_tags(processing.tag_scheme or "BIO", labels)
         self._tokenizer = tokenizer
 
     def parse_input(self, value: Any) -> Sentence:
@@ -104,7 +102,7 @@ class Task(RuntimeTask):
     ) -> tuple[list[str], list[float]]:
         """Return tag and probability of each word; a word without tokens belongs to no entity."""
         count = len(parsed_input.words)
-        tags, scores, margins = [OUTSIDE_TAG] * count, [0.0] * count, [-1] * count
+        tags, scores, margins = [OUTSIDE] * count, [0.0] * count, [-1] * count
         for row, output in zip(rows, outputs, strict=True):
             probabilities = softmax(output["logits"])
             for position, word in _first_tokens(row):
@@ -129,21 +127,21 @@ def _first_tokens(row: EncodedInput) -> Iterator[tuple[int, int]]:
         previous = word
 
 
-def _entities(tags: Sequence[str], scores: Sequence[float], scheme: str) -> list[_Entity]:
+def _entities(tags: Sequence[str], scores: Sequence[float], scheme: Scheme) -> list[_Entity]:
     """Join tagged words to entities; leniently: an I tag without a B tag before it starts an entity."""
     entities: list[_Entity] = []
     is_open = False
     for i, (tag, probability) in enumerate(zip(tags, scores, strict=True)):
-        if tag == OUTSIDE_TAG:
+        if tag == OUTSIDE:
             is_open = False
             continue
-        letter, kind = (tag[0], tag[2:]) if tag[1:2] == "-" and tag[0] in "BIES" else ("I", tag)
-        if is_open and letter in "IE" and entities[-1].type == kind:
+        letter, kind = scheme.split(tag)
+        if is_open and letter in "IEL" and entities[-1].type == kind:
             entities[-1].end = i + 1
             entities[-1].scores.append(probability)
         else:
             entities.append(_Entity(kind, i, i + 1, [probability]))
-        is_open = letter not in "ES" or scheme != "IOBES"
+        is_open = letter not in "ESLU"
     return entities
 
 

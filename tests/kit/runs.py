@@ -1,0 +1,39 @@
+"""Records of fine-tuning runs, without the runs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tuneport.host import Host
+from tuneport.schema.run import RUN, DataSource, Run
+
+from .encoders import LABELS
+
+
+def run_record(**changes: Any) -> dict[str, Any]:
+    """Return the content of run.json of a classifier."""
+    run = Run(
+        task="text-classification",
+        labels=LABELS,
+        accepts_pairs=False,
+        config={"model": "bert", "max_length": 32, "doc_stride": 8, "strategy": "full", "columns": {"text": "review"}},
+        seed=42,
+        data=DataSource(source="data", columns={}, seed=42, fingerprint="0" * 64, rows={"train": 60, "test": 60}),
+        metrics={"test": {"accuracy": 0.5, "loss": 1.25}},
+        train_rows=60,
+        trained_parameters=1000,
+        train_seconds=1.5,
+        bf16=False,
+        warnings=("the label loud has 3 rows",),
+        host=Host.here(),
+        git_commit=None,
+        versions={"torch": "2.13.0"},
+        created="2026-01-01T00:00:00+00:00",
+    )
+    return {**run.model_dump(mode="json"), **changes}
+
+
+def write_run(folder: Path, **changes: Any) -> Path:
+    """Write run.json; returns the folder."""
+    (folder / RUN).write_text(json.dumps(run_record(**changes)), encoding="utf-8")
+    return folder

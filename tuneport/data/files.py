@@ -1,0 +1,80 @@
+"""Loads one file of labelled data as Arrow, by the format that its name tells."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+from datasets import Dataset
+
+from tuneport.data.arrow import to_arrow
+from tuneport.data.conll_rows import read_conll
+from tuneport.data.json_rows import read_json, read_json_lines
+from tuneport.data.table_rows import find_delimiter, read_csv, read_tsv
+from tuneport.data.textfile import GZIP
+from tuneport.errors import DataError
+
+READERS: dict[str, Callable[[Path], Iterable[dict[str, Any]]]] = {
+    ".jsonl": read_json_lines,
+    ".json": read_json,
+    ".csv": read_csv,
+    ".tsv": read_tsv,
+    **dict.fromkeys((".conll", ".iob", ".bio", ".txt"), read_conll),
+}
+PARQUET = ".parquet"
+SUFFIXES = (*READERS, *(suffix + GZIP for suffix in READERS), PARQUET)
+FORMATS = f"{', '.join((*READERS, PARQUET))}, all but {PARQUET} also with {GZIP}"
+
+
+@dataclass(frozen=True)
+class LoadedSplit:
+    """The rows of a split, with the columns that were asked for."""
+
+    rows: Dataset
+    columns: list[str]
+    """All columns that the source has."""
+    file: str
+    """The split's name in messages."""
+    delimiter: str | None = None
+    """Of a table, whose cells are all strings; None for formats that have types."""
+
+
+def load_file(path: Path, wanted: Iterable[str]) -> LoadedSplit:
+    """Load the wanted columns of a file; raises DataError for one that cannot be read or has no rows."""
+    suffix = next((each for each in SUFFIXES if path.name.endswith(each)), None)
+    if suffix is None:
+        raise DataError(f"{path} has an unknown format", f"give one of {FORMATS}")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path} is empty", "give a file with rows")
+    kind = suffix.removesuffix(GZIP)
+    if kind == PARQUET:
+        return _load_parquet(path)
+    table = to_arrow(path, READERS[kind], wanted)
+    return LoadedSplit(table.rows, table.columns, path.name, _delimiter(path, kind))
+
+
+def root_message(error: Exception) -> str:
+    """Return the first line of the exception that caused others."""
+    root: BaseException = error
+    while root.__cause__ or root.__context__:
+        root = root.__cause__ or root.__context__ or root
+    return str(root).splitlines()[0][:200] if str(root) else type(root).__name__
+
+
+def _delimiter(path: Path, kind: str) -> str | None:
+    if kind == ".csv":
+        return find_delimiter(path)
+    return "\t" if kind == ".tsv" else None
+
+
+def _load_parquet(path: Path) -> LoadedSplit:
+    try:
+        rows = datasets.load_dataset("parquet", data_files=str(path), split="train")
+    except Exception as error:  # datasets raises its own exceptions, and pyarrow's
+        if "corresponds to no data" in str(error):
+            raise DataError(f"{path} has no rows", "give a file with rows") from error
+        raise DataError(f"{path} cannot be read: {root_message(error)}", "correct the file") from error
+    if not len(rows):
+        raise DataError(f"{path} has no rows", "give a file with rows")
+    return LoadedSplit(rows, rows.column_names, path.name)

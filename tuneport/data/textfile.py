@@ -1,0 +1,46 @@
+"""Opens text files, compressed or not, and names the first byte that is not UTF-8."""
+
+import contextlib
+import gzip
+import io
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from tuneport.errors import DataError
+
+GZIP = ".gz"
+UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+
+
+@contextlib.contextmanager
+def open_text(path: Path, newline: str | None = None) -> Iterator[IO[str]]:
+    """Open a file as UTF-8, with or without a byte order mark; raises DataError while it is read if it is not UTF-8."""
+    try:
+        with _open_bytes(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline=newline) as file:
+            yield file
+    except UnicodeDecodeError as error:
+        raise _encoding_error(path) from error
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{path} is not a complete gzip file ({error})", "compress it again") from error
+
+
+def _open_bytes(path: Path) -> IO[bytes]:
+    return gzip.open(path, "rb") if path.suffix == GZIP else path.open("rb")  # type: ignore[return-value]
+
+
+def _encoding_error(path: Path) -> DataError:
+    """Return the error that names the first byte which is not UTF-8, and how to convert the file."""
+    with _open_bytes(path) as file:
+        for number, line in enumerate(file, 1):
+            if number == 1 and line.startswith(UTF16_MARKS):
+                remedy = f"convert it: iconv -f UTF-16 -t UTF-8 {path.name}"
+                return DataError(f"{path} is UTF-16, and UTF-8 is expected", remedy)
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                byte = f"byte 0x{line[error.start]:02x}"
+                remedy = f"convert it, for example: iconv -f LATIN1 -t UTF-8 {path.name}"
+                return DataError(f"{path} is not UTF-8: {byte} in line {number}", remedy)
+    return DataError(f"{path} is not UTF-8", "convert it")
