@@ -5,7 +5,12 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ARTIFACT ?= demo/artifact
 
-.PHONY: demo test slow check serve protocol clean
+# An environment of its own: onnxruntime-gpu and onnxruntime install the same folder.
+GPU_VENV := .venv-gpu
+GPU_INSTALLED := $(GPU_VENV)/.installed
+GPU_CHECK ?=
+
+.PHONY: demo test slow check gpu-check serve protocol clean
 
 demo: $(INSTALLED)
 	$(BIN)/tuneport demo --out demo --overwrite
@@ -25,6 +30,10 @@ check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Prove the project on this host's GPU: GPU_CHECK="--model M --data D --out DIR", see docs/gpu.md.
+gpu-check: $(GPU_INSTALLED)
+	$(GPU_VENV)/bin/python -m tuneport.stages.benchmarks.gpu_check $(GPU_CHECK)
+
 serve: $(INSTALLED)
 	$(BIN)/tuneport serve $(ARTIFACT)
 
@@ -33,9 +42,14 @@ protocol: $(INSTALLED)
 	$(BIN)/python -m tuneport.stages.serve.grpc.generate
 
 clean:
-	rm -rf $(VENV) build dist demo .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) $(GPU_VENV) build dist demo .mypy_cache .pytest_cache .ruff_cache *.egg-info
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,demo,dev,generate,openvino]'
+	touch $@
+
+$(GPU_INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(GPU_VENV)
+	$(GPU_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[gpu,demo,dev,generate]'
 	touch $@

@@ -19,8 +19,8 @@ CONSTRAINTS = ROOT / "constraints.txt"
 EVERYTHING = "tuneport[cpu,demo,dev,generate,openvino]"
 SERVING = (
     "bentoml", "grpcio", "grpcio-health-checking", "grpcio-reflection", "httptools", "numpy", "onnxruntime",
-    "openvino", "orjson", "prometheus-client", "protobuf", "psutil", "pydantic", "pydantic-settings", "starlette",
-    "tokenizers", "uvicorn", "uvloop",
+    "opentelemetry-exporter-otlp-proto-http", "openvino", "orjson", "prometheus-client", "protobuf", "psutil",
+    "pydantic", "pydantic-settings", "starlette", "tokenizers", "uvicorn", "uvloop",
 )  # fmt: skip
 """What the service imports for encoders; the other packages of an image are requirements of these."""
 GENERATIVE = (

@@ -16,7 +16,7 @@ TORCH_DEVICES: dict[Device, TorchDevice] = {"cpu": "cpu", "cuda": "cuda", "tenso
 
 def check_torch(device: TorchDevice) -> None:
     """Raise EngineError, with the remedy, if this torch cannot run on a device."""
-    if device == "cpu":
+    if device != "cuda":
         return
     if torch.version.cuda is None:
         raise EngineError(

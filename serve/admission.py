@@ -5,7 +5,7 @@ import hmac
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from tuneport.errors import DeadlineExceeded, InputError, Overloaded, PayloadTooLarge, Unauthenticated
@@ -14,12 +14,9 @@ from tuneport.runtime.tasks.generation import TokenCallback
 from . import logs, tracing
 from .batcher import BatchReport
 from .devices import Placement
-from .inference import Inference, InferenceResult
+from .inference import Inference, InferenceResult, count_chars
 from .metrics import Metrics
 from .settings import Settings
-
-INFERENCE_OPERATIONS = ("predict", "infer", "openai")
-"""Operations that need the engine."""
 
 
 class AdmissionController:
@@ -39,38 +36,36 @@ class AdmissionController:
         """False as soon as the service is told to stop, or has lost its device."""
         self._record_span = tracing.recorder(self.model)
         self._keys = settings.keys()
+        self._has_several_labels = self.manifest.processing.problem_type == "multi_label_classification"
         self._active_requests = 0
         self._has_halved = False
 
     def check_key(self, authorization: str | None, api_key: str | None) -> None:
-        """Raise Unauthenticated for a request without a valid key, where keys are set.
+        """Raise Unauthenticated for a request without a valid key in either header, where keys are set.
 
         Takes the same time for every wrong key.
         """
         if not self._keys:
             return
-        sent = api_key or ""
+        sent = [api_key] if api_key else []
         if authorization and authorization[:7].lower() == "bearer ":
-            sent = authorization[7:].strip()
-        sent_bytes = sent.encode("utf-8", "surrogateescape")
-        if not any([hmac.compare_digest(sent_bytes, key) for key in self._keys]):
-            problem = "the API key is wrong" if sent else "there is no API key"
+            sent.append(authorization[7:].strip())
+        pairs = [(each.encode("utf-8", "surrogateescape"), key) for each in sent for key in self._keys]
+        if not any([hmac.compare_digest(each, key) for each, key in pairs]):
+            problem = "the API key is wrong" if any(sent) else "there is no API key"
             raise Unauthenticated(problem, "send Authorization: Bearer KEY, or x-api-key: KEY")
 
     @contextmanager
-    def acquire_slot(self, operation: str) -> Iterator[None]:
+    def acquire_slot(self) -> Iterator[None]:
         """Count a request as active for as long as the block lasts.
 
-        Raises Overloaded where as many requests are active as may be or, for inference, where the queue is full:
-        then a request is refused before its body is read.
+        Raises Overloaded where as many requests are active as may be. A full queue refuses a request only when it has
+        been read, so that an invalid one is not told to try again.
         """
         limit = self.settings.max_concurrent_requests
         if self._active_requests >= limit:
             problem = f"{self._active_requests} requests are active and at most {limit} may be"
             raise Overloaded(problem, "try again after a second, or add replicas")
-        if operation in INFERENCE_OPERATIONS:
-            self.metrics.waiting(self.inference.batcher.waiting)
-            self.inference.check_capacity()
         self._active_requests += 1
         try:
             yield
@@ -95,6 +90,8 @@ class AdmissionController:
         limit_s = self.settings.request_timeout_s
         seconds = limit_s if timeout_s is None else min(limit_s, timeout_s)
         deadline = asyncio.get_running_loop().time() + seconds
+        with suppress(Exception):  # whatever is only observed must not fail a request
+            self.metrics.waiting(self.inference.batcher.waiting)
         try:
             async with asyncio.timeout_at(None if callback else deadline):
                 results = await self.inference.run(
@@ -103,7 +100,9 @@ class AdmissionController:
         except TimeoutError:
             problem = f"no answer within {seconds:g} s"
             raise DeadlineExceeded(problem, "send fewer inputs, ask for fewer tokens, or add replicas") from None
-        self.metrics.predictions([result.prediction for result in results])
+        with suppress(Exception):  # whatever is only observed must not fail a request
+            predictions = [result.prediction for result in results]
+            self.metrics.predictions(predictions, has_several_labels=self._has_several_labels)
         return results
 
     def check_size(self, inputs: Sequence[Any]) -> None:
@@ -143,12 +142,17 @@ class AdmissionController:
         inputs: Any = None,
         traceparent: str | None = None,
     ) -> None:
-        """Count, trace and log a request that has ended. `began` is a time of `time.perf_counter`."""
+        """Count, trace and log a request that has ended. `began` is a time of `time.perf_counter`.
+
+        Raises nothing: a full disk, or a log that nobody reads, must not fail a request.
+        """
         seconds = time.perf_counter() - began
-        self.metrics.request(protocol, operation, status, seconds)
+        with suppress(Exception):
+            self.metrics.request(protocol, operation, status, seconds)
         if self._record_span:
             attributes = {"protocol": protocol, "status": status, "request_id": request_id}
-            self._record_span(operation, began, attributes, traceparent)
+            with suppress(Exception):
+                self._record_span(operation, began, attributes, traceparent)
         if self.settings.log_requests:
             fields: dict[str, Any] = {"inputs": inputs} if self.settings.log_inputs and inputs is not None else {}
             logs.log_request(
@@ -159,17 +163,3 @@ class AdmissionController:
                 ms=round(seconds * 1000, 3),
                 **fields,
             )
-
-
-def count_chars(value: Any) -> int:
-    """Count the characters of all text in a JSON value, however nested; a recording in base64 does not count."""
-    chars, pending = 0, [value]
-    while pending:
-        part = pending.pop()
-        if isinstance(part, str):
-            chars += len(part)
-        elif isinstance(part, dict):
-            pending += [field for name, field in part.items() if name != "audio"]
-        elif isinstance(part, list | tuple):
-            pending += part
-    return chars

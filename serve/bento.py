@@ -11,8 +11,9 @@ from pathlib import Path
 
 import bentoml
 from bentoml._internal.configuration.containers import BentoMLContainer
-from bentoml.exceptions import NotFound
+from bentoml.exceptions import BentoMLException, NotFound
 
+from tuneport import telemetry
 from tuneport.errors import ArtifactError, TuneportError
 from tuneport.folders import sha256
 from tuneport.schema.artifact import MANIFEST, Manifest
@@ -22,6 +23,7 @@ from tuneport.tasks import task_spec
 MODEL_NAME = "tuneport"
 SERVICE = "tuneport.stages.serve.service:Tuneport"
 BENTOFILE = "bentofile.yaml"
+HOME_REMEDY = "set BENTOML_HOME to a folder that can be written"
 REQUIREMENTS = "serve/requirements.txt"
 """What bentofile.yaml names: the packages of an image for encoders on CPUs."""
 
@@ -34,6 +36,7 @@ def register(artifact: Path) -> str:
     """
     manifest = load_manifest(artifact)
     check_files(artifact, manifest)
+    _check_home()
     tag = f"{MODEL_NAME}:{manifest.version}-{sha256(artifact / MANIFEST)[:8]}"
     try:
         stored = Path(bentoml.models.get(tag).path)
@@ -45,6 +48,19 @@ def register(artifact: Path) -> str:
         bentoml.models.delete(tag)
     _store(artifact, manifest, tag)
     return tag
+
+
+def _check_home() -> None:
+    """Raise TuneportError if BentoML's folder cannot be made; BentoML would print a traceback."""
+    try:
+        home = Path(BentoMLContainer.bentoml_home.get())
+        (home / "models").mkdir(parents=True, exist_ok=True)
+        is_writable = os.access(home / "models", os.W_OK)
+    except (OSError, BentoMLException) as error:
+        problem = f"BentoML's folder cannot be made ({_reason(error) if isinstance(error, OSError) else error})"
+        raise TuneportError(problem, HOME_REMEDY) from error
+    if not is_writable:
+        raise TuneportError(f"BentoML's folder {home} cannot be written", HOME_REMEDY)
 
 
 def _store(artifact: Path, manifest: Manifest, tag: str) -> None:
@@ -144,9 +160,8 @@ def serve_command(target: str, *, host: str, port: int, model: str | None = None
 
 
 def serve_environment() -> dict[str, str]:
-    """Return this process's environment with defaults for a service: no tracing, and no imports from its cwd."""
-    defaults = {"OTEL_SDK_DISABLED": "true", "BENTOML_DO_NOT_TRACK": "true", "PYTHONSAFEPATH": "1"}
-    environment = {**defaults, **os.environ}
+    """Return this process's environment with defaults for a service: no telemetry, and no imports from its cwd."""
+    environment = {**telemetry.OFF, "PYTHONSAFEPATH": "1", **os.environ}
     if home := environment.get("BENTOML_HOME"):
         environment["BENTOML_HOME"] = str(Path(home).expanduser().absolute())
     return environment

@@ -60,6 +60,11 @@ class ErrorResponse:
     """For a method that is not allowed: those that are."""
 
     @property
+    def closes_connection(self) -> bool:
+        """Whether a part of the body was not read, so that nothing else can follow on its connection."""
+        return self.status == 408 or self.code == "body_too_large"
+
+    @property
     def text(self) -> str:
         """Message and remedy on one line, for protocols that have one field for both."""
         return f"{self.message}; {self.remedy}"

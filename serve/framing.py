@@ -49,7 +49,7 @@ class RequestFrame:
             if self._operation is None:
                 return await work()
             self.admission.check_key(self._headers.get("authorization"), self._headers.get("x-api-key"))
-            with self.admission.acquire_slot(self._operation):
+            with self.admission.acquire_slot():
                 return await work()
         except Exception as error:
             return await respond(self.to_response(error), error)

@@ -1,9 +1,7 @@
 """Answer one request among others: parse, encode, check the size, batch, run, decode."""
 
-import asyncio
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -18,10 +16,13 @@ from tuneport.schema.artifact import Variant
 from tuneport.schema.loading import load_manifest
 
 from .batcher import Batcher, BatchReport, MakeBatcher, RowBatcher
+from .lanes import Lanes
 from .settings import Settings
 
 SHORT_TEXT_CHARS = 1000
 """Tokenizing a text shorter than this takes less time than a change of threads."""
+MAX_DECODE_VALUES = 2**13
+"""Tokens and scores up to which the event loop may decode a request's outputs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class Inference:
     """A predictor behind a batcher that concurrent requests share."""
 
     def __init__(self, predictor: Predictor, settings: Settings, make_batcher: MakeBatcher = Batcher) -> None:
-        """Start the threads of the tokenizer and of the batcher that `make_batcher` returns."""
+        """Start the threads of the batcher that `make_batcher` returns."""
         self.predictor = predictor
         self.on_batch: Callable[[BatchReport], object] = lambda _: None
         """Called in the event loop with the report of every batch."""
@@ -52,7 +53,7 @@ class Inference:
         """Why the device is lost."""
         self._lost_lock = threading.Lock()
         self._settings = settings
-        self._tokenizer_thread = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
+        self.lanes = Lanes()
         self.batcher: RowBatcher = make_batcher(
             self._run_batch,
             streams=predictor.runner.streams,
@@ -93,15 +94,16 @@ class Inference:
         receives the tokens of a generative model as they are generated. Raises InputError, PayloadTooLarge,
         MalformedRequest for a truncated input unless `allow_truncation`, and what `Batcher.submit` raises.
         """
-        self.check_capacity()  # again: the service may have closed while the body was read
         checked = self.predictor.parse_parameters(parameters)
-        parsed_inputs = self.predictor.parse_inputs(inputs)
-        windows = await self._encode(inputs, parsed_inputs, checked)
+        size = count_chars(inputs, with_audio=True)
+        parsed_inputs = await self._prepare(inputs, size, self.predictor.parse_inputs, inputs)
+        self.check_capacity()  # before the work of tokenizing, and after what makes a request invalid
+        windows = await self._prepare(inputs, size, self.predictor.task.encode_request, parsed_inputs, checked)
         self._check_tokens(windows, allow_truncation=allow_truncation)
         if callback:
             windows = [with_callback(rows, callback) for rows in windows]
         outputs = await self.batcher.submit([row for rows in windows for row in rows], deadline)
-        predictions = self.predictor.decode(parsed_inputs, windows, outputs, checked)
+        predictions = await self._decode(parsed_inputs, windows, outputs, checked)
         parts = zip(predictions, windows, group_by_input(outputs, windows), strict=True)
         return [_result(*part) for part in parts]
 
@@ -113,7 +115,7 @@ class Inference:
     def close(self) -> None:
         """Refuse the rows that wait and stop the threads."""
         self.batcher.close()
-        self._tokenizer_thread.shutdown()
+        self.lanes.close()
 
     def _run_batch(self, rows: Sequence[EncodedInput]) -> list[RowOutputs]:
         """Run a batch in a thread of the engine; once the device is lost, raise DeviceLost without touching it."""
@@ -134,15 +136,28 @@ class Inference:
         if self.lost_because is not None:
             raise DeviceLost(self.lost_because)
 
-    async def _encode(
-        self, inputs: Sequence[Any], parsed_inputs: Sequence[Any], parameters: BaseModel
-    ) -> list[list[EncodedInput]]:
-        """Encode in the tokenizer's thread, or right here where that is faster."""
-        encode_request = self.predictor.task.encode_request
+    async def _prepare(
+        self, inputs: Sequence[Any], size: int, step: Callable[..., list[Any]], *values: Any
+    ) -> list[Any]:
+        """Parse or encode inputs in a thread, or right here where that is faster."""
         if self.predictor.family.tokenizes_concurrently and _is_short(inputs):
-            return encode_request(parsed_inputs, parameters)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._tokenizer_thread, encode_request, parsed_inputs, parameters)
+            return step(*values)
+        return await self.lanes.run(size, step, *values)
+
+    async def _decode(
+        self,
+        parsed_inputs: Sequence[Any],
+        windows: Sequence[Sequence[EncodedInput]],
+        outputs: Sequence[RowOutputs],
+        parameters: BaseModel,
+    ) -> list[Any]:
+        """Decode in a thread, or right here where that is faster."""
+        decode = self.predictor.decode
+        rows = [len(row) for each in windows for row in each]
+        size = sum(rows) + len(rows) * len(self.predictor.manifest.labels)
+        if size <= MAX_DECODE_VALUES:
+            return decode(parsed_inputs, windows, outputs, parameters)
+        return await self.lanes.run(size, decode, parsed_inputs, windows, outputs, parameters)
 
     def _check_tokens(self, windows: Sequence[Sequence[EncodedInput]], *, allow_truncation: bool) -> None:
         """Refuse a request of too many tokens and, unless it is allowed, an input that was truncated."""
@@ -189,3 +204,20 @@ def _result(prediction: Any, rows: Sequence[EncodedInput], outputs: Sequence[Row
         new_tokens=sum(len(output.get("tokens", ())) for output in outputs),
         truncated=any(row.truncated for row in rows),
     )
+
+
+def count_chars(value: Any, *, with_audio: bool = False) -> int:
+    """Count the characters of all text in a JSON value, however nested, and `with_audio` the bytes of recordings."""
+    chars, pending = 0, [value]
+    while pending:
+        part = pending.pop()
+        if isinstance(part, str | bytes):
+            chars += len(part)
+        elif isinstance(part, dict):
+            pending += [field for name, field in part.items() if name != "audio" or with_audio]
+        elif isinstance(part, list | tuple):
+            if set(map(type, part)) == {str}:  # the words of a long text
+                chars += sum(map(len, part))
+            else:
+                pending += part
+    return chars

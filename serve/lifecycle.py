@@ -6,30 +6,36 @@ BentoML creates the uvicorn server itself and passes few settings on, so a worke
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import re
+import select
 import signal
-import tempfile
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-import psutil
 import uvicorn
 
 from tuneport.errors import TuneportError
 
+from . import logs, supervision
 from .settings import START_REPORT, Settings
 
 HTTP2_UPGRADE = re.compile(rb"(?<=\r\n)upgrade:[ \t]*h2c[ \t]*\r\n", re.IGNORECASE)
 FORCED_EXIT_S = 5.0
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+PROBE_S = 0.1
 METHODS = (b"POST ", b"GET ", b"PUT ", b"OPTIONS ")
 
 
-def install_shutdown_hooks(settings: Settings, drain: Callable[[], Awaitable[None]]) -> None:
+def install_shutdown_hooks(
+    settings: Settings, drain: Callable[[], Awaitable[None]], hurry: Callable[[], Coroutine[Any, Any, None]]
+) -> None:
     """Set the server's timeouts, and make SIGTERM and SIGINT await `drain` before the server closes its port.
 
+    A further SIGINT ends all requests at once and calls `hurry`.
     Call it in the event loop while the server starts. Without uvicorn, as in tests, it does nothing.
     """
     server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
@@ -41,6 +47,7 @@ def install_shutdown_hooks(settings: Settings, drain: Callable[[], Awaitable[Non
         server.config.http_protocol_class, settings.header_timeout_s
     )
     loop = asyncio.get_running_loop()
+    received: list[int] = []
     tasks: set[asyncio.Task[None]] = set()
 
     async def stop(number: int) -> None:
@@ -49,11 +56,19 @@ def install_shutdown_hooks(settings: Settings, drain: Callable[[], Awaitable[Non
         finally:
             server.handle_exit(number, None)
 
-    def on_signal(number: int, frame: Any) -> None:
-        if not tasks:
+    def stop_now() -> None:
+        server.handle_exit(signal.SIGTERM, None)
+        for connection in list(server.server_state.connections):
+            if transport := getattr(connection, "transport", None):
+                transport.abort()
+        tasks.add(loop.create_task(hurry()))
+
+    def on_signal(number: int, _: Any) -> None:
+        received.append(number)
+        if len(received) == 1:
             loop.call_soon_threadsafe(lambda: tasks.add(loop.create_task(stop(number))))
-        elif number == signal.SIGINT:  # a second Ctrl-C skips the drain
-            server.handle_exit(number, frame)
+        elif number == signal.SIGINT:  # a second Ctrl-C skips the drain and the grace time
+            loop.call_soon_threadsafe(stop_now)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
@@ -70,19 +85,16 @@ def stop_worker(shutdown_grace_s: float) -> None:
     signal.raise_signal(signal.SIGTERM)
 
 
-def report_failed_start(error: TuneportError) -> None:
-    """Write why this worker cannot start; end the supervisor if no worker ever started, as it would retry forever."""
+def report_failed_start(error: Exception) -> None:
+    """Log and write why this worker cannot start, and end the supervisor unless another worker serves."""
+    if not isinstance(error, TuneportError):
+        logs.log("failed start", logging.ERROR, exc_info=error, reason=str(error)[:500])
+        reason = f"a worker failed at its start ({type(error).__name__}: {str(error)[:300]})"
+        error = TuneportError(reason, "see the service's log")
     if path := os.environ.get(START_REPORT):
-        Path(path).write_text(json.dumps([error.problem, error.remedy]), encoding="utf-8")
-    supervisor = _supervisor()
-    if supervisor and not _was_ready(supervisor):
-        supervisor.terminate()
-
-
-def report_ready() -> None:
-    """Record that a worker of this supervisor started: from now on one that fails does not end the others."""
-    if supervisor := _supervisor():
-        _marker(supervisor).touch()
+        with contextlib.suppress(OSError):
+            Path(path).write_text(json.dumps([error.problem, error.remedy]), encoding="utf-8")
+    supervision.end_supervisor_unless_others_serve()
 
 
 def read_failed_start(report: Path) -> TuneportError | None:
@@ -94,14 +106,16 @@ def read_failed_start(report: Path) -> TuneportError | None:
 
 
 class _HeaderTimeout(asyncio.Protocol):
-    """A mixin for uvicorn's httptools protocol: closes a connection whose headers don't arrive in time.
+    """A mixin for uvicorn's httptools protocol: it bounds the time for headers, and answers half-closed clients.
 
-    uvicorn itself waits for them without limit.
+    uvicorn itself waits for headers without limit, and drops the request of a client that closes its sending side.
     """
 
     header_timeout_s: float
     loop: asyncio.AbstractEventLoop
     transport: asyncio.Transport
+    cycle: Any
+    pipeline: Any
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
@@ -118,6 +132,32 @@ class _HeaderTimeout(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         self._stop_waiting()
         super().on_headers_complete()  # type: ignore[misc]
+
+    def eof_received(self) -> bool:
+        """Keep the connection of a client that has sent its request and closes its side; end any other one."""
+        last = self.cycle
+        if not last or last.response_complete or last.more_body or self.transport.get_extra_info("sslcontext"):
+            return False
+        last.keep_alive = False
+        self._probe(last)
+        return True
+
+    def _probe(self, cycle: Any) -> None:
+        """End the connection if the client has closed its other side, too.
+
+        Both ways of closing look alike until something is sent: then the one who is gone resets the connection.
+        """
+        if not self.pipeline and not cycle.response_started and cycle.scope["http_version"] == "1.1":
+            self.transport.write(CONTINUE)
+        self._watch(cycle)
+
+    def _watch(self, cycle: Any) -> None:
+        if self.transport.is_closing() or cycle.response_complete:
+            return
+        if _is_reset(self.transport.get_extra_info("socket")):
+            self.transport.abort()
+        else:
+            self.loop.call_later(PROBE_S, self._watch, cycle)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
@@ -144,6 +184,12 @@ def with_header_timeout(protocol: Any, timeout_s: float) -> Any:
     return type("HeaderTimeoutProtocol", (_HeaderTimeout, protocol), {"header_timeout_s": timeout_s})
 
 
+def _is_reset(socket: Any) -> bool:
+    poll = select.poll()
+    poll.register(socket.fileno(), 0)
+    return bool(poll.poll(0))
+
+
 def _without_upgrade(data: bytes) -> bytes:
     """Remove the header `Upgrade: h2c`, which Java's HTTP client sends with every request.
 
@@ -153,20 +199,3 @@ def _without_upgrade(data: bytes) -> bytes:
         return data
     head, separator, body = data.partition(b"\r\n\r\n")
     return HTTP2_UPGRADE.sub(b"", head + separator) + body
-
-
-def _supervisor() -> psutil.Process | None:
-    """Find BentoML's process above this worker."""
-    with contextlib.suppress(psutil.Error):
-        if "_bentoml_impl.worker.service" in psutil.Process().cmdline():
-            return psutil.Process(os.getppid())
-    return None
-
-
-def _marker(supervisor: psutil.Process) -> Path:
-    """Return the file that exists once a worker of this supervisor has started."""
-    return Path(tempfile.gettempdir()) / f"tuneport-{os.getuid()}-{supervisor.pid}-{int(supervisor.create_time())}"
-
-
-def _was_ready(supervisor: psutil.Process) -> bool:
-    return _marker(supervisor).exists()

@@ -1,9 +1,13 @@
-"""Structured logs: one JSON object a line on standard error. Inputs of requests are logged only where that is set."""
+"""Structured logs: one JSON object a line on standard error. Inputs of requests are logged only where that is set.
 
+A log that cannot be written is lost and fails nothing.
+"""
+
+import contextlib
 import logging
 import os
 import re
-import sys
+import select
 import traceback
 from datetime import UTC, datetime
 from typing import Any
@@ -14,6 +18,7 @@ LOGGER = logging.getLogger("tuneport")
 REQUEST_ID = re.compile(r"[\w.:/+=@-]{1,128}", re.ASCII)
 OWN_FIELDS = "tuneport_fields"
 PID = os.getpid()
+STDERR = 2
 
 
 class JsonLines(logging.Formatter):
@@ -26,6 +31,7 @@ class JsonLines(logging.Formatter):
             "level": record.levelname.lower(),
             "event": record.getMessage(),
             "worker": os.getpid(),
+            **({} if record.name == LOGGER.name else {"logger": record.name}),
             **getattr(record, OWN_FIELDS, {}),
         }
         if record.exc_info and record.exc_info[1]:
@@ -35,13 +41,53 @@ class JsonLines(logging.Formatter):
         return orjson.dumps(content, default=str).decode()
 
 
+class LineHandler(logging.Handler):
+    """Writes each record with `write_line`."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record; what cannot be formatted is left out."""
+        with contextlib.suppress(Exception):
+            write_line(self.format(record).encode())
+
+
 def set_up() -> None:
     """Send the logger `tuneport` to standard error as JSON, and nowhere else."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines())
-    LOGGER.handlers = [handler]
+    LOGGER.handlers = [_handler()]
     LOGGER.propagate = False
     LOGGER.setLevel(logging.INFO)
+
+
+def set_up_process() -> None:
+    """Send all loggers of this process, and Python's warnings, to standard error as JSON."""
+    for name in list(logging.root.manager.loggerDict):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [], True
+    logging.root.handlers = [_handler()]
+    logging.captureWarnings(True)
+    set_up()
+
+
+def write_line(line: bytes) -> None:
+    """Write a line to standard error. If the disk is full, or nobody reads it, the line is lost."""
+    rest = memoryview(line + b"\n")
+    with contextlib.suppress(OSError, ValueError):
+        while rest:
+            if not _is_writable(STDERR):
+                return
+            rest = rest[os.write(STDERR, rest[: select.PIPE_BUF]) :]
+
+
+def _is_writable(file: int) -> bool:
+    """Tell whether a pipe takes `PIPE_BUF` bytes without waiting for its reader; a file always does."""
+    poll = select.poll()
+    poll.register(file, select.POLLOUT)
+    return any(event & select.POLLOUT for _, event in poll.poll(0))
+
+
+def _handler() -> logging.Handler:
+    handler = LineHandler()
+    handler.setFormatter(JsonLines())
+    return handler
 
 
 def log(event: str, level: int = logging.INFO, *, exc_info: Any = None, **fields: Any) -> None:
@@ -53,7 +99,7 @@ def log_request(**fields: Any) -> None:
     """Log a request in the format of `log`, without `logging`, which would take as long as a short request."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     line = orjson.dumps({"time": now, "level": "info", "event": "request", "worker": PID, **fields}, default=str)
-    sys.stderr.write(line.decode() + "\n")
+    write_line(line)
 
 
 def request_id(header: str | None) -> str:

@@ -4,13 +4,13 @@ What an engine does is also labelled with its worker and device; the GPUs themse
 """
 
 import os
-from collections.abc import Iterator
 from typing import Any
 
 from tuneport.errors import TuneportError
 
 from .batcher import BatchReport
 from .devices import Placement
+from .drift import is_truncated, observations
 from .gpu_metrics import GpuCollector
 from .settings import METRICS_FOLDER
 
@@ -67,6 +67,9 @@ class Metrics:
         self._truncated = counter("truncated_inputs_total", "Inputs that were truncated.")
         self._labels = counter("predictions_total", "Predictions by label.", "label")
         self._confidence = histogram("confidence", "Scores of predicted labels.", CONFIDENCES)
+        self._values = prometheus.Summary(
+            "tuneport_predicted_value", "Scores of a regression.", names, registry=self._registry
+        ).labels(*self._model)
         self._queue = histogram("queue_seconds", "Time that each row waited in the queue.", SECONDS)
         self._engine = histogram("batch_seconds", "Time that each batch took in the engine.", SECONDS)
         self._batch = histogram("batch_padded_tokens", "Padded tokens of each batch.", TOKENS)
@@ -112,16 +115,18 @@ class Metrics:
         """Set the number of inputs that wait."""
         self._waiting.set(inputs)
 
-    def predictions(self, predictions: list[Any]) -> None:
-        """Count predictions: labels and scores, whose change over time shows drift, and truncated inputs."""
+    def predictions(self, predictions: list[Any], *, has_several_labels: bool = False) -> None:
+        """Count predictions, whose change over time shows drift, and truncated inputs."""
         self._inputs.inc(len(predictions))
-        for found in map(_labels, predictions):
-            for label, score, truncated in found:
-                if label is not None:
-                    self._child(self._labels, "labels", label).inc()
-                    self._confidence.observe(score)
-                if truncated:
-                    self._truncated.inc()
+        self._truncated.inc(sum(map(is_truncated, predictions)))
+        for prediction in predictions:
+            for seen in observations(prediction, has_several_labels=has_several_labels):
+                if seen.label is not None:
+                    self._child(self._labels, "labels", seen.label).inc()
+                if seen.confidence is not None:
+                    self._confidence.observe(seen.confidence)
+                if seen.value is not None:
+                    self._values.observe(seen.value)
 
     def page(self) -> tuple[bytes, str]:
         """Return the page that Prometheus reads, and its content type."""
@@ -153,11 +158,3 @@ class Metrics:
         if child is None:
             child = self._children[key] = family.labels(*self._model, *labels)
         return child
-
-
-def _labels(prediction: Any) -> Iterator[tuple[str | None, float, bool]]:
-    """Yield label, score and whether the input was truncated: of each entity, else of the best label."""
-    items = prediction if isinstance(prediction, list) else [prediction]
-    for item in items if items and "entity" in items[0] else items[:1]:
-        label = item.get("label", item.get("entity"))
-        yield label, item.get("score", 0.0), bool(item.get("truncated"))

@@ -1,9 +1,10 @@
 """The Open Inference Protocol v2 as HTTP and gRPC share it: the model's check, its parameters, and inference."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tuneport.errors import InputError, NotFound
+from tuneport.runtime.tasks.inputs import check_number
 from tuneport.schema.artifact import Manifest
 
 from .admission import AdmissionController
@@ -15,7 +16,15 @@ PROTOCOL_PARAMETERS = frozenset(
     {"binary_data_output", "sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "headers"}
 )
 """Parameters of a request that are the protocol's; the others are the task's."""
+OUTPUT_PARAMETERS = frozenset({"binary_data"})
 MAX_TIMEOUT_DIGITS = 18
+
+
+def check_output_parameters(output: str, names: Iterable[str]) -> None:
+    """Raise InputError for parameters of a requested output that have no effect here, as `classification` has none."""
+    if unknown := [name for name in names if name not in OUTPUT_PARAMETERS]:
+        problem = f"the output {output[:40]!r} has the parameter {unknown[0][:40]!r}"
+        raise InputError(problem, "leave it out; for several labels send the request's parameter top_k")
 
 
 def check_model(manifest: Manifest, name: str, version: str | None) -> None:
@@ -48,6 +57,7 @@ async def infer(
 
     The request's `timeout` parameter and `deadline_s`, seconds from now, both shorten the time limit.
     """
+    check_number(len(parameters), "parameters")
     limits = [limit for limit in (timeout_s(parameters), deadline_s) if limit is not None]
     task_parameters = {name: value for name, value in parameters.items() if name not in PROTOCOL_PARAMETERS}
     results = await admission.infer(inputs, task_parameters, timeout_s=min(limits, default=None))

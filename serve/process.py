@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 import httpx
+import psutil
 
 from tuneport.errors import TuneportError
 
 from .bento import serve_environment
 from .lifecycle import read_failed_start
 from .settings import START_REPORT
+from .supervision import COMMAND_PID
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0
@@ -54,15 +56,19 @@ def run_service(command: Sequence[str], environment: dict[str, str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report"
         process = subprocess.Popen(
-            command, cwd=folder, env={**serve_environment(), **environment, START_REPORT: str(report)}
+            command,
+            cwd=folder,
+            env={**serve_environment(), **environment, **_run_variables(report)},
+            start_new_session=True,  # the terminal's signals go to this process, which stops the service
         )
+        interrupts = 0
         while True:
             try:
                 exit_code = process.wait()
                 break
             except KeyboardInterrupt:  # of SIGTERM as well: the command line's handler raises it
-                with contextlib.suppress(ProcessLookupError):
-                    process.send_signal(signal.SIGTERM)
+                interrupts += 1
+                _interrupt(process.pid, interrupts)
         if error := read_failed_start(report):
             raise error
         return exit_code
@@ -83,7 +89,7 @@ def running(command: Sequence[str], url: str, environment: dict[str, str] | None
             stdin=subprocess.DEVNULL,
             cwd=folder,
             # No gRPC unless asked for: several servers cannot share its fixed port.
-            env={**serve_environment(), "TUNEPORT_GRPC_PORT": "0", START_REPORT: str(report), **(environment or {})},
+            env={**serve_environment(), "TUNEPORT_GRPC_PORT": "0", **_run_variables(report), **(environment or {})},
             start_new_session=True,  # Ctrl-C goes to this process, which stops the server
         )
         try:
@@ -95,6 +101,24 @@ def running(command: Sequence[str], url: str, environment: dict[str, str] | None
             yield process.pid
         finally:
             _stop(process)
+
+
+def _interrupt(supervisor: int, count: int) -> None:
+    """Stop a service; the second time without its drain and its grace time, the third time at once."""
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(supervisor)
+        workers = process.children(recursive=True)
+        if count == 1:
+            process.send_signal(signal.SIGTERM)
+        for worker in workers if count > 1 else []:
+            worker.send_signal(signal.SIGINT if count == 2 else signal.SIGKILL)
+        if count > 2:
+            process.kill()
+
+
+def _run_variables(report: Path) -> dict[str, str]:
+    """Return the variables by which a service ends with this process, and reports why it cannot start."""
+    return {START_REPORT: str(report), COMMAND_PID: str(os.getpid())}
 
 
 def _ready(process: "subprocess.Popen[bytes]", url: str, report: Path) -> bool:

@@ -13,7 +13,6 @@ import logging
 import math
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +25,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from tuneport.errors import TuneportError
 from tuneport.schema.loading import load_manifest
 
-from . import lifecycle, logs
+from . import lifecycle, logs, supervision, tracing
 from .bento import MODEL_NAME
 from .settings import METRICS_FOLDER, Settings, read_settings
 
@@ -85,6 +84,7 @@ class WorkerApp:
         await self.app(scope, receive, send)
 
 
+tracing.keep_bentoml_from_tracing()
 arguments = bentoml.use_arguments(Arguments)
 # Read at import because the supervisor needs to know about workers and TLS.
 settings = _with_workers(read_settings())
@@ -107,11 +107,13 @@ class ModelService:
         The variant is chosen here where the artifact was timed on another host. BentoML's own metrics folder would be
         shared by all its services, and emptied by each that starts.
         """
-        logs.set_up()
+        logs.set_up_process()
         os.environ["TUNEPORT_WORKERS"] = str(settings.worker_count)
+        folder = supervision.prepare_supervisor()
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
         if settings.worker_count > 1:
-            os.environ[METRICS_FOLDER] = tempfile.mkdtemp(prefix="tuneport-metrics-")
-            atexit.register(shutil.rmtree, os.environ[METRICS_FOLDER], ignore_errors=True)
+            os.environ[METRICS_FOLDER] = str(folder / "metrics")
+            (folder / "metrics").mkdir()
             # In its own images BentoML restarts no worker that dies: the others would go on with its GPU idle.
             os.environ.pop("BENTOML_CONTAINERIZED", None)
         from .autotune import select_for_host
@@ -132,14 +134,15 @@ class ModelService:
         from .devices import place_worker
         from .http.app import create_app
 
-        logs.set_up()
+        logs.set_up_process()
+        supervision.prepare_worker(settings.shutdown_grace_s)
         try:
             artifact = _artifact()
             device = load_manifest(artifact).variant(settings.variant).execution.device
             placement = place_worker(device, bentoml.server_context.worker_index)
             self.admission = AdmissionController(self.open_inference(artifact), settings, placement)
             worker_app.app = create_app(self.admission, settings.origins())
-        except TuneportError as error:
+        except Exception as error:
             lifecycle.report_failed_start(error)
             raise
         self._grpc: Any = None
@@ -162,13 +165,13 @@ class ModelService:
                 await self._grpc.start()
             if settings.metrics_port and bentoml.server_context.worker_index in (None, 1):
                 self._metrics_server = self.admission.metrics.listen(settings.metrics_port, settings.grpc_host)
-        except TuneportError as error:
+        except Exception as error:
             lifecycle.report_failed_start(error)
             raise
-        lifecycle.install_shutdown_hooks(settings, self._drain)
+        lifecycle.install_shutdown_hooks(settings, self._drain, self._hurry)
         loop = asyncio.get_running_loop()
         self.admission.inference.on_device_lost = lambda: loop.call_soon_threadsafe(self._leave)
-        lifecycle.report_ready()
+        supervision.report_ready()
         logs.log("ready", model=self.admission.model, pid=os.getpid())
 
     async def __is_ready__(self) -> bool:
@@ -188,10 +191,15 @@ class ModelService:
         self.admission.ready = False
         if self._grpc:
             await self._grpc.set_ready(False)
-        if not self.admission.inference.lost_because:  # else each request that comes meanwhile would fail
-            await asyncio.sleep(settings.drain_s)
+        is_lost = self.admission.inference.lost_because  # each request that comes meanwhile would fail
+        await asyncio.sleep(0 if is_lost or supervision.is_orphan() else settings.drain_s)
         if self._grpc:
             self._closing = asyncio.ensure_future(self._grpc.stop(settings.shutdown_grace_s))
+
+    async def _hurry(self) -> None:
+        """End active gRPC requests, too."""
+        if self._grpc:
+            await self._grpc.stop(0)
 
     @bentoml.on_shutdown
     async def stop(self) -> None:

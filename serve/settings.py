@@ -76,6 +76,8 @@ class Settings(BaseSettings):
     """Port of the gRPC server; 0 for none."""
     grpc_host: str = "0.0.0.0"
     """Address that the gRPC server and the metrics' own port listen on."""
+    grpc_min_ping_s: float = Field(default=10.0, gt=0, allow_inf_nan=False)
+    """Time between a gRPC client's keep-alive pings; one that sends them more often is disconnected."""
     metrics_port: int | None = Field(default=None, ge=1, le=65535)
     """A separate port for /metrics, which is then not served beside /predict."""
     api_keys: SecretStr | None = None

@@ -11,6 +11,8 @@ from tuneport.errors import InputError, PayloadTooLarge
 from tuneport.schema.artifact import Manifest
 from tuneport.tasks import task_spec
 
+from .json_text import check_values
+
 BYTES, FP32 = "BYTES", "FP32"
 JSON = "json"
 """Name of the tensor whose elements are inputs or predictions of `/predict` as JSON; every task has it."""
@@ -94,6 +96,7 @@ def inputs_from_tensors(manifest: Manifest, tensors: Sequence[Tensor]) -> list[A
         remedy = f"send {expected}" + ("" if JSON in fields else f", or {JSON!r}")
         raise InputError(f"the input tensors are {received}", remedy)
     if JSON in by_name:
+        check_values(b",".join(by_name[JSON].elements))
         return [_parse_json(element, index) for index, element in enumerate(by_name[JSON].elements)]
     columns = [[_decode(field, element, i) for i, element in enumerate(by_name[field].elements)] for field in fields]
     if len({len(column) for column in columns}) != 1:

@@ -28,6 +28,7 @@ import httpx
 import pytest
 from kit.data import write_data
 from kit.encoders import build_checkpoint
+from kit.gpu import missing_for_gpu
 from kit.servers import Server
 
 from tuneport.schema.artifact import Manifest
@@ -36,6 +37,11 @@ from tuneport.schema.loading import load_manifest
 
 def pytest_sessionfinish() -> None:
     shutil.rmtree(HOME, ignore_errors=True)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and (missing := missing_for_gpu()):
+        pytest.skip(missing)
 
 
 @pytest.fixture(autouse=True)

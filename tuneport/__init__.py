@@ -14,6 +14,10 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from tuneport import telemetry
+
+telemetry.switch_off()
+
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
     from tuneport.schema.artifact import Manifest
     from tuneport.schema.run import Run
 
+__version__ = "0.1.0"
 __all__ = ["export", "finetune", "load"]
 
 

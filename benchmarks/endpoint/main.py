@@ -57,6 +57,7 @@ def build_report(
         num_inputs=len(setup.inputs),
         mean_tokens=round(setup.mean_tokens, 1),
         source=Path(source.source).name if source else "",
+        device=setup.device,
         host=Host.here(),
         config=setup.config.model_dump(mode="json"),
         git_commit=git_commit(Path(__file__).parent),
@@ -65,5 +66,5 @@ def build_report(
         client_ceilings=ceilings,
         overload=overload,
         short_text=short_text,
-        notes=tuple(absent_targets(setup.manifest)),
+        notes=tuple(absent_targets(setup.manifest, setup.device)),
     )

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ..report import PICTURE, REPORT, TABLE, markdown_table
-from .results import EndpointReport
+from .results import EndpointReport, LevelResult
 
 MAX_CLIENT_CPU_SHARE = 0.5
 """Of one core; a load generator that needs more may be what limits the throughput."""
@@ -24,6 +24,7 @@ def write_endpoint_report(folder: Path, report: EndpointReport) -> None:
 def level_cells(report: EndpointReport) -> Cells:
     """Return the table with a row for each server and number of connections."""
     header = ["", "connections", "requests/s", "p50 ms", "p95 ms", "p99 ms", "errors", "CPU ms/request", "padding"]
+    header += ["GPU busy", "J/1000"] if report.device == "cuda" else []
     rows = [
         [
             result.name,
@@ -35,6 +36,7 @@ def level_cells(report: EndpointReport) -> Cells:
             str(level.errors),
             f"{level.cpu_ms_per_request:.2f}",
             "" if level.padding_share is None else f"{level.padding_share:.1%}",
+            *(_gpu_cells(level) if report.device == "cuda" else ()),
         ]
         for result in report.results
         for level in result.levels
@@ -45,6 +47,7 @@ def level_cells(report: EndpointReport) -> Cells:
 def server_cells(report: EndpointReport) -> Cells:
     """Return the table with a row for each server: what does not depend on the number of connections."""
     header = ["", "agreement", "changed under load", "ready s", "worker MiB", "all processes MiB"]
+    header += ["GPU MiB"] if report.device == "cuda" else []
     rows = [
         [
             result.name,
@@ -53,10 +56,20 @@ def server_cells(report: EndpointReport) -> Cells:
             f"{result.ready_s:.1f}",
             f"{result.worker_mib:.0f}",
             f"{result.total_mib:.0f}",
+            *([_number(result.gpu_memory_mib)] if report.device == "cuda" else []),
         ]
         for result in report.results
     ]
     return header, rows
+
+
+def _gpu_cells(level: LevelResult) -> tuple[str, str]:
+    utilization = "" if level.gpu_utilization is None else f"{level.gpu_utilization:.0%}"
+    return utilization, _number(level.energy_j_per_1000_requests)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.0f}"
 
 
 def remarks(report: EndpointReport) -> list[str]:
@@ -73,9 +86,17 @@ def remarks(report: EndpointReport) -> list[str]:
 def _inputs_remark(report: EndpointReport) -> str:
     return (
         f"{report.num_inputs} texts of {report.source}, {report.mean_tokens:g} tokens on average, "
-        f"variant {report.variant}; {report.host.cpu}, {report.host.cores} cores "
+        f"variant {report.variant}; {_gpu(report)}{report.host.cpu}, {report.host.cores} cores "
         f"({', '.join(report.host.instructions)}), shared by the server and the load generator."
     )
+
+
+def _gpu(report: EndpointReport) -> str:
+    if report.device == "cpu":
+        return ""
+    gpus = report.host.gpus
+    name = gpus[0].name if gpus else "a GPU that NVML does not name"
+    return f"{name}, driver {report.host.driver}; "
 
 
 def _short_text_remarks(report: EndpointReport) -> list[str]:

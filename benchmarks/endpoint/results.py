@@ -2,6 +2,7 @@
 
 from tuneport.host import Host
 from tuneport.schema.base import Frozen
+from tuneport.schema.torch_setup import TorchDevice
 
 
 class LevelResult(Frozen):
@@ -18,6 +19,10 @@ class LevelResult(Frozen):
     """CPU time of all processes of the server."""
     padding_share: float | None
     """Share of padding among the tokens that the engine computed; None for servers without such a metric."""
+    gpu_utilization: float | None
+    """Mean share of the time in which the GPU ran a kernel; None on a CPU."""
+    energy_j_per_1000_requests: float | None
+    """Of the whole GPU; None on a CPU."""
     client_cpu_share: float
     """Cores that the load generator kept busy; the largest of the rounds."""
 
@@ -36,6 +41,8 @@ class TargetResult(Frozen):
     """Resident memory of the server's largest process after the load; the largest of the rounds."""
     total_mib: float
     """Resident memory of all its processes; the largest of the rounds."""
+    gpu_memory_mib: float | None
+    """GPU memory that the server took; mean of the rounds, None on a CPU."""
     levels: tuple[LevelResult, ...]
 
     @property
@@ -89,6 +96,8 @@ class EndpointReport(Frozen):
     """Mean length of an input, in tokens."""
     source: str
     """Name of the data."""
+    device: TorchDevice
+    """What all servers ran on."""
     host: Host
     config: dict[str, object]
     git_commit: str | None

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tuneport.gpu import GpuMeter, GpuUsage
+
 from ..load.plan import OK, LoadResult
 from .check import check_agreement, count_changed, request_predictions
 from .metrics import TokenCounts, padding_share, read_token_counts, tokens_between
@@ -48,12 +50,12 @@ def run_rounds(setup: EndpointSetup, progress: Callable[[str], object]) -> tuple
         for target in setup.targets if index % 2 == 0 else setup.targets[::-1]:
             progress(f"round {index + 1} of {setup.config.rounds}: {target.name}")
             rounds[target.name].append(run_round(setup, target))
-    return tuple(summarize(name, target_rounds) for name, target_rounds in rounds.items())
+    return tuple(summarize(name, target_rounds, setup.meter) for name, target_rounds in rounds.items())
 
 
 def run_round(setup: EndpointSetup, target: EndpointTarget) -> TargetRound:
     """Start a server, check its predictions, and load it with every number of connections in turn."""
-    with start_server(target) as server:
+    with setup.meter.measure(target.name), start_server(target) as server:
         share = check_agreement(target, server.port, setup.runner.task, setup.expected)
         unloaded = request_predictions(target, server.port, setup.inputs[:COMPARED_INPUTS])
         levels = {
@@ -69,7 +71,9 @@ def run_level(
     """Load a running server and measure it meanwhile; `unloaded` are its predictions without load."""
     plan = plan_load(target, server.port, setup.inputs, connections=connections, seconds=setup.config.seconds)
     usage_before, tokens_before = resource_usage(server.pid), read_token_counts(server.http_port)
-    load = load_server(target, plan)
+    with setup.meter.measure(_level_name(target.name, connections)) as totals:
+        load = load_server(target, plan)
+        totals.texts += load.sent
     cpu_s = resource_usage(server.pid).cpu_s - usage_before.cpu_s
     return LevelRun(
         load=load,
@@ -79,8 +83,9 @@ def run_level(
     )
 
 
-def summarize(name: str, rounds: Sequence[TargetRound]) -> TargetResult:
+def summarize(name: str, rounds: Sequence[TargetRound], meter: GpuMeter) -> TargetResult:
     """Combine the rounds of one target."""
+    gpu_memory_mib = meter.usage(name).memory_mib
     return TargetResult(
         name=name,
         agreement=round(rounds[-1].agreement, 4),
@@ -88,8 +93,13 @@ def summarize(name: str, rounds: Sequence[TargetRound]) -> TargetResult:
         ready_s=round(float(np.median([each.ready_s for each in rounds])), 2),
         worker_mib=round(max(each.usage.worker_mib for each in rounds), 1),
         total_mib=round(max(each.usage.total_mib for each in rounds), 1),
+        gpu_memory_mib=None if gpu_memory_mib is None else round(gpu_memory_mib / len(rounds), 1),
         levels=tuple(
-            _summarize_level(connections, [each.levels[connections] for each in rounds])
+            _summarize_level(
+                connections,
+                [each.levels[connections] for each in rounds],
+                meter.usage(_level_name(name, connections)),
+            )
             for connections in rounds[0].levels
         ),
     )
@@ -101,7 +111,11 @@ def latency_percentile(loads: Sequence[LoadResult], percent: float) -> float:
     return round(float(np.percentile(latencies_ms, percent)), 3) if len(latencies_ms) else float("inf")
 
 
-def _summarize_level(connections: int, runs: Sequence[LevelRun]) -> LevelResult:
+def _level_name(name: str, connections: int) -> str:
+    return f"{name} at {connections}"
+
+
+def _summarize_level(connections: int, runs: Sequence[LevelRun], gpu: GpuUsage) -> LevelResult:
     loads = [run.load for run in runs]
     return LevelResult(
         connections=connections,
@@ -112,5 +126,7 @@ def _summarize_level(connections: int, runs: Sequence[LevelRun]) -> LevelResult:
         errors=sum(count for load in loads for status, count in load.statuses.items() if status != OK),
         cpu_ms_per_request=round(float(np.median([run.cpu_ms_per_request for run in runs])), 3),
         padding_share=padding_share([run.tokens for run in runs]),
+        gpu_utilization=gpu.utilization,
+        energy_j_per_1000_requests=gpu.energy_j_per_1000_texts,
         client_cpu_share=round(max(load.client_cpu_s / load.seconds for load in loads), 3),
     )

@@ -6,15 +6,18 @@ from typing import Any
 import numpy as np
 
 from tuneport.data.sample import Sample
+from tuneport.gpu import GpuMeter, visible_gpus
 from tuneport.runtime.loading import open_runner
 from tuneport.runtime.runner import ModelRunner
 from tuneport.schema.artifact import Manifest, Variant
 from tuneport.schema.loading import check_files, load_golden, load_manifest
+from tuneport.schema.torch_setup import TorchDevice
+from tuneport.stages.export.torch_device import check_torch
 
 from ..baselines import open_baseline, read_workload
 from ..config import EndpointConfig
 from .check import ExpectedPrediction, expected_predictions
-from .targets import EndpointTarget, endpoint_targets
+from .targets import EndpointTarget, endpoint_targets, served_device
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,10 @@ class EndpointSetup:
     expected: list[ExpectedPrediction]
     targets: list[EndpointTarget]
     """The servers to time, tuneport over HTTP first."""
+    device: TorchDevice
+    """What all of them run on."""
+    meter: GpuMeter
+    """Measures the GPU; nothing on a CPU."""
 
     @property
     def inputs(self) -> list[Any]:
@@ -52,6 +59,8 @@ def prepare(config: EndpointConfig) -> EndpointSetup:
     baseline = open_baseline(manifest, config)
     workload = read_workload(manifest, baseline.task, config)
     runner = open_runner(config.artifact, manifest, variant)
+    device, gpus = served_device(manifest, config.variant), visible_gpus()
+    check_torch(device)
     windows = runner.task.encode([runner.task.parse_input(value) for value in workload.inputs])
     return EndpointSetup(
         config=config,
@@ -62,4 +71,6 @@ def prepare(config: EndpointConfig) -> EndpointSetup:
         mean_tokens=float(np.mean([sum(map(len, rows)) for rows in windows])),
         expected=expected_predictions(runner.task, load_golden(config.artifact)),
         targets=endpoint_targets(config.artifact, manifest, baseline.checkpoint.folder, config.variant),
+        device=device,
+        meter=GpuMeter(gpus[0] if device == "cuda" and gpus else None),
     )

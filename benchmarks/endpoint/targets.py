@@ -10,11 +10,14 @@ import orjson
 
 from tuneport.host import Host, usable_cores
 from tuneport.schema.artifact import Manifest
+from tuneport.schema.torch_setup import TorchDevice
+from tuneport.stages.export.torch_device import TORCH_DEVICES
 from tuneport.stages.serve.bento import SERVICE, register, serve_command
 
 HTTP, GRPC = "tuneport HTTP", "tuneport gRPC"
 BENTO_BATCHER = "tuneport HTTP, BentoML's batcher"
 TORCH_FP32, TORCH_BF16 = "BentoML + torch fp32", "BentoML + torch bf16"
+TORCH_FP16 = "BentoML + torch fp16"
 HOST = "127.0.0.1"
 PREDICT_PATH = "/predict"
 GRPC_PATH = "/inference.GRPCInferenceService/ModelInfer"
@@ -43,14 +46,20 @@ def endpoint_targets(artifact: Path, manifest: Manifest, checkpoint: Path, varia
     """Return the servers that can serve this model on this host, tuneport over HTTP first."""
     http = http_target(artifact, variant)
     bento_batcher = http_target(artifact, variant, name=BENTO_BATCHER, service=BATCHED_SERVICE)
-    return [http, grpc_target(http, manifest), bento_batcher, *torch_targets(manifest, checkpoint)]
+    torch_servers = torch_targets(manifest, checkpoint, served_device(manifest, variant))
+    return [http, grpc_target(http, manifest), bento_batcher, *torch_servers]
 
 
-def absent_targets(manifest: Manifest) -> list[str]:
+def served_device(manifest: Manifest, variant: str | None) -> TorchDevice:
+    """Return the device that a variant serves on, the default one without a name; torch is served on the same."""
+    return TORCH_DEVICES[manifest.variant(variant).execution.device]
+
+
+def absent_targets(manifest: Manifest, device: TorchDevice) -> list[str]:
     """Return a sentence for each server that cannot take part: which, and why."""
     if not _is_plain_classification(manifest):
-        return [f"{TORCH_FP32} and bf16: written for text classification with one label and one text."]
-    if not Host.here().has_bf16:
+        return ["BentoML + torch: written for text classification with one label and one text."]
+    if device == "cpu" and not Host.here().has_bf16:
         return [f"{TORCH_BF16}: this processor has no bfloat16 instructions."]
     return []
 
@@ -100,11 +109,14 @@ def grpc_target(http: EndpointTarget, manifest: Manifest) -> EndpointTarget:
     )
 
 
-def torch_targets(manifest: Manifest, checkpoint: Path) -> list[EndpointTarget]:
-    """Return a transformers pipeline behind BentoML in fp32, and in bf16 where the processor has bf16 instructions."""
+def torch_targets(manifest: Manifest, checkpoint: Path, device: TorchDevice) -> list[EndpointTarget]:
+    """Return a transformers pipeline behind BentoML: on a GPU in fp16, else in fp32 and, if the processor can, bf16."""
     if not _is_plain_classification(manifest):
         return []
-    dtypes = {TORCH_FP32: "float32"} | ({TORCH_BF16: "bfloat16"} if Host.here().has_bf16 else {})
+    if device == "cuda":
+        dtypes = {TORCH_FP16: "float16"}
+    else:
+        dtypes = {TORCH_FP32: "float32"} | ({TORCH_BF16: "bfloat16"} if Host.here().has_bf16 else {})
     return [
         EndpointTarget(
             name=name,
@@ -115,6 +127,7 @@ def torch_targets(manifest: Manifest, checkpoint: Path) -> list[EndpointTarget]:
             environment={
                 "CHECKPOINT": str(checkpoint.resolve()),
                 "DTYPE": dtype,
+                "DEVICE": device,
                 "MAX_LENGTH": str(manifest.processing.max_length),
                 # torch would count the host's processors instead of the container's, and a caller's value may be lower.
                 "OMP_NUM_THREADS": str(usable_cores()),

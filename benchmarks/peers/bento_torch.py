@@ -2,8 +2,8 @@
 
     bentoml serve tuneport.stages.benchmarks.peers.bento_torch:TextClassification
 
-Environment variables: `CHECKPOINT`, the checkpoint's folder; `DTYPE`, a torch dtype; `MAX_LENGTH`, the tokens that
-texts are cut to, as in the exported model. Nothing is added that would slow it down.
+Environment variables: `CHECKPOINT`, the checkpoint's folder; `DTYPE`, a torch dtype; `DEVICE`, `cpu` or `cuda`;
+`MAX_LENGTH`, the tokens that texts are cut to, as in the exported model. Nothing is added that would slow it down.
 """
 
 import os
@@ -23,7 +23,7 @@ class TextClassification:
             "text-classification",
             model=os.environ["CHECKPOINT"],
             torch_dtype=getattr(torch, os.environ.get("DTYPE", "float32")),
-            device="cpu",
+            device=os.environ.get("DEVICE", "cpu"),
         )
         self.max_length = int(os.environ["MAX_LENGTH"])
 

@@ -34,10 +34,10 @@ def read_tensors(request: Any, max_client_batch_size: int) -> list[Tensor]:
         count = tensors.check_count(name, message.datatype, message.shape, max_client_batch_size)
         if raw and message.HasField("contents"):
             raise InputError(f"tensor {name[:40]!r} has raw and typed contents", "send one of them")
-        elements = tensors.split_bytes(name, raw[index], count) if raw else list(message.contents.bytes_contents)
-        if len(elements) != count:
-            problem = f"tensor {name[:40]!r} has {len(elements)} elements for {count}"
+        if not raw and len(message.contents.bytes_contents) != count:
+            problem = f"tensor {name[:40]!r} has {len(message.contents.bytes_contents)} elements for {count}"
             raise InputError(problem, "correct its shape")
+        elements = tensors.split_bytes(name, raw[index], count) if raw else list(message.contents.bytes_contents)
         result.append(Tensor(name, message.datatype, tuple(message.shape), elements))
     return result
 

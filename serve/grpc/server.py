@@ -26,6 +26,8 @@ class GrpcServer:
                 ("grpc.so_reuseport", int(settings.worker_count > 1)),
                 ("grpc.max_receive_message_length", settings.max_body_bytes + EXTRA_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", -1),
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.http2.min_recv_ping_interval_without_data_ms", round(1000 * settings.grpc_min_ping_s)),
                 ("grpc.max_connection_idle_ms", 1000 * max(settings.keep_alive_s, MIN_IDLE_S)),
             ],
         )

@@ -5,17 +5,22 @@ from typing import Any, TypeAlias
 
 import grpc
 
+from tuneport import __version__
 from tuneport.runtime.tasks.inputs import check_number
+from tuneport.schema.artifact import Manifest
 
 from .. import tensors
 from ..admission import AdmissionController
 from ..errors import ErrorResponse
 from ..framing import RequestFrame
-from ..open_inference import EXTENSIONS, PLATFORM, check_model, infer
+from ..open_inference import EXTENSIONS, PLATFORM, check_model, check_output_parameters, infer
 from . import open_inference_pb2 as pb
 from .messages import infer_response, parse_message, read_parameters, read_tensors
+from .wire import check_fields
 
 SERVICE = "inference.GRPCInferenceService"
+EXTRA_FIELDS = 1024
+"""Fields that a message may have beside the elements of its tensors."""
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Call = Callable[[Any, Context, RequestFrame], Awaitable[Any]]
 
@@ -61,8 +66,7 @@ class Servicer:
 
     async def server_metadata(self, request: Any, context: Context, frame: RequestFrame) -> Any:
         """Return the server's name, version and protocol extensions."""
-        version = self._admission.manifest.version
-        return pb.ServerMetadataResponse(name=PLATFORM, version=version, extensions=EXTENSIONS)
+        return pb.ServerMetadataResponse(name=PLATFORM, version=__version__, extensions=EXTENSIONS)
 
     async def model_metadata(self, request: Any, context: Context, frame: RequestFrame) -> Any:
         """Return the model's input and output tensors."""
@@ -82,10 +86,13 @@ class Servicer:
         """Answer input tensors with output tensors."""
         manifest = self._admission.manifest
         check_model(manifest, request.model_name, request.model_version)
-        input_tensors = read_tensors(request, self._admission.settings.max_client_batch_size)
-        frame.inputs = tensors.inputs_from_tensors(manifest, input_tensors)
+        frame.inputs = await self._admission.inference.lanes.run_if_large(
+            request.ByteSize(), _read_inputs, manifest, request, self._admission.settings.max_client_batch_size
+        )
         parameters = read_parameters(request.parameters)
         check_number(len(request.outputs), "outputs")
+        for output in request.outputs:
+            check_output_parameters(output.name, output.parameters)
         output_names = [output.name for output in request.outputs]
         tensors.check_outputs(manifest, output_names)
         outputs = await infer(self._admission, frame.inputs, parameters, output_names, context.time_remaining())
@@ -100,6 +107,7 @@ class Servicer:
             context.set_trailing_metadata((("x-request-id", frame.request_id),))
 
             async def answer() -> Any:
+                check_fields(raw, EXTRA_FIELDS + 4 * self._admission.settings.max_client_batch_size)
                 response = await call(parse_message(kind, raw), context, frame)
                 frame.status = "OK"
                 return response
@@ -112,6 +120,11 @@ class Servicer:
             return await frame.handle(answer, respond)
 
         return framed
+
+
+def _read_inputs(manifest: Manifest, request: Any, limit: int) -> list[Any]:
+    """Return the inputs in a request's tensors, at most `limit`."""
+    return tensors.inputs_from_tensors(manifest, read_tensors(request, limit))
 
 
 def _trailing_metadata(error: ErrorResponse, request_id: str) -> tuple[tuple[str, str], ...]:

@@ -4,9 +4,9 @@ BentoML mounts it beside its own /livez and /readyz.
 """
 
 import asyncio
+import itertools
 from typing import Any
 
-import orjson
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -16,10 +16,12 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import Scope
 
-from tuneport.errors import InputError, MalformedRequest, MethodNotAllowed, NotFound, RequestError
+from tuneport.errors import InputError, MethodNotAllowed, NotFound, RequestError
+from tuneport.runtime.tasks.inputs import MAX_ITEMS
 
 from ..admission import AdmissionController
 from ..framing import CANCELLED
+from ..json_text import parse_json
 from .middleware import RequestMiddleware
 from .open_inference import routes as open_inference_routes
 from .openai import routes as openai_routes
@@ -45,7 +47,7 @@ def create_app(admission: AdmissionController, origins: list[str] | None = None)
             *playground_routes,
             Route("/metrics", metrics),
             Route("/docs.json", docs),
-            FallbackRoute("/{path:path}", not_routed, methods=["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]),
+            FallbackRoute("/{path:path}", not_routed),
         ],
         middleware=[*(cors if origins else []), Middleware(RequestMiddleware)],
         exception_handlers={ClientDisconnect: _client_disconnected, HTTPException: _starlette_error},
@@ -58,7 +60,8 @@ async def predict(request: Request) -> Response:
     """`{"inputs": X, "parameters": {…}}` → `{"predictions": […], "model": {…}}`, in order and number."""
     admission = admission_of(request)
     body, content_type = await read_body(request), request.headers.get("content-type", "")
-    inputs, parameters = read_upload(content_type, body) if is_upload(content_type) else parse_body(body)
+    read = read_upload if is_upload(content_type) else parse_body
+    inputs, parameters = await admission.inference.lanes.run_if_large(len(body), read, body, content_type)
     frame_of(request).inputs = inputs
     if isinstance(parameters, dict) and parameters.get("stream") is True:
         return await stream_prediction(request, inputs, parameters)
@@ -77,19 +80,15 @@ async def metrics(request: Request) -> Response:
 
 async def docs(request: Request) -> Response:
     """Describe the HTTP API in OpenAPI's form."""
-    return json_response(describe_api(admission_of(request).manifest))
+    return json_response(describe_api(admission_of(request).manifest, admission_of(request).settings))
 
 
-def parse_body(body: bytes) -> tuple[list[Any], Any]:
+def parse_body(body: bytes, _: str = "") -> tuple[list[Any], Any]:
     """Return inputs and parameters of a JSON body; the task checks what they hold."""
-    try:
-        content = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        remedy = 'send {"inputs": […]} as UTF-8'
-        raise MalformedRequest(f"the body is not JSON: {error}", remedy, code="not_json") from error
+    content = parse_json(body)
     if not isinstance(content, dict) or "inputs" not in content:
         raise InputError('the body is not an object with "inputs"', 'send {"inputs": […]}', code="no_inputs")
-    if unknown := sorted(content.keys() - {"inputs", "parameters"}):
+    if unknown := sorted(itertools.islice(content.keys() - {"inputs", "parameters"}, MAX_ITEMS)):
         raise InputError(f"unknown fields {unknown}"[:200], 'send "inputs" and "parameters"', code="unknown_field")
     inputs = content["inputs"]
     return inputs if isinstance(inputs, list) else [inputs], content.get("parameters")
@@ -99,11 +98,12 @@ class FallbackRoute(Route):
     """Matches every path that no other route has."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """Match all but the paths of BentoML's page."""
+        """Match all but the paths of BentoML's page, with any method, and with line breaks in the path."""
         path = scope["path"]
-        if path == BENTOML_PATHS[0] or path.startswith(BENTOML_PATHS[1:]):
+        if scope["type"] != "http" or path == BENTOML_PATHS[0] or path.startswith(BENTOML_PATHS[1:]):
             return Match.NONE, {}
-        return super().matches(scope)
+        self.methods = None  # Starlette's constructor replaces None by GET
+        return Match.FULL, {"endpoint": self.endpoint, "path_params": {}}
 
 
 async def not_routed(request: Request) -> Response:

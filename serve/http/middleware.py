@@ -2,6 +2,8 @@
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from tuneport.errors import NotFound
+
 from ..admission import AdmissionController
 from ..errors import ErrorResponse
 from ..framing import CANCELLED, RequestFrame
@@ -39,6 +41,8 @@ class RequestMiddleware:
             await send(message)
 
         async def run_routes() -> None:
+            if "\n" in scope["path"]:  # the pattern of a route matches it with a line break at its end, too
+                raise NotFound("a line break in the path", "POST to /predict; see /docs.json", code="not_routed")
             await self._app(scope, receive, send_framed)
             if not is_complete:  # a stream whose client went away
                 frame.status = CANCELLED["http"]

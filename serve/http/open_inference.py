@@ -1,9 +1,12 @@
 """Open Inference Protocol v2 over HTTP: `/v2/…`, tensors as JSON or, in both directions, as binary data."""
 
+from typing import Any
+
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from tuneport import __version__
 from tuneport.schema.artifact import Manifest
 
 from .. import tensors
@@ -15,24 +18,24 @@ from .tensor_json import HEADER_LENGTH, as_object, read_tensors, requested_outpu
 
 async def live(request: Request) -> Response:
     """Answer that the process is alive."""
-    return Response()
+    return json_response({"live": True})
 
 
 async def ready(request: Request) -> Response:
     """Answer whether the server accepts inference requests."""
-    return Response(status_code=200 if admission_of(request).ready else 503)
+    is_ready = admission_of(request).ready
+    return json_response({"ready": is_ready}, 200 if is_ready else 503)
 
 
 async def model_ready(request: Request) -> Response:
     """Answer whether the model accepts inference requests."""
-    _checked_manifest(request)
-    return await ready(request)
+    manifest, is_ready = _checked_manifest(request), admission_of(request).ready
+    return json_response({"name": manifest.name, "ready": is_ready}, 200 if is_ready else 503)
 
 
 async def server_metadata(request: Request) -> Response:
     """Return the server's name, version and protocol extensions."""
-    version = admission_of(request).manifest.version
-    return json_response({"name": PLATFORM, "version": version, "extensions": EXTENSIONS})
+    return json_response({"name": PLATFORM, "version": __version__, "extensions": EXTENSIONS})
 
 
 async def model_metadata(request: Request) -> Response:
@@ -55,10 +58,12 @@ async def model_metadata(request: Request) -> Response:
 async def model_infer(request: Request) -> Response:
     """Answer input tensors with output tensors."""
     admission, manifest = admission_of(request), _checked_manifest(request)
-    content, binary = split_body(await read_body(request), request.headers.get(HEADER_LENGTH))
+    body, header_length = await read_body(request), request.headers.get(HEADER_LENGTH)
+    limit = admission.settings.max_client_batch_size
+    content, inputs = await admission.inference.lanes.run_if_large(
+        len(body), _read_request, manifest, body, header_length, limit
+    )
     parameters = as_object(content.get("parameters"), "parameters")
-    input_tensors = read_tensors(content.get("inputs"), binary, admission.settings.max_client_batch_size)
-    inputs = tensors.inputs_from_tensors(manifest, input_tensors)
     frame_of(request).inputs = inputs
     binary_default = parameters.get("binary_data_output") is True
     is_binary = requested_outputs(content.get("outputs"), binary_default)
@@ -93,3 +98,9 @@ def _checked_manifest(request: Request) -> Manifest:
     manifest = admission_of(request).manifest
     check_model(manifest, request.path_params["model"], request.path_params.get("version"))
     return manifest
+
+
+def _read_request(manifest: Manifest, body: bytes, header_length: str | None, limit: int) -> tuple[Any, list[Any]]:
+    """Return the JSON of a body and the inputs in its tensors, at most `limit`."""
+    content, binary = split_body(body, header_length)
+    return content, tensors.inputs_from_tensors(manifest, read_tensors(content.get("inputs"), binary, limit))

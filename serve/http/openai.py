@@ -9,9 +9,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from tuneport.errors import MalformedRequest, NotFound
+from tuneport.runtime.tasks.inputs import check_number
 from tuneport.tasks import task_spec
 
 from ..admission import AdmissionController
+from ..json_text import parse_json
 from .openai_schema import ChatRequest, CompletionRequest, ResponseFormat
 from .requests import admission_of, frame_of, read_body, unless_disconnected
 from .responses import event_stream, json_response
@@ -83,8 +85,12 @@ async def _chunks(
 async def _read_request(request: Request, kind: type[AnyRequest]) -> AnyRequest:
     """Read and check the body, and the model's name."""
     admission = _chat_admission(request)
+    raw = await read_body(request)
+    content = await admission.inference.lanes.run_if_large(len(raw), parse_json, raw)
+    if isinstance(content, dict):
+        check_number(len(content), "fields")
     try:
-        body = kind.model_validate_json(await read_body(request))
+        body = kind.model_validate(content)
     except ValidationError as error:
         wrong = ", ".join(f"{'.'.join(map(str, e['loc'])) or 'body'}: {e['msg']}" for e in error.errors()[:5])
         known = ", ".join(kind.model_fields)

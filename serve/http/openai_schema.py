@@ -3,11 +3,21 @@
 import time
 import uuid
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field
 
 from ..inference import InferenceResult
+
+
+def _strings(value: Any) -> Any:
+    """Refuse a list at its first item that is no string: a million of them must not become a million messages."""
+    if isinstance(value, list) and not all(isinstance(item, str) for item in value):
+        raise ValueError("the list has an item that is no string")
+    return value
+
+
+Strings = Annotated[list[str], BeforeValidator(_strings)]
 
 
 class StreamOptions(BaseModel):
@@ -28,7 +38,7 @@ class GenerationRequest(BaseModel):
     max_tokens: int | None = Field(default=None, ge=1)
     temperature: float | None = None
     top_p: float | None = None
-    stop: str | list[str] | None = None
+    stop: str | Strings | None = None
     seed: int | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
@@ -57,7 +67,7 @@ class GenerationRequest(BaseModel):
 class ChatRequest(GenerationRequest):
     """`/v1/chat/completions`."""
 
-    messages: list[dict[str, Any]]
+    messages: Annotated[list[dict[str, Any]], FailFast()]
     max_completion_tokens: int | None = Field(default=None, ge=1)
     """The newer name of `max_tokens`."""
     logprobs: Literal[False] | None = None
@@ -75,7 +85,7 @@ class ChatRequest(GenerationRequest):
 class CompletionRequest(GenerationRequest):
     """`/v1/completions`."""
 
-    prompt: str | list[str]
+    prompt: str | Strings
     echo: Literal[False] | None = None
     logprobs: None = None
 

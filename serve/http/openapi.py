@@ -1,52 +1,70 @@
-"""The description of the HTTP API in OpenAPI's form, for the task of the model."""
+"""The description of the HTTP API in OpenAPI's form, for the task of the model and the settings of the service."""
 
 from typing import Any
 
+from tuneport.runtime.tasks.inputs import MAX_ITEMS
 from tuneport.schema.artifact import Manifest
 from tuneport.tasks import task_spec
 
 from .. import tensors
+from ..open_inference import PROTOCOL_PARAMETERS
+from ..settings import Settings
 
-VERSION = "3.0.2"
-MODEL = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
+VERSION = "3.1.0"
+TEXT = {"type": "string"}
+MODEL = {"name": "model", "in": "path", "required": True, "schema": TEXT}
 VERSION_OF_MODEL = {**MODEL, "name": "version"}
-NO_CONTENT = {"description": "The status is the answer."}
+HEALTH = {
+    "live": {"type": "object", "required": ["live"], "properties": {"live": {"type": "boolean"}}},
+    "ready": {"type": "object", "required": ["ready"], "properties": {"ready": {"type": "boolean"}}},
+}
+MODEL_ERRORS = (404,)
+BODY_ERRORS = (400, 408, 413, 415, 422, 429, 500, 503)
+SECURITY = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+}
 
 
-def describe_api(manifest: Manifest) -> dict[str, Any]:
+def describe_api(manifest: Manifest, settings: Settings) -> dict[str, Any]:
     """Return the content of /docs.json."""
-    named = "/v2/models/{model}/versions/{version}"
-    metrics = {"200": {"description": "The metrics as text."}}
+    metrics = {"200": {"description": "The metrics.", "content": {"text/plain": {"schema": TEXT}}}}
     paths: dict[str, Any] = {
-        "/predict": {"post": _operation("Predict.", _ref("Request"), _ref("Response"), [])},
-        "/metrics": {"get": {"summary": "Metrics for Prometheus.", "responses": metrics}},
-        "/v2/health/live": {"get": {"summary": "Is the server alive?", "responses": {"200": NO_CONTENT}}},
-        "/v2/health/ready": {
-            "get": {"summary": "Is the server ready?", "responses": {"200": NO_CONTENT, "503": NO_CONTENT}}
-        },
-        "/v2": {"get": _operation("The server's metadata.", None, {"type": "object"}, [])},
+        "/predict": {"post": _operation("Predict.", _ref("Response"), BODY_ERRORS, body=_ref("Request"))},
+        "/v2/health/live": {"get": _health("live", "Is the server alive?")},
+        "/v2/health/ready": {"get": _health("ready", "Is the server ready?")},
+        "/v2": {"get": _operation("The server's metadata.", {"type": "object"})},
     }
+    if not settings.metrics_port:
+        paths["/metrics"] = {"get": {"summary": "Metrics for Prometheus.", "responses": metrics | _errors((401, 429))}}
+    named = "/v2/models/{model}/versions/{version}"
     for path, parameters in (("/v2/models/{model}", [MODEL]), (named, [MODEL, VERSION_OF_MODEL])):
-        paths[path] = {"get": _operation("The model's metadata.", None, {"type": "object"}, parameters)}
-        ready = {status: NO_CONTENT for status in ("200", "404", "503")}
-        paths[f"{path}/ready"] = {
-            "get": {"summary": "Is the model ready?", "parameters": parameters, "responses": ready}
+        paths[path] = {
+            "parameters": parameters,
+            "get": _operation("The model's metadata.", {"type": "object"}, MODEL_ERRORS),
         }
-        paths[f"{path}/infer"] = {
-            "post": _operation("Predict from tensors.", _ref("InferRequest"), {"type": "object"}, parameters)
-        }
-    schemas = {
-        "Request": _request(manifest),
-        "Response": RESPONSE,
-        "Error": ERROR,
-        "InferRequest": _infer_request(manifest),
-    }
+        ready = _health("ready", "Is the model ready?")
+        ready["responses"] |= _errors((401, 404, 429))
+        paths[f"{path}/ready"] = {"parameters": parameters, "get": ready}
+        errors = (*MODEL_ERRORS, *BODY_ERRORS)
+        infer = _operation("Predict from tensors.", {"type": "object"}, errors, body=_ref("InferRequest"))
+        paths[f"{path}/infer"] = {"parameters": parameters, "post": infer}
+    has_keys = bool(settings.api_keys or settings.api_keys_file)
     return {
         "openapi": VERSION,
         "info": {"title": manifest.name, "version": manifest.version, "description": f"{manifest.task} by tuneport"},
         "servers": [{"url": "."}],
         "paths": paths,
-        "components": {"schemas": schemas},
+        "components": {
+            "schemas": {
+                "Request": _request(manifest, settings),
+                "Response": RESPONSE,
+                "Error": ERROR,
+                "InferRequest": _infer_request(manifest, settings),
+            },
+            **({"securitySchemes": SECURITY} if has_keys else {}),
+        },
+        **({"security": [{name: []} for name in SECURITY]} if has_keys else {}),
     }
 
 
@@ -58,7 +76,7 @@ RESPONSE = {
         "model": {
             "type": "object",
             "required": ["name", "version", "variant"],
-            "additionalProperties": {"type": "string"},
+            "additionalProperties": TEXT,
         },
     },
 }
@@ -71,69 +89,101 @@ ERROR = {
 }
 
 
-def _request(manifest: Manifest) -> dict[str, Any]:
+def _parameters(manifest: Manifest) -> dict[str, Any]:
+    """Describe the task's `parameters`, as they are checked."""
+    schema = dict(task_spec(manifest.task).task_class("runtime").parameters.model_json_schema())
+    schema.pop("title", None)
+    return schema
+
+
+def _request(manifest: Manifest, settings: Settings) -> dict[str, Any]:
     fields = tensors.fields_of(manifest)
+    text = {**TEXT, "maxLength": settings.max_chars}
     one: dict[str, Any] = {
         "type": "object",
         "required": [*fields],
-        "properties": {field: {"type": "string"} for field in fields},
+        "properties": {field: text for field in fields},
         "additionalProperties": False,
     }
+    forms = [one]
     if fields == (tensors.JSON,):
-        one = {}
+        forms = [{}]
     elif len(fields) == 1:
-        one = {"oneOf": [{"type": "string"}, one]}
-    parameters = task_spec(manifest.task).task_class("runtime").parameters.model_json_schema()
-    parameters.pop("title", None)
+        forms = [text, one]
+    several = {
+        "type": "array",
+        "minItems": 1,
+        "maxItems": settings.max_client_batch_size,
+        "items": {"anyOf": forms},
+    }
     return {
         "type": "object",
         "required": ["inputs"],
         "additionalProperties": False,
         "properties": {
-            "inputs": {"oneOf": [*one.get("oneOf", [one]), {"type": "array", "minItems": 1, "items": one}]},
-            "parameters": {"type": "object", "properties": {name: {} for name in parameters.get("properties", {})}},
+            "inputs": {"anyOf": [*forms, several]},
+            "parameters": {"anyOf": [_parameters(manifest), {"type": "null"}]},
         },
     }
 
 
-def _infer_request(manifest: Manifest) -> dict[str, Any]:
+def _infer_request(manifest: Manifest, settings: Settings) -> dict[str, Any]:
+    limit = settings.max_client_batch_size
+    names = tensors.fields_of(manifest)
     tensor = {
         "type": "object",
         "required": ["name", "datatype", "shape", "data"],
         "properties": {
-            "name": {"type": "string", "enum": [*tensors.fields_of(manifest)]},
-            "datatype": {"type": "string", "enum": [tensors.BYTES]},
-            "shape": {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 1, "maxItems": 1},
-            "data": {"type": "array", "items": {"type": "string"}},
+            "name": {**TEXT, "enum": [*names]},
+            "datatype": {**TEXT, "enum": [tensors.BYTES]},
+            "shape": {
+                "type": "array",
+                "items": {"type": "integer", "minimum": 1, "maximum": limit},
+                "minItems": 1,
+                "maxItems": 1,
+            },
+            "data": {"type": "array", "items": {**TEXT, "maxLength": settings.max_chars}, "maxItems": limit},
         },
     }
-    count = len(tensors.fields_of(manifest))
+    parameters = _parameters(manifest)
+    protocols: dict[str, Any] = {name: {} for name in sorted(PROTOCOL_PARAMETERS - {"timeout"})}
+    timeout = {"type": "integer", "minimum": 0, "description": "Microseconds."}
     return {
         "type": "object",
         "required": ["inputs"],
         "properties": {
-            "id": {"type": "string"},
-            "inputs": {"type": "array", "items": tensor, "minItems": count, "maxItems": count},
+            "id": TEXT,
+            "parameters": {
+                **parameters,
+                "properties": {**parameters.get("properties", {}), **protocols, "timeout": timeout},
+                "maxProperties": MAX_ITEMS,
+            },
+            "inputs": {"type": "array", "items": tensor, "minItems": len(names), "maxItems": len(names)},
         },
     }
+
+
+def _health(state: str, summary: str) -> dict[str, Any]:
+    content = {"content": {"application/json": {"schema": HEALTH[state]}}}
+    responses = {"200": {"description": "Yes.", **content}}
+    if state == "ready":
+        responses["503"] = {"description": "No.", **content}
+    return {"summary": summary, "responses": responses, "security": []}
 
 
 def _operation(
-    summary: str, request: dict[str, Any] | None, response: dict[str, Any], parameters: list[dict[str, Any]]
+    summary: str, response: dict[str, Any], errors: tuple[int, ...] = (), *, body: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    error = {"description": "An error.", "content": {"application/json": {"schema": _ref("Error")}}}
-    statuses = (400, 401, 404, 405, 408, 413, 415, 422, 429, 500, 503)
-    operation: dict[str, Any] = {
-        "summary": summary,
-        "parameters": parameters,
-        "responses": {
-            "200": {"description": "Success.", "content": {"application/json": {"schema": response}}},
-            **{str(status): error for status in statuses},
-        },
-    }
-    if request is not None:
-        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": request}}}
+    success = {"200": {"description": "Success.", "content": {"application/json": {"schema": response}}}}
+    operation: dict[str, Any] = {"summary": summary, "responses": success | _errors((401, 429, *errors))}
+    if body is not None:
+        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
     return operation
+
+
+def _errors(statuses: tuple[int, ...]) -> dict[str, Any]:
+    error = {"description": "An error.", "content": {"application/json": {"schema": _ref("Error")}}}
+    return {str(status): error for status in sorted({*statuses})}
 
 
 def _ref(name: str) -> dict[str, str]:

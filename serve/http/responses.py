@@ -16,9 +16,9 @@ EVENT_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 """Keep proxies from holding events back."""
 
 
-def json_response(content: Any) -> Response:
-    """Return 200 with JSON."""
-    return Response(orjson.dumps(content), media_type="application/json")
+def json_response(content: Any, status: int = 200) -> Response:
+    """Return JSON."""
+    return Response(orjson.dumps(content), status, media_type="application/json")
 
 
 def error_response(error: ErrorResponse, path: str) -> Response:
@@ -28,6 +28,8 @@ def error_response(error: ErrorResponse, path: str) -> Response:
         headers["Retry-After"] = str(error.retry_after_s)
     if error.allowed is not None:
         headers["Allow"] = error.allowed
+    if error.closes_connection:
+        headers["Connection"] = "close"
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     status, content = error_content(error, path)

@@ -10,6 +10,8 @@ from tuneport.errors import InputError, MalformedRequest
 from tuneport.runtime.tasks.inputs import check_number
 
 from .. import tensors
+from ..json_text import parse_json
+from ..open_inference import check_output_parameters
 from ..tensors import Tensor
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -25,12 +27,7 @@ def split_body(body: bytes, header_length: str | None) -> tuple[dict[str, Any], 
             problem = f"{HEADER_LENGTH} is {header_length[:40]!r} for a body of {size} bytes"
             raise MalformedRequest(problem, "send the length of the JSON in bytes", code="wrong_length")
         size = int(header_length)
-    try:
-        content = orjson.loads(body[:size])
-    except orjson.JSONDecodeError as error:
-        remedy = 'send {"inputs": […]} as UTF-8'
-        raise MalformedRequest(f"the body is not JSON: {error}", remedy, code="not_json") from error
-    return as_object(content, "the body"), memoryview(body)[size:]
+    return as_object(parse_json(body[:size]), "the body"), memoryview(body)[size:]
 
 
 def read_tensors(inputs: Any, binary: memoryview, max_client_batch_size: int) -> list[Tensor]:
@@ -73,6 +70,7 @@ def requested_outputs(outputs: Any, default: bool) -> dict[str, bool]:
         if not isinstance(fields.get("name"), str):
             raise InputError("an output lacks its name", "name it")
         parameters = as_object(fields.get("parameters"), "parameters")
+        check_output_parameters(fields["name"], parameters)
         is_binary[fields["name"]] = parameters.get("binary_data", default) is True
     return is_binary
 
@@ -109,7 +107,7 @@ def _read_data(name: str, data: Any, count: int) -> list[bytes]:
     """Read a tensor's elements from JSON: strings, each alone or in a list of its own."""
     if not isinstance(data, list):
         raise InputError(f"tensor {name[:40]!r} has no data", 'send "data", or "binary_data_size"')
-    flat = [value[0] if isinstance(value, list) and len(value) == 1 else value for value in data]
+    flat = [value[0] if isinstance(value, list) and len(value) == 1 else value for value in data[: count + 1]]
     if len(flat) != count or not all(isinstance(value, str) for value in flat):
         raise InputError(f"tensor {name[:40]!r} is not {count} string(s)", "send as many as its shape says")
     return [value.encode() for value in flat]

@@ -17,7 +17,7 @@ def is_upload(content_type: str) -> bool:
     return content_type.startswith(("audio/", "application/octet-stream", FORM))
 
 
-def read_upload(content_type: str, body: bytes) -> tuple[list[Any], Any]:
+def read_upload(body: bytes, content_type: str) -> tuple[list[Any], Any]:
     """Return the inputs and the parameters of an upload.
 
     A form has a file in each part named `file` or `audio`, and may have `parameters` as JSON.

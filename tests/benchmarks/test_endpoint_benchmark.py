@@ -18,6 +18,7 @@ from kit.artifacts import reseal
 from kit.data import read_rows, write_rows
 
 from tuneport.errors import ArtifactError, GateError, TuneportError
+from tuneport.gpu import GpuMeter, GpuUsage
 from tuneport.runtime.loading import open_task
 from tuneport.runtime.tasks.base import RuntimeTask
 from tuneport.schema.artifact import GOLDEN, File, Manifest
@@ -31,16 +32,21 @@ from tuneport.stages.benchmarks.endpoint.check import (
 )
 from tuneport.stages.benchmarks.endpoint.main import bench_endpoint
 from tuneport.stages.benchmarks.endpoint.metrics import TokenCounts, padding_share, tokens_between
-from tuneport.stages.benchmarks.endpoint.processes import resource_usage, run_load, start_server
+from tuneport.stages.benchmarks.endpoint.processes import ResourceUsage, resource_usage, run_load, start_server
+from tuneport.stages.benchmarks.endpoint.rounds import LevelRun, TargetRound, summarize
 from tuneport.stages.benchmarks.endpoint.short import SHORT_TOKENS, select_short_text
 from tuneport.stages.benchmarks.endpoint.targets import (
     BENTO_BATCHER,
     GRPC,
     HTTP,
+    TORCH_FP16,
     TORCH_FP32,
     EndpointTarget,
+    absent_targets,
     endpoint_targets,
     null_target,
+    served_device,
+    torch_targets,
 )
 from tuneport.stages.benchmarks.load import null_server
 from tuneport.stages.benchmarks.load.main import LoadGenerator
@@ -332,3 +338,34 @@ def test_the_server_that_does_no_work_starts_and_responds() -> None:
     assert response.json() == orjson.loads(null_server.BODY)
     assert server.http_port == server.port
     assert server.ready_s > 0
+
+
+def test_torch_is_served_on_the_device_of_the_variant(manifest: Manifest, tiny_checkpoint: Path) -> None:
+    (on_cuda,) = torch_targets(manifest, tiny_checkpoint, "cuda")
+    assert on_cuda.name == TORCH_FP16
+    assert (on_cuda.environment["DEVICE"], on_cuda.environment["DTYPE"]) == ("cuda", "float16")
+    on_cpu = {each.name: each.environment for each in torch_targets(manifest, tiny_checkpoint, "cpu")}
+    assert on_cpu[TORCH_FP32]["DEVICE"] == "cpu"
+    assert TORCH_FP16 not in on_cpu
+    assert not absent_targets(manifest, "cuda")
+    for device, expected in (("cpu", "cpu"), ("tensorrt", "cuda")):
+        variant = manifest.variants[0]
+        execution = variant.execution.model_copy(update={"device": device})
+        moved = manifest.model_copy(update={"variants": (variant.model_copy(update={"execution": execution}),)})
+        assert served_device(moved, variant.name) == expected
+
+
+def test_a_level_on_a_gpu_has_utilization_and_energy() -> None:
+    load = LoadResult(seconds=1, answered=10, latencies_ms=(1.0,), statuses={OK: 10}, sent=10, client_cpu_s=0.1)
+    levels = {4: LevelRun(load, 1.0, None, 0)}
+    target_round = TargetRound(1.0, 1.0, levels, ResourceUsage(1.0, 100.0, 200.0))
+    meter = GpuMeter()
+    assert summarize("a", [target_round], meter).gpu_memory_mib is None
+    usages = {
+        "a": GpuUsage(memory_mib=800.0),
+        "a at 4": GpuUsage(utilization=0.6, energy_j_per_1000_texts=9.0),
+    }
+    meter.usage = usages.__getitem__  # type: ignore[assignment]
+    result = summarize("a", [target_round, target_round], meter)
+    assert result.gpu_memory_mib == 400.0  # the meter adds up the starts of both rounds
+    assert (result.levels[0].gpu_utilization, result.levels[0].energy_j_per_1000_requests) == (0.6, 9.0)

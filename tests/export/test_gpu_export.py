@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from kit.exports import export_variants, quick_exports
-from kit.gpu import PretendedGpu, pretend_gpu
+from kit.pretended_gpu import PretendedGpu, pretend_gpu
 from kit.reference import TorchReference
 
 from tuneport.gpu import Gpu

@@ -1,72 +1,22 @@
-"""Stand-ins for a GPU: sessions that say they run on CUDA, and graphs without CPU kernels run in `onnx.reference`.
+"""What the tests marked `gpu` need."""
 
-Everything else is real: the provider check, the options, buffers, streams, shapes of CUDA graphs and batches.
-"""
-
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
-
-import onnx
-import onnxruntime as ort
-import pytest
-
-from tuneport.runtime.backends import gpu, session
-from tuneport.runtime.backends.base import Backend
-from tuneport.runtime.device_options import DeviceOptions
-from tuneport.runtime.scheduler import BATCH_TOKENS
-from tuneport.schema.artifact import Device, Shape
-from tuneport.stages.export import pipeline
-from tuneport.stages.export.torch_device import TORCH_DEVICES
-
-from .packed import ReferenceBackend
+import functools
 
 
-@dataclass
-class PretendedGpu:
-    """Records what was opened, by variant."""
+@functools.cache
+def missing_for_gpu() -> str | None:
+    """Return what keeps tests on a GPU from running here; None if nothing does."""
+    import onnxruntime
+    import torch
 
-    options: dict[str, dict[str, str]] = field(default_factory=dict)
-    streams: dict[str, set[int]] = field(default_factory=dict)
-    shapes: dict[str, set[tuple[Shape, ...]]] = field(default_factory=dict)
+    from tuneport.gpu import visible_gpus
 
-
-def pretend_gpu(monkeypatch: pytest.MonkeyPatch) -> PretendedGpu:
-    """Let variants for CUDA open on the CPU."""
-    found = PretendedGpu()
-    real = gpu.GpuBackend
-
-    def open_backend(
-        path: Path,
-        *,
-        device: Device,
-        threads: int | None,
-        streams: int,
-        graph_shapes: Sequence[Shape],
-        provider_options: Mapping[str, str],
-        device_options: DeviceOptions,
-    ) -> Backend:
-        assert device == "cuda"
-        name = path.parent.name
-        found.options[name] = dict(provider_options)
-        found.streams.setdefault(name, set()).add(streams)
-        found.shapes.setdefault(name, set()).add(tuple(graph_shapes))
-        model = onnx.load(path)
-        if any(node.op_type.startswith("Packed") for node in model.graph.node):
-            return ReferenceBackend(model)
-        return real(path, device="cpu", threads=threads, streams=streams, graph_shapes=graph_shapes)
-
-    monkeypatch.setattr(gpu, "GpuBackend", open_backend)
-    monkeypatch.setattr(pipeline, "check_device", lambda device: None)
-    monkeypatch.setitem(TORCH_DEVICES, "cuda", "cpu")
-    monkeypatch.setitem(BATCH_TOKENS, "cuda", (64, 128))
-    return found
-
-
-def pretend_provider(monkeypatch: pytest.MonkeyPatch, open_session: Any) -> None:
-    """Let onnxruntime claim to have CUDA and TensorRT, and open sessions with `open_session`."""
-    providers = [session.PROVIDERS["tensorrt"], session.PROVIDERS["cuda"], session.PROVIDERS["cpu"]]
-    monkeypatch.setattr(ort, "get_available_providers", lambda: providers)
-    monkeypatch.setattr(ort, "preload_dlls", lambda: None)
-    monkeypatch.setattr(ort, "InferenceSession", open_session)
+    if not visible_gpus():
+        return "no NVIDIA GPU is visible: NVML finds no driver, or CUDA_VISIBLE_DEVICES hides all GPUs"
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is built without CUDA"
+    if not torch.cuda.is_available():
+        return f"torch {torch.__version__} cannot use the GPU"
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        return "onnxruntime has no CUDAExecutionProvider: onnxruntime-gpu is not installed"
+    return None

@@ -1,5 +1,6 @@
 """Small fast tokenizers: WordPiece and byte-level BPE as encoders and decoders have them, whole words, Whisper's."""
 
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -80,6 +81,37 @@ def llama_tokenizer() -> PreTrainedTokenizerFast:
     texts = [" " + " ".join(WORDS)] * 2
     tokenizer = _train_bytes(texts, ["<pad>", "</s>"], vocab_size=500, pre_tokenizer=pre_tokenizer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>")
+
+
+def unigram(*, split: bool = True) -> Tokenizer:
+    """Return SentencePiece's unigram pipeline as T5 and XLM-R have it; without `split` a text is one word."""
+    tokenizer = Tokenizer(models.Unigram())
+    blanks = normalizers.Replace(Regex(" {2,}"), " ")
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Nmt(), normalizers.NFKC(), blanks])
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(split=split)
+    trainer = trainers.UnigramTrainer(
+        vocab_size=220, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False
+    )
+    tokenizer.train_from_iterator([" ".join(WORDS), "aa aab ab abab ba é 世 世界 7"] * 3, trainer)
+    single, pair = "$A </s>", "$A </s> $B </s>"
+    tokenizer.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=[("</s>", END)])
+    return tokenizer
+
+
+def metaspace_bpe() -> Tokenizer:
+    """Return Llama 2's pipeline: BPE over the whole text, its spaces replaced, and bytes for unknown characters."""
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.Metaspace()
+    special = [*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256))]
+    texts = [" ".join(WORDS), "aa aab ab abab ba é 世 世界 7"] * 3
+    trained.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=520, special_tokens=special, show_progress=False))
+    model = json.loads(trained.to_str())["model"]
+    merges = [tuple(pair) for pair in model["merges"]]
+    tokenizer = Tokenizer(models.BPE(model["vocab"], merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    single, pair = "<s> $A", "<s> $A <s>:1 $B:1"
+    tokenizer.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=[("<s>", BEGIN)])
+    return tokenizer
 
 
 def word_tokenizer(*, ends: bool = True) -> PreTrainedTokenizerFast:

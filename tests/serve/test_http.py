@@ -100,7 +100,7 @@ def test_parameters_may_be_null_or_empty(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"{", b"text", b'{"inputs": "\xff"}', b'{"inputs": NaN}', b'{"inputs": "\\ud800"}', b"[" * 100_000]
+    "body", [b"", b"{", b"text", b'{"inputs": "\xff"}', b'{"inputs": NaN}', b'{"inputs": "\\ud800"}', b"[" * 10_000]
 )
 def test_what_is_not_json_is_400(client: httpx.Client, body: bytes) -> None:
     assert_error(client.post("/predict", content=body), 400, "not_json")
@@ -274,7 +274,8 @@ def test_what_takes_too_long_is_503_and_the_next_request_is_answered(local: Test
 
 def test_a_stopping_service_is_503_and_no_overload(local: TestClient, inference: Inference) -> None:
     inference.batcher.close()
-    for path, content in (("/predict", {"inputs": "bank"}), ("/v2/models/tiny/infer", {"inputs": []})):
+    tensor = {"name": "text", "datatype": "BYTES", "shape": [1], "data": ["bank"]}
+    for path, content in (("/predict", {"inputs": "bank"}), ("/v2/models/tiny/infer", {"inputs": [tensor]})):
         response = local.post(path, json=content)
         assert response.status_code == 503
         assert "the service is stopping" in response.text

@@ -358,4 +358,4 @@ def test_a_recording_that_would_not_end_is_read_no_further(tmp_path: Path) -> No
 def test_a_form_carries_any_bytes() -> None:
     content = bytes(np.random.default_rng(0).integers(0, 256, 20_000, dtype=np.uint8)) + b"\r\n\n\r--x\x00"
     body = b'--cut\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + content + b"\r\n--cut--\r\n"
-    assert read_upload("multipart/form-data; boundary=cut", body) == ([{"audio": content}], None)
+    assert read_upload(body, "multipart/form-data; boundary=cut") == ([{"audio": content}], None)

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: unwind once, so that half-written folders are removed before the process ends."""
+"""SIGINT, SIGTERM and SIGHUP: unwind once, so that half-written folders are removed before the process ends."""
 
 import contextlib
 import signal
@@ -15,9 +15,9 @@ _received: list[float] = []
 
 
 def install_handlers() -> None:
-    """Turn SIGINT and SIGTERM into a KeyboardInterrupt, unless they are ignored by whoever started this process."""
+    """Turn SIGINT, SIGTERM and SIGHUP into a KeyboardInterrupt, unless whoever started this process ignores them."""
     _received.clear()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
 

@@ -6,6 +6,7 @@ padding; and models pretrained with masks know such inputs (Zeiler & Fergus 2014
 2016 erase words). For a model without a mask token the word's tokens are removed.
 """
 
+import itertools
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any
 
 from tuneport.runtime.batch import EncodedInput, Output
 from tuneport.runtime.tokenizer import Text, TextTokenizer
-from tuneport.runtime.words import split_words
+from tuneport.runtime.words import iter_words
 
 MAX_PIECES = 128
 """Rows that an explanation adds, at most (one more for a pair); beyond it, neighbouring words are hidden together."""
@@ -42,7 +43,7 @@ def mask_id(tokenizer: TextTokenizer) -> int | None:
 def pieces(parsed_input: Text, row: EncodedInput) -> list[Piece]:
     """Return the words of a text, or of both texts of a pair, that have tokens in the row."""
     texts = (parsed_input,) if isinstance(parsed_input, str) else parsed_input
-    words = [(field, *span) for field, text in enumerate(texts) for span in split_words(text)]
+    words = [(field, *span) for field, text in enumerate(texts) for span in _words_before(text, _end(row, field))]
     positions: list[list[int]] = [[] for _ in words]
     last_word = list(range(len(words)))
     for position, first, last in _words_of_tokens(row, words):
@@ -97,6 +98,18 @@ def _words_of_tokens(row: EncodedInput, words: Sequence[tuple[int, int, int]]) -
         first, last = bisect_right(ends, (field, start)), bisect_left(starts, (field, end)) - 1
         if first <= last:
             yield position, first, last
+
+
+def _end(row: EncodedInput, field: int) -> int:
+    """Return the character at which a row's last token of a text ends."""
+    assert row.encoding is not None
+    tokens = zip(row.encoding.sequence_ids, row.encoding.offsets, strict=True)
+    return max((end for sequence, (_, end) in tokens if sequence == field), default=0)
+
+
+def _words_before(text: str, end: int) -> Iterator[tuple[int, int]]:
+    """Yield the words that begin before a character."""
+    return itertools.takewhile(lambda word: word[0] < end, iter_words(text))
 
 
 def _join_neighbours(words: Sequence[Piece], size: int) -> list[Piece]:

@@ -13,8 +13,11 @@ from transformers.utils import logging
 
 from tuneport.errors import ArtifactError, InputError
 from tuneport.runtime.audio import Samples
-from tuneport.runtime.words import parts
+from tuneport.runtime.prefixes import CHARS_A_TOKEN, deciding_part
 from tuneport.schema.artifact import Processing
+
+MARGIN_TOKENS = 16
+"""Tokens at the end of a part that the rest of the text may change."""
 
 
 class TextProcessor:
@@ -46,26 +49,19 @@ class TextProcessor:
 
         Only as much of a long text is tokenized as that takes. `special` adds special tokens.
         """
-        encoded, limit = [], self._max_length
+        limit, of_end = self._max_length, self.tokenizer.truncation_side == "left"
+        encoded = []
         for text in texts:
-            ids, is_truncated = [], False
-            for part in parts(text, limit + 1, of_end=self.tokenizer.truncation_side == "left"):
-                ids = self._ids(part, special, limit + 1)
-                if is_truncated := len(ids) > limit:
-                    ids = self._ids(part, special, limit)
-                    break
+            part = self._part(text, limit, of_end=of_end)
+            ids = self._ids(part, special, limit + 1)
+            if is_truncated := len(ids) > limit:
+                ids = self._ids(part, special, limit)
             encoded.append((ids or [self._first_token()], is_truncated))
         return encoded
 
     def ids(self, text: str, limit: int, *, special: bool = True) -> list[int]:
         """Return the first `limit` token ids of a text, whatever the truncation side."""
-        ids: list[int] = []
-        for part in parts(text, limit):
-            with self._lock:
-                ids = self.tokenizer(part, add_special_tokens=special, verbose=False)["input_ids"][:limit]
-            if len(ids) == limit:
-                break
-        return list(ids) or [self._first_token()]
+        return self._all_ids(self._part(text, limit), special)[:limit] or [self._first_token()]
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens, without special tokens.
@@ -101,6 +97,20 @@ class TextProcessor:
         with self._lock:
             encoded = self.tokenizer(text, add_special_tokens=special, truncation=True, max_length=limit, verbose=False)
         return list(encoded["input_ids"])
+
+    def _all_ids(self, text: str, special: bool) -> list[int]:
+        with self._lock:
+            return list(self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
+
+    def _part(self, text: str, limit: int, *, of_end: bool = False) -> str:
+        """Return a part of a text that decides its first (or last) `limit` tokens, and that it has more."""
+
+        def final_ids(parts: Sequence[str]) -> list[list[int] | None]:
+            found = [self._all_ids(part, False) for part in parts]
+            kept = slice(-limit, None) if of_end else slice(limit)
+            return [ids[kept] if len(ids) >= limit + MARGIN_TOKENS else None for ids in found]
+
+        return deciding_part(text, CHARS_A_TOKEN * limit, final_ids, of_end=of_end)
 
     def _first_token(self) -> int:
         """Return the token that replaces an empty prompt, from which no model can generate."""

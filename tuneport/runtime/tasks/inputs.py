@@ -1,5 +1,6 @@
 """Checks of a request's inputs that several tasks share."""
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -58,7 +59,7 @@ def describe(value: Any) -> str:
     if isinstance(value, str):
         return "a string"
     if isinstance(value, dict):
-        return f"an object with {sorted(value)}"[:120]
+        return f"an object with {sorted(itertools.islice(value, MAX_ITEMS))}"[:120]
     return {type(None): "null", bool: "a boolean", int: "a number", float: "a number", list: "a list"}.get(
         type(value), type(value).__name__
     )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, FailFast, Field, model_validator
 
 from tuneport.runtime.tasks import inputs
 from tuneport.schema.artifact import Generation
@@ -13,6 +13,7 @@ MIN_TEMPERATURE = 1e-3
 """A lower temperature selects the likeliest token anyway, and one that float32 rounds to 0 divides by zero."""
 Stops = Annotated[
     tuple[Annotated[str, Field(min_length=1, max_length=100)], ...],
+    FailFast(),  # a million wrong ones must not become a million messages
     Field(max_length=8, strict=False),
     BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
 ]

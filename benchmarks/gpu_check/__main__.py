@@ -1,0 +1,5 @@
+"""Run the check."""
+
+from .main import main
+
+main()

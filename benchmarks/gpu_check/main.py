@@ -1,0 +1,175 @@
+"""Prove the project on a GPU, or refute it: fine-tune, export, verify, serve, ask, time, and compare with torch.
+
+    python -m tuneport.stages.benchmarks.gpu_check [--device cuda|cpu] [--model M] [--data D] [--out DIR]
+
+Needs no network. Each step is a process of its own, bounded in time; a step that fails hides no other one. Writes
+report.json, report.md and report.png, and exits with 1 if a step failed, an answer was wrong, a variant did not run on
+the GPU, or a speed is below its floor. On a CPU the same steps run with little data and without floors.
+"""
+
+import argparse
+import json
+import re
+import sys
+import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tuneport.errors import TuneportError
+from tuneport.folders import check_out, git_commit, new_folder
+from tuneport.host import Host
+from tuneport.schema.torch_setup import TorchDevice
+from tuneport.stages.finetune.embedded import MODEL
+
+from ..report import REPORT
+from .config import MINUTES, SCALES
+from .report import GpuCheckReport, write_gpu_report
+from .steps import Step, run_steps
+
+REPORTS = Path("benchmarks/reports/gpu")
+PACKAGE = "tuneport.stages.benchmarks.gpu_check"
+TUNED, RANDOM = "tuned", "random-bert"
+
+
+def plan_steps(device: TorchDevice, model: str, data: str | None, work: Path) -> tuple[Step, ...]:
+    """Return the steps of the check; the most important ones come first, in case the time does not suffice."""
+    scale = SCALES[device]
+    rows = data or str(work / "data")
+    run, checkpoint = work / "run", work / RANDOM / "checkpoint"
+    artifact = work / f"{TUNED}-artifact"
+
+    def step(name: str, *arguments: object, limit_s: float, needs: Sequence[str] = (), writes: bool = False) -> Step:
+        result = work / f"{name}.json" if writes else None
+        command = ("-P", "-m", *map(str, arguments), *([str(result)] if result else []))
+        return Step(name, command, limit_s, tuple(needs), result)
+
+    def module(name: str) -> str:
+        return f"{PACKAGE}.{name}"
+
+    def chain(name: str, source: Path, rows: str, needs: str) -> list[Step]:
+        """Return export, verification, placement and speed of one checkpoint."""
+        made, exported = work / f"{name}-artifact", f"export-{name}"
+        settings = ("--name", name, "--device", device, "--max-gate-rows", scale.gate_rows)
+        return [
+            step(
+                exported, "tuneport", "export", source, "--out", made, "--data", rows, *settings,
+                limit_s=150, needs=[needs],
+            ),
+            step(f"verify-{name}", "tuneport", "verify", made, limit_s=60, needs=[exported]),
+            step(
+                f"placement-{name}", module("placement"), made, device, limit_s=60, needs=[exported], writes=True
+            ),
+            step(
+                f"speed-{name}", module("speed"), made, source, device, limit_s=120, needs=[exported], writes=True
+            ),
+        ]  # fmt: skip
+
+    tuning = (
+        "--set",
+        f"max_steps={scale.train_steps}",
+        "--set",
+        "learning_rate=2e-4",
+        "--set",
+        f"max_length={scale.max_length}",
+    )
+    quiet = ("--set", "eval_strategy=no", "--set", "save_strategy=no")
+    made_data = [] if data else [step("data", module("models"), "data", rows, limit_s=60)]
+    needs_data = [each.name for each in made_data]
+    bench = ("--device", device, "--num-inputs", scale.bench_inputs, "--rounds", 1)
+    load = ("--connections", scale.connections, "--seconds", scale.load_seconds, "--rounds", 1)
+    return (
+        step("environment", module("environment"), device, limit_s=90, writes=True),
+        *made_data,
+        step(
+            "finetune", "tuneport", "finetune", "--task", "text-classification", "--model", model, "--data", rows,
+            "--out", run, *tuning, *quiet, limit_s=120, needs=needs_data,
+        ),
+        *chain(TUNED, run, rows, "finetune"),
+        step(
+            "answers", module("answers"), artifact, run, device,
+            limit_s=90, needs=[f"export-{TUNED}"], writes=True,
+        ),
+        step(
+            RANDOM, module("models"), RANDOM, model, rows, work / RANDOM, scale.layers, scale.hidden_size,
+            limit_s=90, needs=needs_data,
+        ),
+        *chain(RANDOM, checkpoint, str(work / RANDOM / "data"), RANDOM),
+        step("gpu-tests", module("gpu_tests"), device, limit_s=150, writes=True),
+        step(
+            "bench", "tuneport", "bench", artifact, "--out", work / "bench", *bench,
+            limit_s=100, needs=[f"export-{TUNED}"],
+        ),
+        step(
+            "bench-endpoint", "tuneport", "bench-endpoint", artifact, "--out", work / "endpoint", "--num-inputs",
+            scale.bench_inputs, *load, limit_s=150, needs=[f"export-{TUNED}"],
+        ),
+    )  # fmt: skip
+
+
+def gpu_check(
+    device: TorchDevice, out: Path, work: Path, *, model: str, data: str | None, minutes: float
+) -> GpuCheckReport:
+    """Run every step with its files in `work`, and write the report into `out`; returns the report."""
+    steps = plan_steps(device, model, data, work)
+    results = run_steps(steps, work, limit_s=60 * minutes, progress=lambda line: sys.stderr.write(f"{line}\n"))
+    report = GpuCheckReport(
+        schema_version=1,
+        name=report_name(device),
+        device=device,
+        model=Path(model).name,
+        data=Path(data).name if data else "BBC News",
+        host=Host.here(),
+        git_commit=git_commit(Path(__file__).parent),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        minutes=minutes,
+        steps=results,
+        bench=_read(work / "bench" / REPORT),
+        endpoint=_read(work / "endpoint" / REPORT),
+    )
+    with new_folder(out, marker=REPORT, overwrite=True) as folder:
+        write_gpu_report(folder, report)
+    return report
+
+
+def report_name(device: TorchDevice) -> str:
+    """Return the name of the device's folder of reports, such as `nvidia-h100-80gb-hbm3`."""
+    gpus = Host.here().gpus
+    name = gpus[0].name if device == "cuda" and gpus else device
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    """Read a report without what names folders of the machine: its settings and the source of its data."""
+    if not file.is_file():
+        return None
+    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return {name: value for name, value in content.items() if name not in ("config", "data")}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the arguments, run the check, and print its table."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {PACKAGE}", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--model", default=MODEL, help="an encoder to fine-tune; by default the embedded MiniLM-L6")
+    parser.add_argument("--data", help="a folder with train, validation and test JSONL; by default BBC News")
+    parser.add_argument("--out", type=Path, help=f"the report's folder; by default {REPORTS}/NAME OF THE GPU")
+    parser.add_argument("--work", type=Path, help="keep models, artifacts and logs in this folder")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="after which no step starts or goes on")
+    options = parser.parse_args(arguments)
+    out = options.out or REPORTS / report_name(options.device)
+    settings = {"model": options.model, "data": options.data, "minutes": options.minutes}
+    try:
+        check_out(out, marker=REPORT, overwrite=True)
+        with tempfile.TemporaryDirectory(prefix="gpu-check-") as temporary:
+            work = options.work or Path(temporary)
+            work.mkdir(parents=True, exist_ok=True)
+            report = gpu_check(options.device, out, work.resolve(), **settings)
+    except TuneportError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(1)
+    sys.stdout.write(report.text())
+    sys.exit(0 if report.is_passed else 1)

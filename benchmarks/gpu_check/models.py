@@ -1,0 +1,101 @@
+"""Steps `data` and `random-bert`: labelled texts, and a seeded random BERT that is labelled data's own teacher.
+
+python -m tuneport.stages.benchmarks.gpu_check.models data OUT
+python -m tuneport.stages.benchmarks.gpu_check.models random-bert TOKENIZER DATA OUT LAYERS HIDDEN_SIZE
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tuneport.errors import TuneportError
+from tuneport.folders import write_lines
+from tuneport.stages.finetune.embedded import resolve_model, write_bbc_news
+
+SEED = 0
+LABELS = ("a", "b", "c", "d", "e")
+MAX_LENGTH = 128
+INITIALIZER_RANGE = 0.05
+"""With the usual 0.02 the outputs of twelve random layers hardly depend on the text."""
+DEVIATION = 4.0
+"""Standard deviation of each logit over the texts, about that of a trained classifier."""
+MARGIN = 1.0
+"""Texts whose best two logits are closer are left out: which is higher would depend on rounding."""
+SPLITS = {"train": 300, "validation": 400, "test": 300}
+BATCH_ROWS = 32
+
+
+def random_bert(tokenizer_folder: Path, data: Path, out: Path, *, layers: int, hidden_size: int) -> None:
+    """Write OUT/checkpoint, a random BERT classifier, and OUT/data: texts of `data` with the labels that it predicts.
+
+    The last layer is scaled so that each logit has mean 0 and the deviation `DEVIATION`, as if it were trained.
+    """
+    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    tokenizer.model_max_length = min(tokenizer.model_max_length, MAX_LENGTH)
+    torch.manual_seed(SEED)
+    config = BertConfig(
+        vocab_size=max(len(tokenizer), MAX_LENGTH), hidden_size=hidden_size, num_hidden_layers=layers,
+        num_attention_heads=max(1, hidden_size // 64), intermediate_size=4 * hidden_size,
+        initializer_range=INITIALIZER_RANGE, pad_token_id=tokenizer.pad_token_id,
+        id2label=dict(enumerate(LABELS)), label2id={label: i for i, label in enumerate(LABELS)},
+    )  # fmt: skip
+    model = BertForSequenceClassification(config).eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    texts = {split: _texts(data / f"{split}.jsonl", count) for split, count in SPLITS.items()}
+    logits = {split: _logits(model, tokenizer, rows) for split, rows in texts.items()}
+    mean, scale = logits["train"].mean(0), DEVIATION / logits["train"].std(0)
+    with torch.no_grad():
+        model.classifier.weight.mul_(scale[:, None].to(model.device))
+        model.classifier.bias.sub_(mean.to(model.device)).mul_(scale.to(model.device))
+    model.cpu().save_pretrained(out / "checkpoint")
+    tokenizer.save_pretrained(out / "checkpoint")
+    (out / "data").mkdir()
+    for split, rows in texts.items():
+        best = ((logits[split] - mean) * scale).topk(2)
+        sure = (best.values[:, 0] - best.values[:, 1] > MARGIN).tolist()
+        labelled = [
+            {"text": text, "label": LABELS[label]}
+            for text, label, is_sure in zip(rows, best.indices[:, 0].tolist(), sure, strict=True)
+            if is_sure
+        ]
+        write_lines(out / "data" / f"{split}.jsonl", labelled)
+
+
+def _texts(file: Path, count: int) -> list[str]:
+    with file.open(encoding="utf-8") as lines:
+        return [json.loads(line)["text"] for line, _ in zip(lines, range(count), strict=False)]
+
+
+def _logits(model: Any, tokenizer: Any, texts: Sequence[str]) -> torch.Tensor:
+    """Return logits, float32 (texts, labels), on the CPU."""
+    batches = []
+    for start in range(0, len(texts), BATCH_ROWS):
+        batch = list(texts[start : start + BATCH_ROWS])
+        feeds = tokenizer(batch, truncation=True, max_length=MAX_LENGTH, padding=True, return_tensors="pt")
+        with torch.inference_mode():
+            batches.append(model(**feeds.to(model.device)).logits.float().cpu())
+    return torch.cat(batches)
+
+
+def main() -> None:
+    """Run a step; one line on stderr and exit code 1 if it cannot."""
+    kind, *arguments = sys.argv[1:]
+    try:
+        if kind == "data":
+            write_bbc_news(Path(arguments[0]))
+        else:
+            tokenizer, data, out, layers, hidden_size = arguments
+            random_bert(
+                Path(resolve_model(tokenizer)), Path(data), Path(out), layers=int(layers), hidden_size=int(hidden_size)
+            )
+    except TuneportError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

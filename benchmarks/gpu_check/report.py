@@ -1,0 +1,154 @@
+"""The report of the check: report.json, report.md and report.png, to be committed."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from tuneport.host import Host
+from tuneport.schema.base import Frozen
+from tuneport.schema.torch_setup import TorchDevice
+
+from ..report import PICTURE, REPORT, TABLE, markdown_table
+from .config import FLOORS
+from .speed import EAGER, SpeedReport
+from .steps import PASSED, StepResult
+
+SPEED_PREFIX = "speed-"
+
+
+class GpuCheckReport(Frozen):
+    """report.json."""
+
+    schema_version: Literal[1]
+    name: str
+    device: TorchDevice
+    model: str
+    """Name of the model that was fine-tuned."""
+    data: str
+    host: Host
+    git_commit: str | None
+    created: str
+    """UTC, ISO 8601."""
+    minutes: float
+    """The limit of all steps together."""
+    steps: tuple[StepResult, ...]
+    bench: dict[str, Any] | None = None
+    """report.json of `tuneport bench`, without its settings."""
+    endpoint: dict[str, Any] | None = None
+    """report.json of `tuneport bench-endpoint`, without its settings."""
+
+    @property
+    def is_passed(self) -> bool:
+        """Whether every step passed; a wrong answer, a fallback and a missed floor fail a step."""
+        return all(step.status == PASSED for step in self.steps)
+
+    def speeds(self) -> dict[str, SpeedReport]:
+        """Return what the speed steps measured, by model."""
+        return {
+            step.name.removeprefix(SPEED_PREFIX): SpeedReport.model_validate(step.result)
+            for step in self.steps
+            if step.name.startswith(SPEED_PREFIX) and step.result
+        }
+
+    def text(self) -> str:
+        """Return the report in Markdown."""
+        gpus = self.host.gpus
+        machine = gpus[0].name if self.device == "cuda" and gpus else self.host.cpu
+        verdict = "passed" if self.is_passed else "**failed**"
+        seconds = sum(step.seconds for step in self.steps)
+        parts = [
+            f"# GPU check: {machine}",
+            f"{verdict}, {seconds:.0f} s in all, code {self.git_commit or 'not in git'}, {self.created}. "
+            f"{self.model} fine-tuned on {self.data}; a seeded random BERT; device {self.device}.",
+            _machine(self.host),
+            "## Steps",
+            markdown_table(["step", "status", "exit code", "seconds"], [_step_cells(step) for step in self.steps]),
+            *(f"`{step.name}`: {step.status}\n\n```\n{step.detail}\n```" for step in self.steps if step.detail),
+        ]
+        for name, speed in self.speeds().items():
+            parts += _speed_parts(name, speed)
+        return "\n\n".join(parts) + "\n"
+
+
+def write_gpu_report(folder: Path, report: GpuCheckReport) -> None:
+    """Write report.json, report.md and report.png."""
+    (folder / REPORT).write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    (folder / TABLE).write_text(report.text(), encoding="utf-8")
+    _draw(folder / PICTURE, report)
+
+
+def _machine(host: Host) -> str:
+    gpus = [
+        f"{gpu.name}, compute capability {gpu.compute_capability}, {gpu.memory_gib:g} GiB, "
+        f"{gpu.max_sm_clock_mhz or '?'} MHz, {gpu.power_limit_w or '?'} W{', MIG' if gpu.is_mig else ''}"
+        for gpu in host.gpus
+    ]
+    driver = f"driver {host.driver}, CUDA up to {host.cuda}" if host.driver else "no NVIDIA driver"
+    return f"{'; '.join(gpus) or 'No GPU'}; {driver}; {host.cpu}, {host.cores} cores, {host.memory_gib:g} GiB."
+
+
+def _step_cells(step: StepResult) -> list[str]:
+    return [step.name, step.status, "" if step.exit_code is None else str(step.exit_code), f"{step.seconds:.1f}"]
+
+
+def _speed_parts(name: str, speed: SpeedReport) -> list[str]:
+    """Return a model's tables: what every target reached, and the floors."""
+    targets = list(dict.fromkeys(target for workload in speed.workloads for target in workload.values))
+    titles = {target: f"torch {setup.precision} {target}" for target, setup in speed.baselines.items()}
+    titles[speed.default_variant] = f"{speed.default_variant} *"
+    header = ["workload", "unit", *(titles.get(each, each) for each in targets)]
+    rows = [
+        [workload.workload, workload.unit, *(f"{workload.values[each]:.4g}" for each in targets)]
+        for workload in speed.workloads
+    ]
+    compiled = ", ".join(f"{workload} {seconds:g} s" for workload, seconds in speed.compile_s.items())
+    differences = ", ".join(f"{variant} {value:.2g}" for variant, value in speed.differences.items())
+    parts = [
+        f"## Speed: {name}",
+        markdown_table(header, rows),
+        f"`ms` is the median of a batch of rows x tokens, `texts/s` is on {speed.mean_tokens:g} tokens on average, "
+        f"sorted by length; copies to the device and back are included. * is the default variant. Largest difference "
+        f"from torch fp32: {differences}. torch.compile took: {compiled or 'it was not run'}.",
+        *(f"**{variant} is wrong**: {why}" for variant, why in speed.wrong.items()),
+    ]
+    floors = [
+        [
+            each.floor.workload, f"torch {each.floor.against}", f"{each.floor.factor:g} x", f"{each.factor:.2f} x",
+            each.variant, "met" if each.is_met else "**missed**",
+        ]
+        for each in speed.floors
+    ]  # fmt: skip
+    if floors:
+        parts.append(markdown_table(["workload", "against", "floor", "reached", "variant", ""], floors))
+    return parts
+
+
+def _draw(file: Path, report: GpuCheckReport) -> None:
+    """Draw for each model and workload how many times as fast as eager torch each variant is, and the floors."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    speeds = report.speeds()
+    figure, axes = pyplot.subplots(
+        1, max(1, len(speeds)), figsize=(5.5 * max(1, len(speeds)), 3.8), layout="constrained"
+    )
+    for panel, (name, speed) in zip([axes] if len(speeds) < 2 else axes, speeds.items(), strict=False):
+        variants = list(speed.differences)
+        width = 0.8 / max(1, len(variants))
+        for i, variant in enumerate(variants):
+            places = [at + i * width for at in range(len(speed.workloads))]
+            panel.bar(places, [workload.factors[EAGER][variant] for workload in speed.workloads], width, label=variant)
+        for at, workload in enumerate(speed.workloads):
+            for floor in FLOORS if speed.device == "cuda" else ():
+                if (floor.workload, floor.against) == (workload.workload, EAGER):
+                    panel.hlines(floor.factor, at - width / 2, at + 0.8 - width / 2, colors="black", linestyles="--")
+        panel.axhline(1.0, color="0.6", linewidth=0.8)
+        panel.set_xticks(range(len(speed.workloads)), [workload.workload for workload in speed.workloads], fontsize=8)
+        panel.set_ylabel(f"times torch {speed.baselines[EAGER].precision} eager")
+        panel.set_title(name, fontsize=10)
+        panel.legend(fontsize=7, frameon=False)
+        panel.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(report.name, fontsize=11)
+    figure.savefig(file, dpi=120)
+    pyplot.close(figure)

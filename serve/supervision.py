@@ -1,0 +1,97 @@
+"""Processes of one service: they end with their parent, and the supervisor ends when no worker can serve."""
+
+import contextlib
+import os
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import psutil
+
+COMMAND_PID = "TUNEPORT_COMMAND_PID"
+"""Variable with the process that started the supervisor and with which it ends; set by `tuneport serve`."""
+SUPERVISOR_PID = "TUNEPORT_SUPERVISOR_PID"
+"""Variable with the workers' parent; the supervisor sets it."""
+RUN_FOLDER = "TUNEPORT_RUN_FOLDER"
+"""Variable with the folder in which each worker that is ready has a file; the supervisor creates and removes it."""
+POLL_S = 0.5
+EXTRA_GRACE_S = 5.0
+
+
+def prepare_supervisor() -> Path:
+    """Create the folder that the processes share, and end this process with the command that started it."""
+    folder = Path(tempfile.mkdtemp(prefix="tuneport-run-"))
+    os.environ |= {RUN_FOLDER: str(folder), SUPERVISOR_PID: str(os.getpid())}
+    if command := os.environ.get(COMMAND_PID):
+        end_with(int(command))
+    return folder
+
+
+def prepare_worker(shutdown_grace_s: float) -> None:
+    """End this worker with its supervisor."""
+    if supervisor := os.environ.get(SUPERVISOR_PID):
+        end_with(int(supervisor), shutdown_grace_s)
+
+
+def is_orphan() -> bool:
+    """Tell whether the processes above this worker have ended: then nothing waits for it to become not ready."""
+    pids = [int(pid) for name in (SUPERVISOR_PID, COMMAND_PID) if (pid := os.environ.get(name))]
+    return not all(map(_is_alive, pids))
+
+
+def _is_alive(pid: int) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def end_with(parent: int, grace_s: float = 0.0) -> None:
+    """Send SIGTERM to this process when its parent ends, and end it for certain some seconds after `grace_s`."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(POLL_S)
+        os.kill(os.getpid(), signal.SIGTERM)
+        if folder := os.environ.get(RUN_FOLDER):
+            shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(grace_s + EXTRA_GRACE_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
+def report_ready() -> None:
+    """Record that this worker is ready."""
+    if folder := os.environ.get(RUN_FOLDER):
+        with contextlib.suppress(OSError):
+            Path(folder, str(os.getpid())).touch()
+
+
+def end_supervisor_unless_others_serve() -> None:
+    """End the supervisor where no other worker is ready: it would start this one again for ever."""
+    supervisor = _supervisor()
+    if supervisor is None or _are_others_ready(supervisor):
+        return
+    with contextlib.suppress(psutil.Error):
+        supervisor.terminate()
+
+
+def _supervisor() -> psutil.Process | None:
+    """Find BentoML's process above this worker."""
+    with contextlib.suppress(psutil.Error):
+        if "_bentoml_impl.worker.service" in psutil.Process().cmdline():
+            return psutil.Process(os.getppid())
+    return None
+
+
+def _are_others_ready(supervisor: psutil.Process) -> bool:
+    folder = os.environ.get(RUN_FOLDER)
+    if not folder:
+        return False
+    with contextlib.suppress(psutil.Error, OSError):
+        alive = {str(child.pid) for child in supervisor.children() if child.status() != psutil.STATUS_ZOMBIE}
+        return bool(alive & (set(os.listdir(folder)) - {str(os.getpid())}))
+    return False

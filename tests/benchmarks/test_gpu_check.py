@@ -1,0 +1,319 @@
+"""The one command that proves the project on a GPU: its steps, its floors, its report; all of it on a CPU (slow)."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from kit.encoders import tiny_encoder
+
+from tuneport.gpu import Gpu
+from tuneport.host import Host
+from tuneport.runtime.loading import open_runner
+from tuneport.schema.artifact import Manifest
+from tuneport.schema.torch_setup import TorchSetup
+from tuneport.stages.benchmarks.baselines import open_baseline
+from tuneport.stages.benchmarks.gpu_check import main as gpu_check_main
+from tuneport.stages.benchmarks.gpu_check.answers import compare_answers
+from tuneport.stages.benchmarks.gpu_check.config import FLOORS, MEAN_TOKENS, MIXED, SCALES, Floor
+from tuneport.stages.benchmarks.gpu_check.gpu_tests import ROOT, count_cases, run_gpu_tests
+from tuneport.stages.benchmarks.gpu_check.main import main, plan_steps, report_name
+from tuneport.stages.benchmarks.gpu_check.models import LABELS, random_bert
+from tuneport.stages.benchmarks.gpu_check.placement import count_nodes, fallbacks, placement
+from tuneport.stages.benchmarks.gpu_check.report import GpuCheckReport, write_gpu_report
+from tuneport.stages.benchmarks.gpu_check.speed import (
+    COMPILED,
+    EAGER,
+    Rows,
+    SpeedReport,
+    WorkloadResult,
+    check_floors,
+    compare,
+    mixed_lengths,
+)
+from tuneport.stages.benchmarks.gpu_check.steps import Step, StepResult, run_steps
+
+
+def python(name: str, code: str, **fields: Any) -> Step:
+    return Step(name, ("-c", code), **{"limit_s": 20.0, **fields})
+
+
+def test_a_failed_step_hides_no_other_one(tmp_path: Path) -> None:
+    result = tmp_path / "measured.json"
+    steps = (
+        python("fails", "import sys; print('why'); sys.exit(3)"),
+        python("needs it", "pass", needs=("fails",)),
+        python("measures", f"open({str(result)!r}, 'w').write('{{\"ms\": 4}}')", result=result),
+        python("hangs", "import time; time.sleep(60)", limit_s=0.5),
+        python("passes", "pass"),
+        python("raises", f"raise ValueError({str(tmp_path)!r})"),
+    )
+    lines: list[str] = []
+    results = {each.name: each for each in run_steps(steps, tmp_path, limit_s=100, progress=lines.append)}
+    assert {name: each.status for name, each in results.items()} == {
+        "fails": "failed", "needs it": "not run", "measures": "passed", "hangs": "timed out", "passes": "passed",
+        "raises": "failed",
+    }  # fmt: skip
+    assert (results["fails"].exit_code, results["fails"].detail) == (3, "why")
+    assert (results["needs it"].exit_code, results["needs it"].detail) == (None, "it needs fails")
+    assert results["measures"].result == {"ms": 4}
+    assert results["hangs"].exit_code is None
+    assert 0.4 < results["hangs"].seconds < 20
+    assert results["raises"].detail.endswith("ValueError: WORK")  # no folder of this machine
+    assert "fails: failed" in lines[1]
+
+
+def test_no_step_starts_or_goes_on_after_the_time_of_all(tmp_path: Path) -> None:
+    started = time.monotonic()
+    steps = (python("long", "import time; time.sleep(60)", limit_s=60), python("late", "pass"))
+    long, late = run_steps(steps, tmp_path, limit_s=2.5)
+    assert time.monotonic() - started < 30
+    assert (long.status, late.status) == ("timed out", "not run")
+    assert late.detail == "the check's 2.5 s are over"
+
+
+def test_the_processes_that_a_step_leaves_are_ended(tmp_path: Path) -> None:
+    child = "import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(60)"
+    code = f"""
+import os, subprocess, sys, time
+os.chdir({str(tmp_path)!r})
+subprocess.Popen([sys.executable, "-c", {child!r}])
+while not (os.path.exists("pid") and open("pid").read()): time.sleep(0.01)
+"""
+    (result,) = run_steps([python("leaves one", code)], tmp_path, limit_s=30)
+    assert result.status == "passed"
+    pid, ends_at = (tmp_path / "pid").read_text(), time.monotonic() + 10
+    while is_running(pid) and time.monotonic() < ends_at:
+        time.sleep(0.01)
+    assert not is_running(pid)
+
+
+def is_running(pid: str) -> bool:
+    try:
+        return (Path("/proc") / pid / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_every_step_comes_after_its_needs_and_names_a_module_that_exists(tmp_path: Path) -> None:
+    for data in (None, "somewhere"):
+        steps = plan_steps("cuda", "minilm-l6", data, tmp_path)
+        seen: set[str] = set()
+        for step in steps:
+            assert set(step.needs) <= seen
+            seen.add(step.name)
+            module = step.command[2]
+            assert (
+                module == "tuneport" or (Path(ROOT) / "benchmarks" / f"gpu_check/{module.split('.')[-1]}.py").is_file()
+            )
+        assert ("data" in seen) == (data is None)
+        assert {"finetune", "answers", "gpu-tests", "bench", "bench-endpoint"} <= seen
+        for name in ("tuned", "random-bert"):
+            assert {f"{each}-{name}" for each in ("export", "verify", "placement", "speed")} <= seen
+
+
+def workload(name: str, eager: dict[str, float], compiled: dict[str, float]) -> WorkloadResult:
+    values = dict.fromkeys((EAGER, COMPILED, *eager), 1.0)
+    return WorkloadResult(workload=name, unit="ms", values=values, factors={EAGER: eager, COMPILED: compiled})
+
+
+def test_a_floor_is_met_by_the_fastest_variant_and_missed_without_a_measurement() -> None:
+    floors = tuple(Floor(workload="a", against=against, factor=1.4) for against in (EAGER, COMPILED))
+    measured = [workload("a", {"fp32": 1.0, "fp16": 1.5}, {"fp32": 0.9, "fp16": 1.39})]
+    results = check_floors(measured, (*floors, Floor(workload="b", against=EAGER, factor=1.0)))
+    assert [(each.variant, each.factor, each.is_met) for each in results] == [
+        ("fp16", 1.5, True), ("fp16", 1.39, False), ("", 0.0, False),
+    ]  # fmt: skip
+
+
+def test_there_is_a_floor_for_every_workload_of_a_gpu() -> None:
+    names = {f"{rows} x {tokens}" for rows, tokens in SCALES["cuda"].shapes} | {MIXED}
+    assert {floor.workload for floor in FLOORS if floor.against == COMPILED} == names
+    floors = {floor.workload: floor.factor for floor in FLOORS if floor.against == EAGER}
+    assert floors == {"1 x 16": 3.0, "1 x 128": 3.0, "8 x 128": 1.4, MIXED: 2.0}
+
+
+def test_mixed_lengths_are_mixed_and_have_their_mean() -> None:
+    lengths = mixed_lengths(2000, 128)
+    assert np.mean(lengths) == pytest.approx(MEAN_TOKENS, abs=1.5)
+    assert min(lengths) < 20 < 100 < max(lengths) <= 128
+    assert lengths == mixed_lengths(2000, 128)
+    assert max(mixed_lengths(50, 40)) <= 40
+
+
+def test_a_variant_whose_outputs_differ_is_named_wrong(
+    tiny_artifact: Path, tiny_checkpoint: Path, manifest: Manifest
+) -> None:
+    variant = manifest.variant("fp32")
+    runner = open_runner(tiny_artifact, manifest, variant)
+    reference = open_baseline(manifest, tiny_checkpoint).load_reference("cpu")
+    rows = Rows.of_golden(runner, tiny_artifact)
+    batches = [[rows.make(length, i) for i in range(4)] for length in (5, 16)]
+    assert [len(row) for row in batches[1]] == [16] * 4
+    differences, wrong = compare(reference, {"fp32": runner}, [variant], batches)
+    assert wrong == {}
+    assert differences["fp32"] < 1e-3
+    run_batch = runner.run_batch
+    runner.run_batch = lambda given: [{"logits": row["logits"][::-1]} for row in run_batch(given)]  # type: ignore[method-assign]
+    differences, wrong = compare(reference, {"fp32": runner}, [variant], batches)
+    assert "agreement" in wrong["fp32"]
+    assert differences["fp32"] > 0.5
+
+
+def event(provider: str, operator: str, name: str) -> dict[str, Any]:
+    return {"cat": "Node", "name": name, "args": {"provider": provider, "op_name": operator}}
+
+
+def test_work_on_the_cpu_is_a_fallback_and_shapes_are_none() -> None:
+    cuda, cpu = "CUDAExecutionProvider", "CPUExecutionProvider"
+    events = [
+        event(cuda, "MatMul", "a"), event(cuda, "MatMul", "b"), event(cuda, "MatMul", "b"), event(cpu, "Shape", "c"),
+        {"cat": "Session", "name": "model_run"}, event(cpu, "Gather", "d"),
+    ]  # fmt: skip
+    fp32 = count_nodes(events)
+    assert fp32 == {cuda: {"MatMul": 2}, cpu: {"Shape": 1, "Gather": 1}}
+    packed = count_nodes([event(cpu, "PackedMultiHeadAttention", "e"), event(cpu, "SkipLayerNormalization", "f")])
+    assert fallbacks({"fp32": fp32, "packed": packed, "silent": {}}) == {
+        "packed": ["PackedMultiHeadAttention", "SkipLayerNormalization"], "silent": ["no profile was written"],
+    }  # fmt: skip
+
+
+def test_onnxruntime_s_profile_has_the_provider_of_every_node(tiny_artifact: Path) -> None:
+    found = placement(tiny_artifact, "cpu")
+    assert found.keys() == {"fp32", "int8"}
+    assert found["fp32"].keys() == {"CPUExecutionProvider"}
+    assert any("MatMul" in operator or "Gemm" in operator for operator in found["fp32"]["CPUExecutionProvider"])
+    assert fallbacks(found).keys() == {"fp32", "int8"}  # which is why the step asks on a GPU alone
+
+
+def test_a_random_bert_is_sure_of_its_labels(tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    random_bert(tiny_checkpoint, tiny_data, tmp_path / "out", layers=2, hidden_size=64)
+    rows = [json.loads(line) for line in (tmp_path / "out" / "data" / "validation.jsonl").open()]
+    assert len(rows) > 30
+    assert {row["label"] for row in rows} == set(LABELS)
+
+
+def test_skipped_tests_are_counted_with_their_reasons() -> None:
+    suite = ElementTree.fromstring(
+        '<t><testcase name="a"/><testcase name="b"><skipped message="no GPU"/></testcase>'
+        '<testcase name="c"><failure/></testcase><testcase name="d"><error/></testcase></t>'
+    )
+    assert count_cases(list(suite.iter("testcase"))) == {
+        "passed": 1, "failed": ["c", "d"], "skipped": 1, "reasons": ["no GPU"],
+    }  # fmt: skip
+
+
+def test_the_folder_of_a_report_is_named_after_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = Gpu(name="NVIDIA H100 80GB HBM3 MIG 1g.10gb", compute_capability="9.0", memory_gib=10)
+    host = Host(cpu="a", cores=2, instructions=(), memory_gib=8, system="Linux x86_64", gpus=(gpu,))
+    monkeypatch.setattr(gpu_check_main.Host, "here", lambda: host)
+    assert report_name("cuda") == "nvidia-h100-80gb-hbm3-mig-1g-10gb"
+    assert report_name("cpu") == "cpu"
+
+
+def speed_report(factor: float, wrong: dict[str, str]) -> SpeedReport:
+    workloads = tuple(
+        workload(name, {"fp16": factor}, {"fp16": factor})
+        for name in ("1 x 16", "1 x 128", "8 x 128", "32 x 128", MIXED)
+    )
+    fp16 = TorchSetup(device="cuda", precision="fp16")
+    return SpeedReport(
+        name="x", device="cuda", baselines={EAGER: fp16, COMPILED: fp16.model_copy(update={"compiled": True})},
+        compile_s={"1 x 16": 12.5}, mean_tokens=45.0, default_variant="fp16", workloads=workloads,
+        differences={"fp16": 0.01}, wrong=wrong, floors=check_floors(workloads),
+    )  # fmt: skip
+
+
+def test_the_report_says_what_was_missed(tmp_path: Path) -> None:
+    speed = speed_report(2.5, {"fp32": "agreement 80.0%"})
+    assert not speed.is_passed
+    assert not speed_report(2.5, {}).is_passed  # 3 x at batch 1
+    assert speed_report(3.5, {}).is_passed
+    common = {"seconds": 1.0, "limit_s": 9.0}
+    steps = (
+        StepResult(name="environment", status="passed", exit_code=0, **common),
+        StepResult(
+            name="speed-tuned", status="failed", exit_code=1, detail="missed", result=speed.model_dump(), **common
+        ),
+    )
+    host = Host(
+        cpu="a", cores=2, instructions=(), memory_gib=8, system="Linux x86_64", driver="590.1", cuda="13.1",
+        gpus=(Gpu(name="NVIDIA H100", compute_capability="9.0", memory_gib=80.0, power_limit_w=700.0),),
+    )  # fmt: skip
+    report = GpuCheckReport(
+        schema_version=1, name="h100", device="cuda", model="minilm-l6", data="BBC News", host=host, git_commit="abc",
+        created="2026-01-01T00:00:00+00:00", minutes=6.0, steps=steps,
+    )  # fmt: skip
+    assert not report.is_passed
+    write_gpu_report(tmp_path, report)
+    text = (tmp_path / "report.md").read_text()
+    for phrase in (
+        "NVIDIA H100",
+        "**failed**",
+        "**missed**",
+        "**fp32 is wrong**",
+        "fp16 *",
+        "1 x 16 12.5 s",
+        "700.0 W",
+    ):
+        assert phrase in text
+    assert GpuCheckReport.model_validate_json((tmp_path / "report.json").read_text()) == report
+    assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_a_gpu_the_check_fails_and_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first step of the real plan alone; the others would need a model."""
+    plan = gpu_check_main.plan_steps
+    monkeypatch.setattr(gpu_check_main, "plan_steps", lambda *arguments: plan(*arguments)[:1])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(SystemExit) as end:
+        main(["--device", "cuda", "--model", "m", "--data", "d", "--out", str(tmp_path / "out")])
+    assert end.value.code == 1
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    (step,) = report["steps"]
+    assert (step["name"], step["status"], step["exit_code"]) == ("environment", "failed", 1)
+    assert step["detail"].startswith("error: ")
+    assert "| environment | failed | 1 |" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_gpu_tests_are_skipped_or_pass() -> None:
+    code, found = run_gpu_tests()
+    assert code == 0
+    assert found["failed"] == []
+    assert found["passed"] + found["skipped"] >= 3
+    assert found["passed"] or all(found["reasons"])
+
+
+@pytest.mark.slow
+def test_answers_of_a_served_artifact_are_torch_s(tiny_artifact: Path, tiny_checkpoint: Path) -> None:
+    found = compare_answers(tiny_artifact, tiny_checkpoint, "cpu")
+    assert found["variant"] in {"fp32", "int8"}
+    assert found["compared"] > SCALES["cpu"].bench_inputs
+    assert found["gpu_memory_mib"] is None
+    assert min(found["agreement"].values()) >= 0.95
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_every_step_passes_on_a_cpu(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    base = tiny_encoder(tmp_path / "base")
+    arguments = ["--device", "cpu", "--model", str(base), "--data", str(tiny_data), "--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as end:
+        main([*arguments, "--work", str(tmp_path / "work"), "--minutes", "20"])
+    report = GpuCheckReport.model_validate_json((tmp_path / "out" / "report.json").read_text())
+    assert {step.name: (step.status, step.detail) for step in report.steps if step.status != "passed"} == {}
+    assert end.value.code == 0
+    assert report.speeds().keys() == {"tuned", "random-bert"}
+    assert report.bench
+    assert report.endpoint
+    assert str(tmp_path) not in (tmp_path / "out" / "report.json").read_text()
+    assert sys.executable not in (tmp_path / "out" / "report.md").read_text()
