@@ -47,7 +47,7 @@ class Image:
         if not self.on_gpu:
             return lines(versions)
         del versions["onnxruntime"]
-        return sorted([*lines(versions), *gpu, *self.extra])
+        return lines({**versions, **dict(pin.split("==") for pin in (*gpu, *self.extra))})
 
 
 IMAGES = {

@@ -4,10 +4,15 @@ Which variant is fastest depends on the processor's instructions and cores, or t
 wrong on another host. A variant takes part only if its golden cases still match torch's outputs there.
 """
 
+import json
+import logging
 import math
+import os
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +23,7 @@ from tuneport.schema.loading import check_files, load_golden, load_manifest
 
 from . import logs
 from .devices import choose_variant
-from .settings import Settings
+from .settings import Settings, read_settings
 
 if TYPE_CHECKING:
     from tuneport.runtime.runner import ModelRunner
@@ -59,7 +64,11 @@ def select_for_host(folder: Path, settings: Settings) -> Selection:
         logs.log("variant selected", serves=choice.variant.name, because=choice.because)
     chosen = choice.variant.name if choice.because else None
     device = choice.variant.execution.device
-    variants = [each for each in manifest.variants if (each.execution.device == "cpu") == (device == "cpu")]
+    variants = [
+        each
+        for each in manifest.variants
+        if (each.execution.device == "cpu") == (device == "cpu") and settings.device in (None, each.execution.device)
+    ]
     has_choice = len(variants) > 1 or device != "cpu"
     if not has_choice or not is_unlike(Host.here(), manifest.host, device):
         return Selection(chosen)
@@ -68,7 +77,8 @@ def select_for_host(folder: Path, settings: Settings) -> Selection:
 
     if not family_of(manifest.task).is_autotuned:
         return Selection(chosen)
-    speeds = _measure(folder, manifest, variants, settings)
+    measure = _measure if device == "cpu" else measure_apart
+    speeds = measure(folder, manifest, variants, settings)
     if not speeds:
         return Selection(choice.variant.name)
     best = max(speeds, key=lambda name: speeds[name].rows_per_s)
@@ -125,6 +135,27 @@ def rows_per_s(runner: "ModelRunner", golden: list[GoldenCase], min_tokens: int 
     return best
 
 
+def measure_apart(folder: Path, manifest: Manifest, variants: list[Variant], settings: Settings) -> dict[str, Speed]:
+    """Return the speed of each variant, measured in a process of its own.
+
+    The service's supervisor lives as long as its workers, and a process that has used a GPU keeps memory there.
+    """
+    sources = str(Path(str(sys.modules["tuneport"].__file__)).parents[1])
+    paths = os.pathsep.join([sources, *filter(None, [os.environ.get("PYTHONPATH")])])
+    names = [variant.name for variant in variants]
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "tuneport.stages.serve.autotune", str(folder), *names],
+        env={**os.environ, "PYTHONPATH": paths},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        logs.log("autotuning failed", logging.WARNING, exit_code=done.returncode, variants=names)
+        return {}
+    return {name: Speed(**speed) for name, speed in json.loads(done.stdout.splitlines()[-1]).items()}
+
+
 def _measure(folder: Path, manifest: Manifest, variants: list[Variant], settings: Settings) -> dict[str, Speed]:
     """Return the speed of each variant that runs here and matches its golden cases."""
     from tuneport.runtime.golden import check_golden
@@ -142,3 +173,16 @@ def _measure(folder: Path, manifest: Manifest, variants: list[Variant], settings
         except Exception as error:  # of the engine, which raises exceptions of any kind: others may run
             logs.log("variant skipped", variant=variant.name, reason=str(error)[:200])
     return speeds
+
+
+def main() -> None:
+    """Print the speeds of an artifact's variants as JSON: the process of `measure_apart`."""
+    logs.set_up()
+    folder, names = Path(sys.argv[1]), sys.argv[2:]
+    manifest = load_manifest(folder)
+    speeds = _measure(folder, manifest, [manifest.variant(name) for name in names], read_settings())
+    sys.stdout.write(json.dumps({name: asdict(speed) for name, speed in speeds.items()}) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -69,6 +69,13 @@ def test_the_tests_run_with_the_pinned_versions(name: str) -> None:
     assert version(name).partition("+")[0] == pins(ROOT / "constraints.txt")[name]
 
 
+@pytest.mark.parametrize("name", ["requirements", "requirements-generate"])
+def test_an_image_for_gpus_differs_in_its_engine_alone(name: str) -> None:
+    cpu, gpu = (pins(ROOT / "serve" / f"{name}{target}.txt") for target in ("", "-gpu"))
+    assert cpu.items() - gpu.items() == {("onnxruntime", cpu["onnxruntime"])}
+    assert all(package.startswith("nvidia-") or package == "onnxruntime-gpu" for package in gpu.keys() - cpu.keys())
+
+
 def test_a_bento_has_every_module_that_the_service_imports(bento_tag: str) -> None:
     graph = import_graph()
     by_name = [module for module in graph if module.startswith("tuneport.runtime.tasks.")]  # the registry imports them

@@ -132,3 +132,19 @@ def test_batches_of_a_gpu_are_filled(tiny_artifact: Path, manifest: Manifest, mo
     runner.limits = replace(runner.limits, tokens=5000)
     rows_per_s(runner, load_golden(tiny_artifact), min_tokens=10_000)
     assert sum(ran[1:]) >= ROUNDS * 10_000
+
+
+def test_on_a_gpu_the_variants_are_timed_in_a_process_of_its_own(tiny_artifact: Path, manifest: Manifest) -> None:
+    """The same code for every device, here on the CPU."""
+    speeds = autotune.measure_apart(tiny_artifact, manifest, list(manifest.variants), Settings())
+    assert list(speeds) == [variant.name for variant in manifest.variants]
+    assert all(speed.rows_per_s > 0 and speed.max_batch_tokens is None for speed in speeds.values())
+
+
+def test_a_process_that_ends_before_it_has_timed_anything_is_no_failure(
+    artifact: Path, manifest: Manifest, capfd: pytest.CaptureFixture[str]
+) -> None:
+    logs.set_up()
+    (artifact / "manifest.json").write_text("{}")
+    assert autotune.measure_apart(artifact, manifest, list(manifest.variants), Settings()) == {}
+    assert "autotuning failed" in capfd.readouterr().err

@@ -168,9 +168,10 @@ class Process:
 
     def kill(self) -> None:
         """End the service at once."""
-        children = psutil.Process(self.process.pid).children(recursive=True)
-        for each in (self.process, *children):
-            each.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has ended by itself
+            parent = psutil.Process(self.process.pid)
+            for each in (*parent.children(recursive=True), parent):
+                each.kill()
         self.process.wait(30)
 
 
@@ -233,3 +234,12 @@ def test_in_an_image_other_workers_go_on_while_one_is_replaced(tiny_artifact: Pa
         assert metric(page, "tuneport_queue_inputs", 'worker="1"') == 0
         assert metric(page, "tuneport_queue_inputs", 'worker="2"') == 0
         assert metric(page, "tuneport_batches_total", 'worker="1"') > 0
+
+
+@pytest.mark.slow
+def test_in_an_image_with_one_worker_the_service_ends(tiny_artifact: Path, tmp_path: Path) -> None:
+    """The orchestrator restarts it."""
+    with serving(tiny_artifact, tmp_path, 1, BENTOML_CONTAINERIZED="true") as process:
+        process.failure.write_text(LOST_TEXT)
+        assert_error(process.post() or pytest.fail("no answer"), 503, "device_lost")
+        assert process.process.wait(60) != 0

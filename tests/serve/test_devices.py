@@ -1,11 +1,13 @@
 """Which variant serves, how many workers do, and on which GPU each of them."""
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from kit import ROOT
 from kit.artifacts import of_devices
 from kit.nvml import FakeGpu, FakeNvml, NVMLError
 
@@ -239,6 +241,7 @@ def test_memory_settings_become_provider_options() -> None:
 
     options = Settings(gpu_memory_gib=1.5, gpu_arena_strategy="kSameAsRequested").device_options()
     cuda = {"gpu_mem_limit": str(3 * 2**29), "arena_extend_strategy": "kSameAsRequested"}
+    assert options.for_each(3).gpu_memory_bytes == 2**29
     assert providers_for("cpu", {}, options) == [("CPUExecutionProvider", {})]
     assert providers_for("cuda", {"use_tf32": "0", "gpu_mem_limit": "1"}, options) == [
         ("CUDAExecutionProvider", {"use_tf32": "0", **cuda})
@@ -250,3 +253,36 @@ def test_memory_settings_become_provider_options() -> None:
     assert providers_for("cuda", {"use_tf32": "0"}, Settings().device_options()) == [
         ("CUDAExecutionProvider", {"use_tf32": "0"})
     ]
+
+
+@pytest.mark.parametrize(
+    ("device", "environment", "workers"),
+    [("cuda", {}, 3), ("cuda", {VISIBLE: "GPU-c,1"}, 2), ("cuda", {"TUNEPORT_WORKERS": "5"}, 5), ("cpu", {}, 1)],
+)
+def test_a_service_on_gpus_has_a_worker_for_each(
+    artifact: Path, manifest: Manifest, tmp_path: Path, device: str, environment: dict[str, str], workers: int
+) -> None:
+    """What BentoML's supervisor is told when it imports the service, in a process of its own."""
+    of_devices(manifest, ("fp32", {"device": device})).save(artifact)
+    script = f"""
+import sys
+from pathlib import Path
+from kit.nvml import FakeGpu, FakeNvml
+sys.modules["pynvml"] = FakeNvml(FakeGpu("GPU-a"), FakeGpu("GPU-b"), FakeGpu("GPU-c"))
+from tuneport.runtime import availability
+availability._providers = lambda: ("CUDAExecutionProvider",)
+from tuneport.stages.serve.bento import register
+register(Path({str(artifact)!r}))
+from tuneport.stages.serve.service import Tuneport
+print(Tuneport.config["workers"])
+"""
+    inherited = {name: value for name, value in os.environ.items() if name != VISIBLE}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**inherited, **environment, "BENTOML_HOME": str(tmp_path), "PYTHONPATH": str(ROOT / "tests")},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.splitlines()[-1:] == [str(workers)], done.stderr

@@ -1,6 +1,6 @@
 """What a deployment sets for a variant's device, beside what the export measured."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 ArenaStrategy = Literal["kNextPowerOfTwo", "kSameAsRequested"]
@@ -12,8 +12,13 @@ class DeviceOptions:
     """Memory on a GPU; both are left to the variant and to onnxruntime where they are None."""
 
     gpu_memory_bytes: int | None = None
-    """Limit of a session's memory arena; what CUDA, cuBLAS and cuDNN need comes on top."""
+    """Limit of the memory arenas of all sessions together; what CUDA, cuBLAS and cuDNN need comes on top."""
     arena_strategy: ArenaStrategy | None = None
+
+    def for_each(self, sessions: int) -> "DeviceOptions":
+        """Return the options of each of several sessions, which share the memory equally."""
+        limit = self.gpu_memory_bytes
+        return replace(self, gpu_memory_bytes=None if limit is None else limit // sessions)
 
     def cuda_options(self) -> dict[str, str]:
         """Return the options of onnxruntime's CUDA execution provider."""

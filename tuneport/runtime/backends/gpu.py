@@ -57,7 +57,7 @@ class GpuBackend:
             device=device,
             threads=threads,
             provider_options=options,
-            device_options=device_options,
+            device_options=device_options.for_each(streams),
         )
         sessions = [open_stream() for _ in range(streams)]
         # A capture fails while another thread uses the device, so all are made before the first batch.

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from tuneport.errors import EngineError
+from tuneport.errors import EngineError, TuneportError
 from tuneport.runtime.backends.base import Backend
+from tuneport.runtime.device_errors import load_error
 from tuneport.runtime.device_options import NO_OPTIONS, DeviceOptions
 from tuneport.schema.artifact import Execution
 
@@ -25,16 +26,25 @@ def open_backend(
         from tuneport.runtime.backends.onnxruntime import OnnxRuntimeBackend
 
         return OnnxRuntimeBackend(path, threads=threads, streams=execution.streams)
+    return _open_on_gpu(path, execution, threads, device_options)
+
+
+def _open_on_gpu(path: Path, execution: Execution, threads: int | None, device_options: DeviceOptions) -> Backend:
     from tuneport.runtime.backends.gpu import GpuBackend
     from tuneport.runtime.backends.tensorrt import engine_options
 
     engines = engine_options(path.parent) if execution.device == "tensorrt" else {}
-    return GpuBackend(
-        path,
-        device=execution.device,
-        threads=threads,
-        streams=execution.streams,
-        graph_shapes=execution.graph_shapes,
-        provider_options={**execution.provider_options, **engines},
-        device_options=device_options,
-    )
+    try:
+        return GpuBackend(
+            path,
+            device=execution.device,
+            threads=threads,
+            streams=execution.streams,
+            graph_shapes=execution.graph_shapes,
+            provider_options={**execution.provider_options, **engines},
+            device_options=device_options,
+        )
+    except TuneportError:
+        raise
+    except Exception as error:  # of a CUDA graph that cannot be captured, for example for lack of memory
+        raise load_error("onnxruntime", path, error) from error
