@@ -21,6 +21,7 @@ import uvicorn
 from tuneport.errors import TuneportError
 
 from . import logs, supervision
+from .accept import ConnectionCounts, Listener
 from .settings import START_REPORT, Settings
 
 HTTP2_UPGRADE = re.compile(rb"(?<=\r\n)upgrade:[ \t]*h2c[ \t]*\r\n", re.IGNORECASE)
@@ -47,6 +48,7 @@ def install_shutdown_hooks(
         server.config.http_protocol_class, settings.header_timeout_s
     )
     loop = asyncio.get_running_loop()
+    _replace_listener(loop, server, settings)
     received: list[int] = []
     tasks: set[asyncio.Task[None]] = set()
 
@@ -85,6 +87,26 @@ def stop_worker(shutdown_grace_s: float) -> None:
     signal.raise_signal(signal.SIGTERM)
 
 
+def _replace_listener(loop: asyncio.AbstractEventLoop, server: uvicorn.Server, settings: Settings) -> None:
+    """Make the server that uvicorn is about to create bound TLS handshakes and, with several workers, share evenly."""
+    create_server = loop.create_server
+
+    async def listen(protocol: Callable[[], Any], *, sock: Any, ssl: Any, backlog: int) -> Any:
+        handshake_timeout_s = settings.header_timeout_s if ssl else None
+        folder = os.environ.get(supervision.RUN_FOLDER)
+        if settings.worker_count == 1 or not folder:
+            return await create_server(
+                protocol, sock=sock, ssl=ssl, backlog=backlog, ssl_handshake_timeout=handshake_timeout_s
+            )
+        counts = ConnectionCounts(Path(folder, "connections"), settings.worker_count)
+        connections = server.server_state.connections
+        listener = Listener(sock, protocol, counts, lambda: len(connections), ssl, handshake_timeout_s)
+        setattr(server.config.http_protocol_class, "on_change", staticmethod(listener.publish))  # noqa: B010
+        return listener
+
+    loop.create_server = listen  # type: ignore[assignment, method-assign]
+
+
 def report_failed_start(error: Exception) -> None:
     """Log and write why this worker cannot start, and end the supervisor unless another worker serves."""
     if not isinstance(error, TuneportError):
@@ -116,11 +138,14 @@ class _HeaderTimeout(asyncio.Protocol):
     transport: asyncio.Transport
     cycle: Any
     pipeline: Any
+    on_change: Callable[[], None] = staticmethod(lambda: None)
+    """Called when a connection begins or ends."""
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self._wait_for_headers()
+        self.on_change()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(_without_upgrade(data))
@@ -162,6 +187,7 @@ class _HeaderTimeout(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
         super().connection_lost(exc)
+        self.on_change()
 
     def _wait_for_headers(self) -> None:
         self._stop_waiting()

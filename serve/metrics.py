@@ -12,6 +12,7 @@ from .batcher import BatchReport
 from .devices import Placement
 from .drift import is_truncated, observations
 from .gpu_metrics import GpuCollector
+from .metrics_files import reserve_disk_space
 from .settings import METRICS_FOLDER
 
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
@@ -32,6 +33,7 @@ class Metrics:
             os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
         elif folder := os.environ.get(METRICS_FOLDER):
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+            reserve_disk_space()
         import prometheus_client as prometheus
         from prometheus_client import multiprocess
 

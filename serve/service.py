@@ -84,6 +84,19 @@ class WorkerApp:
         await self.app(scope, receive, send)
 
 
+class LineBreaks:
+    """Middleware that answers paths with a line break here: the pattern under which BentoML mounts us has none."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Wrap BentoML's application."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        app = worker_app if scope["type"] == "http" and "\n" in scope["path"] else self._app
+        await app(scope, receive, send)
+
+
 tracing.keep_bentoml_from_tracing()
 arguments = bentoml.use_arguments(Arguments)
 # Read at import because the supervisor needs to know about workers and TLS.
@@ -216,6 +229,9 @@ class ModelService:
 @bentoml.asgi_app(worker_app)
 class Tuneport(ModelService):
     """A fine-tuned model behind `POST /predict` and the Open Inference Protocol."""
+
+
+Tuneport.add_asgi_middleware(LineBreaks)  # type: ignore[attr-defined]  # the decorator turned the class into a Service
 
 
 def _artifact() -> Path:

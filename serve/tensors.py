@@ -16,6 +16,8 @@ from .json_text import check_values
 BYTES, FP32 = "BYTES", "FP32"
 JSON = "json"
 """Name of the tensor whose elements are inputs or predictions of `/predict` as JSON; every task has it."""
+MAX_AXES = 3
+"""Axes of a shape that are looked at: one more than an input may have."""
 LENGTH_BYTES = 4
 """Size of the length before each element of a raw BYTES tensor, little-endian."""
 
@@ -55,6 +57,7 @@ def check_count(name: str, datatype: str, shape: Sequence[Any], max_client_batch
     """
     if datatype != BYTES:
         raise InputError(f"tensor {name[:40]!r} has datatype {datatype[:20]!r}", "send BYTES")
+    shape = [int(size) if type(size) is float and size.is_integer() else size for size in shape[:MAX_AXES]]
     are_sizes = all(type(size) is int and size >= 0 for size in shape)
     if not are_sizes or len(shape) not in (1, 2) or (len(shape) == 2 and shape[1] != 1):
         raise InputError(f"tensor {name[:40]!r} has shape {list(shape)[:4]}", "send [N] or [N, 1]")

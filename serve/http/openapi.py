@@ -98,7 +98,7 @@ def _parameters(manifest: Manifest) -> dict[str, Any]:
 
 def _request(manifest: Manifest, settings: Settings) -> dict[str, Any]:
     fields = tensors.fields_of(manifest)
-    text = {**TEXT, "maxLength": settings.max_chars}
+    text = TEXT
     one: dict[str, Any] = {
         "type": "object",
         "required": [*fields],
@@ -113,8 +113,9 @@ def _request(manifest: Manifest, settings: Settings) -> dict[str, Any]:
     several = {
         "type": "array",
         "minItems": 1,
-        "maxItems": settings.max_client_batch_size,
         "items": {"anyOf": forms},
+        "description": f"At most {settings.max_client_batch_size} inputs of {settings.max_chars} characters together; "
+        "more are refused with 413.",
     }
     return {
         "type": "object",
@@ -138,11 +139,12 @@ def _infer_request(manifest: Manifest, settings: Settings) -> dict[str, Any]:
             "datatype": {**TEXT, "enum": [tensors.BYTES]},
             "shape": {
                 "type": "array",
-                "items": {"type": "integer", "minimum": 1, "maximum": limit},
+                "items": {"type": "integer", "minimum": 1},
+                "description": f"[N], at most {limit}; more are refused with 413.",
                 "minItems": 1,
                 "maxItems": 1,
             },
-            "data": {"type": "array", "items": {**TEXT, "maxLength": settings.max_chars}, "maxItems": limit},
+            "data": {"type": "array", "items": TEXT, "minItems": 1},
         },
     }
     parameters = _parameters(manifest)

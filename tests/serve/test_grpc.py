@@ -20,6 +20,7 @@ from kit.reference import TorchReference
 from kit.serving import infer_request
 from kit.texts import random_texts
 
+from tuneport import __version__
 from tuneport.errors import TuneportError
 from tuneport.schema.artifact import Manifest
 from tuneport.stages.serve.admission import AdmissionController
@@ -127,7 +128,7 @@ def test_metadata_readiness_health_and_reflection(call_server: Any, manifest: Ma
         assert (await client.call("ServerReady", messages.ServerReadyRequest())).ready
         assert (await client.call("ModelReady", messages.ModelReadyRequest(name="tiny"))).ready
         named = await client.call("ServerMetadata", messages.ServerMetadataRequest())
-        assert named.name == "tuneport"
+        assert (named.name, named.version) == ("tuneport", __version__)
         request = messages.ModelMetadataRequest(name="tiny", version=manifest.version)
         model = await client.call("ModelMetadata", request)
         assert [each.name for each in model.inputs] == ["text"]
@@ -358,6 +359,45 @@ def test_a_device_that_fails_is_unavailable(call_server: Any, text: str, code: s
             assert dict(error.trailing_metadata())["error-code"] == code
 
     call_server(conversation)
+
+
+def test_the_number_of_classes_of_an_output_is_refused(call_server: Any) -> None:
+    async def conversation(client: Client) -> None:
+        request = infer_request(["bank"])
+        output = request.outputs.add(name="label")
+        output.parameters["classification"].int64_param = 2
+        await client.refused(request, Code.INVALID_ARGUMENT, "classification", "top_k")
+
+    call_server(conversation)
+
+
+@pytest.mark.parametrize("min_ping_s", [0.01, 60.0])
+def test_a_long_call_may_be_kept_alive_by_pings_as_often_as_the_setting_says(
+    call_server: Any, min_ping_s: float
+) -> None:
+    options = [
+        ("grpc.keepalive_time_ms", 50),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.use_local_subchannel_pool", 1),
+    ]
+
+    async def conversation(client: Client) -> None:
+        engine = StalledEngine.of(client.admission.inference.predictor.runner, stalled=True)
+        address = f"127.0.0.1:{client.admission.settings.grpc_port}"
+        async with grpc.aio.insecure_channel(address, options=options) as channel:
+            call = asyncio.ensure_future(Client(channel, client.admission).infer(infer_request(["bank"])))
+            await engine.called()
+            if min_ping_s < 1:
+                await asyncio.sleep(1.0)
+                engine.resume()
+                assert (await call).outputs
+            else:
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await asyncio.wait_for(call, 30)
+                engine.resume()
+                assert caught.value.code() is Code.UNAVAILABLE
+
+    call_server(conversation, grpc_min_ping_s=min_ping_s)
 
 
 def test_a_taken_port_is_an_error_that_names_the_variable(tiny_artifact: Path) -> None:

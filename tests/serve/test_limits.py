@@ -211,6 +211,39 @@ def test_a_slow_body_is_408(serve: Any) -> None:
     assert service.post().status_code == 200
 
 
+def test_a_body_that_is_not_read_to_its_end_closes_the_connection(serve: Any) -> None:
+    service = serve(body_timeout_s=0.2, max_body_bytes=1000)
+    head = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n"
+    for length, status in ((100, b" 408 "), (100_000, b" 413 ")):
+        with socket.create_connection(("127.0.0.1", service.port), timeout=20) as connection:
+            connection.sendall(head % length + b"x" * min(length - 1, 2000))
+            received = b""
+            while chunk := connection.recv(4096):  # until it is closed
+                received += chunk
+        assert status in received.splitlines()[0]
+        assert b"connection: close" in received.lower()
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_a_client_that_closes_its_sending_side_gets_its_answer(serve: Any, version: str) -> None:
+    service = serve()
+    engine = StalledEngine.of(service.runner, stalled=True)
+    body = b'{"inputs": "bank"}'
+    with socket.create_connection(("127.0.0.1", service.port), timeout=20) as connection:
+        connection.sendall(f"POST /predict HTTP/{version}\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n".encode())
+        connection.sendall(body)
+        connection.shutdown(socket.SHUT_WR)
+        wait_until(lambda: engine.calls)
+        time.sleep(0.3)
+        engine.resume()
+        received = b""
+        while chunk := connection.recv(4096):
+            received += chunk
+    head, answer = received.rsplit(b"\r\n\r\n", 1)
+    assert b" 200 OK" in head
+    assert json.loads(answer)["predictions"]
+
+
 @pytest.mark.parametrize("parts", [(), (b"POST /predict HTTP/1.1\r\nhost:",), (b"G", b"E", b"T")])
 def test_slow_headers_close_the_connection(serve: Any, parts: tuple[bytes, ...]) -> None:
     service = serve(header_timeout_s=0.3)

@@ -2,11 +2,15 @@
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import bentoml
 import pytest
+from kit import ROOT
 from kit.artifacts import change_byte
+from kit.command import assert_one_line
 
 from tuneport.errors import ArtifactError, TuneportError
 from tuneport.schema.artifact import MANIFEST, Manifest
@@ -60,3 +64,19 @@ def test_a_damaged_artifact_is_not_registered(artifact: Path) -> None:
     change_byte(artifact / "tokenizer.json")
     with pytest.raises(ArtifactError):
         register(artifact)
+
+
+@pytest.mark.parametrize("home", ["/dev/null/home", "{file}"])
+def test_a_home_that_cannot_be_made_is_one_line(tiny_artifact: Path, tmp_path: Path, home: str) -> None:
+    (tmp_path / "file").touch()
+    done = subprocess.run(
+        [sys.executable, "-m", "tuneport", "build", str(tiny_artifact)],
+        env={**os.environ, "BENTOML_HOME": home.format(file=tmp_path / "file")},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert_one_line(done.stderr, "BentoML's folder", "BENTOML_HOME")

@@ -5,6 +5,7 @@ import http.server
 import json
 import logging
 import os
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from test_grpc import Client, call_server  # noqa: F401 -- a fixture
 
 from tuneport.stages.serve import logs, tracing
 from tuneport.stages.serve.drift import ANSWER, NO_LABEL, Observation, observations
+from tuneport.stages.serve.settings import METRICS_FOLDER
 
 NOT_OPEN = 1_000_000
 """Number of a file that no process has."""
@@ -85,6 +87,29 @@ def test_metrics_that_fail_fail_no_request(
         return await client.infer(infer_request(["bank"]))
 
     assert call_server(conversation).outputs
+
+
+def test_the_files_of_several_workers_metrics_have_their_blocks_on_the_disk(tmp_path: Path) -> None:
+    """A process that writes into a hole of a mapped file is killed when the disk is full."""
+    program = (
+        "from tuneport.stages.serve.metrics import Metrics\n"
+        "import os\n"
+        "metrics = Metrics({'name': 'tiny', 'version': '1', 'variant': 'fp32'}, workers=2)\n"
+        "def full(*_): raise OSError(28, 'No space left on device')\n"
+        "os.posix_fallocate = full\n"
+        "try:\n"
+        "    for status in range(100_000): metrics.request('http', 'predict', str(status), 0.1)\n"
+        "except OSError as error: print(error.errno)\n"
+        "assert b'tuneport_inputs_total' in metrics.page()[0]\n"
+    )
+    environment = {**os.environ, METRICS_FOLDER: str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "28"), done.stderr
+    files = [*tmp_path.glob("*.db")]
+    assert files
+    assert all(512 * file.stat().st_blocks >= file.stat().st_size > 0 for file in files)
 
 
 def test_every_line_of_the_process_is_json(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

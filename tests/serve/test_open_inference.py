@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from kit.reference import TorchReference
 from kit.texts import random_texts
 from starlette.testclient import TestClient
 
+from tuneport import __version__
 from tuneport.errors import InputError
 from tuneport.schema.artifact import Manifest
 from tuneport.stages.serve import tensors
@@ -24,6 +26,7 @@ from tuneport.stages.serve.bento import serve_command
 from tuneport.stages.serve.grpc import open_inference_pb2
 from tuneport.stages.serve.grpc.generate import generate
 from tuneport.stages.serve.http.app import create_app
+from tuneport.stages.serve.http.openapi import describe_api
 from tuneport.stages.serve.inference import Inference
 from tuneport.stages.serve.process import free_port, running
 from tuneport.stages.serve.settings import Settings
@@ -61,7 +64,8 @@ def test_the_model_describes_itself(local: TestClient, manifest: Manifest, path:
         ("score", "FP32"),
         ("json", "BYTES"),
     ]
-    assert local.get(f"{path}/ready").status_code == 200
+    ready = local.get(f"{path}/ready")
+    assert (ready.status_code, ready.json()) == (200, {"name": "tiny", "ready": True})
     assert local.post(f"{path}/infer", json={"inputs": [text_tensor(["bank"])]}).status_code == 200
 
 
@@ -73,8 +77,59 @@ def test_another_model_is_404_in_the_protocol_s_shape(local: TestClient, path: s
 
 
 def test_the_server_is_live_ready_and_named(local: TestClient) -> None:
-    assert [local.get(f"/v2/health/{name}").status_code for name in ("live", "ready")] == [200, 200]
-    assert local.get("/v2").json()["extensions"] == ["binary_tensor_data"]
+    assert local.get("/v2/health/live").json() == {"live": True}
+    assert local.get("/v2/health/ready").json() == {"ready": True}
+    server = {"name": "tuneport", "version": __version__, "extensions": ["binary_tensor_data"]}
+    assert local.get("/v2").json() == server
+
+
+def test_a_server_that_stops_says_that_it_is_not_ready(local: TestClient) -> None:
+    admission = local.app.state.admission  # type: ignore[attr-defined]
+    admission.ready = False
+    try:
+        for path, content in (("health", {"ready": False}), ("models/tiny", {"name": "tiny", "ready": False})):
+            answer = local.get(f"/v2/{path}/ready")
+            assert (answer.status_code, answer.json()) == (503, content)
+    finally:
+        admission.ready = True
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "HEAD", "TRACE", "BREW"])
+@pytest.mark.parametrize("path", ["/v2/nothing", "/v2/models", "/v2/health/live%0A", "/v2/models/a%0Ab", "/v2%0A"])
+def test_an_unknown_path_is_404_in_the_protocol_s_shape(local: TestClient, path: str, method: str) -> None:
+    answer = local.request(method, path)
+    assert answer.status_code == 404
+    assert answer.headers["content-type"] == "application/json"
+    assert method == "HEAD" or isinstance(answer.json()["error"], str)
+
+
+def test_the_number_of_classes_of_an_output_is_refused(local: TestClient) -> None:
+    """Triton's clients send `class_count` so; it would mean another format of the output."""
+    output = {"name": "label", "parameters": {"classification": 2}}
+    answer = local.post("/v2/models/tiny/infer", json={"inputs": [text_tensor(["bank"])], "outputs": [output]})
+    assert answer.status_code == 422
+    assert "classification" in answer.json()["error"]
+    assert "top_k" in answer.json()["error"]
+
+
+def test_whole_numbers_may_have_a_point(local: TestClient) -> None:
+    content = {"inputs": [{**text_tensor(["bank"]), "shape": [1.0]}], "parameters": {"top_k": 2.0}}
+    answer = local.post("/v2/models/tiny/infer", json=content)
+    assert len(orjson.loads(outputs(answer)["json"]["data"][0])) == 2
+    content["parameters"] = {"top_k": 2.5}
+    assert local.post("/v2/models/tiny/infer", json=content).status_code == 422
+
+
+def test_the_description_has_the_limits_and_the_keys(manifest: Manifest) -> None:
+    described = describe_api(manifest, Settings(max_client_batch_size=7, api_keys="one"))
+    assert described["components"]["securitySchemes"].keys() == {"bearer", "key"}
+    assert described["security"] == [{"bearer": []}, {"key": []}]
+    assert described["paths"]["/v2/health/live"]["get"]["security"] == []
+    request = described["components"]["schemas"]["Request"]["properties"]
+    assert "At most 7 inputs" in str(request["inputs"])
+    parameters, null = request["parameters"]["anyOf"]
+    assert (parameters["additionalProperties"], null) == (False, {"type": "null"})
+    assert "security" not in describe_api(manifest, Settings())
 
 
 def test_tensors_get_the_answers_of_predict(local: TestClient, tiny_checkpoint: Path) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -79,15 +80,21 @@ def test_clients_of_both_protocols_at_once_get_torch_s_answers(servers: tuple[st
 
 def test_the_api_keeps_to_its_description(servers: tuple[str, int]) -> None:
     """Schemathesis makes requests of /docs.json, right and wrong ones."""
-    checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
     command = [str(Path(sys.executable).with_name("schemathesis")), "run", f"{servers[0]}/docs.json"]
-    options = ["--checks", checks, "--max-examples", "12", "--phases", "examples,fuzzing", "--seed", "1"]
+    options = ["--checks", "all", "--max-examples", "12", "--phases", "examples,coverage,fuzzing", "--seed", "1"]
     done = subprocess.run(
         [*command, *options, "--no-color"], capture_output=True, text=True, timeout=200, cwd="/tmp", check=False
     )
     assert done.returncode == 0, done.stdout[-4000:]
     described = described_paths(servers[0])
     assert {"/predict", "/v2/models/{model}/infer"} <= described
+
+
+def test_a_path_with_a_line_break_is_404_in_json(servers: tuple[str, int]) -> None:
+    for path in ("/v2%0A", "/v2/models/%0A/infer", "/predict%0A", "/livez%0A"):
+        answer = httpx.post(f"{servers[0]}{path}")
+        assert answer.status_code == 404
+        assert "line break" in str(answer.json()["error"])
 
 
 def described_paths(url: str) -> set[str]:
@@ -168,6 +175,21 @@ def workers(process: "subprocess.Popen[bytes]") -> list[psutil.Process]:
     return [each for each in children if "_bentoml_impl.worker.service" in each.cmdline()]
 
 
+def connections_of(chosen: list[psutil.Process], url: str, number: int) -> list[int]:
+    """Open connections at once and send a request over each; returns how many each process has."""
+    opened = [socket.create_connection((HOST, int(url.rpartition(":")[2]))) for _ in range(number)]
+    try:
+        for connection in opened:
+            connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: a\r\n\r\n")
+        for connection in opened:
+            assert connection.recv(1000).startswith(b"HTTP/1.1 200")
+        ports = {connection.getsockname()[1] for connection in opened}
+        return [sum(bool(each.raddr) and each.raddr.port in ports for each in p.net_connections()) for p in chosen]
+    finally:
+        for connection in opened:
+            connection.close()
+
+
 def test_when_a_worker_is_killed_the_other_goes_on_and_it_comes_back(bento_tag: str, tmp_path: Path) -> None:
     log, grpc_port = tmp_path / "log", free_port()
     process, url = start(
@@ -179,6 +201,9 @@ def test_when_a_worker_is_killed_the_other_goes_on_and_it_comes_back(bento_tag: 
             time.sleep(0.05)
         before = workers(process)
         assert len(before) == 2
+        counts = connections_of(before, url, 16)
+        assert sum(counts) == 16
+        assert min(counts) >= 4
         before[0].kill()
         statuses = []
         limit = time.monotonic() + 30
@@ -251,6 +276,7 @@ def test_both_protocols_use_tls(bento_tag: str, tmp_path: Path) -> None:
         "TUNEPORT_VARIANT": "fp32",
         "TUNEPORT_TLS_CERTFILE": str(certificate),
         "TUNEPORT_TLS_KEYFILE": str(key),
+        "TUNEPORT_HEADER_TIMEOUT_S": "2",
         "TUNEPORT_GRPC_PORT": str(grpc_port),
         "TUNEPORT_GRPC_HOST": HOST,
     }
@@ -263,6 +289,8 @@ def test_both_protocols_use_tls(bento_tag: str, tmp_path: Path) -> None:
         )
         with pytest.raises(httpx.TransportError):
             httpx.post(f"http://{HOST}:{port}/predict", json={"inputs": "bank"})
+        with socket.create_connection((HOST, port), timeout=20) as silent:  # well before TLS' own timeout, a minute
+            assert silent.recv(100) == b""
 
 
 def test_a_service_on_another_host_logs_its_autotuning(artifact: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from tuneport.errors import InputError
 from tuneport.runtime.tokenizer import Text
@@ -17,6 +17,16 @@ class Parameters(BaseModel):
     """The base of every task's parameters: strict types, no unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole_numbers(cls, values: Any) -> Any:
+        """Read 2.0 as the integer that it is in JSON."""
+        if not isinstance(values, dict):
+            return values
+        return {
+            name: int(value) if type(value) is float and value.is_integer() else value for name, value in values.items()
+        }
 
 
 def check_number(count: int, name: str) -> None:
