@@ -173,7 +173,8 @@ class VariantBuilder:
         try:
             if not spec.is_exact and not self.gate.parsed_inputs:
                 raise GateError("no labelled data to judge it by", "give some with --data")
-            check(measurement, spec.thresholds(self.requirements.max_drop, self.gate.unit, self.family))
+            thresholds = spec.thresholds(self.requirements.max_drop, self.gate.unit, self.family)
+            check(measurement, thresholds, self.runtime_task.agreement_means)
         except GateError as error:
             raise _GateFailure(error, measurement) from error
         return measurement

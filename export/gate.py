@@ -181,7 +181,7 @@ class Gate:
         return agreements
 
 
-def check(measurement: Measurement, thresholds: Thresholds) -> None:
+def check(measurement: Measurement, thresholds: Thresholds, agreement_means: str = RuntimeTask.agreement_means) -> None:
     """Raise a GateError that names every figure beyond its threshold."""
     parity, metric = measurement.parity, measurement.metric
     failures = []
@@ -191,7 +191,8 @@ def check(measurement: Measurement, thresholds: Thresholds) -> None:
     if not np.isfinite(parity.max_abs_diff):
         failures.append("some outputs are not finite or not of torch's shape")
     if not parity.agreement >= thresholds.min_agreement:
-        failures.append(f"agreement {parity.agreement:.2%} < {thresholds.min_agreement:.0%}")
+        found, least = f"{parity.agreement:.2%}", f"{thresholds.min_agreement:.0%}"
+        failures.append(f"agreement {found} < {least} ({agreement_means})")
     # The drop is a difference of two floats: rounding may lift it just above the limit.
     if metric is not None and not metric.drop <= thresholds.max_drop + ROUNDING:
         direction = "rises" if metric.lower_is_better else "falls"

@@ -31,11 +31,16 @@ class Task(GenerationExportTask):
                 raise ValueError("messages have no answer")
             prompt = [{"role": each["role"], "content": each["content"]} for each in messages[:last]]
             return {"messages": prompt, "answer": messages[last]["content"]}, messages[last]["content"]
-        words = row["text"].split(" ") if isinstance(row.get("text"), str) else []
-        if len(words) < 2:
-            raise ValueError("text has no two words")
-        half = len(words) // 2
-        return {"text": " ".join(words[:half]), "answer": " " + " ".join(words[half:])}, " ".join(words[half:])
+        text = row.get("text")
+        words = text.split(" ") if isinstance(text, str) else []
+        if len(words) > 1:
+            half = len(words) // 2
+            answer = " ".join(words[half:])
+            return {"text": " ".join(words[:half]), "answer": f" {answer}"}, answer
+        if not isinstance(text, str) or len(text) < 2:
+            raise ValueError("text has no two words or characters")
+        half = len(text) // 2  # no spaces, such as Chinese
+        return {"text": text[:half], "answer": text[half:]}, text[half:]
 
     def with_text(self, text: str, like: Any) -> Any:
         """Return the text, as a chat message of the user if `like` is a chat."""

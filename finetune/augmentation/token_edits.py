@@ -5,20 +5,24 @@ Swap, deletion and synonym replacement are those of Wei and Zou, "EDA: Easy Data
 
 import json
 import random
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
 from datasets import Dataset
 
 from tuneport.errors import DataError, TuneportError
+from tuneport.scripts import CHARACTER, UNSPACED
 from tuneport.tasks import task_spec
 
 from ..config import FinetuneConfig
 
 TEXT_COLUMNS = ("text", "text_pair")
 """Columns whose words may change, of tasks that keep their targets then."""
+PIECE = re.compile(rf"{CHARACTER}|[^{UNSPACED}]+")
 
 
 @dataclass(frozen=True)
@@ -52,17 +56,43 @@ class Augmenter:
         return rows.map(change, with_indices=True, desc="augment")
 
     def augment_text(self, text: str, generator: random.Random) -> str:
-        """Change the words of a text, of which at least one is kept."""
-        words = text.split()
+        """Change the words of a text, of which at least one is kept.
+
+        In scripts without spaces a word is one that the lexicon has, the longest at its place, or a single character.
+        """
+        words, gaps = self._split(text)
         for i, word in enumerate(words):
             synonyms = self.synonyms.get(word.lower())
             if synonyms and generator.random() < self.replace:
                 words[i] = generator.choice(synonyms)
-        words = [word for word in words if generator.random() >= self.delete] or words[:1]
+        kept = [i for i in range(len(words)) if generator.random() >= self.delete] or [0] * bool(words)
+        # A space stays where words are deleted on one side of it.
+        gaps = [max(gaps[before + 1 : i + 1]) for before, i in pairwise([-1, *kept])]
+        words = [words[i] for i in kept]
         for _ in range(round(self.swap * len(words) / 2)):
             i, j = generator.randrange(len(words)), generator.randrange(len(words))
             words[i], words[j] = words[j], words[i]
-        return " ".join(words)
+        return "".join(gap + word for gap, word in zip(gaps, words, strict=True)).strip()
+
+    def _split(self, text: str) -> tuple[list[str], list[str]]:
+        """Split a text into words, each with the space before it, or the empty string where there is none."""
+        words, gaps = [], []
+        for part in text.split():
+            pieces = list(self._pieces(part))
+            words += pieces
+            gaps += [" ", *[""] * (len(pieces) - 1)]
+        return words, gaps
+
+    def _pieces(self, part: str) -> Iterator[str]:
+        """Yield the words of a text without spaces."""
+        characters = PIECE.findall(part)
+        longest = max(map(len, self.synonyms), default=1)
+        start = 0
+        while start < len(characters):
+            ends = range(min(len(characters), start + longest), start, -1)
+            end = next((end for end in ends if "".join(characters[start:end]).lower() in self.synonyms), start + 1)
+            yield "".join(characters[start:end])
+            start = end
 
 
 def _read_lexicon(path: Path) -> dict[str, list[str]]:

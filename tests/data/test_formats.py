@@ -285,6 +285,12 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, name: str, content: str | 
     assert words in str(error.value)
 
 
+def test_a_parquet_file_without_rows_is_named(tmp_path: Path) -> None:
+    datasets.Dataset.from_dict({"a": [], "b": []}).to_parquet(str(tmp_path / "x.parquet"))
+    with pytest.raises(DataError, match=r"x\.parquet has no rows"):
+        load(tmp_path / "x.parquet")
+
+
 def test_a_damaged_gzip_file_is_named(tmp_path: Path) -> None:
     whole = gzip.compress(json.dumps({"a": string.printable * 200}).encode())
     for content in (whole[:40], b"not gzip", whole[:-6] + b"123456"):
@@ -383,3 +389,31 @@ def test_splits_are_chosen_by_name(tmp_path: Path) -> None:
         _read(tmp_path, splits={"valid": "dev_a"})
     with pytest.raises(DataError, match="has no splits, and --splits names some"):
         _read(tmp_path / "train.jsonl", splits={"validation": "dev_a"})
+
+
+def test_suffixes_may_be_in_capitals(tmp_path: Path) -> None:
+    (tmp_path / "train.CSV").write_text("text,label\n" + "".join(f"a,{i % 2}\n" for i in range(12)))
+    (tmp_path / "dev.JSONL.GZ").write_bytes(gzip.compress(b'{"text": "a", "label": "1"}'))
+    assert _read(tmp_path).source.rows == {"train": 12, "validation": 1}
+
+
+def test_a_folder_without_train_says_what_it_has(tmp_path: Path) -> None:
+    for i in range(13):
+        write_rows(tmp_path / f"part{i:02}.jsonl", ROWS)
+    with pytest.raises(DataError, match=r"no train file or split, only part00\.jsonl, .*part09\.jsonl and 3 more"):
+        _read(tmp_path)
+
+
+def test_a_file_with_none_of_the_columns_that_a_task_chooses_from_names_its_own(tmp_path: Path) -> None:
+    file = write_rows(tmp_path / "x.jsonl", [{"conversation": "hello"}] * 12)
+    with pytest.raises(DataError, match=r"x\.jsonl has no column 'text' and no 'messages', only 'conversation'"):
+        _read(file, required=(), optional=("text", "messages"))
+    assert len(_read(file, required=(), optional=("text",), columns={"text": "conversation"}).splits["train"]) == 9
+
+
+def test_a_missing_column_is_named_with_its_own_name_in_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("text;stars\n" + "good film;3\n" * 12)
+    with pytest.raises(DataError) as error:
+        _read(tmp_path / "x.csv")
+    problem = "x.csv has no column 'label', only 'text', 'stars' (separated by ';')"
+    assert str(error.value) == f"{problem}; rename with --columns label=YOUR_COLUMN"

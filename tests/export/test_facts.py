@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import transformers
-from kit.data import write_splits
+from kit.data import QUICK, write_splits
 from kit.encoders import tiny_encoder
 from kit.exports import export_variants, quick_exports
 from transformers import AutoModelForSequenceClassification
@@ -16,7 +16,6 @@ from tuneport.stages.export.config import ExportConfig
 from tuneport.stages.export.source import open_source
 from tuneport.stages.finetune.config import load_config
 from tuneport.stages.finetune.train import finetune
-
 
 IOB1_ROWS = [
     {"tokens": ["anna", "met", "ben"], "tags": ["I-X", "O", "I-X"]},
@@ -41,7 +40,7 @@ def test_the_gate_scores_the_scheme_that_training_scored(tmp_path: Path) -> None
     """As BIO, of which IOB1 has the tags, a model that finds nothing has none of two entities."""
     data = write_splits(tmp_path / "data", train=IOB1_ROWS * 8, validation=IOB1_ROWS)
     flags = {"task": "token-classification", "model": str(tiny_encoder(tmp_path / "base")), "data": str(data)}
-    run = finetune(load_config(None, ["max_steps=1", "save_strategy=no", "bf16=false", "max_length=32"], flags), tmp_path / "run")
+    run = finetune(load_config(flags={**QUICK, **flags}), tmp_path / "run")
     assert run.tag_scheme == "IOB1"
     assert run.inputs == ("input_ids", "token_type_ids", "attention_mask")
     with quick_exports():
@@ -96,7 +95,7 @@ def test_labels_of_no_scheme_are_refused(tmp_path: Path, labels: tuple[str, ...]
     checkpoint = save_tagger(tmp_path / "checkpoint", *labels)
     config_file = checkpoint / "config.json"
     config_file.write_text(
-        json.dumps({**json.loads(config_file.read_"anna met ben"), "id2label": dict(enumerate(labels)), "label2id": {}})
+        json.dumps({**json.loads(config_file.read_text()), "id2label": dict(enumerate(labels)), "label2id": {}})
     )
     with pytest.raises(CheckpointError, match=problem):
         open_source(ExportConfig(checkpoint=checkpoint))
@@ -112,9 +111,9 @@ def test_rows_in_another_scheme_than_the_models_are_named(tmp_path: Path) -> Non
 def test_labels_of_the_run_and_of_its_checkpoint_must_be_the_same(tmp_path: Path) -> None:
     data = write_splits(tmp_path / "data", train=BIO_ROWS * 4, validation=[BIO_ROWS[0]])
     flags = {"task": "token-classification", "model": str(tiny_encoder(tmp_path / "base")), "data": str(data)}
-    finetune(load_config(None, ["max_steps=1", "save_strategy=no", "bf16=false", "max_length=32"], flags), tmp_path / "run")
+    finetune(load_config(flags={**QUICK, **flags}), tmp_path / "run")
     config_file = tmp_path / "run" / "checkpoint" / "config.json"
-    content = json.loads(config_file.read_"anna met ben")
+    content = json.loads(config_file.read_text())
     content["id2label"] = dict(zip(content["id2label"], reversed(content["id2label"].values()), strict=True))
     config_file.write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match=r"has the labels \[.*'O'\] and the run \['O', "):

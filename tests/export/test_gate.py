@@ -12,6 +12,7 @@ from tuneport.data.sample import Sample
 from tuneport.errors import GateError
 from tuneport.runtime.batch import RowOutputs
 from tuneport.runtime.loading import open_task
+from tuneport.runtime.tasks.regression import Task as Regression
 from tuneport.schema.artifact import GoldenCase, Manifest, Metric, Parity
 from tuneport.stages.export.checkpoint import open_checkpoint
 from tuneport.stages.export.families import export_family
@@ -72,6 +73,20 @@ def test_a_limit_that_is_met_exactly_passes_and_the_next_value_fails(
     check(measured(**good), thresholds)
     with pytest.raises(GateError):
         check(measured(**bad), thresholds)
+
+
+@pytest.mark.parametrize("total", [100, 300, 700, 1000])
+def test_a_drop_of_exactly_one_point_passes_whatever_its_rounding(total: int) -> None:
+    for right in range(total // 100, total + 1):
+        value, torch = (right - total // 100) / total, right / total
+        check(measured(value=value, torch=torch), VARIANTS["int8"].thresholds(0.01, 1.0, ENCODER))
+
+
+def test_the_error_says_what_agreement_of_scores_means() -> None:
+    with pytest.raises(GateError) as caught:
+        check(measured(agreement=0.0), INT8, Regression.agreement_means)
+    meaning = "inputs whose scores are within 1% of torch's, of scores below 1 within 0.01"
+    assert caught.value.problem == f"agreement 0.00% < 99% ({meaning})"
 
 
 def test_the_error_names_every_figure_beyond_its_threshold() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import datasets
 from datasets import Dataset
+from pyarrow import parquet
 
 from tuneport.data.arrow import to_arrow
 from tuneport.data.conll_rows import read_conll
@@ -40,9 +41,14 @@ class LoadedSplit:
     """Of a table, whose cells are all strings; None for formats that have types."""
 
 
+def suffix_of(file: str) -> str | None:
+    """Return the suffix of a file's name that tells its format, in lower case; None for an unknown format."""
+    return next((each for each in SUFFIXES if file.lower().endswith(each)), None)
+
+
 def load_file(path: Path, wanted: Iterable[str]) -> LoadedSplit:
     """Load the wanted columns of a file; raises DataError for one that cannot be read or has no rows."""
-    suffix = next((each for each in SUFFIXES if path.name.endswith(each)), None)
+    suffix = suffix_of(path.name)
     if suffix is None:
         raise DataError(f"{path} has an unknown format", f"give one of {FORMATS}")
     if path.stat().st_size == 0:
@@ -70,11 +76,11 @@ def _delimiter(path: Path, kind: str) -> str | None:
 
 def _load_parquet(path: Path) -> LoadedSplit:
     try:
+        if not parquet.read_metadata(path).num_rows:
+            raise DataError(f"{path} has no rows", "give a file with rows")
         rows = datasets.load_dataset("parquet", data_files=str(path), split="train")
+    except DataError:
+        raise
     except Exception as error:  # datasets raises its own exceptions, and pyarrow's
-        if "corresponds to no data" in str(error):
-            raise DataError(f"{path} has no rows", "give a file with rows") from error
         raise DataError(f"{path} cannot be read: {root_message(error)}", "correct the file") from error
-    if not len(rows):
-        raise DataError(f"{path} has no rows", "give a file with rows")
     return LoadedSplit(rows, rows.column_names, path.name)

@@ -124,7 +124,7 @@ def reread(record: DataSource, *, required: Sequence[str], optional: Sequence[st
 
 def _check_columns(loaded: Mapping[str, LoadedSplit], names: Mapping[str, str], needed: Sequence[str]) -> None:
     """Raise a DataError that names the missing columns of every file, and the columns that it has."""
-    missing = {split: [name for name in needed if names[name] not in each.columns] for split, each in loaded.items()}
+    missing = {split: _missing(names, needed, each.columns) for split, each in loaded.items()}
     problems = [
         f"{loaded[split].file} has no column {' and no '.join(repr(names[name]) for name in absent)}, "
         f"only {', '.join(map(repr, loaded[split].columns))}{_describe_delimiter(loaded[split])}"
@@ -134,6 +134,12 @@ def _check_columns(loaded: Mapping[str, LoadedSplit], names: Mapping[str, str], 
     if problems:
         first = next(name for absent in missing.values() for name in absent)
         raise DataError("; ".join(problems), f"rename with --columns {first}=YOUR_COLUMN")
+
+
+def _missing(names: Mapping[str, str], needed: Sequence[str], there: Sequence[str]) -> list[str]:
+    """Return the needed columns that are not there; all of the task's if it needs any one and none is."""
+    absent = [name for name, column in names.items() if column not in there]
+    return absent if len(absent) == len(names) else [name for name in absent if name in needed]
 
 
 def _describe_delimiter(split: LoadedSplit) -> str:

@@ -1,18 +1,20 @@
 """Finds the splits of a source: a file, a folder of files, a folder of `save_to_disk`, or a data set of the hub."""
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
 from datasets import Dataset, DatasetDict
 
-from tuneport.data.files import FORMATS, SUFFIXES, LoadedSplit, load_file, root_message
+from tuneport.data.files import FORMATS, LoadedSplit, load_file, root_message, suffix_of
 from tuneport.errors import DataError
 
 USUAL_NAMES = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 """Split → names of its file, or of the data set's split."""
+SHOWN_NAMES = 10
+"""Files or splits that a message lists."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,9 @@ class SplitNames:
         """Raise a DataError if train is missing, or a split that the user named; `there` is what the source has."""
         for split in dict.fromkeys(("train", *self.chosen)):
             if split not in found:
-                has = ", ".join(there) or "no file that can be read"
+                listed = list(there)
+                more = f" and {len(listed) - SHOWN_NAMES} more" if len(listed) > SHOWN_NAMES else ""
+                has = f"{', '.join(listed[:SHOWN_NAMES])}{more}" if listed else "no file that can be read"
                 wanted = f"{self.chosen[split]!r} for {split}" if split in self.chosen else f"{split} file or split"
                 remedy = f"choose one with --splits {split}=NAME, or add {split}.jsonl; files may be {FORMATS}"
                 raise DataError(f"{source} has no {wanted}, only {has}", remedy)
@@ -61,17 +65,17 @@ def _load(path: Path, source: str, wanted: list[str], names: SplitNames) -> dict
         return _load_saved(path, names)
     if path.is_dir():
         files = {split: file for split in USUAL_NAMES if (file := _find_file(path, names.of(split)))}
-        names.check(source, files, sorted(file.name for file in path.iterdir() if file.name.endswith(SUFFIXES)))
+        names.check(source, files, sorted(file.name for file in path.iterdir() if suffix_of(file.name)))
         return {split: load_file(file, wanted) for split, file in files.items()}
-    if path.name.endswith(SUFFIXES) or source.startswith((".", "/", "~")):
+    if suffix_of(path.name) or source.startswith((".", "/", "~")):
         raise DataError(f"{source} does not exist", "give a file, a folder with a train file, or a hub name")
     return _load_hub(source, names)
 
 
-def _find_file(folder: Path, stems: Iterable[str]) -> Path | None:
+def _find_file(folder: Path, stems: Collection[str]) -> Path | None:
     """Find the one file of a split; None if there is none, a DataError if there are several."""
-    candidates = (folder / f"{stem}{suffix}" for stem in stems for suffix in ("", *SUFFIXES))
-    found = [file for file in candidates if file.name.endswith(SUFFIXES) and file.is_file()]
+    files = ((file, suffix_of(file.name)) for file in sorted(folder.iterdir()) if file.is_file())
+    found = [file for file, suffix in files if suffix and {file.name, file.name[: -len(suffix)]} & set(stems)]
     if len(found) > 1:
         both = " and ".join(file.name for file in found)
         raise DataError(f"{folder} has {both} for one split", "keep one of them, or choose one with --splits")

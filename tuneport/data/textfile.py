@@ -27,7 +27,7 @@ def open_text(path: Path, newline: str | None = None) -> Iterator[IO[str]]:
 
 
 def _open_bytes(path: Path) -> IO[bytes]:
-    return gzip.open(path, "rb") if path.suffix == GZIP else path.open("rb")  # type: ignore[return-value]
+    return gzip.open(path, "rb") if path.suffix.lower() == GZIP else path.open("rb")  # type: ignore[return-value]
 
 
 def _encoding_error(path: Path) -> DataError:

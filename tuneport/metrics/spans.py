@@ -1,19 +1,27 @@
 """Metrics of answers to questions: exact match and F1 of words, as SQuAD defines them.
 
+In scripts without spaces each character is a word, and punctuation is that of Unicode, as in MLQA (Lewis et al., "MLQA:
+Evaluating Cross-lingual Extractive Question Answering", 2020) and CMRC 2018.
+
 Rajpurkar et al., "SQuAD: 100,000+ Questions for Machine Comprehension of Text" (2016); for unanswerable questions
 Rajpurkar et al., "Know What You Don't Know" (2018).
 """
 
 import re
 import string
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from tuneport.scripts import separate_characters
+
 ARTICLES = re.compile(r"\b(?:a|an|the)\b")
-PUNCTUATION = str.maketrans("", "", string.punctuation)
+PUNCTUATION = dict.fromkeys(
+    [*map(ord, string.punctuation), *(c for c in range(0x20000) if unicodedata.category(chr(c)).startswith("P"))]
+)
 Scores = npt.NDArray[np.float64]
 """A score for each question, (rows,)."""
 
@@ -49,8 +57,8 @@ def answer_f1(predicted: str, answers: Sequence[str]) -> float:
 
 
 def normalize(answer: str) -> str:
-    """Remove case, punctuation, English articles and extra white space."""
-    return " ".join(ARTICLES.sub(" ", answer.lower().translate(PUNCTUATION)).split())
+    """Remove case, punctuation, English articles and extra white space; separate characters without spaces."""
+    return " ".join(separate_characters(ARTICLES.sub(" ", answer.lower().translate(PUNCTUATION))).split())
 
 
 def _word_f1(predicted: list[str], expected: list[str]) -> float:

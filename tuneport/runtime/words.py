@@ -1,11 +1,13 @@
 """Split text into words as data for named entity recognition has them: U.S and well-known stay whole."""
 
 import re
+import unicodedata
 from collections.abc import Iterator
 
-# Scripts without spaces between words: each character is a word, as in data sets of these languages.
-_UNSPACED = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+(?:[^\w\s]+[^\W{_UNSPACED}]+)*|[^\w\s]")
+from tuneport.scripts import CHARACTER, UNSPACED
+
+# Each character of a script without spaces is a word, as in data sets of these languages.
+_WORD = re.compile(rf"{CHARACTER}|[^\W{UNSPACED}]+(?:[^\w\s]+[^\W{UNSPACED}]+)*|[^\w\s]")
 
 
 def split_words(text: str) -> list[tuple[int, int]]:
@@ -14,5 +16,15 @@ def split_words(text: str) -> list[tuple[int, int]]:
 
 
 def iter_words(text: str) -> Iterator[tuple[int, int]]:
-    """Yield the characters of each word, as `split_words` returns them."""
-    return (match.span() for match in _WORD.finditer(text))
+    """Yield the words of `split_words`; a combining mark at a word's end, such as a vowel of Hindi, is part of it."""
+    word: tuple[int, int] | None = None
+    for match in _WORD.finditer(text):
+        start, end = match.span()
+        if word and word[1] == start and unicodedata.category(text[start]).startswith("M"):
+            word = word[0], end
+            continue
+        if word:
+            yield word
+        word = start, end
+    if word:
+        yield word

@@ -17,6 +17,8 @@ class RuntimeTask(ABC):
     """The `parameters` of a request."""
     per_token: ClassVar[bool] = False
     """Whether outputs have a value for each token, so that padding is removed from them."""
+    agreement_means: ClassVar[str] = "inputs with torch's prediction"
+    """What `is_equivalent` counts, for messages."""
 
     @abstractmethod
     def __init__(self, labels: tuple[str, ...], processing: Processing, tokenizer: Any) -> None:

@@ -24,6 +24,10 @@ class Task(RuntimeTask):
 
     parameters: ClassVar = Parameters
     per_token: ClassVar = False
+    agreement_means: ClassVar = (
+        f"inputs whose scores are within {AGREEMENT_TOLERANCE:.0%} of torch's, of scores below 1 within "
+        f"{AGREEMENT_TOLERANCE}"
+    )
 
     def __init__(self, labels: tuple[str, ...], processing: Processing, tokenizer: TextTokenizer) -> None:
         """Keep what parsing and encoding need."""
