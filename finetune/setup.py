@@ -1,7 +1,8 @@
 """Prepares training: checks and encodes the data, loads the model, builds the Trainer, and evaluates with it."""
 
+import copy
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,13 @@ def prepare(config: FinetuneConfig) -> Prepared:
         features = {name: task.encode(rows, processor, train=name == "train") for name, rows in data.splits.items()}
         warnings += count_truncated(data, features)
     return Prepared(config, task, data, source, processor, features, tuple(warnings))
+
+
+def with_settings(prepared: Prepared, config: FinetuneConfig) -> Prepared:
+    """Change settings that neither the data nor its encoding depends on."""
+    task = copy.copy(prepared.task)
+    task.config = config
+    return replace(prepared, config=config, task=task)
 
 
 def _load_processor(task: FinetuneTask, source: str) -> Any:

@@ -72,7 +72,7 @@ def test_a_killed_run_resumes_to_the_result_of_a_whole_one(settings: Settings, t
     "changes",
     [
         {"strategy": "adalora", "max_steps": 40, "save_steps": 14, "label_smoothing_factor": 0.1},
-        {"strategy": "gradual", "max_steps": -1, "num_train_epochs": 3},
+        {"strategy": "adapter"},
         *(
             pytest.param(changes, marks=pytest.mark.slow)
             for changes in (
@@ -80,7 +80,7 @@ def test_a_killed_run_resumes_to_the_result_of_a_whole_one(settings: Settings, t
                 {"strategy": "lora", "lora_dropout": 0.1},
                 {"strategy": "ia3"},
                 {"strategy": "prefix"},
-                {"strategy": "adapter"},
+                {"strategy": "gradual", "max_steps": -1, "num_train_epochs": 3},
                 {"strategy": "last_layers", "layer_lr_decay": 0.5},
                 {"adversarial_epsilon": 0.3},
                 {"optim": "adafactor"},

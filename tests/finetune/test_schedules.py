@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import TrainerCallback
 
 from tuneport.stages.finetune.config import FinetuneConfig
-from tuneport.stages.finetune.setup import load_model, make_trainer, prepare
+from tuneport.stages.finetune.setup import Prepared, load_model, make_trainer, prepare, with_settings
 from tuneport.stages.finetune.train import finetune
 
 Settings = Callable[..., FinetuneConfig]
@@ -31,8 +32,8 @@ class _StepRecorder(TrainerCallback):
         self.norms.append(float(torch.cat([gradient.flatten() for gradient in gradients]).norm()))
 
 
-def _record(config: FinetuneConfig, out: Path) -> _StepRecorder:
-    prepared = prepare(config)
+def _record(config: FinetuneConfig, out: Path, prepared: Prepared) -> _StepRecorder:
+    prepared = with_settings(prepared, config)
     trainer = make_trainer(prepared, out, load_model(prepared))
     recorder = _StepRecorder()
     trainer.add_callback(recorder)
@@ -48,41 +49,41 @@ def _cosine(step: int, warmup: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (STEPS - warmup)))
 
 
-@pytest.mark.parametrize(
-    ("schedule", "warmup_ratio", "after"),
-    [
-        ("linear", 0.25, _linear),
-        ("cosine", 0.25, _cosine),
-        ("constant_with_warmup", 0.25, lambda step, warmup: 1.0),
-        ("linear", 0.0, _linear),
-        ("constant", 0.0, lambda step, warmup: 1.0),
-    ],
-)
-def test_the_rate_of_each_step_is_that_of_the_schedule(
-    settings: Settings, tmp_path: Path, schedule: str, warmup_ratio: float, after: Callable[[int, int], float]
-) -> None:
+SCHEDULES: list[tuple[dict[str, Any], float, Callable[[int, int], float]]] = [
+    ({}, 0.1, _linear),
+    ({"lr_scheduler_type": "linear", "warmup_ratio": 0.25}, 0.25, _linear),
+    ({"lr_scheduler_type": "cosine", "warmup_ratio": 0.25}, 0.25, _cosine),
+    ({"lr_scheduler_type": "constant_with_warmup", "warmup_ratio": 0.25}, 0.25, lambda step, warmup: 1.0),
+    ({"lr_scheduler_type": "linear", "warmup_ratio": 0.0}, 0.0, _linear),
+    ({"lr_scheduler_type": "constant"}, 0.0, lambda step, warmup: 1.0),
+]
+"""Settings, the share of the steps with a rising rate, and the rate after them as a share of the whole."""
+
+
+def test_the_rate_of_each_step_is_that_of_the_schedule(settings: Settings, tmp_path: Path) -> None:
     """It rises from 0 in a share of the steps, then follows the schedule; step 0 is the first."""
-    config = settings(
-        max_steps=STEPS, learning_rate=RATE, lr_scheduler_type=schedule, warmup_ratio=warmup_ratio, strategy="head",
-        per_device_train_batch_size=2,
-    )  # fmt: skip
-    warmup = math.ceil(STEPS * warmup_ratio)
-    expected = [RATE * (step / warmup if step < warmup else after(step, warmup)) for step in range(STEPS)]
-    assert _record(config, tmp_path).rates == pytest.approx(expected, abs=1e-12)
-
-
-def test_the_default_is_a_warm_up_of_a_tenth_and_a_linear_decay(settings: Settings, tmp_path: Path) -> None:
-    rates = _record(settings(max_steps=STEPS, learning_rate=RATE, strategy="head"), tmp_path).rates
-    assert rates[:3] == pytest.approx([0.0, RATE / 2, RATE])
-    assert rates[-1] == pytest.approx(RATE / 18)
+    common = {
+        "bf16": False,
+        "max_steps": STEPS,
+        "learning_rate": RATE,
+        "strategy": "head",
+        "per_device_train_batch_size": 2,
+    }
+    prepared = prepare(settings(**common))
+    for changes, warmup_ratio, after in SCHEDULES:
+        warmup = math.ceil(STEPS * warmup_ratio)
+        expected = [RATE * (step / warmup if step < warmup else after(step, warmup)) for step in range(STEPS)]
+        assert _record(settings(**common, **changes), tmp_path, prepared).rates == pytest.approx(expected, abs=1e-12)
 
 
 def test_the_gradients_norm_is_clipped(settings: Settings, tmp_path: Path) -> None:
-    free = _record(settings(max_grad_norm=0, learning_rate=0.0001), tmp_path).norms
+    settings = partial(settings, bf16=False)
+    prepared = prepare(settings())
+    free = _record(settings(max_grad_norm=0, learning_rate=1e-4), tmp_path, prepared).norms
     limit = min(free) / 2
-    clipped = _record(settings(max_grad_norm=limit, learning_rate=0.0001), tmp_path).norms
+    clipped = _record(settings(max_grad_norm=limit, learning_rate=1e-4), tmp_path, prepared).norms
     assert clipped == pytest.approx([limit] * len(free), rel=1e-3)
-    wide = _record(settings(max_grad_norm=max(free) * 10, learning_rate=0.0001), tmp_path).norms
+    wide = _record(settings(max_grad_norm=max(free) * 10, learning_rate=1e-4), tmp_path, prepared).norms
     assert wide == pytest.approx(free)
 
 
