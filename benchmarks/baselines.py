@@ -54,7 +54,10 @@ def open_baseline(manifest: Manifest, config: BenchConfig | EndpointConfig) -> T
     )
     if checkpoint.hash() != provenance.checkpoint_sha256:
         raise CheckpointError(f"{folder} is not what {manifest.name} was exported from", "give it with --checkpoint")
-    checkpoint = replace(checkpoint, pairs_in_data=manifest.processing.accepts_pairs)
+    processing = manifest.processing
+    may_be_reranker = processing.accepts_pairs and processing.accepts_single_texts
+    pairs_in_data = processing.accepts_pairs and not may_be_reranker
+    checkpoint = replace(checkpoint, pairs_in_data=pairs_in_data, may_be_reranker=may_be_reranker)
     return TorchBaseline(checkpoint, task_spec(manifest.task).task_class("export")(checkpoint))
 
 

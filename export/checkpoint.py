@@ -44,6 +44,8 @@ class Checkpoint:
     trust_remote_code: bool
     pairs_in_data: bool = False
     """Whether the data has text pairs, for a checkpoint that was trained elsewhere."""
+    may_be_reranker: bool = False
+    """Whether it may score pairs or texts: it has one output, was trained elsewhere, and there is no data."""
     generation_limits: generative.GenerationLimits | None = None
     """None for encoders."""
     extractor: Any = None
@@ -52,7 +54,7 @@ class Checkpoint:
     @property
     def accepts_pairs(self) -> bool:
         """Whether inputs are pairs of texts."""
-        return bool(self.run and self.run.accepts_pairs) or self.pairs_in_data
+        return bool(self.run and self.run.accepts_pairs) or self.pairs_in_data or self.may_be_reranker
 
     def hash(self) -> str:
         """Hash the files that determine the model's outputs: configuration, weights, tokenizer, adapter."""

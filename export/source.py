@@ -49,9 +49,10 @@ def open_source(config: ExportConfig) -> Source:
         trust_remote_code=config.trust_remote_code,
     )
     spec = task_spec(checkpoint.task)
-    may_be_pairs = checkpoint.run is None and spec.accepts_pairs
-    if may_be_pairs and has_pairs(config.data, config.columns, config.seed):
-        checkpoint = replace(checkpoint, pairs_in_data=True)
+    if checkpoint.run is None and spec.accepts_pairs:
+        pairs_in_data = has_pairs(config.data, config.columns, config.seed)
+        may_be_reranker = config.data is None and len(checkpoint.labels) == 1
+        checkpoint = replace(checkpoint, pairs_in_data=pairs_in_data, may_be_reranker=may_be_reranker)
     task = spec.task_class("export")(checkpoint)
     count = min(config.max_gate_rows, spec.max_gate_rows or config.max_gate_rows)
     sample = read_split(config, checkpoint, task, "validation", count)
@@ -68,7 +69,7 @@ def compute_reference(source: Source, folder: Path) -> Reference:
     golden = golden_cases(checkpoint, task, runtime_task, model, sample.inputs)
     expected = model.outputs(runtime_task, [runtime_task.parse_input(each) for each in sample.inputs])
     if source.family.is_checked_fresh:
-        check_stateless(checkpoint, task, runtime_task, model, golden)
+        check_stateless(checkpoint, runtime_task, model, golden)
     write_lines(folder / GOLDEN, (case.model_dump() for case in golden))
     return Reference(model, runtime_task, processing, Gate(task, runtime_task, golden, sample, expected))
 

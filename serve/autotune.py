@@ -4,6 +4,7 @@ Which variant is fastest depends on the processor's instructions and cores, or t
 wrong on another host. A variant takes part only if its golden cases still match torch's outputs there.
 """
 
+import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +21,8 @@ from .settings import Settings
 if TYPE_CHECKING:
     from tuneport.runtime.runner import ModelRunner
 
+OTHER_PROCESSOR = "variant for another processor"
+SATURATES = "sums of int8 products saturate on this processor, which has no VNNI"
 SECONDS_EACH = 0.7
 """Time for each variant."""
 ROUNDS = 3
@@ -31,30 +34,47 @@ def select_variant_for_host(folder: Path, settings: Settings) -> str | None:
     """Return the name of the fastest variant, or None where the manifest's choice stands.
 
     It stands on a host like the export's, for families that are not autotuned, and where there is nothing to choose
-    from. Raises ArtifactError for a damaged file.
+    from; but a variant whose int8 products saturate here is served only if there is no other. Raises ArtifactError for
+    a damaged file.
     """
-    manifest = load_manifest(folder)
+    manifest, here = load_manifest(folder), Host.here()
     default = manifest.variant()
     device = settings.device or default.execution.device
     variants = [variant for variant in manifest.variants if variant.execution.device == device]
-    if len(variants) < 2 or not is_unlike(Host.here(), manifest.host, device):
+    sound = [variant for variant in variants if not variant.execution.saturates_on(here)]
+    must_change = default in variants and default not in sound and bool(sound)
+    if len(variants) < 2 or not (must_change or is_unlike(here, manifest.host, device)):
         return None
     # Imported here because BentoML's supervisor runs this code and seldom gets this far.
     from tuneport.runtime.loading import family_of
 
     if not family_of(manifest.task).is_autotuned:
-        return None
-    speeds = _measure(folder, manifest, variants, settings)
+        fastest = max(sound or variants, key=lambda variant: variant.evidence.timing.texts_per_s)
+        return fastest.name if must_change else None
+    speeds = _measure(folder, manifest, sound or variants, settings)
     best = max(speeds, key=speeds.__getitem__) if speeds else default.name
     logs.log(
         "autotuned",
-        because="the artifact was timed on another host",
+        because="the artifact was timed on another host" if is_unlike(here, manifest.host, device) else SATURATES,
         timed_on=manifest.host.model_dump(include={"cpu", "cores", "instructions", "gpus"}),
         rows_per_s={name: round(speed, 1) for name, speed in speeds.items()},
         manifest_default=default.name,
         serves=best,
     )
     return best
+
+
+def warn_of_other_processor(folder: Path, name: str | None) -> None:
+    """Log a warning if a variant, by default the manifest's, has int8 weights for another kind of processor."""
+    here, variant = Host.here(), load_manifest(folder).variant(name)
+    execution = variant.execution
+    if execution.saturates_on(here):
+        remedy = "export with --instruction-set avx2, or serve another variant"
+        logs.log(OTHER_PROCESSOR, logging.WARNING, variant=variant.name, problem=SATURATES, remedy=remedy)
+    elif execution.reduce_range and not here.int8_saturates:
+        problem = "its int8 weights have 7 bits for processors without VNNI, and this one has room for 8"
+        remedy = "export with --instruction-set vnni"
+        logs.log(OTHER_PROCESSOR, logging.WARNING, variant=variant.name, problem=problem, remedy=remedy)
 
 
 def is_unlike(here: Host, there: Host, device: Device = "cpu") -> bool:

@@ -90,10 +90,12 @@ class ModelService:
         if settings.workers > 1:
             os.environ[METRICS_FOLDER] = tempfile.mkdtemp(prefix="tuneport-metrics-")
             atexit.register(shutil.rmtree, os.environ[METRICS_FOLDER], ignore_errors=True)
-        from .autotune import select_variant_for_host
+        from .autotune import select_variant_for_host, warn_of_other_processor
 
-        if settings.variant is None and (variant := select_variant_for_host(_artifact(), settings)):
+        variant = settings.variant
+        if variant is None and (variant := select_variant_for_host(_artifact(), settings)):
             os.environ["TUNEPORT_VARIANT"] = variant
+        warn_of_other_processor(_artifact(), variant)
 
     def __init__(self) -> None:
         """Open the artifact and check its golden cases; if that fails the worker never becomes ready."""
