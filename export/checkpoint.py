@@ -56,6 +56,11 @@ class Checkpoint:
         """Whether inputs are pairs of texts."""
         return self.facts.accepts_pairs
 
+    @property
+    def may_be_reranker(self) -> bool:
+        """Whether it may score pairs or texts: it has one output, was trained elsewhere, and there is no data."""
+        return self.facts.accepts_single_texts
+
     def hash(self) -> str:
         """Hash the files that determine the model's outputs: configuration, weights, tokenizer, adapter."""
         files = sorted(path for path in self.folder.iterdir() if path.suffix in HASHED_SUFFIXES)

@@ -23,6 +23,8 @@ class Facts:
 
     accepts_pairs: bool = False
     """Whether inputs are pairs of texts."""
+    accepts_single_texts: bool = False
+    """Whether inputs may be single texts as well as pairs, of a model with one output and without data."""
     problem_type: ProblemType | None = None
     """Of text classification and regression; None: transformers' default for the number of labels."""
     tag_scheme: TagScheme | None = None
@@ -31,7 +33,8 @@ class Facts:
     @classmethod
     def of(cls, record: Run | Processing) -> Self:
         """Return the facts that a run or an artifact records."""
-        return cls(record.accepts_pairs, record.problem_type, record.tag_scheme)
+        single = isinstance(record, Processing) and record.accepts_single_texts
+        return cls(record.accepts_pairs, single, record.problem_type, record.tag_scheme)
 
 
 def check_run_facts(run: Run, config: ExportConfig) -> None:
@@ -56,8 +59,10 @@ def find_facts(config: ExportConfig, task: str, labels: Sequence[str], declared:
         data = read_data(config.data, columns=config.columns, seed=config.seed, splits=config.splits, **columns)
     columns_of_data = data.splits["train"].column_names if data else []
     has_lists = "labels" in columns_of_data and "label" not in columns_of_data
+    may_be_reranker = spec.accepts_pairs and config.data is None and len(labels) == 1
     return Facts(
-        accepts_pairs="text_pair" in columns_of_data,
+        accepts_pairs="text_pair" in columns_of_data or may_be_reranker,
+        accepts_single_texts=may_be_reranker,
         problem_type=declared or ("multi_label_classification" if has_lists else None),
         tag_scheme=_find_scheme(config, labels, data) if task == TAGGING else None,
     )

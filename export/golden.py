@@ -66,6 +66,8 @@ def _text_inputs(checkpoint: Checkpoint, task: ExportTask, inputs: Sequence[Any]
         "awkward": list(EDGE_CASES),
     }
     chosen: list[tuple[str, Any]] = [("mixed", each) for each in spread]
+    if checkpoint.may_be_reranker:  # which takes single texts, too
+        chosen += [("single-text", text) for text in PLAIN]
     like = min(real, key=lambda each: len(str(each)))
     return chosen + [(batch, task.with_text(text, like)) for batch, texts in batches.items() for text in texts]
 

@@ -19,11 +19,6 @@ class TextOnnxConfig(TextEncoderOnnxConfig):
 
     NORMALIZED_CONFIG_CLASS = NormalizedTextConfig
     inputs: dict[str, dict[int, str]] = {}  # noqa: RUF012 -- those of the checkpoint replace them
-    example: Mapping[str, torch.Tensor]
-
-    def generate_dummy_inputs(self, framework: str = "pt", **kwargs: Any) -> dict[str, Any]:
-        """Return the example: some models refuse random tokens, such as those that look for the end token."""
-        return {name: values.numpy() if framework == "np" else values for name, values in self.example.items()}
 
 
 def onnx_config(config: PretrainedConfig, task: str, example: Mapping[str, torch.Tensor]) -> Any:
@@ -36,5 +31,10 @@ def onnx_config(config: PretrainedConfig, task: str, example: Mapping[str, torch
     constructor = known.get(task) or known.get("feature-extraction")
     kind = constructor.func if constructor else TextOnnxConfig
     inputs = {name: AXES for name in example}
-    members = {"inputs": property(lambda _: dict(inputs)), "example": example}
+
+    def dummy_inputs(_: Any, framework: str = "pt", **kwargs: Any) -> dict[str, Any]:
+        """Return the example in place of random tokens, which models refuse that look for the end token."""
+        return {name: values.numpy() if framework == "np" else values for name, values in example.items()}
+
+    members = {"inputs": property(lambda _: dict(inputs)), "generate_dummy_inputs": dummy_inputs}
     return type(kind.__name__, (kind,), members)(encoder, task=task)

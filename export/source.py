@@ -72,7 +72,7 @@ def compute_reference(source: Source, folder: Path, setup: TorchSetup) -> Refere
     golden = golden_cases(checkpoint, task, runtime_task, model, sample.inputs)
     expected = model.outputs(runtime_task, [runtime_task.parse_input(each) for each in sample.inputs])
     if source.family.is_checked_fresh:
-        check_stateless(checkpoint, task, runtime_task, model, golden)
+        check_stateless(checkpoint, runtime_task, model, golden)
     write_lines(folder / GOLDEN, (case.model_dump() for case in golden))
     return Reference(model, runtime_task, processing, Gate(task, runtime_task, golden, sample, expected))
 

@@ -14,16 +14,14 @@ from tuneport.runtime.tasks.base import RuntimeTask
 from tuneport.schema.artifact import GoldenCase
 
 from .checkpoint import Checkpoint
-from .families import load_reference
 from .reference import TorchModel
-from .tasks.base import ExportTask
 
 SAME = 1e-3
 """As a share of the largest output: far more than rounding, and what the gate lets an exact variant differ."""
 
 
 def check_stateless(
-    checkpoint: Checkpoint, task: ExportTask, runtime_task: RuntimeTask, used: TorchModel, golden: Sequence[GoldenCase]
+    checkpoint: Checkpoint, runtime_task: RuntimeTask, used: TorchModel, golden: Sequence[GoldenCase]
 ) -> None:
     """Ask models that were just loaded, and the one that was `used` on all other inputs, for golden cases again.
 
@@ -32,7 +30,7 @@ def check_stateless(
     """
     for case in {case.batch: case for case in golden}.values():
         parsed_inputs = [runtime_task.parse_input(case.input)]
-        fresh = load_reference(checkpoint, task)
+        fresh = used.reloaded()
         first, second, later = (model.outputs(runtime_task, parsed_inputs)[0] for model in (fresh, fresh, used))
         if not all(np.isfinite(values).all() for row in first for values in row.values()):
             raise _error(checkpoint, case, "its outputs are not finite")

@@ -28,6 +28,8 @@ from .settings import Settings, read_settings
 if TYPE_CHECKING:
     from tuneport.runtime.runner import ModelRunner
 
+OTHER_PROCESSOR = "variant for another processor"
+SATURATES = "sums of int8 products saturate on this processor, which has no VNNI"
 SECONDS_EACH = 0.7
 """Time for each variant."""
 ROUNDS = 3
@@ -56,9 +58,10 @@ def select_for_host(folder: Path, settings: Settings) -> Selection:
     """Choose the variant that serves on this host and, on a GPU, its token limit.
 
     The manifest's choice stands on a host like the export's, for families that are not autotuned, and where there is
-    nothing to choose from. Raises ArtifactError for a damaged file, EngineError if no variant runs here.
+    nothing to choose from; but a variant whose int8 products saturate here serves only if there is no other. Raises
+    ArtifactError for a damaged file, EngineError if no variant runs here.
     """
-    manifest = load_manifest(folder)
+    manifest, here = load_manifest(folder), Host.here()
     choice = choose_variant(manifest, settings)
     if choice.because:
         logs.log("variant selected", serves=choice.variant.name, because=choice.because)
@@ -69,22 +72,25 @@ def select_for_host(folder: Path, settings: Settings) -> Selection:
         for each in manifest.variants
         if (each.execution.device == "cpu") == (device == "cpu") and settings.device in (None, each.execution.device)
     ]
+    sound = [variant for variant in variants if not variant.execution.saturates_on(here)]
+    must_change = choice.variant not in sound and bool(sound)
     has_choice = len(variants) > 1 or device != "cpu"
-    if not has_choice or not is_unlike(Host.here(), manifest.host, device):
+    if not must_change and not (has_choice and is_unlike(here, manifest.host, device)):
         return Selection(chosen)
     # Imported here because BentoML's supervisor runs this code and seldom gets this far.
     from tuneport.runtime.loading import family_of
 
     if not family_of(manifest.task).is_autotuned:
-        return Selection(chosen)
+        fastest = max(sound or variants, key=lambda variant: variant.evidence.timing.texts_per_s)
+        return Selection(fastest.name if must_change else chosen)
     measure = _measure if device == "cpu" else measure_apart
-    speeds = measure(folder, manifest, variants, settings)
+    speeds = measure(folder, manifest, sound or variants, settings)
     if not speeds:
         return Selection(choice.variant.name)
     best = max(speeds, key=lambda name: speeds[name].rows_per_s)
     logs.log(
         "autotuned",
-        because="the artifact was timed on another host",
+        because="the artifact was timed on another host" if is_unlike(here, manifest.host, device) else SATURATES,
         timed_on=manifest.host.model_dump(include={"cpu", "cores", "instructions", "gpus"}),
         rows_per_s={name: round(speed.rows_per_s, 1) for name, speed in speeds.items()},
         manifest_default=manifest.default_variant,
@@ -92,6 +98,19 @@ def select_for_host(folder: Path, settings: Settings) -> Selection:
         max_batch_tokens=speeds[best].max_batch_tokens,
     )
     return Selection(best, speeds[best].max_batch_tokens)
+
+
+def warn_of_other_processor(folder: Path, name: str | None) -> None:
+    """Log a warning if a variant, by default the manifest's, has int8 weights for another kind of processor."""
+    here, variant = Host.here(), load_manifest(folder).variant(name)
+    execution = variant.execution
+    if execution.saturates_on(here):
+        remedy = "export with --instruction-set avx2, or serve another variant"
+        logs.log(OTHER_PROCESSOR, logging.WARNING, variant=variant.name, problem=SATURATES, remedy=remedy)
+    elif execution.reduce_range and not here.int8_saturates:
+        problem = "its int8 weights have 7 bits for processors without VNNI, and this one has room for 8"
+        remedy = "export with --instruction-set vnni"
+        logs.log(OTHER_PROCESSOR, logging.WARNING, variant=variant.name, problem=problem, remedy=remedy)
 
 
 def is_unlike(here: Host, there: Host, device: Device = "cpu") -> bool:

@@ -129,7 +129,7 @@ class ModelService:
             (folder / "metrics").mkdir()
             # In its own images BentoML restarts no worker that dies: the others would go on with its GPU idle.
             os.environ.pop("BENTOML_CONTAINERIZED", None)
-        from .autotune import select_for_host
+        from .autotune import select_for_host, warn_of_other_processor
 
         try:
             selection = select_for_host(_artifact(), settings) if settings.variant is None else None
@@ -137,6 +137,7 @@ class ModelService:
                 os.environ["TUNEPORT_VARIANT"] = selection.variant
             if selection and selection.max_batch_tokens:
                 os.environ["TUNEPORT_MAX_BATCH_TOKENS"] = str(selection.max_batch_tokens)
+            warn_of_other_processor(_artifact(), selection.variant if selection else settings.variant)
         except TuneportError as error:
             lifecycle.report_failed_start(error)
             raise SystemExit(f"error: {error}") from error

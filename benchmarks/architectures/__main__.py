@@ -6,6 +6,7 @@ python -m tuneport.stages.benchmarks.architectures [MODEL_TYPE …] > docs/archi
 import argparse
 import os
 import sys
+import textwrap
 import warnings
 
 import transformers
@@ -13,6 +14,8 @@ import transformers
 from .sweep import Outcome, try_architecture
 from .tiny_models import MAX_LENGTH, encoder_architectures
 
+MAX_REASON = 170
+"""Characters."""
 HEAD = """# Encoder architectures
 
 `tuneport export` accepts any encoder that transformers can load for the task, converts it, and compares the graph with
@@ -49,7 +52,7 @@ def table_row(outcome: Outcome) -> str:
         inputs,
         "yes" if outcome.single_rows else "",
         "fast" if outcome.has_fast_tokenizer else "slow",
-        outcome.refusal.replace("|", "/"),
+        textwrap.shorten(outcome.refusal.replace("|", "/"), MAX_REASON, placeholder=" …"),
     )
     return f"| {' | '.join(cells)} |".replace("  ", " ")
 

@@ -18,9 +18,10 @@ class TextTask(ExportTask):
     def __init__(self, checkpoint: Checkpoint) -> None:
         """Keep the checkpoint; its inputs are pairs if it was trained on pairs."""
         super().__init__(checkpoint)
-        self.columns = ("text", "text_pair") if checkpoint.accepts_pairs else ("text",)
-        self.optional_columns = ()
-        self.example = dict.fromkeys(self.columns, "Yes.") if checkpoint.accepts_pairs else "Yes."
+        needs_pairs = checkpoint.accepts_pairs and not checkpoint.may_be_reranker
+        self.columns = ("text", "text_pair") if needs_pairs else ("text",)
+        self.optional_columns = ("text_pair",) if checkpoint.may_be_reranker else ()
+        self.example = {"text": "Yes.", "text_pair": "Yes."} if checkpoint.accepts_pairs else "Yes."
 
     def base_processing(self) -> Processing:
         """Return how texts are truncated and padded."""
@@ -31,15 +32,17 @@ class TextTask(ExportTask):
             pad_token_type_id=tokenizer.pad_token_type_id,
             padding_side=tokenizer.padding_side,
             accepts_pairs=self.checkpoint.accepts_pairs,
+            accepts_single_texts=self.checkpoint.may_be_reranker,
         )
 
     def text_of(self, row: dict[str, Any]) -> Any:
         """Return a row's text, or its pair as a dict."""
-        texts = {name: row[name] for name in ("text", "text_pair") if name in self.columns}
+        names = (*self.columns, *self.optional_columns)
+        texts = {name: row[name] for name in ("text", "text_pair") if name in names and name in row}
         for name, text in texts.items():
             if not isinstance(text, str):
                 raise ValueError(f"{name} is not a string")
-        return texts if self.checkpoint.accepts_pairs else texts["text"]
+        return texts if "text_pair" in texts else texts["text"]
 
     def with_text(self, text: str, like: Any) -> Any:
         """Return the text, in place of the first text if `like` is a pair."""

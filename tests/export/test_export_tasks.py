@@ -19,6 +19,8 @@ from tuneport.modeling.heads import PooledClassifier
 from tuneport.runtime.predictor import Predictor
 from tuneport.runtime.verify import verify
 from tuneport.runtime.words import split_words
+from tuneport.stages.export.config import ExportConfig
+from tuneport.stages.export.pipeline import export
 from tuneport.stages.finetune.config import load_config
 from tuneport.stages.finetune.train import finetune
 
@@ -311,3 +313,33 @@ def test_every_row_that_the_model_cannot_predict_is_listed(tmp_path: Path) -> No
     with pytest.raises(DataError, match=r"row 2: tag 'B-Z'.*row 3: tag 'Q'"):
         export_variants(tmp_path / "checkpoint", data, tmp_path / "artifact", "fp32")
     assert not (tmp_path / "artifact").exists()
+
+
+def test_a_reranker_takes_pairs_and_single_texts_without_data(tmp_path: Path) -> None:
+    checkpoint = tiny_encoder(tmp_path / "checkpoint")
+    model = AutoModelForSequenceClassification.from_pretrained(checkpoint, num_labels=1).eval()
+    model.classifier.weight.data *= 50
+    model.save_pretrained(checkpoint)
+    with quick_exports():
+        manifest = export(ExportConfig(checkpoint=checkpoint, variants=("fp32",)), tmp_path / "artifact")
+    assert manifest.task == "regression"
+    assert manifest.processing.accepts_pairs
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    texts = [("anna", "met ben in paris"), ("the film won", None), ("", ""), ("who met ben ?", "anna")]
+    with torch.inference_mode():
+        # As lists: transformers takes a single empty second text for none.
+        columns = [[[text], None if pair is None else [pair]] for text, pair in texts]
+        expected = [float(model(**tokenizer(*each, return_tensors="pt")).logits) for each in columns]
+    inputs = [text if pair is None else {"text": text, "text_pair": pair} for text, pair in texts]
+    scores = [each["score"] for each in Predictor(tmp_path / "artifact").predict(inputs)]
+    assert scores == pytest.approx(expected, abs=1e-3)
+
+
+def test_data_says_what_a_model_of_one_score_takes(tmp_path: Path) -> None:
+    checkpoint = tiny_encoder(tmp_path / "checkpoint")
+    AutoModelForSequenceClassification.from_pretrained(checkpoint, num_labels=1).save_pretrained(checkpoint)
+    rows = [{"text": text(), "score": generator.random()} for _ in range(20)]
+    data = write_splits(tmp_path / "data", train=rows, validation=rows)
+    with quick_exports():
+        manifest = export_variants(checkpoint, data, tmp_path / "artifact", "fp32")
+    assert not manifest.processing.accepts_pairs

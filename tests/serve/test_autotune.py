@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from kit.artifacts import timed_on_another_host
+from kit.artifacts import reseal, timed_on_another_host
 
 from tuneport.errors import EngineError
 from tuneport.gpu import Gpu
@@ -27,6 +27,7 @@ from tuneport.stages.serve.autotune import (
     is_unlike,
     rows_per_s,
     select_for_host,
+    warn_of_other_processor,
 )
 from tuneport.stages.serve.settings import Settings
 
@@ -148,3 +149,65 @@ def test_a_process_that_ends_before_it_has_timed_anything_is_no_failure(
     (artifact / "manifest.json").write_text("{}")
     assert autotune.measure_apart(artifact, manifest, list(manifest.variants), Settings()) == {}
     assert "autotuning failed" in capfd.readouterr().err
+
+
+VNNI, AVX2 = ("avx2", "avx512f", "avx512_vnni"), ("avx2",)
+
+
+def built_for(artifact: Path, monkeypatch: pytest.MonkeyPatch, *, vnni: bool, here: tuple[str, ...]) -> Path:
+    """Make int8 the default, built for one kind of processor and timed on one like this host, and set this host's."""
+    host = Host.here().model_copy(update={"instructions": here, "system": "Linux x86_64"})
+    content = json.loads((artifact / "manifest.json").read_text(encoding="utf-8"))
+    for variant in content["variants"]:
+        if variant["name"] == "int8":
+            variant["execution"]["reduce_range"] = not vnni
+    changes = {"variants": content["variants"], "default_variant": "int8", "host": host.model_dump(mode="json")}
+    reseal(artifact, changes)
+    monkeypatch.setattr(Host, "here", lambda: host)
+    return artifact
+
+
+def logged(capfd: pytest.CaptureFixture[str], event: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines() if line.startswith("{")]
+    return [line for line in lines if line["event"] == event]
+
+
+@pytest.mark.parametrize(
+    ("vnni", "here", "serves", "problem"),
+    [
+        (True, AVX2, "fp32", None),
+        (False, VNNI, None, "7 bits"),
+        (True, VNNI, None, None),
+        (False, AVX2, None, None),
+    ],
+)
+def test_int8_for_another_kind_of_processor_is_noticed(
+    artifact: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    vnni: bool,
+    here: tuple[str, ...],
+    serves: str | None,
+    problem: str | None,
+) -> None:
+    built_for(artifact, monkeypatch, vnni=vnni, here=here)
+    logs.set_up()
+    chosen = select_for_host(artifact, Settings()).variant
+    assert chosen == serves
+    warn_of_other_processor(artifact, chosen)
+    warnings = logged(capfd, "variant for another processor")
+    assert [problem in line["problem"] for line in warnings] == ([True] if problem else [])
+
+
+def test_int8_that_saturates_here_serves_with_a_warning_if_it_is_named_or_alone(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    built_for(artifact, monkeypatch, vnni=True, here=AVX2)
+    logs.set_up()
+    warn_of_other_processor(artifact, "int8")
+    (line,) = logged(capfd, "variant for another processor")
+    assert (line["level"], line["variant"]) == ("warning", "int8")
+    assert "saturate" in line["problem"]
+    content = json.loads((artifact / "manifest.json").read_text(encoding="utf-8"))
+    reseal(artifact, {"variants": [each for each in content["variants"] if each["name"] == "int8"]})
+    assert select_for_host(artifact, Settings()) == Selection()

@@ -92,7 +92,9 @@ class Processing(Frozen):
     pad_token_type_id: int = 0
     padding_side: Literal["right", "left"] = "right"
     accepts_pairs: bool = False
-    """Whether the model was trained on `text` with `text_pair`."""
+    """Whether the model takes `text` with `text_pair`."""
+    accepts_single_texts: bool = False
+    """With `accepts_pairs`: whether it also takes a `text` alone, because nothing says which of the two it learned."""
     doc_stride: int | None = None
     """Tokens that neighbouring windows of a longer input share; None: it is cut, and the answer says so."""
     problem_type: ProblemType | None = None
@@ -188,6 +190,11 @@ class Execution(Frozen):
     """Shapes of padded batches that run as CUDA graphs."""
     min_compute_capability: ComputeCapability | None = None
     """What the GPU must have."""
+
+    def saturates_on(self, host: Host) -> bool:
+        """Tell whether sums of its int8 products overflow on a host, because it was built for processors with VNNI."""
+        has_full_range = self.engine == "onnxruntime" and self.precision == "int8" and not self.reduce_range
+        return has_full_range and self.device == "cpu" and host.int8_saturates
 
     @property
     def size_bytes(self) -> int:

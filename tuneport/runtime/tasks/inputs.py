@@ -35,8 +35,13 @@ def check_number(count: int, name: str) -> None:
         raise InputError(f"the request has {count} {name}", f"send at most {MAX_ITEMS}")
 
 
-def read_text(value: Any, *, accepts_pairs: bool) -> Text:
-    """Return the text of a string or of an object with `text`; of one with `text_pair`, too, where `accepts_pairs`."""
+def read_text(value: Any, *, accepts_pairs: bool, accepts_single_texts: bool = False) -> Text:
+    """Return the text of a string or of an object with `text`; of one with `text_pair`, too, where `accepts_pairs`.
+
+    With `accepts_single_texts` both are accepted.
+    """
+    if accepts_single_texts:
+        accepts_pairs = isinstance(value, Mapping) and "text_pair" in value
     shape = 'an object with "text" and "text_pair"' if accepts_pairs else 'a string, or an object with "text"'
     fields = {"text": value} if isinstance(value, str) else value
     texts = read_strings(fields, ("text", "text_pair") if accepts_pairs else ("text",), shape, value=value)

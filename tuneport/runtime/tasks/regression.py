@@ -36,7 +36,10 @@ class Task(RuntimeTask):
 
     def parse_input(self, value: Any) -> Text:
         """Check one input: a string, or an object with `text` (and `text_pair`)."""
-        return inputs.read_text(value, accepts_pairs=self._processing.accepts_pairs)
+        processing = self._processing
+        return inputs.read_text(
+            value, accepts_pairs=processing.accepts_pairs, accepts_single_texts=processing.accepts_single_texts
+        )
 
     def encode(self, texts: Sequence[Text]) -> list[list[EncodedInput]]:
         """Return one row for each text, truncated to the model's maximum."""
