@@ -170,7 +170,8 @@ class TorchModel:
             for batch in (ordered[:1], ordered[-1:], ordered[:2], ordered[-3:]):
                 self.run_batch(batch)
         except Exception as error:  # of the compiler's, of any kind
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            cause = error.__cause__ if isinstance(error, CheckpointError) and error.__cause__ else error
+            reason = next(iter(str(cause).strip().splitlines()), type(cause).__name__)
             raise EngineError(f"torch.compile fails ({reason[:200]})", "leave out --torch-compile") from error
         self.compile_s = round(time.perf_counter() - started, 1)
 

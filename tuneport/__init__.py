@@ -18,6 +18,8 @@ from tuneport import telemetry
 
 telemetry.switch_off()
 
+from tuneport.version import __version__
+
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable
@@ -26,8 +28,7 @@ if TYPE_CHECKING:
     from tuneport.schema.artifact import Manifest
     from tuneport.schema.run import Run
 
-__version__ = "0.1.0"
-__all__ = ["export", "finetune", "load"]
+__all__ = ["__version__", "export", "finetune", "load"]
 
 
 def finetune(

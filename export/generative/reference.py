@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tuneport.runtime.backends.generative import GenerativeRunner, end_tokens, score_reference
+from tuneport.runtime.backends.generative import GenerativeRunner, end_tokens, score_reference, to_model
 from tuneport.runtime.batch import EncodedInput, RowOutputs
 from tuneport.runtime.tasks.base import RuntimeTask
 from tuneport.runtime.tasks.generation import Prompt
@@ -53,7 +53,7 @@ class TorchGenerator(TorchModel):
             return GenerativeRunner(self._runtime_task, self.model, self._processing).run_batch(rows)
 
     def _generate(self, feeds: dict[str, Any], limit: int) -> list[RowOutputs]:
-        feeds = {name: values.to(self.setup.device) for name, values in feeds.items()}
+        feeds = {name: to_model(values, self.model) for name, values in feeds.items()}
         with torch.inference_mode(), matrix_products(tf32=self.setup.tf32):
             generated = self.model.generate(
                 **feeds, max_new_tokens=limit, do_sample=False, num_beams=1, return_dict_in_generate=True,

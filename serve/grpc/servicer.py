@@ -5,9 +5,9 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from tuneport import __version__
 from tuneport.runtime.tasks.inputs import check_number
 from tuneport.schema.artifact import Manifest
+from tuneport.version import __version__
 
 from .. import tensors
 from ..admission import AdmissionController

@@ -6,8 +6,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from tuneport import __version__
 from tuneport.schema.artifact import Manifest
+from tuneport.version import __version__
 
 from .. import tensors
 from ..open_inference import EXTENSIONS, PLATFORM, check_model, infer

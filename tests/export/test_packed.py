@@ -13,7 +13,6 @@ import torch
 import transformers
 from kit.packed import ReferenceBackend
 from optimum.exporters.onnx import export as convert
-from optimum.exporters.tasks import TasksManager
 from transformers import PreTrainedModel
 
 from tuneport.errors import EngineError
@@ -21,8 +20,8 @@ from tuneport.modeling.heads import PooledClassifier, PooledConfig
 from tuneport.runtime.backends.gpu import GpuBackend
 from tuneport.runtime.batch import EncodedInput, RowOutputs, packed_batch, padded_batch
 from tuneport.schema.artifact import Processing
-from tuneport.stages.export import onnx_configs  # noqa: F401 -- registers further architectures
 from tuneport.stages.export.graph import Graph, quiet
+from tuneport.stages.export.onnx_configs import onnx_config
 from tuneport.stages.export.passes.bf16 import bf16
 from tuneport.stages.export.passes.context import BuildContext
 from tuneport.stages.export.passes.fp16 import fp16
@@ -106,10 +105,7 @@ def case_of(name: str, folder: Path) -> Case:
     outputs = {each: found[each].numpy() for each in ("logits", "start_logits", "end_logits") if each in found}
     per_token = task != CLASSIFICATION
     with quiet():
-        constructor = TasksManager.get_exporter_config_constructor(
-            "onnx", model_type=model.config.model_type, task=task, library_name="transformers"
-        )
-        config = constructor(model.config)
+        config = onnx_config(model.config, task, {each: torch.from_numpy(batch.feeds[each]) for each in names})
         convert(model, config, folder / "model.onnx", opset=config.DEFAULT_ONNX_OPSET)
     graph = Graph(folder, ("model.onnx",))
     context = BuildContext(

@@ -16,6 +16,8 @@ def run_record(**changes: Any) -> dict[str, Any]:
         task="text-classification",
         labels=LABELS,
         accepts_pairs=False,
+        max_length=32,
+        inputs=("input_ids", "token_type_ids", "attention_mask"),
         config={"model": "bert", "max_length": 32, "doc_stride": 8, "strategy": "full", "columns": {"text": "review"}},
         seed=42,
         data=DataSource(source="data", columns={}, seed=42, fingerprint="0" * 64, rows={"train": 60, "test": 60}),

@@ -17,7 +17,6 @@ from kit.reference import TorchReference
 from kit.texts import random_texts
 from starlette.testclient import TestClient
 
-from tuneport import __version__
 from tuneport.errors import InputError
 from tuneport.schema.artifact import Manifest
 from tuneport.stages.serve import tensors
@@ -30,6 +29,7 @@ from tuneport.stages.serve.http.openapi import describe_api
 from tuneport.stages.serve.inference import Inference
 from tuneport.stages.serve.process import free_port, running
 from tuneport.stages.serve.settings import Settings
+from tuneport.version import __version__
 
 TEXTS = [text for text, _ in zip(random_texts(31), range(12), strict=False)] + ["", "Größe 🙂 世界", "bank " * 200]
 HEADER = "Inference-Header-Content-Length"

@@ -67,7 +67,7 @@ class GenerativeRunner(ModelRunner):
     def _generate(self, rows: Sequence[Prompt], sampling: SamplingParams) -> list[RowOutputs]:
         if sampling.seed is not None:
             torch.manual_seed(sampling.seed)
-        feeds = {name: values.to(self.model.device) for name, values in feeds_of(rows, self._processing).items()}
+        feeds = {name: to_model(values, self.model) for name, values in feeds_of(rows, self._processing).items()}
         # Whisper's generate removes its own prompt; others return the prompt, or the decoder's start token, first.
         skipped = 0 if "input_features" in feeds else feeds["input_ids"].shape[1] if self._is_causal else 1
         has_callback = any(row.callback for row in rows)
@@ -135,6 +135,11 @@ def feeds_of(rows: Sequence[Prompt], processing: Processing) -> dict[str, torch.
         positions = slice(longest - len(row), None) if processing.padding_side == "left" else slice(0, len(row))
         ids[i, positions], mask[i, positions] = row.ids, 1
     return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+
+
+def to_model(values: torch.Tensor, model: Any) -> torch.Tensor:
+    """Copy an input to a model's device; features of audio get the model's precision, too."""
+    return values.to(model.device, model.dtype if values.is_floating_point() else values.dtype)
 
 
 def generate_arguments(sampling: SamplingParams) -> dict[str, Any]:
