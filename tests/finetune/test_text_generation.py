@@ -287,5 +287,5 @@ def test_a_tied_head_is_not_trained_alone_and_an_untied_one_is(
 
 
 def test_a_column_that_is_not_there_is_named(settings: Settings, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"train\.jsonl has no column \['review'\]"):
+    with pytest.raises(DataError, match=r"train\.jsonl has no column 'review', only 'text'"):
         finetune(settings(columns={"text": "review"}), tmp_path / "run")

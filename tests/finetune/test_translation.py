@@ -136,7 +136,11 @@ def test_every_bad_row_is_named_at_once(settings: Settings, tmp_path: Path) -> N
     with pytest.raises(DataError) as caught:
         finetune(settings(data=str(data)), tmp_path / "run")
     message = str(caught.value)
-    for part in ("train.jsonl row 2: source is an empty", "train.jsonl row 3: target is None", "test.jsonl row 1"):
+    for part in (
+        "train.jsonl row 2: source is an empty",
+        "train.jsonl row 3: target is None",
+        "validation.jsonl row 1",
+    ):
         assert part in message
 
 

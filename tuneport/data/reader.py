@@ -137,9 +137,9 @@ def _check_columns(loaded: Mapping[str, LoadedSplit], names: Mapping[str, str], 
 
 
 def _missing(names: Mapping[str, str], needed: Sequence[str], there: Sequence[str]) -> list[str]:
-    """Return the needed columns that are not there; all of the task's if it needs any one and none is."""
+    """Return the needed columns that are not there; where none is needed but none is there either, all of them."""
     absent = [name for name, column in names.items() if column not in there]
-    return absent if len(absent) == len(names) else [name for name in absent if name in needed]
+    return [name for name in absent if name in needed] or (absent if len(absent) == len(names) else [])
 
 
 def _describe_delimiter(split: LoadedSplit) -> str:
