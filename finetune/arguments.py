@@ -36,7 +36,7 @@ def training_arguments(config: FinetuneConfig, task: FinetuneTask, out: Path) ->
     os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
     arguments_class = Seq2SeqTrainingArguments if task.generates else TrainingArguments
     try:
-        return arguments_class(
+        arguments = arguments_class(
             output_dir=str(out / TRAINER),
             logging_dir=str(out / LOGS),
             run_name=out.name,
@@ -63,6 +63,10 @@ def training_arguments(config: FinetuneConfig, task: FinetuneTask, out: Path) ->
     except (ValueError, ImportError, NotImplementedError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:250]
         raise TuneportError(f"the Trainer refuses these settings ({reason})", "change them") from error
+    if arguments.device.type == "cpu":
+        # In several processes it is called cpu:0, onto which torch cannot load the optimizer's state of a checkpoint.
+        arguments._setup_devices = torch.device("cpu")
+    return arguments
 
 
 def _uses_bf16(config: FinetuneConfig) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tuneport.errors import TuneportError
 from tuneport.schema.base import Frozen, settings_error
@@ -18,6 +18,8 @@ Share = Field(default=0.0, ge=0, lt=1)
 
 class FinetuneConfig(Frozen):
     """One run. Names that `transformers.TrainingArguments` or peft have mean here what they mean there."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     task: TaskName
     """The task, which decides the data's columns, the model's head and the metrics."""

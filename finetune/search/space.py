@@ -78,6 +78,8 @@ def check_space(config: FinetuneConfig, space: dict[str, Range]) -> dict[str, Ra
     checked = {name: _check_range(name, values, settings, problems) for name, values in space.items()}
     if "num_train_epochs" in space and (config.max_steps > 0 or "max_steps" in space):
         problems.append("num_train_epochs has no effect beside max_steps")
+    if "warmup_ratio" in space and "constant" in (space.get("lr_scheduler_type", Range(choices=("",))).choices or ()):
+        problems.append("warmup_ratio has no effect under lr_scheduler_type = constant")
     if problems:
         raise TuneportError(f"wrong space: {'; '.join(problems)}", "give values that the settings take")
     return checked

@@ -109,6 +109,8 @@ def test_tasks_of_positions_check_them_too(settings: Settings, tmp_path: Path, t
         ({"seed": 99999999999}, "seed = 99999999999: input should be less than 4294967296"),
         ({"max_steps": 0}, "max_steps = 0 would train nothing"),
         ({"max_steps": -7}, "max_steps = -7: input should be greater than or equal to -1"),
+        ({"num_train_epochs": float("inf")}, "num_train_epochs = inf: input should be a finite number"),
+        ({"learning_rate": float("inf")}, "learning_rate = inf: input should be a finite number"),
         ({"fp16": True, "bf16": True}, "fp16 and bf16 exclude each other"),
         (
             {"load_best_model_at_end": True, "eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 3},

@@ -168,7 +168,10 @@ def test_two_killed_processes_resume_to_the_result_of_whole_ones(settings: Setti
     shutil.copytree(tmp_path / "broken", tmp_path / "alone")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "-m", "tuneport"]
     command = [*launcher, "finetune", "--config", str(toml)]
-    subprocess.run([*command, "--out", str(tmp_path / "whole")], cwd=ROOT, check=True, timeout=240)
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path / "whole")], cwd=ROOT, check=True, timeout=240, capture_output=True, text=True
+    )
+    assert done.stdout.count("wrote ") == 1
     subprocess.run([*command, "--out", str(tmp_path / "broken"), "--resume"], cwd=ROOT, check=True, timeout=240)
     _assert_same(tmp_path / "whole", tmp_path / "broken")
     with pytest.raises(TuneportError, match="processes was 2 and is 1"):

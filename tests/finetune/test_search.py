@@ -44,6 +44,10 @@ def no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"num_train_epochs": Range(low=1, high=2)}, "no effect beside max_steps"),
         ({"label_smoothing_factor": Range(low=0.1, high=0.2)}, "regression has no use for label_smoothing_factor"),
         ({"max_steps": Range(low=-1, high=2)}, "no number of steps"),
+        (
+            {"lr_scheduler_type": Range(choices=("constant", "linear")), "warmup_ratio": Range(low=0.0, high=0.3)},
+            "warmup_ratio has no effect under lr_scheduler_type = constant",
+        ),
     ],
 )
 def test_values_that_no_run_takes_are_refused_before_any_trial(

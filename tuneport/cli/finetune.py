@@ -1,5 +1,6 @@
 """`tuneport finetune`."""
 
+import os
 from typing import Any, get_args
 
 from tuneport.cli.options import Out, Overwrite, Resume, SettingsFile, SetValues, with_flags
@@ -55,6 +56,8 @@ def finetune(
 
     with explain_resume(out):
         run = train(load_config(config, set_ or [], flags), out, overwrite=overwrite, resume=resume, warn=print_warning)
+    if os.environ.get("RANK", "0") != "0":  # one of several processes says it
+        return
     if run.pseudo_labelled:
         print(f"pseudo-labels: {run.pseudo_labelled.joined} of {run.pseudo_labelled.rows} rows joined train")
     for split, metrics in run.metrics.items():
