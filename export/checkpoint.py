@@ -58,7 +58,7 @@ class Checkpoint:
 
     def hash(self) -> str:
         """Hash the files that determine the model's outputs: configuration, weights, tokenizer, adapter."""
-        files = sorted(path for path in self.folder.iterdir() if path.suffix in HASHED_SUFFIXES)
+        files = sorted(path for path in self.folder.iterdir() if path.suffix in HASHED_SUFFIXES and path.is_file())
         files += sorted((self.folder / ADAPTER).glob("*"))
         return digest([(path.relative_to(self.folder).as_posix(), sha256(path)) for path in files])
 
@@ -124,13 +124,17 @@ def _labels(config: PretrainedConfig, folder: Path) -> tuple[str, ...]:
         raise CheckpointError(
             f"{folder}/config.json numbers its {config.num_labels} labels {indices}", "number them from 0 in id2label"
         )
-    return tuple(str(config.id2label[i]) for i in range(config.num_labels))
+    labels = tuple(str(config.id2label[i]) for i in range(config.num_labels))
+    if repeated := sorted({label for label in labels if labels.count(label) > 1}):
+        problem = f"{folder}/config.json gives several labels the name {repeated[0]!r}"
+        raise CheckpointError(problem, "give each label a name of its own in id2label")
+    return labels
 
 
 def _max_length(config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast, requested: int | None) -> int:
     """Return the tokens of an input: `requested`, or what model and tokenizer allow, up to `DEFAULT_MAX_LENGTH`."""
     positions = position_limit(config) or declared_positions(encoder_config(config)) or DEFAULT_MAX_LENGTH
-    limit = min(tokenizer.model_max_length, positions)
+    limit = int(min(tokenizer.model_max_length, positions))
     if requested and requested > limit:
         raise CheckpointError(
             f"the model takes at most {limit} tokens, and {requested} were asked for", f"lower it to {limit}"

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from safetensors import SafetensorError
 
 from tuneport.errors import CheckpointError, TuneportError
 from tuneport.runtime.batch import EncodedInput, RowOutputs, padded_batch
@@ -73,9 +72,9 @@ class TorchModel:
             )
             _check_loaded(model, loading_info, checkpoint)
             self.model = with_adapter(model, checkpoint.folder).to(dtype).eval()
-        except CheckpointError:
+        except (TuneportError, MemoryError):
             raise
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        except Exception as error:  # of the architecture, which meets settings that it never checked
             raise loading_error(checkpoint.folder, error) from error
         if self.model.config.pad_token_id is None:  # such as GPT-2's; padded batches need one
             self.model.config.pad_token_id = checkpoint.tokenizer.pad_token_id

@@ -3,7 +3,6 @@
 Averaging the weights of runs from one base model is the "model soup" of Wortsman et al. (2022).
 """
 
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path

@@ -97,8 +97,9 @@ def compare_endpoint(tag: str, artifact: Path, manifest: Manifest) -> str:
 
 def torch_answers(artifact: Path, manifest: Manifest) -> tuple[list[str], Any]:
     """Return test texts and torch's calibrated probabilities of them, float32 (texts, labels)."""
-    baseline = open_baseline(manifest, None)
-    texts = read_workload(manifest, baseline.task, BenchConfig(artifact=artifact, num_inputs=SERVED_INPUTS)).inputs
+    config = BenchConfig(artifact=artifact, num_inputs=SERVED_INPUTS)
+    baseline = open_baseline(manifest, config)
+    texts = read_workload(manifest, baseline.task, config).inputs
     task = open_task(artifact, manifest.task, manifest.labels, manifest.processing)
     outputs = baseline.load_models()[BASELINE].outputs(task, [task.parse_input(text) for text in texts])
     logits = np.stack([windows[0]["logits"] for windows in outputs])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from tuneport.errors import ArtifactError
+from tuneport.errors import ArtifactError, InputError
 from tuneport.runtime.batch import EncodedInput
 from tuneport.runtime.words import parts
 from tuneport.schema.artifact import Processing
@@ -40,7 +40,10 @@ class TextTokenizer:
         )
 
     def encode(self, texts: Sequence[Text]) -> list[EncodedInput]:
-        """Return a row for each text, in order, truncated to `max_length` tokens."""
+        """Return a row for each text, in order, truncated to `max_length` tokens.
+
+        Raises InputError for a text without tokens, which only tokenizers without special tokens return.
+        """
         # Only the beginning of a long text is tokenized, so that a megabyte costs no more than a page.
         readers = [parts(text, self._max_length) if isinstance(text, str) else iter([text]) for text in texts]
         encoded = self._tokenizer.encode_batch([next(reader) for reader in readers])
@@ -48,6 +51,8 @@ class TextTokenizer:
         for reader, encoding in zip(readers, encoded, strict=True):
             while not encoding.overflowing and (more := next(reader, None)) is not None:
                 encoding = self._tokenizer.encode(more)
+            if not encoding.ids:
+                raise InputError("an input has no tokens", "send text with at least one character")
             rows.append(EncodedInput(encoding.ids, encoding.type_ids, bool(encoding.overflowing), encoding))
         return rows
 
