@@ -63,7 +63,7 @@ class Checkpoint:
 
     def hash(self) -> str:
         """Hash the files that determine the model's outputs: configuration, weights, tokenizer, adapter."""
-        files = sorted(path for path in self.folder.iterdir() if path.suffix in HASHED_SUFFIXES)
+        files = sorted(path for path in self.folder.iterdir() if path.suffix in HASHED_SUFFIXES and path.is_file())
         files += sorted((self.folder / ADAPTER).glob("*"))
         return digest([(path.relative_to(self.folder).as_posix(), sha256(path)) for path in files])
 
@@ -145,7 +145,7 @@ def _labels(config: PretrainedConfig, folder: Path, run: Run | None) -> tuple[st
 def _max_length(config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast, requested: int | None) -> int:
     """Return the tokens of an input: `requested`, or what model and tokenizer allow, up to `DEFAULT_MAX_LENGTH`."""
     positions = position_limit(config) or declared_positions(encoder_config(config)) or DEFAULT_MAX_LENGTH
-    limit = min(tokenizer.model_max_length, positions)
+    limit = int(min(tokenizer.model_max_length, positions))
     if requested and requested > limit:
         raise CheckpointError(
             f"the model takes at most {limit} tokens, and {requested} were asked for", f"lower it to {limit}"

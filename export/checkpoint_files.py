@@ -12,6 +12,8 @@ from tuneport.schema.paths import check_relative_path
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "spm.model")
+UNKNOWN = "\U0010fffd \u2fff \ue000"
+"""Characters that no vocabulary has."""
 LFS_POINTER = b"version https://git-lfs"
 
 
@@ -57,10 +59,26 @@ def load_fast_tokenizer(folder: Path, trust_remote_code: bool, options: dict[str
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerFast, config: PretrainedConfig, folder: Path) -> None:
-    """Raise a CheckpointError for a tokenizer that cannot pad, or has tokens for which the model has no embedding."""
+    """Raise a CheckpointError for a tokenizer that cannot pad or encode, truncates on the left, or has too many tokens.
+
+    Those are tokens for which the model has no embedding.
+    """
     if tokenizer.pad_token_id is None:
         remedy = "set tokenizer.pad_token and config.pad_token_id (to those of the end token, say), and save both again"
         raise CheckpointError(f"{folder} has a tokenizer without a padding token", remedy)
+    if tokenizer.truncation_side != "right":
+        problem = f"{folder} has a tokenizer that truncates on the left, and serving truncates on the right"
+        remedy = "train with truncation_side = right, or set it in tokenizer_config.json if no input is that long"
+        raise CheckpointError(problem, remedy)
+    length, special = tokenizer.model_max_length, tokenizer.num_special_tokens_to_add()
+    if not isinstance(length, int | float) or not length > special:
+        problem = f"the tokenizer's model_max_length is {length!r}, and special tokens alone take {special}"
+        raise CheckpointError(problem, "correct it in tokenizer_config.json")
+    try:
+        tokenizer(UNKNOWN, add_special_tokens=False)
+    except Exception as error:  # the library raises a bare one
+        problem = f"{folder} has a tokenizer that cannot encode rare characters ({error})"
+        raise CheckpointError(problem, "save it again; its unknown token must be in its vocabulary") from error
     embedded = getattr(config, "vocab_size", None) or len(tokenizer)
     if len(tokenizer) > embedded:
         raise CheckpointError(
@@ -109,7 +127,10 @@ def _check_shards(folder: Path) -> None:
 
 
 def _unmerged_adapter(folder: Path) -> CheckpointError:
-    kind = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("peft_type", "adapter")
+    try:
+        kind = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("peft_type", "adapter")
+    except (ValueError, AttributeError):  # whatever it holds, it is no checkpoint of a whole model
+        kind = "damaged"
     if kind == "PREFIX_TUNING":
         problem = f"{folder} holds the prefix of prefix tuning, which cannot be part of an ONNX graph"
         return CheckpointError(problem, "fine-tune with another strategy, such as lora, which is merged")

@@ -19,7 +19,7 @@ def input_names(model: Any, tokenizer: Any) -> tuple[str, ...]:
     Raises CheckpointError for a model that takes no token ids, or needs an input that a text does not have.
     """
     parameters = inspect.signature(model.forward).parameters
-    emitted = {"input_ids", *tokenizer.model_input_names}
+    emitted = {"input_ids", *(tokenizer.model_input_names or ())}
     names = tuple(name for name in INPUT_NAMES if name in parameters and name in emitted)
     needed = {
         name

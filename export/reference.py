@@ -12,7 +12,6 @@ from typing import Any, Self
 import numpy as np
 import torch
 import transformers
-from safetensors import SafetensorError
 
 from tuneport.errors import CheckpointError, EngineError, TuneportError
 from tuneport.runtime.batch import EncodedInput, Output, RowOutputs, padded_batch
@@ -85,9 +84,9 @@ class TorchModel:
             )
             _check_loaded(model, loading_info, checkpoint)
             model = with_adapter(model, checkpoint.folder)
-        except CheckpointError:
+        except (TuneportError, MemoryError):
             raise
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        except Exception as error:  # of the architecture, which meets settings that it never checked
             raise loading_error(checkpoint.folder, error) from error
         if model.config.pad_token_id is None:  # such as GPT-2's; padded batches need one
             model.config.pad_token_id = checkpoint.tokenizer.pad_token_id

@@ -50,13 +50,13 @@ def _example(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
 def _silent_tracer() -> Iterator[None]:
     """Keep torch's tracer, which enables its own log, from printing the graph of a model that fails to stdout."""
     torch._C._jit_set_onnx_log_enabled(False)
-    with mock.patch.object(torch._C, "_jit_set_onnx_log_enabled", lambda _: None):
+    with mock.patch.object(torch._C, "_jit_set_onnx_log_enabled"):
         yield
 
 
 @contextlib.contextmanager
 def export_errors(checkpoint: Checkpoint) -> Iterator[None]:
-    """Convert what Optimum and torch's tracer raise for an architecture that cannot be exported to a CheckpointError."""
+    """Convert what Optimum and torch's tracer raise for an architecture into a CheckpointError."""
     try:
         with _silent_tracer():
             yield

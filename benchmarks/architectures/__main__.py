@@ -23,10 +23,10 @@ a freshly loaded torch model at lengths from one word to the maximum. An archite
 is refused with its name and the reason; it never becomes an artifact.
 
 The table has every encoder architecture that transformers {version} has for sequence classification. Each row is a
-random model of two layers that was exported to fp32 and asked for inputs of six lengths, from 3 to {length} tokens. Δ is
-the largest difference of a logit, or as a share of it where it exceeds 1, between the artifact and a torch model that was
-loaded anew for each input. `python -m tuneport.stages.benchmarks.architectures` writes this page; with model types as arguments it
-tries only those, generative architectures with a classification head included.
+random model of two layers that was exported to fp32 and asked for inputs of six lengths, from 3 to {length} tokens. Δ
+is the largest difference of a logit, or as a share of it where it exceeds 1, between the artifact and a torch model
+that was loaded anew for each input. `python -m tuneport.stages.benchmarks.architectures` writes this page; with model
+types as arguments it tries only those, generative architectures with a classification head included.
 
 - *Inputs* are those that the tokenizer's class emits and the model takes: T stands for token types, M for the attention
   mask; every model takes token ids.
@@ -65,13 +65,14 @@ def main() -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     transformers.logging.set_verbosity_error()
     warnings.simplefilter("ignore")
-    print(HEAD.format(version=transformers.__version__, length=MAX_LENGTH), end="", flush=True)
+    sys.stdout.write(HEAD.format(version=transformers.__version__, length=MAX_LENGTH))
     are_right = True
     for name in names:
-        print(f"trying {name}", file=sys.stderr)
+        sys.stderr.write(f"trying {name}\n")
         outcome = try_architecture(name)
         are_right &= outcome.is_right or bool(outcome.refusal)
-        print(table_row(outcome), flush=True)
+        sys.stdout.write(f"{table_row(outcome)}\n")
+        sys.stdout.flush()
     return 0 if are_right else 1
 
 

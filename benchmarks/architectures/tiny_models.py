@@ -22,7 +22,8 @@ SEED = 11
 SPREAD = 2.0
 """Standard deviation of each logit over texts, so that a wrong answer is far from the right one."""
 SIZES: dict[str, Any] = {
-    **dict.fromkeys(("hidden_size", "d_model", "n_embd", "dim", "emb_dim", "embedding_size", "word_embed_proj_dim"), 32),
+    **dict.fromkeys(("hidden_size", "d_model", "n_embd", "dim", "emb_dim", "embedding_size"), 32),
+    **dict.fromkeys(("word_embed_proj_dim",), 32),
     **dict.fromkeys(("intermediate_size", "d_ff", "d_inner", "ffn_dim", "hidden_dim", "n_inner", "dff"), 64),
     **dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim", "feed_forward_size", "ffn_hidden_size"), 64),
     **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "decoder_layers"), 2),
@@ -65,9 +66,12 @@ MAX_PARAMETERS = 5_000_000
 
 
 def encoder_architectures() -> list[str]:
-    """Return the model types that transformers has for classification and not for generation alone."""
+    """Return the model types that transformers has for classification and that are no decoders.
+
+    XLNet is listed for generation, yet its tokens see all others.
+    """
     classifiers, masked, causal = (set(names) for names in (CLASSIFIERS, MASKED, CAUSAL))
-    return sorted(classifiers & masked | classifiers - causal)
+    return sorted(classifiers & (masked | {"xlnet"}) | classifiers - causal)
 
 
 def own_tokenizer(model_type: str) -> type[PreTrainedTokenizerFast] | None:
@@ -111,8 +115,8 @@ def _tokenizer(like: type[PreTrainedTokenizerFast] | None) -> PreTrainedTokenize
     )
     like = like or PreTrainedTokenizerFast
     return PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="<pad>", unk_token="<unk>", bos_token="<s>", eos_token="</s>", cls_token="<s>",
-        sep_token="</s>", model_max_length=MAX_LENGTH, model_input_names=like.model_input_names,
+        tokenizer_object=words, pad_token="<pad>", unk_token="<unk>", bos_token="<s>", eos_token="</s>",
+        cls_token="<s>", sep_token="</s>", model_max_length=MAX_LENGTH, model_input_names=like.model_input_names,
         padding_side=like.padding_side,
     )  # fmt: skip
 

@@ -19,15 +19,15 @@ from kit.reference import TorchReference
 from onnx import numpy_helper
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from tuneport.errors import EngineError
-from tuneport.schema.artifact import Rejected
+from tuneport.errors import EngineError, TuneportError
+from tuneport.schema.artifact import Device, Rejected
 from tuneport.stages.export.build import Passed, VariantBuilder
 from tuneport.stages.export.passes.context import BuildContext
 from tuneport.stages.export.passes.distill import prune_layers
 from tuneport.stages.export.passes.fp16 import fp16, nodes_beyond_fp16
 from tuneport.stages.export.passes.int8 import int8_dynamic, int8_static
 from tuneport.stages.export.passes.smoothquant import smoothquant
-from tuneport.stages.export.variants import VARIANTS
+from tuneport.stages.export.variants import VARIANTS, select_variants
 
 TEXTS = ["bank", "the team won the game", "Größe 🙂"]
 Feeds = Sequence[Mapping[str, Any]]
@@ -224,6 +224,26 @@ def test_a_pruned_model_is_distilled_from_the_full_one(prepared: Prepared, tmp_p
         builder = prepared.builder(tmp_path / str(steps), prune_layers=1, distill_steps=steps, max_drop=1)
         agreements.append(agreement(builder, "pruned"))
     assert agreements[1] > agreements[0]
+
+
+def test_a_pruned_model_is_quantized_too(prepared: Prepared, tmp_path: Path) -> None:
+    builder = prepared.builder(tmp_path, prune_layers=1, distill_steps=120, max_drop=1)
+    spec = replace(VARIANTS["pruned-int8"], min_agreement=0)
+    passed = builder.build_and_validate("pruned-int8", spec)
+    assert isinstance(passed, Passed)
+    assert passed.candidate.execution.precision == "int8"
+    graph = onnx.load(tmp_path / passed.candidate.execution.files[0].path)
+    names = {node.name for node in graph.graph.node} | {each.name for each in graph.graph.initializer}
+    assert any("layer.0" in name for name in names)
+    assert not any("layer.1" in name for name in names)
+    assert onnx.TensorProto.INT8 in {each.data_type for each in graph.graph.initializer}
+    assert passed.parity.agreement > 0.5
+
+
+@pytest.mark.parametrize("device", ["cuda", "tensorrt"])
+def test_a_pruned_model_in_int8_is_for_cpus_alone(device: Device) -> None:
+    with pytest.raises(TuneportError, match=f"pruned-int8 does not run on {device}"):
+        select_variants(("pruned-int8",), device)
 
 
 @pytest.mark.skipif("not __import__('importlib').util.find_spec('openvino')", reason="OpenVINO is not installed")

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 HOSTILE: tuple[Any, ...] = (
-    None, True, False, 0, 1, -1, 2**31, 2**63, 2**64, -(2**70), 0.5, -0.0, 1e308, float("inf"), float("-inf"), float("nan"),
-    "", " ", "0", "1", "true", "null", "\0", "\ud800", "x" * 5000, "../../../etc/passwd", "/etc/passwd", "C:\\x", "..",
-    "manifest.json", "MANIFEST.JSON", "onnx", "onnx/fp32", "tokenizer.json", "nul", "fp32", "int8", "openvino", "cuda",
-    "translation", "question-answering", [], {}, [[]], [None], {"": None}, {"a": {"b": []}}, [0] * 100,
+    None, True, False, 0, 1, -1, 2**31, 2**63, 2**64, -(2**70), 0.5, -0.0, 1e308, float("inf"), float("-inf"),
+    float("nan"), "", " ", "0", "1", "true", "null", "\0", "\ud800", "x" * 5000, "../../../etc/passwd", "/etc/passwd",
+    "C:\\x", "..", "manifest.json", "MANIFEST.JSON", "onnx", "onnx/fp32", "tokenizer.json", "nul", "fp32", "int8",
+    "openvino", "cuda", "translation", "question-answering", [], {}, [[]], [None], {"": None}, {"a": {"b": []}},
+    [0] * 100,
 )  # fmt: skip
 """Values to put in the place of others: of another type, at the ends of ranges, or of another meaning."""
 TOKENS = (

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tokenizers import Encoding, Tokenizer, models
 
-from tuneport.errors import ArtifactError
+from tuneport.errors import ArtifactError, InputError
 from tuneport.runtime.batch import EncodedInput
 from tuneport.runtime.prefixes import CHARS_A_TOKEN, deciding_part
 from tuneport.runtime.truncation import count_tokens, join_pair, longest_first, words_after
@@ -48,7 +48,8 @@ class TextTokenizer:
     def encode(self, texts: Sequence[Text]) -> list[EncodedInput]:
         """Return a row for each text, in order, truncated to `max_length` tokens.
 
-        Only as much of a long text is tokenized as decides its row.
+        Only as much of a long text is tokenized as decides its row. Raises InputError for a text without tokens, which
+        only tokenizers without special tokens return.
         """
         rows: list[EncodedInput | None] = [None] * len(texts)
         together: dict[int, Text] = {}
@@ -61,6 +62,8 @@ class TextTokenizer:
                 rows[index] = self._encode_long_pair(text)
         encoded = self._tokenizer.encode_batch([*together.values()])
         for index, encoding in zip(together, encoded, strict=True):
+            if not encoding.ids:
+                raise InputError("an input has no tokens", "send text with at least one character")
             rows[index] = EncodedInput(encoding.ids, encoding.type_ids, bool(encoding.overflowing), encoding)
         return [row for row in rows if row is not None]
 
