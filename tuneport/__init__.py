@@ -15,10 +15,9 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from tuneport import telemetry
+from tuneport.version import __version__
 
 telemetry.switch_off()
-
-from tuneport.version import __version__
 
 if TYPE_CHECKING:
     import os

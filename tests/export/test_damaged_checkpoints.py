@@ -21,7 +21,7 @@ CHANGES: tuple[tuple[str, dict[str, Any], str], ...] = (
     (CONFIG, {"max_position_embeddings": "many"}, "cannot be loaded"),
     (CONFIG, {"pad_token_id": 9999}, "cannot be loaded"),
     (CONFIG, {"quantization_config": {"quant_method": "gptq", "bits": 4}}, "cannot be loaded"),
-    (CONFIG, {"id2label": {"0": "a", "1": "a", "2": "b"}}, "gives several labels the name 'a'"),
+    (CONFIG, {"id2label": {"0": "a", "1": "a", "2": "b"}}, "has several labels named 'a'"),
     (CONFIG, {"chunk_size_feed_forward": 4}, "bert fails on 2 inputs of 10 tokens"),
     (CONFIG, {"return_dict": False}, "bert fails on 2 inputs of 10 tokens"),
     (TOKENIZER, {"model_max_length": -1}, "model_max_length is -1"),
