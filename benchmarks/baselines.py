@@ -1,4 +1,4 @@
-"""The baseline of every benchmark: the artifact's checkpoint in torch, eager, on the rows that are timed."""
+"""The checkpoint that an artifact was exported from, and the inputs that both are timed on."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -7,8 +7,10 @@ import torch
 
 from tuneport.data.sample import Sample, read_sample
 from tuneport.errors import CheckpointError, DataError
-from tuneport.host import Host, usable_cores
+from tuneport.host import usable_cores
 from tuneport.schema.artifact import Manifest
+from tuneport.schema.torch_setup import TorchDevice
+from tuneport.stages.export.baselines import reference_setup
 from tuneport.stages.export.checkpoint import Checkpoint, open_checkpoint
 from tuneport.stages.export.families import load_reference
 from tuneport.stages.export.reference import TorchModel
@@ -17,7 +19,6 @@ from tuneport.tasks import task_spec
 
 from .config import BenchConfig, EndpointConfig
 
-BASELINE, BASELINE_BF16 = "torch fp32", "torch bf16"
 WORKLOAD_SPLITS = ("test", "validation")
 """Splits to time, the first that the data has."""
 
@@ -29,13 +30,10 @@ class TorchBaseline:
     checkpoint: Checkpoint
     task: ExportTask
 
-    def load_models(self) -> dict[str, TorchModel]:
-        """Load the checkpoint in fp32, and in bf16 where the processor has bf16 instructions."""
+    def load_reference(self, device: TorchDevice) -> TorchModel:
+        """Load the checkpoint as the reference on a device: fp32 without TF32; on the CPU with all of its cores."""
         torch.set_num_threads(usable_cores())
-        models = {BASELINE: load_reference(self.checkpoint, self.task)}
-        if Host.here().has_bf16:
-            models[BASELINE_BF16] = load_reference(self.checkpoint, self.task, torch.bfloat16)
-        return models
+        return load_reference(self.checkpoint, self.task, reference_setup(device))
 
 
 def open_baseline(manifest: Manifest, folder: Path | None) -> TorchBaseline:

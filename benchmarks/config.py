@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from tuneport.schema.base import Frozen
+from tuneport.schema.torch_setup import TorchDevice
 
 Connections = Annotated[int, Field(ge=1)]
 
@@ -25,6 +26,10 @@ class BenchConfig(Frozen):
     """Inputs to time, the first ones of the data."""
     rounds: int = Field(default=3, ge=1)
     """Rounds, in each of which every target is timed once."""
+    device: TorchDevice | None = None
+    """Whose variants to time: cpu, or cuda with TensorRT's. Default: those of the default variant's device."""
+    torch_compile: bool = False
+    """Also time torch.compile; the report has the seconds that it compiles."""
 
 
 class EndpointConfig(Frozen):

@@ -8,20 +8,24 @@ from pathlib import Path
 import numpy as np
 
 from tuneport.data.sample import Sample
+from tuneport.errors import ArtifactError
 from tuneport.folders import check_out, git_commit, new_folder
+from tuneport.gpu import GpuMeter
 from tuneport.host import Host
 from tuneport.runtime.golden import check_golden
 from tuneport.runtime.loading import open_runner, open_task
 from tuneport.runtime.runner import ModelRunner
-from tuneport.runtime.scheduler import BatchLimits
-from tuneport.schema.artifact import GoldenCase, Manifest
+from tuneport.schema.artifact import GoldenCase, Manifest, Variant
 from tuneport.schema.loading import check_files, load_golden, load_manifest
-from tuneport.stages.export.benchmark import BenchmarkResult, BenchmarkTarget, benchmark, candidate_limits
-from tuneport.stages.export.families import export_family
+from tuneport.schema.torch_setup import REFERENCE, TorchDevice
+from tuneport.stages.export.baselines import Baselines, baseline_setups, honest_baselines
+from tuneport.stages.export.benchmark import BenchmarkResult, BenchmarkTarget, benchmark
+from tuneport.stages.export.families import ExportFamily, export_family
 from tuneport.stages.export.gate import Gate, Measurement
 from tuneport.stages.export.reference import TorchModel
+from tuneport.stages.export.torch_device import TORCH_DEVICES
 
-from .baselines import BASELINE, TorchBaseline, open_baseline, read_workload
+from .baselines import TorchBaseline, open_baseline, read_workload
 from .config import BenchConfig
 from .report import REPORT, ModelResult, Report, write_report
 
@@ -32,42 +36,73 @@ Progress = Callable[[str], object]
 class Models:
     """What is compared: the checkpoint in torch, and the artifact's variants, by name."""
 
-    torch: Mapping[str, TorchModel]
-    variants: Mapping[str, ModelRunner]
+    baselines: Baselines
+    runners: Mapping[str, ModelRunner]
+    variants: tuple[Variant, ...]
+    """The runners' records."""
 
 
 def bench(config: BenchConfig, out: Path, *, overwrite: bool = False, progress: Progress = lambda _: None) -> Report:
-    """Time every variant and write report.md, report.json and report.png into `out`; returns the report.
+    """Time the variants of one device and write report.md, report.json and report.png into `out`.
 
-    Files and golden cases are checked first. Raises ArtifactError, CheckpointError or DataError for inputs that
-    cannot be used, and GateError for a variant whose golden cases differ from torch's.
+    Files and golden cases are checked first. Returns the report. Raises ArtifactError, CheckpointError, DataError or
+    EngineError for inputs and devices that cannot be used, and GateError for a variant whose golden cases differ from
+    torch's.
     """
     check_out(out, marker=REPORT, overwrite=overwrite)
     progress("reading data and models")
     manifest = load_manifest(config.artifact)
     check_files(config.artifact, manifest)
+    device, variants, left_out = select_device(manifest, config.device)
     baseline = open_baseline(manifest, config.checkpoint)
     workload = read_workload(manifest, baseline.task, config)
     golden = load_golden(config.artifact)
-    models = Models(baseline.load_models(), open_variants(config.artifact, manifest, golden))
+    family = export_family(manifest.task)
+    reference = baseline.load_reference(device)
+    host = Host.here()
+    meter = GpuMeter(host.gpus[0] if device != "cpu" and host.gpus else None)
+    runners = open_variants(config.artifact, manifest, variants, golden, meter)
 
     progress("comparing answers with torch")
-    gate = build_gate(config.artifact, manifest, baseline, models, golden, workload)
+    gate = build_gate(config.artifact, manifest, baseline, reference, golden, workload)
+    setups = baseline_setups(device, is_compiled=config.torch_compile)
+    models = Models(honest_baselines(gate, family, reference, setups), runners, variants)
     measurements = measure_models(gate, models)
-    results = time_models(gate, manifest, models, config.rounds, progress)
+    results = time_models(gate, family, models, config.rounds, meter, progress)
 
-    report = build_report(config, manifest, workload, gate, measurements, results)
+    report = build_report(config, manifest, host, workload, gate, models, measurements, results, meter, left_out)
     with new_folder(out, marker=REPORT, overwrite=overwrite) as folder:
         write_report(folder, report)
     return report
 
 
-def open_variants(artifact: Path, manifest: Manifest, golden: list[GoldenCase]) -> dict[str, ModelRunner]:
-    """Open every variant; a GateError if one does not reproduce the golden cases."""
+def select_device(
+    manifest: Manifest, device: TorchDevice | None
+) -> tuple[TorchDevice, tuple[Variant, ...], tuple[str, ...]]:
+    """Return the device to time, its variants, and a sentence on those of other devices, which take no part.
+
+    Raises ArtifactError if the artifact has no variant for the device.
+    """
+    devices = {variant.name: TORCH_DEVICES[variant.execution.device] for variant in manifest.variants}
+    chosen = device or devices[manifest.default_variant]
+    variants = tuple(variant for variant in manifest.variants if devices[variant.name] == chosen)
+    if not variants:
+        has = ", ".join(sorted(set(devices.values())))
+        raise ArtifactError(f"{manifest.name} has no variant for {chosen}", f"export for it, or give --device {has}")
+    others = [f"{name} ({devices[name]})" for name in devices if devices[name] != chosen]
+    note = f"Left out, because a report has the variants of one device, here {chosen}: {', '.join(others)}."
+    return chosen, variants, (note,) if others else ()
+
+
+def open_variants(
+    artifact: Path, manifest: Manifest, variants: tuple[Variant, ...], golden: list[GoldenCase], meter: GpuMeter
+) -> dict[str, ModelRunner]:
+    """Open variants; a GateError if one does not reproduce the golden cases."""
     runners = {}
-    for variant in manifest.variants:
-        runners[variant.name] = open_runner(artifact, manifest, variant)
-        check_golden(runners[variant.name], golden, variant)
+    for variant in variants:
+        with meter.measure(variant.name):
+            runners[variant.name] = open_runner(artifact, manifest, variant)
+            check_golden(runners[variant.name], golden, variant)
     return runners
 
 
@@ -75,47 +110,56 @@ def build_gate(
     artifact: Path,
     manifest: Manifest,
     baseline: TorchBaseline,
-    models: Models,
+    reference: TorchModel,
     golden: list[GoldenCase],
     workload: Sample,
 ) -> Gate:
-    """Run torch fp32 on the workload; the gate compares all other models with its outputs."""
+    """Run the reference on the workload; the gate compares all other models with its outputs."""
     runtime_task = open_task(artifact, manifest.task, manifest.labels, manifest.processing)
     parsed_inputs = [runtime_task.parse_input(value) for value in workload.inputs]
-    expected = models.torch[BASELINE].outputs(runtime_task, parsed_inputs)
+    expected = reference.outputs(runtime_task, parsed_inputs)
     return Gate(baseline.task, runtime_task, golden, workload, expected)
 
 
 def measure_models(gate: Gate, models: Models) -> dict[str, Measurement]:
-    """Measure parity and the task's metric of every model."""
-    measurements = {name: gate.measure_torch(model) for name, model in models.torch.items()}
-    return measurements | {name: gate.measure(runner) for name, runner in models.variants.items()}
+    """Measure parity and the task's metric of every model, torch first."""
+    reference = gate.measure_torch(models.baselines.models[REFERENCE])
+    variants = {name: gate.measure(runner) for name, runner in models.runners.items()}
+    return {REFERENCE: reference, **models.baselines.measurements, **variants}
 
 
 def time_models(
-    gate: Gate, manifest: Manifest, models: Models, rounds: int, progress: Progress
+    gate: Gate, family: ExportFamily, models: Models, rounds: int, meter: GpuMeter, progress: Progress
 ) -> dict[str, BenchmarkResult]:
     """Time every model on the rows of the workload."""
-    family = export_family(manifest.task)
-    limits = candidate_limits(BatchLimits(), "cpu") if family.has_batch_choice else (BatchLimits(),)
-    targets = {name: BenchmarkTarget(model.run_batch, limits=limits) for name, model in models.torch.items()}
-    for variant in manifest.variants:
-        runner = models.variants[variant.name]
-        targets[variant.name] = BenchmarkTarget.of_runner(runner, variant.execution.device)
+    has_batch_choice = family.has_batch_choice
+    targets = {
+        name: BenchmarkTarget.of_torch(model, has_batch_choice=has_batch_choice)
+        for name, model in models.baselines.models.items()
+    }
+    for variant in models.variants:
+        runner, execution = models.runners[variant.name], variant.execution
+        targets[variant.name] = BenchmarkTarget.of_runner(runner, execution.device, execution.precision)
     rows = family.timed_rows(gate.rows, gate.expected)
-    return benchmark(targets, rows, baseline=BASELINE, rounds=rounds, progress=progress)
+    return benchmark(targets, rows, rounds=rounds, meter=meter, progress=progress)
 
 
 def build_report(
     config: BenchConfig,
     manifest: Manifest,
+    host: Host,
     workload: Sample,
     gate: Gate,
+    models: Models,
     measurements: Mapping[str, Measurement],
     results: Mapping[str, BenchmarkResult],
+    meter: GpuMeter,
+    left_out: tuple[str, ...],
 ) -> Report:
     """Put what was measured together with what it was measured on."""
-    sizes = {variant.name: variant.execution.size_bytes for variant in manifest.variants}
+    executions = {variant.name: variant.execution for variant in models.variants}
+    baselines = models.baselines.models
+    refused = tuple(f"Not timed: {name}: {reason}." for name, reason in models.baselines.refused.items())
     return Report(
         name=manifest.name,
         version=manifest.version,
@@ -123,18 +167,25 @@ def build_report(
         data=workload.source,
         split=workload.split,
         mean_tokens=round(float(np.mean([len(row) for row in gate.rows])), 1),
-        host=Host.here(),
+        device=baselines[REFERENCE].setup.device,
+        host=host,
         config=config.model_dump(mode="json"),
         git_commit=git_commit(Path(__file__).parent),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         results=tuple(
             ModelResult(
                 name=name,
+                device=TORCH_DEVICES[executions[name].device] if name in executions else baselines[name].setup.device,
+                torch=baselines[name].setup if name in baselines else None,
+                compile_s=baselines[name].compile_s if name in baselines else None,
                 metric=measurement.metric,
                 agreement=measurement.parity.agreement,
-                size_bytes=sizes.get(name),
+                size_bytes=executions[name].size_bytes if name in executions else None,
+                max_batch_tokens=results[name].max_batch_tokens,
                 timing=results[name].timing,
+                gpu=meter.usage(name),
             )
             for name, measurement in measurements.items()
         ),
+        notes=(*left_out, *refused),
     )

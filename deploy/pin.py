@@ -1,12 +1,13 @@
 """Pin the versions of this environment: in constraints.txt for users, in serve/requirements*.txt for images.
 
-Run it in an environment that has every extra but `gpu` and passes the tests: `python deploy/pin.py`. The pins of
-`gpu`, which excludes `cpu`, are kept from the file as it is; `python deploy/pin.py --gpu` resolves them again.
+Run it in an environment that has every extra but `gpu` and `tensorrt` and passes the tests: `python deploy/pin.py`. The
+pins of `gpu`, which excludes `cpu`, are kept from the file as it is; `python deploy/pin.py --gpu` resolves them again.
 """
 
 import json
 import subprocess
 import sys
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -26,10 +27,40 @@ GENERATIVE = (
     *SERVING, "jinja2", "optimum", "optimum-onnx", "scipy", "sentencepiece", "soundfile", "torch", "transformers",
 )  # fmt: skip
 """What the service imports for generative models."""
-IMAGES = {"requirements.txt": SERVING, "requirements-generate.txt": GENERATIVE}
-"""File in serve/ → the packages that its image needs."""
+TENSORRT = "tensorrt-cu13-libs==10.16.1.11"
+"""The last libnvinfer.so.10. The package downloads it from NVIDIA's own index, so that pip resolves it only there."""
+
+
+@dataclass(frozen=True)
+class Image:
+    """What an image installs."""
+
+    packages: tuple[str, ...]
+    on_gpu: bool = False
+    """Whether ONNX Runtime is the one for GPUs, with CUDA's libraries."""
+    extra: tuple[str, ...] = ()
+    """Further pins."""
+
+    def pins(self, gpu: list[str]) -> list[str]:
+        """Return the pins of all packages; `gpu` are those of the gpu extra."""
+        versions = closure(self.packages)
+        if not self.on_gpu:
+            return lines(versions)
+        del versions["onnxruntime"]
+        return sorted([*lines(versions), *gpu, *self.extra])
+
+
+IMAGES = {
+    "requirements.txt": Image(SERVING),
+    "requirements-gpu.txt": Image(SERVING, on_gpu=True),
+    "requirements-tensorrt.txt": Image(SERVING, on_gpu=True, extra=(TENSORRT,)),
+    "requirements-generate.txt": Image(GENERATIVE),
+    "requirements-generate-gpu.txt": Image(GENERATIVE, on_gpu=True),
+}
+"""File in serve/ → what an image installs; `serve/bento.py` chooses among them."""
 CONSTRAINTS_HEAD = "# Every version that the tests passed with; written by deploy/pin.py."
 GPU_HEAD = "# Only the gpu extra needs these:"
+TENSORRT_HEAD = "# Only the tensorrt extra needs this:"
 IMAGE_HEAD = "# What a bento installs; written by deploy/pin.py from the same environment as constraints.txt."
 
 
@@ -66,7 +97,8 @@ def requirements_of(requirement: Requirement, declared: list[str]) -> list[str]:
 def gpu_pins(*, resolve: bool) -> list[str]:
     """Return the pins of the gpu extra: those of the file, or what pip resolves now."""
     if not resolve:
-        return CONSTRAINTS.read_text().partition(GPU_HEAD)[2].split() if CONSTRAINTS.exists() else []
+        written = CONSTRAINTS.read_text() if CONSTRAINTS.exists() else ""
+        return written.partition(GPU_HEAD)[2].partition(TENSORRT_HEAD)[0].split()
     declared = distribution("tuneport").requires or []
     package = next(line.partition(";")[0].strip() for line in declared if line.startswith("onnxruntime-gpu"))
     options = ["--dry-run", "--ignore-installed", "--quiet", "--report", "-"]
@@ -86,12 +118,13 @@ def main() -> None:
     everything = closure((EVERYTHING,))
     everything.pop("tuneport")
     gpu = [line for line in gpu_pins(resolve="--gpu" in sys.argv) if line.partition("==")[0] not in everything]
-    CONSTRAINTS.write_text("\n".join([CONSTRAINTS_HEAD, *lines(everything), GPU_HEAD, *gpu]) + "\n")
+    parts = [CONSTRAINTS_HEAD, *lines(everything), GPU_HEAD, *gpu, TENSORRT_HEAD, TENSORRT]
+    CONSTRAINTS.write_text("\n".join(parts) + "\n")
     print(f"{CONSTRAINTS.name}: {len(everything)} pins, and {len(gpu)} for gpu alone")
-    for name, packages in IMAGES.items():
-        image = lines(closure(packages))
-        (ROOT / "serve" / name).write_text("\n".join([IMAGE_HEAD, *image]) + "\n")
-        print(f"serve/{name}: {len(image)} pins")
+    for name, image in IMAGES.items():
+        pins = image.pins(gpu)
+        (ROOT / "serve" / name).write_text("\n".join([IMAGE_HEAD, *pins]) + "\n")
+        print(f"serve/{name}: {len(pins)} pins")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """Write the artifact: select the default variant, draw the Pareto front, write the model card and the manifest."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+
+import onnxruntime
 
 from tuneport.folders import git_commit
 from tuneport.host import Host
@@ -18,6 +20,7 @@ from tuneport.schema.artifact import (
     Timing,
     Variant,
 )
+from tuneport.schema.torch_setup import TorchSetup
 
 from .card import write_card
 from .config import ExportConfig
@@ -39,7 +42,9 @@ def write_artifact(
     signature: Signature,
     variants: Sequence[Variant],
     rejected: Sequence[Rejected],
+    torch: TorchSetup,
     torch_timing: Timing,
+    refused_baselines: Mapping[str, str],
     calibration: Calibration | None,
 ) -> Manifest:
     """Write pareto.png, README.md and the sealed manifest.json into the artifact's folder; returns the manifest."""
@@ -58,7 +63,9 @@ def write_artifact(
         default_variant=default,
         default_because=reason,
         host=Host.here(),
+        torch=torch,
         torch_texts_per_s=torch_timing.texts_per_s,
+        refused_baselines=dict(refused_baselines),
         calibration=calibration,
         files=_shared_files(folder),
         provenance=_provenance(source, config),
@@ -87,6 +94,6 @@ def _provenance(source: Source, config: ExportConfig) -> Provenance:
         config={**(run.config if run else {}), **settings},
         seed=run.seed if run else None,
         git_commit=git_commit(Path(__file__).parent),
-        versions={name: version(name) for name in (*LIBRARIES, runtime)},
+        versions={**{name: version(name) for name in LIBRARIES}, runtime: onnxruntime.__version__},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tuneport.errors import EngineError, GateError, TuneportError
+from tuneport.runtime.backends.tensorrt import ENGINES, engine_key
 from tuneport.runtime.loading import build_runner
 from tuneport.runtime.runner import ModelRunner
 from tuneport.runtime.tasks.base import RuntimeTask
@@ -19,6 +20,7 @@ from .families import ExportFamily
 from .gate import Gate, Measurement, check
 from .graph import Graph
 from .passes.context import BuildContext
+from .provider_options import TENSORRT_ROWS, provider_options
 from .sensitivity import exclusion_sets
 from .variants import VariantSpec
 
@@ -98,6 +100,7 @@ class VariantBuilder:
         """Build, open and check one variant; raises _GateFailure, which holds the measurement, if it fails."""
         candidate = self._build(name, spec, context)
         runner = self.open(candidate.execution)
+        candidate = self._with_engines(candidate)
         with _as_engine_error("it fails when it runs"):
             if self.family.may_depend_on_batch and self.gate.depends_on_batch(runner):
                 # Otherwise one request would change the answer to another one.
@@ -120,18 +123,49 @@ class VariantBuilder:
                 folder = target if number == len(passes) else Path(tempfile.mkdtemp(dir=scratch))
                 with _as_engine_error("it cannot be built"):
                     graph = run_pass(graph, context, folder)
+        if spec.uses_tensorrt:
+            graph = self._prepare_engines(name, graph)
         return Candidate(name=name, execution=self._execution(spec, graph))
 
     def _execution(self, spec: VariantSpec, graph: Graph) -> Execution:
         paths = [(graph.folder / name).relative_to(self.folder).as_posix() for name in graph.files]
         is_quantized = spec.engine == "onnxruntime" and spec.precision == "int8"
+        device = spec.execution_device(self.requirements.device)
         return Execution(
             engine=spec.engine,
             precision=spec.precision,
-            device=self.requirements.device,
+            device=device,
             files=tuple(File.of(self.folder, path) for path in paths),
+            layout=spec.layout,
             reduce_range=is_quantized and self.context.reduce_range,
+            max_batch_rows=TENSORRT_ROWS if spec.uses_tensorrt else None,
+            provider_options=self._provider_options(spec, device, graph),
+            min_compute_capability=None if device == "cpu" else spec.min_compute_capability,
         )
+
+    def _provider_options(self, spec: VariantSpec, device: Device, graph: Graph) -> dict[str, str]:
+        inputs = [tensor.name for tensor in self.family.signature(graph)[0]] if spec.uses_tensorrt else []
+        return provider_options(spec, device, inputs, self.gate.rows, self.processing.max_length)
+
+    def _prepare_engines(self, name: str, graph: Graph) -> Graph:
+        """Give a variant for TensorRT a folder of its own, with one for the engines of this GPU."""
+        target = self.folder / "onnx" / name
+        if graph.folder != target:
+            shutil.copytree(graph.folder, target)
+        (target / ENGINES / engine_key()).mkdir(parents=True)
+        return replace(graph, folder=target)
+
+    def _with_engines(self, candidate: Candidate) -> Candidate:
+        """Add the engines that TensorRT has built to the variant's files."""
+        execution = candidate.execution
+        if execution.device != "tensorrt":
+            return candidate
+        known = {file.path for file in execution.files}
+        built = sorted((self.folder / "onnx" / candidate.name / ENGINES).rglob("*"))
+        paths = [path.relative_to(self.folder).as_posix() for path in built if path.is_file()]
+        files = (File.of(self.folder, path) for path in paths if path not in known)
+        execution = execution.model_copy(update={"files": (*execution.files, *files)})
+        return candidate.model_copy(update={"execution": execution})
 
     def _check(self, runner: ModelRunner, spec: VariantSpec) -> Measurement:
         measurement = self.gate.measure(runner)

@@ -1,5 +1,6 @@
 """Gather what variants are built from: the fp32 graph, calibration data, and the settings of the passes."""
 
+import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -34,7 +35,10 @@ def build_context(
         model_type=model_config.model_type,
         num_heads=getattr(model_config, "num_attention_heads", 0) or 0,
         hidden_size=getattr(model_config, "hidden_size", 0) or 0,
+        device=config.device,
+        per_token=reference.runtime_task.per_token,
         distill=_distillation(config, source, reference, progress),
+        export_fp16=None if source.family.is_calibrated else _fp16_export(source, reference),
         reduce_range=reduces_range(config, Host.here()),
     )
 
@@ -57,6 +61,13 @@ def calibration_batches(
         return [padded_batch([row], processing, longest).feeds for row in chosen]
     batches = pack_batches([len(row) for row in chosen], BatchLimits())
     return [padded_batch([chosen[i] for i in batch], processing).feeds for batch in batches]
+
+
+def _fp16_export(source: Source, reference: Reference) -> Callable[[Path], Graph]:
+    def build(folder: Path) -> Graph:
+        return source.family.to_onnx(copy.deepcopy(reference.model.model).half(), source.checkpoint, folder)
+
+    return build
 
 
 def _distillation(

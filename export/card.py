@@ -43,7 +43,7 @@ def card(manifest: Manifest) -> str:
 
 
 def _evaluation(manifest: Manifest) -> list[str]:
-    host, excluded = manifest.host, excluded_parts(manifest)
+    excluded = excluded_parts(manifest)
     return [
         "",
         "## Evaluation",
@@ -56,12 +56,15 @@ def _evaluation(manifest: Manifest) -> list[str]:
         "",
         "`*` is the default. `†` is Pareto-dominated: another variant is at least as good in metric, latency and "
         "throughput. `×2` runs two streams, each on its share of the cores. `¹` runs inputs one at a time. Measured on "
-        f"{host.cpu}, {host.cores} cores, side by side with PyTorch in fp32 ({manifest.torch_texts_per_s:g} inputs/s).",
+        f"{device_text(manifest)}, side by side with PyTorch, which makes {manifest.torch_texts_per_s:g} inputs/s in "
+        "fp32. A speed-up is against the fastest PyTorch of the same class (fp32; fp16 and bf16; of all for int8 and "
+        "int4) on the same device, which the last column names.",
         "",
         f"![Metric over latency and throughput]({PICTURE})",
         *(["", *(f"- {line}" for line in excluded)] if excluded else []),
         *(["", "Rejected variants:", ""] if manifest.rejected else []),
         *(f"- `{variant.name}`: {variant.reason}" for variant in manifest.rejected),
+        *(["", *refused_baselines(manifest)] if manifest.refused_baselines else []),
         *(["", *calibration(manifest)] if manifest.calibration else []),
     ]
 
@@ -79,6 +82,15 @@ def _provenance(manifest: Manifest) -> list[str]:
         f"- seed: {seed if seed is not None else 'not recorded'}; code: {provenance.git_commit or 'not in git'}",
         f"- versions: {', '.join(f'{name} {number}' for name, number in provenance.versions.items())}",
     ]
+
+
+def device_text(manifest: Manifest) -> str:
+    """Name the processor, or the GPU, that the variants and PyTorch were timed on."""
+    host = manifest.host
+    if manifest.torch.device == "cpu":
+        return f"{host.cpu}, {host.cores} cores"
+    gpu = host.gpus[0].name if host.gpus else "a GPU that NVML does not name"
+    return f"{gpu} (driver {host.driver or 'unknown'}), {host.cores} cores of {host.cpu}"
 
 
 def labels(manifest: Manifest) -> str:
@@ -105,6 +117,11 @@ def excluded_parts(manifest: Manifest) -> list[str]:
     ]
 
 
+def refused_baselines(manifest: Manifest) -> list[str]:
+    """Return a sentence for each of PyTorch's precisions that was not timed."""
+    return [f"{name} was not timed: {reason}." for name, reason in manifest.refused_baselines.items()]
+
+
 def calibration(manifest: Manifest) -> list[str]:
     """Return a sentence on the calibration error of probabilities; nothing if it was not measured."""
     result = manifest.calibration
@@ -128,8 +145,9 @@ def variant_table(manifest: Manifest) -> list[str]:
 def evidence(manifest: Manifest) -> tuple[list[str], list[list[str]]]:
     """Return the evidence of each variant as the cells of a table: its head and its rows."""
     metric = next((each.evidence.metric.name for each in manifest.variants if each.evidence.metric), "metric")
-    head = ["variant", "engine", "size", "max Δ", "agreement", metric, "torch", "p50 ms", "inputs/s", "speed-up"]
-    return [*head, "memory", "start"], [_evidence_row(variant, manifest) for variant in manifest.variants]
+    head = ["variant", "engine", "size", "max Δ", "agreement", metric, "torch", "p50 ms", "inputs/s"]
+    head += ["memory", "start", "speed-up", "against"]
+    return head, [_evidence_row(variant, manifest) for variant in manifest.variants]
 
 
 def _evidence_row(variant: Variant, manifest: Manifest) -> list[str]:
@@ -137,6 +155,7 @@ def _evidence_row(variant: Variant, manifest: Manifest) -> list[str]:
     metric, timing, footprint = evidence.metric, evidence.timing, evidence.footprint
     default = " *" if variant.name == manifest.default_variant else ""
     dominated = "" if variant.name in pareto_front(manifest.variants) else " †"
+    gpu_mib = footprint.gpu_memory_mib
     device = "" if execution.device == "cpu" else f" {execution.device}"
     streams = f" ×{execution.streams}" if execution.streams > 1 else ""
     single = "¹" if execution.single_row_batches else ""
@@ -149,7 +168,8 @@ def _evidence_row(variant: Variant, manifest: Manifest) -> list[str]:
         *([f"{metric.value:.4f}", f"{metric.torch:.4f}"] if metric else ["no data", ""]),
         f"{timing.latency_ms_p50:.1f}",
         f"{timing.texts_per_s:.0f}",
-        f"{timing.speed_up:.2f} x",
-        f"{footprint.memory_mib:.0f} MiB",
+        f"{footprint.memory_mib:.0f} MiB" + (f" + {gpu_mib:.0f} MiB GPU" if gpu_mib is not None else ""),
         f"{footprint.cold_start_ms:.0f} ms",
+        f"{timing.speed_up:.2f} x",
+        timing.baseline,
     ]

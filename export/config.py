@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from tuneport.schema.artifact import Device, Name
+from tuneport.schema.artifact import Name
 from tuneport.schema.base import Frozen
 from tuneport.tasks import TaskName
 
@@ -31,8 +31,8 @@ class ExportConfig(Frozen):
     """Labelled data for the gate. Default: the validation split that the run was trained with."""
     columns: dict[str, str] = Field(default_factory=dict)
     """Column of the task → column of the data, where they differ."""
-    device: Device = "cpu"
-    """Where it will serve: cpu, cuda or tensorrt."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where it will serve: cpu or cuda, where TensorRT's variants run, too."""
     variants: tuple[str, ...] = ()
     """Variants to build, such as fp32,int8. Default: all that may be faster on the device."""
     objective: Objective = "throughput"

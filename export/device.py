@@ -1,4 +1,4 @@
-"""Check that the device that variants are built for is available, before any work is done."""
+"""Check that the device that variants are built for is available to ONNX Runtime and torch, before any work is done."""
 
 import tempfile
 from pathlib import Path
@@ -6,8 +6,10 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, helper
 
-from tuneport.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from tuneport.runtime.backends.session import open_session
 from tuneport.schema.artifact import Device
+
+from .torch_device import TORCH_DEVICES, check_torch
 
 OPSET = 17
 IR_VERSION = 8
@@ -15,7 +17,7 @@ IR_VERSION = 8
 
 
 def check_device(device: Device) -> None:
-    """Open a graph of one node on the device; an EngineError names the remedy if its provider cannot run it."""
+    """Open a graph of one node on the device; an EngineError names the remedy if its provider or torch cannot run."""
     if device == "cpu":
         return
     source, result = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y"))
@@ -23,4 +25,5 @@ def check_device(device: Device) -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
     with tempfile.TemporaryDirectory() as folder:
         onnx.save(model, str(Path(folder) / "probe.onnx"))
-        OnnxRuntimeBackend(Path(folder) / "probe.onnx", device=device)
+        open_session(Path(folder) / "probe.onnx", device=device)
+    check_torch(TORCH_DEVICES[device])

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from tuneport.runtime.batch import EncodedInput, RowOutputs
 from tuneport.schema.artifact import PROCESSOR, TOKENIZER
+from tuneport.schema.torch_setup import CPU_REFERENCE, TorchSetup
 from tuneport.tasks import FamilyName, task_spec
 
 from .checkpoint import Checkpoint
@@ -26,7 +25,7 @@ class ExportFamily:
     """How models of one family are loaded, converted, checked and timed."""
 
     name: FamilyName
-    load_reference: Callable[[Checkpoint, ExportTask, torch.dtype], TorchModel]
+    load_reference: Callable[[Checkpoint, ExportTask, TorchSetup], TorchModel]
     write_tokenizer: Callable[[Checkpoint, Path], None]
     """Write the tokenizer, and the feature extractor if there is one, into the artifact."""
     to_onnx: Callable[[Any, Checkpoint, Path], Graph]
@@ -100,6 +99,9 @@ def export_family(task: str) -> ExportFamily:
     return _FAMILIES[task_spec(task).family]
 
 
-def load_reference(checkpoint: Checkpoint, task: ExportTask, dtype: torch.dtype = torch.float32) -> TorchModel:
-    """Load a checkpoint in torch; a CheckpointError if its weights are damaged or do not fit its configuration."""
-    return export_family(checkpoint.task).load_reference(checkpoint, task, dtype)
+def load_reference(checkpoint: Checkpoint, task: ExportTask, setup: TorchSetup = CPU_REFERENCE) -> TorchModel:
+    """Load a checkpoint in torch; a CheckpointError if its weights are damaged or do not fit its configuration.
+
+    Raises EngineError if torch cannot run on the setup's device.
+    """
+    return export_family(checkpoint.task).load_reference(checkpoint, task, setup)

@@ -18,20 +18,25 @@ def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
 
 import numpy, tokenizers
+from tuneport.gpu import GpuMeter, visible_gpus
 from tuneport.runtime.loading import build_runner, open_task
 from tuneport.schema.artifact import Execution, Processing
 spec = json.loads(sys.stdin.read())
 execution = Execution.model_validate(spec["execution"])
 processing = Processing.model_validate(spec["processing"])
 folder = Path(spec["folder"])
-before, started = resident(), time.perf_counter()
-task = open_task(folder, spec["task"], tuple(spec["labels"]), processing)
-runner = build_runner(folder, spec["task"], task, execution, processing)
-rows = [row for rows in task.encode([task.parse_input(each) for each in spec["inputs"]]) for row in rows]
-runner.run(rows[:1])
-first = time.perf_counter() - started
-runner.run(rows)
-print(json.dumps({"memory_mib": round(resident() - before, 1), "cold_start_ms": round(first * 1000, 1)}))
+gpus = () if execution.device == "cpu" else visible_gpus()
+meter = GpuMeter(gpus[0] if gpus else None)
+with meter.measure("variant"):
+    before, started = resident(), time.perf_counter()
+    task = open_task(folder, spec["task"], tuple(spec["labels"]), processing)
+    runner = build_runner(folder, spec["task"], task, execution, processing)
+    rows = [row for rows in task.encode([task.parse_input(each) for each in spec["inputs"]]) for row in rows]
+    runner.run(rows[:1])
+    first = time.perf_counter() - started
+    runner.run(rows)
+footprint = {"memory_mib": round(resident() - before, 1), "cold_start_ms": round(first * 1000, 1)}
+print(json.dumps(footprint | {"gpu_memory_mib": meter.usage("variant").memory_mib}))
 """
 """A string and not a module of this package, which would import torch."""
 

@@ -97,6 +97,11 @@ class Gate:
         differences = [difference([outputs], one) for outputs, one in zip(runner.run_batch(rows), alone, strict=True)]
         return max(differences, default=0.0) > BATCH_DEPENDENCE * self._largest
 
+    def golden_difference(self, runner: ModelRunner) -> float:
+        """Return a runner's figure on the golden cases, as `verify` and serving's self-check compute it."""
+        pairs = zip(golden_outputs(runner, self.golden), self.golden, strict=True)
+        return golden_figure([difference(ours, case.outputs) for ours, case in pairs], self.golden)
+
     def torch_logits(self) -> Any:
         """Stack torch's logits on the sample, float32 (inputs, labels); for tasks with one row for each input."""
         return np.stack([each[0]["logits"] for each in self.expected]) if self.expected else np.zeros((0, 0))

@@ -7,12 +7,14 @@ import numpy as np
 
 from tuneport.errors import EngineError, TuneportError
 from tuneport.folders import check_out, new_folder
-from tuneport.host import usable_cores
-from tuneport.runtime.scheduler import BatchLimits
-from tuneport.schema.artifact import MANIFEST, Calibration, Evidence, Manifest, Processing, Rejected, Variant
+from tuneport.schema.artifact import MANIFEST, Calibration, Evidence, Execution, Manifest, Processing, Rejected, Variant
+from tuneport.schema.torch_setup import REFERENCE
 
+from .alternatives import best_alternative, open_alternatives
+from .applicable import select_variants
 from .artifact import write_artifact
-from .benchmark import BenchmarkResult, BenchmarkTarget, benchmark, candidate_limits
+from .baselines import baseline_setups, honest_baselines, reference_setup
+from .benchmark import BenchmarkResult, BenchmarkTarget, benchmark, enough_rows
 from .build import FP32, Passed, Requirements, VariantBuilder
 from .build_context import build_context
 from .calibration import calibrate
@@ -25,12 +27,10 @@ from .graph import Graph
 from .passes.distill import distilled
 from .reference import TorchModel
 from .source import Reference, Source, compute_reference, open_source
-from .variants import VariantSpec, select_variants
+from .torch_device import TORCH_DEVICES
+from .variants import VariantSpec
 
-BASELINE = "torch fp32"
 TIMED_ROWS = 200
-MIN_STREAMS_GAIN = 1.05
-"""Factor by which several streams must raise throughput, because they raise the latency of each batch."""
 Progress = Callable[[str], object]
 
 
@@ -51,7 +51,8 @@ def export(
     _check_depth(source.checkpoint, config, specs)
     with new_folder(out, marker=MANIFEST, overwrite=overwrite) as folder:
         progress("computing torch's outputs")
-        reference = compute_reference(source, folder)
+        torch_device = TORCH_DEVICES[config.device]
+        reference = compute_reference(source, folder, reference_setup(torch_device))
         progress("converting to ONNX")
         graph = convert(source, reference, folder)
         calibration, processing = calibrate_temperature(source, reference)
@@ -66,9 +67,12 @@ def export(
             context=build_context(config, source, reference, graph, progress),
             progress=progress,
         )
-        passed, rejected = validate_variants(builder, specs)
-        results = benchmark_variants(builder, reference.model, passed)
-        variants, unopened = record_variants(builder, source.checkpoint.labels, passed, results)
+        passed, rejected = validate_variants(builder, specs, config.variants)
+        progress("comparing torch's baselines with the reference")
+        setups = baseline_setups(torch_device)
+        baselines = honest_baselines(reference.gate, source.family, reference.model, setups)
+        results, executions = benchmark_variants(builder, baselines.models, passed)
+        variants, unopened = record_variants(builder, source.checkpoint.labels, passed, results, executions)
         return write_artifact(
             folder,
             config.name or artifact_name(out),
@@ -78,7 +82,9 @@ def export(
             signature=source.family.signature(graph),
             variants=variants,
             rejected=[*rejected, *unopened],
-            torch_timing=results[BASELINE].timing,
+            torch=reference.model.setup,
+            torch_timing=results[REFERENCE].timing,
+            refused_baselines=baselines.refused,
             calibration=calibration,
         )
 
@@ -102,10 +108,19 @@ def calibrate_temperature(source: Source, reference: Reference) -> tuple[Calibra
     return calibration, processing
 
 
-def validate_variants(builder: VariantBuilder, specs: Mapping[str, VariantSpec]) -> tuple[list[Passed], list[Rejected]]:
-    """Build and check every variant; returns those that passed and those that failed."""
-    passed, rejected = [], []
+def validate_variants(
+    builder: VariantBuilder, specs: Mapping[str, VariantSpec], named: Sequence[str] = ()
+) -> tuple[list[Passed], list[Rejected]]:
+    """Build and check every variant; returns those that passed and those that failed.
+
+    One that replaces another is left out if that passed, unless it was `named`.
+    """
+    passed: list[Passed] = []
+    rejected: list[Rejected] = []
     for name, spec in specs.items():
+        is_needed = spec.replaces not in {each.candidate.name for each in passed}
+        if not is_needed and name not in named:
+            continue
         builder.progress(f"building and checking {name}")
         outcome = builder.build_and_validate(name, spec)
         if isinstance(outcome, Passed):
@@ -116,25 +131,33 @@ def validate_variants(builder: VariantBuilder, specs: Mapping[str, VariantSpec])
 
 
 def benchmark_variants(
-    builder: VariantBuilder, torch_model: TorchModel, passed: Sequence[Passed]
-) -> dict[str, BenchmarkResult]:
-    """Time torch and the variants, each variant with one stream and, if that may help, with one stream per core."""
-    device, gate = builder.requirements.device, builder.gate
+    builder: VariantBuilder, baselines: Mapping[str, TorchModel], passed: Sequence[Passed]
+) -> tuple[dict[str, BenchmarkResult], dict[str, Execution]]:
+    """Time torch and the variants, each variant in all the ways that it may run.
+
+    Returns the results by label, and the execution that each label but torch's stands for.
+    """
+    gate, has_batch_choice = builder.gate, builder.family.has_batch_choice
     rows = builder.family.timed_rows((gate.rows or gate.golden_rows)[:TIMED_ROWS], gate.expected)
-    limits = candidate_limits(BatchLimits(), device) if builder.family.has_batch_choice else (BatchLimits(),)
-    targets = {BASELINE: BenchmarkTarget(torch_model.run_batch, limits=limits)}
-    streams = _candidate_streams(builder.requirements)
+    if has_batch_choice:
+        rows = enough_rows(rows, builder.requirements.device)
+    targets = {
+        name: BenchmarkTarget.of_torch(model, has_batch_choice=has_batch_choice) for name, model in baselines.items()
+    }
+    executions: dict[str, Execution] = {}
     for each in passed:
-        name, execution = each.candidate.name, each.candidate.execution
-        targets[name] = BenchmarkTarget.of_runner(each.runner, device)
-        if streams > 1 and each.runner.supports_streams:
-            runner = builder.open(execution.model_copy(update={"streams": streams}))
-            targets[_with_streams(name)] = BenchmarkTarget.of_runner(runner, device)
-    return benchmark(targets, rows, baseline=BASELINE, progress=builder.progress)
+        for label, execution, runner in open_alternatives(builder, each):
+            targets[label] = BenchmarkTarget.of_runner(runner, execution.device, execution.precision)
+            executions[label] = execution
+    return benchmark(targets, rows, progress=builder.progress), executions
 
 
 def record_variants(
-    builder: VariantBuilder, labels: tuple[str, ...], passed: Sequence[Passed], results: Mapping[str, BenchmarkResult]
+    builder: VariantBuilder,
+    labels: tuple[str, ...],
+    passed: Sequence[Passed],
+    results: Mapping[str, BenchmarkResult],
+    executions: Mapping[str, Execution],
 ) -> tuple[list[Variant], list[Rejected]]:
     """Return the variants with their evidence, and those that do not open in a process of their own, as servers do.
 
@@ -142,8 +165,9 @@ def record_variants(
     """
     variants, rejected = [], []
     for each in passed:
+        label = best_alternative(each.candidate.name, results, builder.requirements.objective)
         try:
-            variants.append(record_variant(builder, labels, each, results))
+            variants.append(record_variant(builder, labels, each, results[label], executions[label]))
         except EngineError as error:
             if each.candidate.name == FP32:
                 raise
@@ -152,16 +176,11 @@ def record_variants(
 
 
 def record_variant(
-    builder: VariantBuilder, labels: tuple[str, ...], passed: Passed, results: Mapping[str, BenchmarkResult]
+    builder: VariantBuilder, labels: tuple[str, ...], passed: Passed, result: BenchmarkResult, execution: Execution
 ) -> Variant:
-    """Choose one stream or several, measure memory and cold start, and return the variant with its evidence."""
-    name, execution = passed.candidate.name, passed.candidate.execution
+    """Measure memory and cold start, and return the variant with its evidence."""
+    name = passed.candidate.name
     builder.progress(f"measuring memory and cold start of {name}")
-    result, streams = results[name], 1
-    with_streams = results.get(_with_streams(name), result)
-    if with_streams.timing.texts_per_s > MIN_STREAMS_GAIN * result.timing.texts_per_s:
-        result, streams = with_streams, _candidate_streams(builder.requirements)
-    execution = execution.model_copy(update={"streams": streams})
     if not execution.single_row_batches:
         execution = execution.model_copy(update={"max_batch_tokens": result.max_batch_tokens})
     inputs = [case.input for case in builder.gate.golden]
@@ -183,13 +202,3 @@ def _check_depth(checkpoint: Checkpoint, config: ExportConfig, specs: Mapping[st
     is_pruned = any(distilled in passes for spec in specs.values() for passes in spec.passes.values())
     if depth and config.prune_layers >= depth and is_pruned:
         raise TuneportError(f"{config.prune_layers} of its {depth} layers cannot be dropped", "lower --prune-layers")
-
-
-def _candidate_streams(requirements: Requirements) -> int:
-    """Return the number of streams to try beside one: the cores, if the objective is throughput on a CPU."""
-    wants_throughput = requirements.device == "cpu" and requirements.objective == "throughput"
-    return usable_cores() if wants_throughput else 1
-
-
-def _with_streams(name: str) -> str:
-    return f"{name}, a stream a core"

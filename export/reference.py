@@ -1,25 +1,30 @@
-"""Run the checkpoint in torch, eagerly and with transformers' own tokenizer, as the reference of every comparison."""
+"""Run the checkpoint in torch, with transformers' own tokenizer: the reference of every comparison, and baselines."""
 
+import copy
 import inspect
 import itertools
 import re
+import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 import transformers
 from safetensors import SafetensorError
 
-from tuneport.errors import CheckpointError
-from tuneport.runtime.batch import EncodedInput, RowOutputs, padded_batch
+from tuneport.errors import CheckpointError, EngineError
+from tuneport.runtime.batch import EncodedInput, Output, RowOutputs, padded_batch
 from tuneport.runtime.tasks.base import RuntimeTask
+from tuneport.schema.torch_setup import CPU_REFERENCE, TorchPrecision, TorchSetup
 
 from .adapter import with_adapter
 from .checkpoint import Checkpoint
 from .checkpoint_files import loading_error
 from .tasks.base import ExportTask
+from .torch_device import check_torch, matrix_products
 
+DTYPES: dict[TorchPrecision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 LAYER = re.compile(r"(.*?\.\d+)\.")
 """The layer of a weight: everything up to the first number in its name."""
 INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
@@ -51,10 +56,17 @@ def _check_loaded(model: torch.nn.Module, loading_info: Mapping[str, Any], check
 
 
 class TorchModel:
-    """The checkpoint in torch, without any optimization."""
+    """The checkpoint in torch, on one device and in one precision."""
 
-    def __init__(self, checkpoint: Checkpoint, task: ExportTask, dtype: torch.dtype = torch.float32) -> None:
-        """Load the weights from safetensors; a CheckpointError if they are damaged or do not fit the configuration."""
+    compile_s: float | None = None
+    """Seconds that `torch.compile` took; None if the model is not compiled."""
+
+    def __init__(self, checkpoint: Checkpoint, task: ExportTask, setup: TorchSetup = CPU_REFERENCE) -> None:
+        """Load the weights from safetensors; a CheckpointError if they are damaged or do not fit the configuration.
+
+        Raises EngineError if torch cannot run on the device.
+        """
+        check_torch(setup.device)
         self._checkpoint = checkpoint
         self._task = task
         self._processing = task.processing()
@@ -62,20 +74,40 @@ class TorchModel:
         try:
             model, loading_info = auto_class.from_pretrained(
                 checkpoint.folder,
-                dtype=dtype,
+                dtype=DTYPES[setup.precision],
                 use_safetensors=True,
                 trust_remote_code=checkpoint.trust_remote_code,
                 output_loading_info=True,
             )
             _check_loaded(model, loading_info, checkpoint)
-            self.model = with_adapter(model, checkpoint.folder).to(dtype).eval()
+            model = with_adapter(model, checkpoint.folder)
         except CheckpointError:
             raise
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise loading_error(checkpoint.folder, error) from error
-        self._input_names = set(inspect.signature(self.model.forward).parameters) & set(INPUT_NAMES)
-        if self.model.config.pad_token_id is None:  # such as GPT-2's; padded batches need one
-            self.model.config.pad_token_id = checkpoint.tokenizer.pad_token_id
+        if model.config.pad_token_id is None:  # such as GPT-2's; padded batches need one
+            model.config.pad_token_id = checkpoint.tokenizer.pad_token_id
+        self._input_names = set(inspect.signature(model.forward).parameters) & set(INPUT_NAMES)
+        self._use(model, setup)
+
+    def with_setup(self, setup: TorchSetup) -> Self:
+        """Return the same checkpoint with another setup; both share the weights if their precision is the same.
+
+        Raises EngineError if torch cannot run on the device.
+        """
+        check_torch(setup.device)
+        is_same = (setup.device, setup.precision) == (self.setup.device, self.setup.precision)
+        other = copy.copy(self)
+        other._use(self.model if is_same else copy.deepcopy(self.model), setup)
+        return other
+
+    def _use(self, model: Any, setup: TorchSetup) -> None:
+        """Move a model to the setup's device and precision, and run it from now on."""
+        self.model = model.to(device=setup.device, dtype=DTYPES[setup.precision]).eval()
+        # Lengths and numbers of rows vary: without `dynamic` each shape would be compiled.
+        self._forward = torch.compile(self.model, dynamic=True) if setup.compiled else self.model
+        attention = getattr(self.model.config, "_attn_implementation", None)
+        self.setup = setup.model_copy(update={"attention": attention})
 
     def outputs(
         self, runtime_task: RuntimeTask, parsed_inputs: Sequence[Any], batch_size: int = 16
@@ -88,7 +120,7 @@ class TorchModel:
             feeds = self._tokenize([parsed_inputs[i] for i in batch])
             # The input that each window belongs to, as its index in the batch.
             owners = feeds.get("overflow_to_sample_mapping", range(len(batch)))
-            for owner, window_outputs in zip(owners, self._run(feeds, runtime_task.per_token), strict=True):
+            for owner, window_outputs in zip(owners, self._rows(feeds, runtime_task.per_token), strict=True):
                 outputs[batch[int(owner)]].append(window_outputs)
         return outputs
 
@@ -98,8 +130,29 @@ class TorchModel:
         return self._task.outputs
 
     def encode(self, parsed_inputs: Sequence[Any]) -> dict[str, torch.Tensor]:
-        """Tokenize inputs to the tensors that the model takes, each int64 (windows, tokens), padded."""
-        return {name: values for name, values in self._tokenize(parsed_inputs).items() if name in self._input_names}
+        """Tokenize inputs to the tensors that the model takes, each int64 (windows, tokens), padded, on its device."""
+        return self._to_device(self._tokenize(parsed_inputs))
+
+    def run_batch(self, rows: Sequence[EncodedInput]) -> Any:
+        """Run rows in one padded batch, as a variant's runner does, and return the outputs on the host; for timing."""
+        feeds = padded_batch(rows, self._processing).feeds
+        return self._run({name: torch.from_numpy(values) for name, values in feeds.items()})
+
+    def compile_on(self, rows: Sequence[EncodedInput]) -> None:
+        """Compile the model, if its setup says so, for batches of one row and of several, and record the time.
+
+        Raises EngineError if the compiler is missing or fails.
+        """
+        if not self.setup.compiled:
+            return
+        started, ordered = time.perf_counter(), sorted(rows, key=len)
+        try:
+            for batch in (ordered[:1], ordered[-1:], ordered[:2], ordered[-3:]):
+                self.run_batch(batch)
+        except Exception as error:  # of the compiler's, of any kind
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise EngineError(f"torch.compile fails ({reason[:200]})", "leave out --torch-compile") from error
+        self.compile_s = round(time.perf_counter() - started, 1)
 
     def _tokenize(self, parsed_inputs: Sequence[Any]) -> Any:
         return self._checkpoint.tokenizer(
@@ -110,16 +163,17 @@ class TorchModel:
             verbose=False,
         )
 
-    def run_batch(self, rows: Sequence[EncodedInput]) -> Any:
-        """Run rows in one padded batch, as a variant's runner does; for timing."""
-        feeds = padded_batch(rows, self._processing).feeds
-        with torch.inference_mode():
-            return self.model(**{name: torch.from_numpy(feeds[name]) for name in self._input_names})
+    def _to_device(self, feeds: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: values.to(self.setup.device) for name, values in feeds.items() if name in self._input_names}
 
-    def _run(self, feeds: Any, per_token: bool) -> list[RowOutputs]:
-        with torch.inference_mode():
-            outputs = self.model(**{name: values for name, values in feeds.items() if name in self._input_names})
-        arrays = {name: outputs[name].float().numpy() for name in self._task.outputs}
+    def _run(self, feeds: Mapping[str, torch.Tensor]) -> dict[str, Output]:
+        """Copy the feeds to the device, run the model, and copy the task's outputs back, as float32."""
+        with torch.inference_mode(), matrix_products(tf32=self.setup.tf32):
+            outputs = self._forward(**self._to_device(feeds))
+            return {name: outputs[name].float().cpu().numpy() for name in self._task.outputs}
+
+    def _rows(self, feeds: Any, per_token: bool) -> list[RowOutputs]:
+        arrays = self._run(feeds)
         masks = feeds["attention_mask"].bool().numpy() if per_token else itertools.repeat(slice(None))
         rows = range(len(feeds["input_ids"]))
         return [

@@ -8,6 +8,7 @@ from tuneport.folders import write_lines
 from tuneport.runtime.loading import open_task
 from tuneport.runtime.tasks.base import RuntimeTask
 from tuneport.schema.artifact import GOLDEN, Processing
+from tuneport.schema.torch_setup import TorchSetup
 from tuneport.tasks import task_spec
 
 from .checkpoint import Checkpoint, open_checkpoint
@@ -57,13 +58,13 @@ def open_source(config: ExportConfig) -> Source:
     return Source(checkpoint, task, export_family(checkpoint.task), sample)
 
 
-def compute_reference(source: Source, folder: Path) -> Reference:
+def compute_reference(source: Source, folder: Path, setup: TorchSetup) -> Reference:
     """Write the tokenizer, compute torch's outputs on golden cases and data, and write the golden cases."""
     checkpoint, task, sample = source.checkpoint, source.task, source.sample
     processing = task.processing()
     source.family.write_tokenizer(checkpoint, folder)
     runtime_task = open_task(folder, checkpoint.task, checkpoint.labels, processing)
-    model = load_reference(checkpoint, task)
+    model = load_reference(checkpoint, task, setup)
     golden = golden_cases(checkpoint, task, runtime_task, model, sample.inputs)
     expected = model.outputs(runtime_task, [runtime_task.parse_input(each) for each in sample.inputs])
     write_lines(folder / GOLDEN, (case.model_dump() for case in golden))

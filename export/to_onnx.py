@@ -18,6 +18,7 @@ from tuneport.tasks import task_spec
 from . import onnx_configs  # noqa: F401 -- registers further architectures
 from .checkpoint import Checkpoint
 from .graph import Graph, quiet, save_graph
+from .torch_device import on_cpu
 
 
 def encoder_to_onnx(model: Any, checkpoint: Checkpoint, folder: Path) -> Graph:
@@ -27,7 +28,7 @@ def encoder_to_onnx(model: Any, checkpoint: Checkpoint, folder: Path) -> Graph:
     """
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         file = Path(scratch) / "model.onnx"
-        with export_errors(checkpoint), quiet():
+        with export_errors(checkpoint), quiet(), on_cpu(model):
             onnx_config_class = TasksManager.get_exporter_config_constructor(
                 "onnx",
                 model_type=model.config.model_type,

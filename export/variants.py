@@ -3,31 +3,30 @@
 A new variant is an entry of `VARIANTS` with its list of passes.
 """
 
-import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tuneport.errors import TuneportError
-from tuneport.host import Host
-from tuneport.schema.artifact import Device, Engine, Precision
+from tuneport.schema.artifact import ComputeCapability, Device, Engine, Layout, Precision
 from tuneport.tasks import FamilyName
 
-from .config import MIN_CALIBRATION_ROWS
 from .families import ExportFamily
 from .gate import EXACT, Measurement, Thresholds
+from .passes.bf16 import bf16
 from .passes.context import Pass
 from .passes.distill import distilled
 from .passes.fp16 import fp16
-from .passes.fuse import fuse
-from .passes.generative import generative_int4, generative_int8
-from .passes.int8 import int8_dynamic, int8_static
+from .passes.fuse import fuse, fuse_multi_head
+from .passes.generative import generative_fp16, generative_int4, generative_int8
+from .passes.int8 import int8_dynamic, int8_static, int8_symmetric
 from .passes.nncf import nncf_int8
+from .passes.packed import packed, packed_multi_head
 from .passes.smoothquant import smoothquant
 
 MIN_TOLERANCE = 0.05
 CPU: tuple[Device, ...] = ("cpu",)
-ALL_DEVICES: tuple[Device, ...] = ("cpu", "cuda", "tensorrt")
+CUDA: tuple[Device, ...] = ("cuda",)
+ALL_DEVICES: tuple[Device, ...] = ("cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,18 @@ class VariantSpec:
     """Smallest share of predictions equal to torch's, of variants of encoders that are not exact."""
     supports_node_exclusion: bool = False
     """Whether nodes can stay in fp32 if the variant fails its gate; for encoders."""
+    layout: Layout = "padded"
+    uses_tensorrt: bool = False
+    """Whether TensorRT runs it on the GPU, and CUDA only what TensorRT cannot compile."""
+    provider_options: Mapping[str, str] = field(default_factory=dict)
+    min_compute_capability: ComputeCapability = "7.5"
+    """What the GPU must have; CUDA 13 supports none before Turing."""
+    replaces: str | None = None
+    """The variant in whose place it is built if that fails its gate; without names it is built for no other reason."""
+
+    def execution_device(self, device: Device) -> Device:
+        """Return the device that it runs on in an artifact for `device`."""
+        return "tensorrt" if self.uses_tensorrt else device
 
     def thresholds(self, max_drop: float, unit: float, family: ExportFamily) -> Thresholds:
         """Return the limits of the gate; `unit` is the scale of outputs."""
@@ -69,7 +80,7 @@ DISTILLED: dict[str, Any] = {"is_default": False, "needs_data": True, "min_agree
 """Models with fewer layers may predict differently, so their metric decides, with a lower limit on agreement."""
 VARIANTS: dict[str, VariantSpec] = {
     "fp32": VariantSpec("onnxruntime", "fp32", ALL_DEVICES, BOTH, is_exact=True),
-    "fused": VariantSpec("onnxruntime", "fp32", ("cpu", "cuda"), {"encoder": (fuse,)}, is_exact=True, is_default=False),
+    "fused": VariantSpec("onnxruntime", "fp32", ALL_DEVICES, {"encoder": (fuse,)}, is_exact=True, is_default=False),
     "int8": VariantSpec(
         "onnxruntime",
         "int8",
@@ -80,13 +91,46 @@ VARIANTS: dict[str, VariantSpec] = {
     "int8-static": VariantSpec(
         "onnxruntime",
         "int8",
-        ("cpu", "tensorrt"),
+        CPU,
         {"encoder": (smoothquant, int8_static)},
         is_default=False,
         needs_data=True,
         supports_node_exclusion=True,
     ),
-    "fp16": VariantSpec("onnxruntime", "fp16", ("cuda", "tensorrt"), {"encoder": (fp16,)}, needs_data=True),
+    "fp16": VariantSpec(
+        "onnxruntime", "fp16", CUDA, {"encoder": (fuse, fp16), "generative": (generative_fp16,)}, needs_data=True
+    ),
+    "fp16-packed": VariantSpec(
+        "onnxruntime", "fp16", CUDA, {"encoder": (fuse, fp16, packed)}, needs_data=True, layout="packed"
+    ),
+    "fp16-packed-mha": VariantSpec(
+        "onnxruntime", "fp16", CUDA, {"encoder": (fuse, fp16, packed_multi_head)}, needs_data=True, layout="packed"
+    ),
+    "bf16": VariantSpec(
+        "onnxruntime",
+        "bf16",
+        CUDA,
+        {"encoder": (fuse_multi_head, bf16)},
+        min_compute_capability="8.0",
+        replaces="fp16",
+    ),
+    "tensorrt-fp16": VariantSpec(
+        "onnxruntime",
+        "fp16",
+        CUDA,
+        uses_tensorrt=True,
+        provider_options={"trt_fp16_enable": "1"},
+    ),
+    "tensorrt-int8": VariantSpec(
+        "onnxruntime",
+        "int8",
+        CUDA,
+        {"encoder": (smoothquant, int8_symmetric)},
+        needs_data=True,
+        supports_node_exclusion=True,
+        uses_tensorrt=True,
+        provider_options={"trt_fp16_enable": "1", "trt_int8_enable": "1"},
+    ),
     "openvino": VariantSpec("openvino", "fp32", CPU, is_exact=True),
     "openvino-bf16": VariantSpec("openvino", "bf16", CPU),
     "openvino-int8": VariantSpec("openvino", "int8", CPU, {"encoder": (nncf_int8,)}, needs_data=True),
@@ -94,51 +138,3 @@ VARIANTS: dict[str, VariantSpec] = {
     "pruned-int8": VariantSpec("onnxruntime", "int8", CPU, {"encoder": (distilled, int8_dynamic)}, **DISTILLED),
     "int4": VariantSpec("onnxruntime", "int4", ("cpu", "cuda"), {"generative": (generative_int4,)}),
 }
-
-
-def select_variants(
-    names: tuple[str, ...], device: Device, *, rows: int | None = None, family: FamilyName | None = None
-) -> dict[str, VariantSpec]:
-    """Return the variants to build, fp32 first and always; a TuneportError for combinations that cannot work.
-
-    `family` is that of the model and `rows` the number of rows of data; None while they are not known. Without names,
-    these are the default variants that the processor, the installed packages and the data allow on the device.
-    """
-    if unknown := [name for name in names if name not in VARIANTS]:
-        raise TuneportError(f"unknown variants {unknown}", f"choose among {', '.join(VARIANTS)}")
-    for name in names:
-        if obstacle := _obstacle(name, device, rows, family) or _missing_labels(name, rows):
-            possible = [each for each in VARIANTS if not _obstacle(each, device, rows, family)]
-            raise TuneportError(f"{name} {obstacle[0]}", f"{obstacle[1]}, or choose among {', '.join(possible)}")
-    wanted = names or tuple(
-        name
-        for name, spec in VARIANTS.items()
-        if spec.is_default and not _obstacle(name, device, rows, family or "encoder")
-    )
-    return {name: spec for name, spec in VARIANTS.items() if name == "fp32" or name in wanted}
-
-
-def _obstacle(name: str, device: Device, rows: int | None, family: FamilyName | None) -> tuple[str, str] | None:
-    """Return why a variant cannot be built here, and the remedy; None if it can."""
-    spec = VARIANTS[name]
-    if family is not None and family not in spec.passes:
-        return f"is for {' and '.join(spec.passes)} models", "leave it out"
-    if device not in spec.devices:
-        return f"does not run on {device}", "give another --device"
-    if spec.engine == "openvino" and importlib.util.find_spec("openvino") is None:
-        return "needs OpenVINO", "install tuneport[openvino]"
-    if name == "openvino-int8" and importlib.util.find_spec("nncf") is None:
-        return "needs NNCF", "install tuneport[openvino]"
-    if spec.precision == "bf16" and not Host.here().has_bf16:
-        return "needs a processor with bfloat16 instructions, which this is not", "export on one that has them"
-    if spec.needs_data and rows is not None and rows < MIN_CALIBRATION_ROWS:
-        problem = f"is calibrated on data, of which there are {rows} rows"
-        return problem, f"give at least {MIN_CALIBRATION_ROWS} with --data"
-    return None
-
-
-def _missing_labels(name: str, rows: int | None) -> tuple[str, str] | None:
-    """Return why a variant that was named could not pass its gate, and the remedy; None if it could."""
-    if rows == 0 and not VARIANTS[name].is_exact:
-        return "gives up precision and is judged on labelled data, and there is none", "give some with --data"
-    return None

@@ -2,6 +2,7 @@
 
 import asyncio
 import hmac
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ from tuneport.errors import DeadlineExceeded, InputError, Overloaded, PayloadToo
 from tuneport.runtime.tasks.generation import TokenCallback
 
 from . import logs, tracing
+from .batcher import BatchReport
+from .devices import Placement
 from .inference import Inference, InferenceResult
 from .metrics import Metrics
 from .settings import Settings
@@ -22,20 +25,22 @@ INFERENCE_OPERATIONS = ("predict", "infer", "openai")
 class AdmissionController:
     """Stands in front of a worker's inference."""
 
-    def __init__(self, inference: Inference, settings: Settings) -> None:
-        """Read the API keys and create the metrics."""
+    def __init__(self, inference: Inference, settings: Settings, placement: Placement | None = None) -> None:
+        """Read the API keys and create the metrics; `placement` says where this worker's engine runs."""
         self.inference = inference
         self.settings = settings
         self.manifest = inference.predictor.manifest
         self.model = inference.predictor.describe()
         """Name, version and variant, as responses give them."""
-        self.metrics = Metrics(self.model, workers=settings.workers)
-        inference.on_batch = self.metrics.batch
+        self.metrics = Metrics(self.model, workers=settings.worker_count, placement=placement)
+        inference.on_batch = self._record_batch
+        inference.predictor.runner.on_halved = self._record_halved
         self.ready = True
-        """False as soon as the service is told to stop."""
+        """False as soon as the service is told to stop, or has lost its device."""
         self._record_span = tracing.recorder(self.model)
         self._keys = settings.keys()
         self._active_requests = 0
+        self._has_halved = False
 
     def check_key(self, authorization: str | None, api_key: str | None) -> None:
         """Raise Unauthenticated for a request without a valid key, where keys are set.
@@ -64,7 +69,8 @@ class AdmissionController:
             problem = f"{self._active_requests} requests are active and at most {limit} may be"
             raise Overloaded(problem, "try again after a second, or add replicas")
         if operation in INFERENCE_OPERATIONS:
-            self.inference.batcher.check_capacity()
+            self.metrics.waiting(self.inference.batcher.waiting)
+            self.inference.check_capacity()
         self._active_requests += 1
         try:
             yield
@@ -113,6 +119,18 @@ class AdmissionController:
         if chars > limit:
             problem = f"{chars} characters in one request, and the limit is {limit}"
             raise PayloadTooLarge(problem, "send several requests, or raise TUNEPORT_MAX_CHARS", code="too_many_chars")
+
+    def _record_batch(self, report: BatchReport) -> None:
+        self.metrics.batch(report)
+        self.metrics.waiting(self.inference.batcher.waiting)
+
+    def _record_halved(self) -> None:
+        """Count a batch that the device refused for memory, and log the first."""
+        self.metrics.halved()
+        if not self._has_halved:
+            self._has_halved = True
+            remedy = "lower TUNEPORT_MAX_BATCH_TOKENS if it happens often; see tuneport_halved_batches_total"
+            logs.log("batch halved for lack of memory", logging.WARNING, remedy=remedy)
 
     def record_request(
         self,

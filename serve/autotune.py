@@ -15,6 +15,7 @@ from tuneport.schema.artifact import Device, GoldenCase, Manifest, Variant
 from tuneport.schema.loading import check_files, load_golden, load_manifest
 
 from . import logs
+from .devices import choose_variant
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -28,30 +29,33 @@ COPIES = 4
 
 
 def select_variant_for_host(folder: Path, settings: Settings) -> str | None:
-    """Return the name of the fastest variant, or None where the manifest's choice stands.
+    """Return the name of the variant that serves on this host, or None where the manifest's choice stands.
 
     It stands on a host like the export's, for families that are not autotuned, and where there is nothing to choose
-    from. Raises ArtifactError for a damaged file.
+    from. Raises ArtifactError for a damaged file, EngineError if no variant runs here.
     """
     manifest = load_manifest(folder)
-    default = manifest.variant()
-    device = settings.device or default.execution.device
+    choice = choose_variant(manifest, settings)
+    if choice.because:
+        logs.log("variant selected", serves=choice.variant.name, because=choice.because)
+    chosen = choice.variant.name if choice.because else None
+    device = choice.variant.execution.device
     variants = [variant for variant in manifest.variants if variant.execution.device == device]
     if len(variants) < 2 or not is_unlike(Host.here(), manifest.host, device):
-        return None
+        return chosen
     # Imported here because BentoML's supervisor runs this code and seldom gets this far.
     from tuneport.runtime.loading import family_of
 
     if not family_of(manifest.task).is_autotuned:
-        return None
+        return chosen
     speeds = _measure(folder, manifest, variants, settings)
-    best = max(speeds, key=speeds.__getitem__) if speeds else default.name
+    best = max(speeds, key=speeds.__getitem__) if speeds else choice.variant.name
     logs.log(
         "autotuned",
         because="the artifact was timed on another host",
         timed_on=manifest.host.model_dump(include={"cpu", "cores", "instructions", "gpus"}),
         rows_per_s={name: round(speed, 1) for name, speed in speeds.items()},
-        manifest_default=default.name,
+        manifest_default=manifest.default_variant,
         serves=best,
     )
     return best
@@ -60,7 +64,9 @@ def select_variant_for_host(folder: Path, settings: Settings) -> str | None:
 def is_unlike(here: Host, there: Host, device: Device = "cpu") -> bool:
     """Tell whether timings of the other host say little about this one."""
     if device != "cpu":
-        return here.gpus[:1] != there.gpus[:1]
+        if here.gpus and there.gpus:
+            return not here.gpus[0].is_like(there.gpus[0])
+        return here.gpus != there.gpus
     return here.cores != there.cores or here.instructions != there.instructions
 
 
@@ -91,7 +97,8 @@ def _measure(folder: Path, manifest: Manifest, variants: list[Variant], settings
     for variant in variants:
         check_files(folder, manifest, variant.name)
         try:
-            runner = open_runner(folder, manifest, variant, threads=settings.worker_threads())
+            threads, options = settings.worker_threads(), settings.device_options()
+            runner = open_runner(folder, manifest, variant, threads=threads, device_options=options)
             check_golden(runner, golden, variant)
             speeds[variant.name] = rows_per_s(runner, golden)
         except Exception as error:  # of the engine, which raises exceptions of any kind: others may run

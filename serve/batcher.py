@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from tuneport.errors import ServiceStopping
+from tuneport.errors import DeviceLost, ServiceStopping
 from tuneport.runtime.batch import EncodedInput, RowOutputs, RunBatch
 from tuneport.runtime.scheduler import BatchLimits
 
@@ -27,6 +27,7 @@ class BatchReport:
     tokens: int
     """Without padding."""
     padded_tokens: int
+    """What the batch cost, which is `tokens` where nothing is padded."""
     seconds: float
     waited_s: list[float]
     """How long each row waited in the queue."""
@@ -36,8 +37,8 @@ class BatchReport:
         cls, rows: Sequence[EncodedInput], limits: BatchLimits, seconds: float, waited_s: list[float]
     ) -> "BatchReport":
         """Count the tokens of `rows`, with and without the padding of one batch."""
-        padded_tokens = len(rows) * limits.padded(max(map(len, rows)))
-        return cls(len(rows), sum(map(len, rows)), padded_tokens, seconds, waited_s)
+        lengths = [len(row) for row in rows]
+        return cls(len(rows), sum(lengths), limits.cost(lengths), seconds, waited_s)
 
 
 Report = Callable[[BatchReport], object]
@@ -184,7 +185,7 @@ class Batcher:
 def run_isolated(run: RunBatch, rows: list[EncodedInput]) -> tuple[list[RowOutputs | Exception], float]:
     """Run a batch; if it fails, run its rows one by one, so that only the request with the bad row fails.
 
-    Returns a result for each row, and the seconds of the first attempt.
+    Nothing runs again after the device was lost. Returns a result for each row, and the seconds of the first attempt.
     """
     began = time.perf_counter()
     try:
@@ -192,6 +193,8 @@ def run_isolated(run: RunBatch, rows: list[EncodedInput]) -> tuple[list[RowOutpu
         if len(results) != len(rows):
             raise ValueError(f"{len(results)} results for {len(rows)} row(s)")
         return list(results), time.perf_counter() - began
+    except DeviceLost as error:
+        return [error] * len(rows), time.perf_counter() - began
     except Exception as error:
         seconds = time.perf_counter() - began
         return [error] if len(rows) == 1 else [run_isolated(run, [row])[0][0] for row in rows], seconds

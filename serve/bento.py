@@ -22,8 +22,8 @@ from tuneport.tasks import task_spec
 MODEL_NAME = "tuneport"
 SERVICE = "tuneport.stages.serve.service:Tuneport"
 BENTOFILE = "bentofile.yaml"
-REQUIREMENTS, GENERATIVE_REQUIREMENTS = "serve/requirements.txt", "serve/requirements-generate.txt"
-"""What an image installs: the file that bentofile.yaml names, and the one for generative models."""
+REQUIREMENTS = "serve/requirements.txt"
+"""What bentofile.yaml names: the packages of an image for encoders on CPUs."""
 
 
 def register(artifact: Path) -> str:
@@ -61,18 +61,31 @@ def _store(artifact: Path, manifest: Manifest, tag: str) -> None:
 
 
 def build(artifact: Path) -> bentoml.Bento:
-    """Register an artifact and build the bento that serves it; that of a generative model installs torch."""
+    """Register an artifact and build the bento that serves it, with the packages that its variants need."""
     tag = register(artifact)
-    is_generative = task_spec(load_manifest(artifact).task).family == "generative"
     with tempfile.TemporaryDirectory(prefix="tuneport-build-") as folder, _remove_unfinished_bentos():
         context = Path(folder)
-        write_build_context(context, GENERATIVE_REQUIREMENTS if is_generative else REQUIREMENTS)
+        write_build_context(context, requirements_for(load_manifest(artifact)))
         return bentoml.bentos.build_bentofile(
             str(context / BENTOFILE),
             build_ctx=folder,
             args={"model": tag},
             reload=True,  # this process may have built the bento of another artifact
         )
+
+
+def requirements_for(manifest: Manifest) -> str:
+    """Return the file with what an artifact's image installs: torch for generative models, CUDA's libraries for GPUs.
+
+    ONNX Runtime for GPUs runs variants for CPUs as well. Raises TuneportError for TensorRT with a generative model.
+    """
+    is_generative = task_spec(manifest.task).family == "generative"
+    devices = {variant.execution.device for variant in manifest.variants}
+    if "tensorrt" in devices and is_generative:
+        raise TuneportError("there is no image for generative models on TensorRT", "export with --device cuda")
+    target = "tensorrt" if "tensorrt" in devices else "gpu" if "cuda" in devices else ""
+    parts = ["requirements", *(["generate"] if is_generative else []), *([target] if target else [])]
+    return f"serve/{'-'.join(parts)}.txt"
 
 
 def write_build_context(folder: Path, requirements: str) -> None:

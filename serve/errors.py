@@ -7,6 +7,8 @@ import grpc
 
 from tuneport.errors import (
     DeadlineExceeded,
+    DeviceLost,
+    DeviceOutOfMemory,
     InputError,
     MalformedRequest,
     MethodNotAllowed,
@@ -34,6 +36,8 @@ STATUSES: dict[type[Exception], tuple[int, grpc.StatusCode]] = {
     Overloaded: (429, grpc.StatusCode.RESOURCE_EXHAUSTED),
     DeadlineExceeded: (503, grpc.StatusCode.DEADLINE_EXCEEDED),
     ServiceStopping: (503, grpc.StatusCode.UNAVAILABLE),
+    DeviceOutOfMemory: (503, grpc.StatusCode.UNAVAILABLE),
+    DeviceLost: (503, grpc.StatusCode.UNAVAILABLE),
     RequestError: (400, grpc.StatusCode.INVALID_ARGUMENT),
 }
 """Request error → HTTP status and gRPC code; subclasses before their bases."""

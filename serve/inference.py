@@ -1,6 +1,7 @@
 """Answer one request among others: parse, encode, check the size, batch, run, decode."""
 
 import asyncio
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel
 
-from tuneport.errors import EngineError, MalformedRequest, PayloadTooLarge
+from tuneport.errors import DeviceLost, EngineError, MalformedRequest, PayloadTooLarge
 from tuneport.runtime.batch import EncodedInput, RowOutputs, group_by_input
 from tuneport.runtime.predictor import Predictor
 from tuneport.runtime.tasks.generation import TokenCallback, with_callback
@@ -45,10 +46,15 @@ class Inference:
         self.predictor = predictor
         self.on_batch: Callable[[BatchReport], object] = lambda _: None
         """Called in the event loop with the report of every batch."""
+        self.on_device_lost: Callable[[], object] = lambda: None
+        """Called once, in a thread of the engine, when its device failed; nothing runs on it afterwards."""
+        self.lost_because: str | None = None
+        """Why the device is lost."""
+        self._lost_lock = threading.Lock()
         self._settings = settings
         self._tokenizer_thread = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
         self.batcher: RowBatcher = make_batcher(
-            predictor.runner.run_batch,
+            self._run_batch,
             streams=predictor.runner.streams,
             limits=predictor.runner.limits,
             max_queue_inputs=settings.max_queue_inputs,
@@ -68,6 +74,7 @@ class Inference:
             threads=settings.worker_threads(),
             streams=streams,
             max_batch_tokens=settings.max_batch_tokens,
+            device_options=settings.device_options(),
         )
         return cls(predictor, settings, make_batcher)
 
@@ -86,7 +93,7 @@ class Inference:
         receives the tokens of a generative model as they are generated. Raises InputError, PayloadTooLarge,
         MalformedRequest for a truncated input unless `allow_truncation`, and what `Batcher.submit` raises.
         """
-        self.batcher.check_capacity()  # again: the service may have closed while the body was read
+        self.check_capacity()  # again: the service may have closed while the body was read
         checked = self.predictor.parse_parameters(parameters)
         parsed_inputs = self.predictor.parse_inputs(inputs)
         windows = await self._encode(inputs, parsed_inputs, checked)
@@ -98,10 +105,34 @@ class Inference:
         parts = zip(predictions, windows, group_by_input(outputs, windows), strict=True)
         return [_result(*part) for part in parts]
 
+    def check_capacity(self) -> None:
+        """Raise DeviceLost where nothing can run any more, and what `Batcher.check_capacity` raises."""
+        self._check_device_lost()
+        self.batcher.check_capacity()
+
     def close(self) -> None:
         """Refuse the rows that wait and stop the threads."""
         self.batcher.close()
         self._tokenizer_thread.shutdown()
+
+    def _run_batch(self, rows: Sequence[EncodedInput]) -> list[RowOutputs]:
+        """Run a batch in a thread of the engine; once the device is lost, raise DeviceLost without touching it."""
+        self._check_device_lost()
+        try:
+            outputs = self.predictor.runner.run_batch(rows)
+        except DeviceLost as error:
+            with self._lost_lock:
+                is_first = self.lost_because is None
+                self.lost_because = self.lost_because or error.reason
+            if is_first:
+                self.on_device_lost()
+            raise
+        self._check_device_lost()  # in another stream while this batch ran: its outputs may be damaged, too
+        return outputs
+
+    def _check_device_lost(self) -> None:
+        if self.lost_because is not None:
+            raise DeviceLost(self.lost_because)
 
     async def _encode(
         self, inputs: Sequence[Any], parsed_inputs: Sequence[Any], parameters: BaseModel

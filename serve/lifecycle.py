@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import tempfile
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from tuneport.errors import TuneportError
 from .settings import START_REPORT, Settings
 
 HTTP2_UPGRADE = re.compile(rb"(?<=\r\n)upgrade:[ \t]*h2c[ \t]*\r\n", re.IGNORECASE)
+FORCED_EXIT_S = 5.0
 METHODS = (b"POST ", b"GET ", b"PUT ", b"OPTIONS ")
 
 
@@ -55,6 +57,17 @@ def install_shutdown_hooks(settings: Settings, drain: Callable[[], Awaitable[Non
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
+
+
+def stop_worker(shutdown_grace_s: float) -> None:
+    """End this worker as SIGTERM does; by force some seconds after the grace time, because a lost GPU may block it.
+
+    Call it in the main thread. BentoML's supervisor starts another worker.
+    """
+    timer = threading.Timer(shutdown_grace_s + FORCED_EXIT_S, os._exit, (1,))
+    timer.daemon = True
+    timer.start()
+    signal.raise_signal(signal.SIGTERM)
 
 
 def report_failed_start(error: TuneportError) -> None:

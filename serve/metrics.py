@@ -1,4 +1,7 @@
-"""Metrics for Prometheus. One instance a process; with several workers prometheus_client adds them up."""
+"""Metrics for Prometheus. One instance a process; with several workers prometheus_client adds them up.
+
+What an engine does is also labelled with its worker and device; the GPUs themselves are in `gpu_metrics.py`.
+"""
 
 import os
 from collections.abc import Iterator
@@ -7,6 +10,8 @@ from typing import Any
 from tuneport.errors import TuneportError
 
 from .batcher import BatchReport
+from .devices import Placement
+from .gpu_metrics import GpuCollector
 from .settings import METRICS_FOLDER
 
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
@@ -19,8 +24,9 @@ CANCELLED = ("499", "CANCELLED")
 class Metrics:
     """Counters and histograms of both protocols and the batcher, labelled with the model's name, version, variant."""
 
-    def __init__(self, model: dict[str, str], *, workers: int = 1) -> None:
+    def __init__(self, model: dict[str, str], *, workers: int = 1, placement: Placement | None = None) -> None:
         """Create the metrics; with several workers they live in files of a folder that the supervisor created."""
+        placement = placement or Placement()
         # prometheus_client reads the variable when it is imported.
         if workers == 1:
             os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
@@ -36,6 +42,8 @@ class Metrics:
         self._registry = prometheus.CollectorRegistry()
         names = [f"model_{key}" for key in model]
         self._model = tuple(model.values())
+        self._gpus = GpuCollector(placement.gpus) if placement.gpus else None
+        engine = {"worker": str(placement.worker), "device": placement.device}
 
         def counter(name: str, text: str, *labels: str) -> Any:
             metric = prometheus.Counter(f"tuneport_{name}", text, [*names, *labels], registry=self._registry)
@@ -46,6 +54,10 @@ class Metrics:
                 f"tuneport_{name}", text, [*names, *labels], registry=self._registry, buckets=buckets
             )
             return metric if labels else metric.labels(*self._model)
+
+        def of_engine(kind: Any, name: str, text: str, **options: Any) -> Any:
+            metric = kind(f"tuneport_{name}", text, [*names, *engine], registry=self._registry, **options)
+            return metric.labels(*self._model, *engine.values())
 
         self._requests = counter("requests_total", "Requests.", "protocol", "operation", "status")
         self._seconds = histogram("request_seconds", "Duration of requests.", SECONDS, "protocol", "operation")
@@ -58,8 +70,15 @@ class Metrics:
         self._queue = histogram("queue_seconds", "Time that each row waited in the queue.", SECONDS)
         self._engine = histogram("batch_seconds", "Time that each batch took in the engine.", SECONDS)
         self._batch = histogram("batch_padded_tokens", "Padded tokens of each batch.", TOKENS)
-        self._tokens = counter("tokens_total", "Tokens computed, without padding.")
-        self._padding = counter("padding_tokens_total", "Padding tokens computed.")
+        self._batches = of_engine(prometheus.Counter, "batches_total", "Batches computed.")
+        self._tokens = of_engine(prometheus.Counter, "tokens_total", "Tokens computed, without padding.")
+        self._padding = of_engine(prometheus.Counter, "padding_tokens_total", "Padding tokens computed.")
+        self._halved = of_engine(prometheus.Counter, "halved_batches_total", "Batches that did not fit into memory.")
+        self._lost = of_engine(prometheus.Counter, "lost_devices_total", "Devices that failed.")
+        # A worker that replaces another has its number, so that the most recent value is the living one's.
+        self._waiting = of_engine(
+            prometheus.Gauge, "queue_inputs", "Inputs that wait for the engine.", multiprocess_mode="mostrecent"
+        )
         self._children: dict[tuple[str, ...], Any] = {}
 
     def request(self, protocol: str, operation: str, status: str, seconds: float) -> None:
@@ -73,12 +92,25 @@ class Metrics:
 
     def batch(self, report: BatchReport) -> None:
         """Count a batch."""
+        self._batches.inc()
         for seconds in report.waited_s:
             self._queue.observe(seconds)
         self._engine.observe(report.seconds)
         self._batch.observe(report.padded_tokens)
         self._tokens.inc(report.tokens)
         self._padding.inc(report.padded_tokens - report.tokens)
+
+    def halved(self) -> None:
+        """Count a batch that was halved because it did not fit into the device's memory; in any thread."""
+        self._halved.inc()
+
+    def device_lost(self) -> None:
+        """Count a device that failed."""
+        self._lost.inc()
+
+    def waiting(self, inputs: int) -> None:
+        """Set the number of inputs that wait."""
+        self._waiting.set(inputs)
 
     def predictions(self, predictions: list[Any]) -> None:
         """Count predictions: labels and scores, whose change over time shows drift, and truncated inputs."""
@@ -104,11 +136,14 @@ class Metrics:
             raise TuneportError(problem, "free it, or choose another") from error
 
     def _all(self) -> Any:
-        """Return a registry of all workers' metrics."""
-        if not self._has_several_workers:
-            return self._registry
+        """Return a registry of all workers' metrics, and of the GPUs."""
         registry = self._prometheus.CollectorRegistry()
-        self._multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        if self._has_several_workers:
+            self._multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        else:
+            registry.register(self._registry)
+        if self._gpus:
+            registry.register(self._gpus)
         return registry
 
     def _child(self, family: Any, name: str, *labels: str) -> Any:

@@ -8,6 +8,8 @@ registered last. A built bento keeps the one it was built with.
 
 import asyncio
 import atexit
+import contextlib
+import logging
 import math
 import os
 import shutil
@@ -16,11 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import bentoml
+from bentoml.exceptions import BentoMLException
 from bentoml.models import BentoModel
 from pydantic import BaseModel
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tuneport.errors import TuneportError
+from tuneport.schema.loading import load_manifest
 
 from . import lifecycle, logs
 from .bento import MODEL_NAME
@@ -43,7 +47,7 @@ def bentoml_settings(settings: Settings) -> dict[str, Any]:
         certificate, key = (str(path.absolute()) for path in (settings.tls_certfile, settings.tls_keyfile))
         tls = {"ssl": {"enabled": True, "certfile": certificate, "keyfile": key}}
     return {
-        "workers": settings.workers,
+        "workers": settings.worker_count,
         # BentoML's middleware keeps a timer for each request this long; our own timeouts end requests earlier.
         "traffic": {"timeout": math.ceil(settings.request_timeout_s + settings.body_timeout_s) + 5},
         "metrics": {"enabled": False},
@@ -51,6 +55,23 @@ def bentoml_settings(settings: Settings) -> dict[str, Any]:
         "tracing": {"excluded_urls": ".*"},
         **tls,
     }
+
+
+def _with_workers(settings: Settings) -> Settings:
+    """Set the number of workers where it is not: one for each GPU if a variant for GPUs serves.
+
+    What prevents that is an error once the service starts, where it is reported; a build needs no GPU.
+    """
+    if settings.workers is not None:
+        return settings
+    from .devices import choose_variant, default_workers
+
+    with contextlib.suppress(BentoMLException, TuneportError):
+        manifest = load_manifest(Path(bentoml.models.get(arguments.model).path))
+        if any(variant.execution.device != "cpu" for variant in manifest.variants):
+            device = choose_variant(manifest, settings).variant.execution.device
+            return settings.model_copy(update={"workers": default_workers(device)})
+    return settings
 
 
 class WorkerApp:
@@ -66,7 +87,7 @@ class WorkerApp:
 
 arguments = bentoml.use_arguments(Arguments)
 # Read at import because the supervisor needs to know about workers and TLS.
-settings = read_settings()
+settings = _with_workers(read_settings())
 worker_app = WorkerApp()
 
 
@@ -87,22 +108,33 @@ class ModelService:
         shared by all its services, and emptied by each that starts.
         """
         logs.set_up()
-        if settings.workers > 1:
+        os.environ["TUNEPORT_WORKERS"] = str(settings.worker_count)
+        if settings.worker_count > 1:
             os.environ[METRICS_FOLDER] = tempfile.mkdtemp(prefix="tuneport-metrics-")
             atexit.register(shutil.rmtree, os.environ[METRICS_FOLDER], ignore_errors=True)
+            # In its own images BentoML restarts no worker that dies: the others would go on with its GPU idle.
+            os.environ.pop("BENTOML_CONTAINERIZED", None)
         from .autotune import select_variant_for_host
 
-        if settings.variant is None and (variant := select_variant_for_host(_artifact(), settings)):
-            os.environ["TUNEPORT_VARIANT"] = variant
+        try:
+            if settings.variant is None and (variant := select_variant_for_host(_artifact(), settings)):
+                os.environ["TUNEPORT_VARIANT"] = variant
+        except TuneportError as error:
+            lifecycle.report_failed_start(error)
+            raise SystemExit(f"error: {error}") from error
 
     def __init__(self) -> None:
         """Open the artifact and check its golden cases; if that fails the worker never becomes ready."""
         from .admission import AdmissionController
+        from .devices import place_worker
         from .http.app import create_app
 
         logs.set_up()
         try:
-            self.admission = AdmissionController(self.open_inference(_artifact()), settings)
+            artifact = _artifact()
+            device = load_manifest(artifact).variant(settings.variant).execution.device
+            placement = place_worker(device, bentoml.server_context.worker_index)
+            self.admission = AdmissionController(self.open_inference(artifact), settings, placement)
             worker_app.app = create_app(self.admission, settings.origins())
         except TuneportError as error:
             lifecycle.report_failed_start(error)
@@ -131,12 +163,21 @@ class ModelService:
             lifecycle.report_failed_start(error)
             raise
         lifecycle.install_shutdown_hooks(settings, self._drain)
+        loop = asyncio.get_running_loop()
+        self.admission.inference.on_device_lost = lambda: loop.call_soon_threadsafe(self._leave)
         lifecycle.report_ready()
         logs.log("ready", model=self.admission.model, pid=os.getpid())
 
     async def __is_ready__(self) -> bool:
-        """Answer /readyz: false as soon as the service is told to stop."""
+        """Answer /readyz: false as soon as the service is told to stop, or has lost its device."""
         return self.admission.ready
+
+    def _leave(self) -> None:
+        """Stop this worker because its device is lost: its requests get errors, and another worker takes its place."""
+        logs.log("device lost", logging.ERROR, because=self.admission.inference.lost_because, pid=os.getpid())
+        self.admission.metrics.device_lost()
+        self.admission.ready = False
+        lifecycle.stop_worker(settings.shutdown_grace_s)
 
     async def _drain(self) -> None:
         """Become not ready, continue serving for the drain time, then start to close the gRPC server."""
@@ -144,7 +185,8 @@ class ModelService:
         self.admission.ready = False
         if self._grpc:
             await self._grpc.set_ready(False)
-        await asyncio.sleep(settings.drain_s)
+        if not self.admission.inference.lost_because:  # else each request that comes meanwhile would fail
+            await asyncio.sleep(settings.drain_s)
         if self._grpc:
             self._closing = asyncio.ensure_future(self._grpc.stop(settings.shutdown_grace_s))
 

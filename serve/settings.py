@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tuneport.errors import TuneportError
 from tuneport.host import usable_cores
+from tuneport.runtime.device_options import ArenaStrategy, DeviceOptions
 from tuneport.schema.artifact import Device
 
 PREFIX = "TUNEPORT_"
@@ -33,10 +34,15 @@ class Settings(BaseSettings):
     """The device that the variant must be for; by default any."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads of a worker's inference; by default its share of the container's quota."""
-    workers: int = Field(default=1, ge=1)
-    """Processes that serve, each with an engine of its own."""
+    workers: int | None = Field(default=None, ge=1)
+    """Processes that serve, each with an engine of its own; by default one, or on GPUs one for each."""
     max_batch_tokens: int | None = Field(default=None, ge=1)
     """Padded tokens of one batch (rows x longest row); by default what the export measured to be best."""
+
+    gpu_memory_gib: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Limit of the memory arena of a worker's engine on its GPU; by default the GPU's memory."""
+    gpu_arena_strategy: ArenaStrategy | None = None
+    """How that arena grows; by default as the variant says, else as ONNX Runtime does (kNextPowerOfTwo)."""
 
     max_queue_inputs: int = Field(default=4096, ge=1)
     """Inputs that may wait in the queue; further requests are refused with 429."""
@@ -88,9 +94,19 @@ class Settings(BaseSettings):
     log_inputs: bool = False
     """Log the inputs of requests as well: they may be confidential."""
 
+    @property
+    def worker_count(self) -> int:
+        """The number of workers; `serve/devices.py` has the default for GPUs, and the supervisor sets it."""
+        return self.workers or 1
+
     def worker_threads(self) -> int:
         """Return the CPU threads of one worker's inference."""
-        return self.threads or max(1, usable_cores() // self.workers)
+        return self.threads or max(1, usable_cores() // self.worker_count)
+
+    def device_options(self) -> DeviceOptions:
+        """Return what is set for the engine's device."""
+        gib = self.gpu_memory_gib
+        return DeviceOptions(None if gib is None else int(gib * 2**30), self.gpu_arena_strategy)
 
     def keys(self) -> tuple[bytes, ...]:
         """Read the API keys; raises TuneportError for an unreadable or empty file and for a key no header can hold."""

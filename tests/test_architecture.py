@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "api": {"core", "finetune", "export"},
     "cli": {"core", "cli", *STAGES},
 }
-CONTRACT = ("tuneport.schema", "tuneport.errors", "tuneport.folders", "tuneport.host", "tuneport.tasks")
+CONTRACT = ("tuneport.schema", "tuneport.errors", "tuneport.folders", "tuneport.gpu", "tuneport.host", "tuneport.tasks")
 
 
 def layer(module: str) -> str:

@@ -6,7 +6,8 @@
         ├── InputError                      an input, or a parameter, is not of the task's form
         ├── MalformedRequest, UnsupportedEncoding, PayloadTooLarge, SlowRequest
         ├── Unauthenticated, NotFound, MethodNotAllowed
-        └── Overloaded, DeadlineExceeded, ServiceStopping
+        ├── Overloaded, DeadlineExceeded, ServiceStopping
+        └── DeviceOutOfMemory, DeviceLost
 
 The service maps request errors to HTTP and gRPC statuses in one place, `serve/errors.py`.
 """
@@ -134,3 +135,31 @@ class ServiceStopping(RequestError):
     def __init__(self) -> None:
         """Say so."""
         super().__init__("the service is stopping", "send the request again, to another replica if there is one")
+
+
+class DeviceOutOfMemory(RequestError):
+    """The device has too little memory even for a batch of one row."""
+
+    code = "device_out_of_memory"
+
+    def __init__(self, tokens: int) -> None:
+        """`tokens` is the length of the row."""
+        super().__init__(
+            f"the device has too little free memory for one input of {tokens} tokens",
+            "try again later or send shorter inputs; for the operator: stop what else uses the device's memory, lower "
+            "TUNEPORT_MAX_BATCH_TOKENS or TUNEPORT_WORKERS, or raise TUNEPORT_GPU_MEMORY_GIB where it is set",
+        )
+
+
+class DeviceLost(RequestError):
+    """The device failed so that nothing more can run on it in this process."""
+
+    code = "device_lost"
+
+    def __init__(self, reason: str) -> None:
+        """`reason` is what the driver said."""
+        super().__init__(
+            f"the device failed ({reason})",
+            "send the request again, to another replica if there is one; a new worker opens the device again",
+        )
+        self.reason = reason

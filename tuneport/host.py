@@ -1,30 +1,21 @@
 """The host that figures are measured on: processor, instruction sets, usable cores, GPUs.
 
-Imported while services start, so it needs only the standard library and pydantic; NVML is asked where it is installed.
+Imported while services start, so it needs only the standard library and pydantic.
 """
 
-import contextlib
 import math
 import os
 import platform
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
+from tuneport.gpu import Gpu, nvidia_driver, visible_gpus
 from tuneport.schema.base import Frozen
 
 INSTRUCTION_SETS = (
     "avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp", "bf16",
 )  # fmt: skip
 """Those that decide which precision is fast."""
-
-
-class Gpu(Frozen):
-    """An NVIDIA GPU that this process can see."""
-
-    name: str
-    compute_capability: str
-    """`major.minor`, such as `9.0` for H100."""
-    memory_gib: float
 
 
 class Host(Frozen):
@@ -47,6 +38,7 @@ class Host(Frozen):
     def here(cls) -> Self:
         """Describe this host."""
         flags, model = _cpuinfo()
+        nvidia = nvidia_driver()
         memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
         return cls(
             cpu=model or platform.processor() or platform.machine(),
@@ -54,7 +46,9 @@ class Host(Frozen):
             instructions=tuple(flag for flag in INSTRUCTION_SETS if flag in flags),
             memory_gib=round(memory_gib, 1),
             system=f"{platform.system()} {platform.machine()}",
-            **_nvidia(),
+            gpus=visible_gpus(),
+            driver=nvidia.version if nvidia else None,
+            cuda=nvidia.cuda if nvidia else None,
         )
 
     @property
@@ -104,55 +98,3 @@ def _cpuinfo() -> tuple[set[str], str]:
     except OSError:
         pass
     return flags, model
-
-
-def _nvidia() -> dict[str, Any]:
-    """Ask NVML for driver, CUDA version and GPUs; empty without a driver.
-
-    A process that is confined by CUDA_VISIBLE_DEVICES to some GPUs is told of those; names other than numbers (UUIDs,
-    MIG) are not resolved here and leave all GPUs listed.
-    """
-    with contextlib.suppress(Exception):  # no package, no library, no driver, no permission: no GPU to report
-        import pynvml
-
-        pynvml.nvmlInit()
-        try:
-            count = pynvml.nvmlDeviceGetCount()
-            cuda = pynvml.nvmlSystemGetCudaDriverVersion()
-            return {
-                "gpus": tuple(_gpu(pynvml, index) for index in _visible(count)),
-                "driver": _text(pynvml.nvmlSystemGetDriverVersion()),
-                "cuda": f"{cuda // 1000}.{cuda % 1000 // 10}",
-            }
-        finally:
-            pynvml.nvmlShutdown()
-    return {}
-
-
-def _gpu(pynvml: Any, index: int) -> Gpu:
-    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-    major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
-    return Gpu(
-        name=_text(pynvml.nvmlDeviceGetName(handle)),
-        compute_capability=f"{major}.{minor}",
-        memory_gib=round(pynvml.nvmlDeviceGetMemoryInfo(handle).total / 2**30, 1),
-    )
-
-
-def _visible(count: int) -> list[int]:
-    """Return the indices that CUDA_VISIBLE_DEVICES leaves, in its order; those after an invalid one don't count."""
-    names = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if names is None:
-        return list(range(count))
-    visible = []
-    for name in filter(None, (each.strip() for each in names.split(","))):
-        if not name.lstrip("-").isdigit():
-            return list(range(count))
-        if not 0 <= int(name) < count:
-            break
-        visible.append(int(name))
-    return visible
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value

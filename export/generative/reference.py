@@ -13,6 +13,7 @@ from tuneport.runtime.tasks.base import RuntimeTask
 from tuneport.runtime.tasks.generation import Prompt
 
 from ..reference import TorchModel
+from ..torch_device import matrix_products
 
 MAX_TIMED_ROWS = 40
 DEFAULT_NEW_TOKENS = 16
@@ -48,18 +49,20 @@ class TorchGenerator(TorchModel):
 
     def run_batch(self, rows: Sequence[EncodedInput]) -> Any:
         """Generate from rows as a variant does; for timing."""
-        return GenerativeRunner(self._runtime_task, self.model, self._processing).run_batch(rows)
+        with matrix_products(tf32=self.setup.tf32):
+            return GenerativeRunner(self._runtime_task, self.model, self._processing).run_batch(rows)
 
     def _generate(self, feeds: dict[str, Any], limit: int) -> list[RowOutputs]:
-        with torch.inference_mode():
+        feeds = {name: values.to(self.setup.device) for name, values in feeds.items()}
+        with torch.inference_mode(), matrix_products(tf32=self.setup.tf32):
             generated = self.model.generate(
                 **feeds, max_new_tokens=limit, do_sample=False, num_beams=1, return_dict_in_generate=True,
                 output_scores=True,
             )  # fmt: skip
         count = len(generated["scores"])
-        new_ids = generated["sequences"][:, -count:].numpy()
+        new_ids = generated["sequences"][:, -count:].cpu().numpy()
         best_two = torch.stack(generated["scores"]).float().topk(2, dim=-1).values  # (tokens, rows, 2)
-        margins = (best_two[..., 0] - best_two[..., 1]).T.numpy()
+        margins = (best_two[..., 0] - best_two[..., 1]).T.cpu().numpy()
         ends = end_tokens(self.model)
         outputs = []
         for ids, row_margins in zip(new_ids, margins, strict=True):
@@ -69,7 +72,10 @@ class TorchGenerator(TorchModel):
         return outputs
 
     def _score_reference(self, row: EncodedInput) -> RowOutputs:
-        return score_reference(self.model, row) if isinstance(row, Prompt) and row.scored else {}
+        if not isinstance(row, Prompt) or not row.scored:
+            return {}
+        with matrix_products(tf32=self.setup.tf32):
+            return score_reference(self.model, row)
 
 
 def timed_rows(rows: Sequence[EncodedInput], expected: Sequence[Sequence[RowOutputs]]) -> list[EncodedInput]:

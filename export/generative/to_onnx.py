@@ -17,6 +17,7 @@ from tuneport.tasks import task_spec
 from ..checkpoint import Checkpoint
 from ..graph import Graph, Signature, quiet, read_signature, save_graph
 from ..to_onnx import export_errors
+from ..torch_device import on_cpu
 
 GRAPHS = ("encoder_model.onnx", "decoder_model_merged.onnx", "model.onnx")
 CONFIGURATIONS = ("config.json", "generation_config.json")
@@ -29,7 +30,7 @@ def generative_to_onnx(model: Any, checkpoint: Checkpoint, folder: Path) -> Grap
     """
     shapes = {"nb_max_frames": 2 * checkpoint.max_length} if checkpoint.extractor is not None else {}
     task = task_spec(checkpoint.task).onnx_task
-    with tempfile.TemporaryDirectory(dir=folder) as scratch, export_errors(checkpoint), quiet():
+    with tempfile.TemporaryDirectory(dir=folder) as scratch, export_errors(checkpoint), quiet(), on_cpu(model):
         # Optimum changes the configuration of the exported model, which then cannot generate in torch.
         onnx_export_from_model(copy.deepcopy(model), scratch, task=task, do_validation=False, **shapes)
         files: list[str] = []

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tuneport.runtime.batch import Ids
+from tuneport.schema.artifact import Device
 
 from ..config import CalibrationMethodName
 from ..graph import Graph
@@ -26,8 +27,14 @@ class BuildContext:
     model_type: str
     num_heads: int
     hidden_size: int
+    device: Device = "cpu"
+    """Where the artifact will serve: some operators are fused for GPUs only."""
+    per_token: bool = False
+    """Whether outputs have a value for each token."""
     distill: Callable[[Path], Graph] | None = None
     """Train a model with fewer layers and convert it into a folder; None if there is no data to train it on."""
+    export_fp16: Callable[[Path], Graph] | None = None
+    """Convert the torch model, with its weights in fp16, into a folder; of generative models."""
     reduce_range: bool = False
     """Whether int8 weights use 7 bits, which depends on the processor that the artifact is for."""
     excluded_nodes: tuple[str, ...] = ()

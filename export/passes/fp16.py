@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime as ort
-from onnxruntime.transformers.float16 import convert_float_to_float16
+from onnxruntime.transformers.onnx_model import OnnxModel
 
-from tuneport.runtime.backends.onnxruntime import ORT_ERROR
+from tuneport.runtime.backends.session import ORT_ERROR, Signature
 
 from ..graph import Graph, quiet, save_graph
 from .context import BuildContext, CalibrationBatches
@@ -24,9 +24,11 @@ def fp16(graph: Graph, context: BuildContext, folder: Path) -> Graph:
     model = onnx.load(str(graph.path))
     excluded = nodes_beyond_fp16(model, context.calibration_batches[:PROBED_BATCHES])
     with tempfile.TemporaryDirectory(dir=folder) as scratch, quiet():
-        converted = convert_float_to_float16(model, keep_io_types=True, node_block_list=excluded)
+        # onnxruntime's shape inference also gives the types of its own operators, without which casts go missing.
+        halved = OnnxModel(model)
+        halved.convert_float_to_float16(keep_io_types=True, node_block_list=excluded)
         file = Path(scratch) / "fp16.onnx"
-        onnx.save(converted, str(file))
+        halved.save_model_to_file(str(file), use_external_data_format=graph.has_external_data)
         return Graph(folder, save_graph(file, folder / "model.onnx"))
 
 
@@ -48,11 +50,12 @@ def _largest_activations(model: onnx.ModelProto, batches: CalibrationBatches) ->
     options.log_severity_level = ORT_ERROR
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    inputs = [each.name for each in session.get_inputs()]
+    inputs = Signature(session).input_dtypes
     outputs = [each.name for each in session.get_outputs()]
     largest: dict[str, float] = {}
     for batch in batches:
-        for name, values in zip(outputs, session.run(outputs, {each: batch[each] for each in inputs}), strict=True):
+        feeds = {each: np.asarray(batch[each], dtype) for each, dtype in inputs.items()}
+        for name, values in zip(outputs, session.run(outputs, feeds), strict=True):
             if isinstance(values, np.ndarray) and values.dtype == np.float32 and values.size:
                 # Attention masks add the lowest number to scores; fp16 clips it, and softmax gives 0 as before.
                 magnitudes = np.abs(values[values > np.finfo(np.float32).min / 2])

@@ -1,4 +1,4 @@
-"""Quantize the weights of a generative model's graphs to int8 or int4."""
+"""Give a generative model's graphs a lower precision: fp16, or weights in int8 or int4."""
 
 import functools
 import shutil
@@ -9,6 +9,9 @@ from pathlib import Path
 import onnx
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+from onnxruntime.transformers.onnx_model import OnnxModel
+
+from tuneport.errors import EngineError
 
 from ..generative.to_onnx import CONFIGURATIONS, GRAPHS
 from ..graph import Graph, quiet, save_graph
@@ -24,6 +27,19 @@ Quantize = Callable[[Path, Path], None]
 def generative_int8(graph: Graph, context: BuildContext, folder: Path) -> Graph:
     """Quantize the weights of matrix products to int8; activations are quantized dynamically."""
     return _quantize_graphs(graph, folder, functools.partial(_to_int8, reduce_range=context.reduce_range))
+
+
+def generative_fp16(graph: Graph, context: BuildContext, folder: Path) -> Graph:
+    """Write the graphs in fp16, past key values included, so that half as much is kept on the device.
+
+    An encoder–decoder is exported again, from torch's weights in fp16: conversion does not reach into both branches of
+    its decoder. Raises EngineError where that is not possible.
+    """
+    if "model.onnx" in graph.files:
+        return _quantize_graphs(graph, folder, _to_fp16)
+    if context.export_fp16 is None:
+        raise EngineError("its torch model is not at hand", "choose other variants")
+    return context.export_fp16(folder)
 
 
 def generative_int4(graph: Graph, context: BuildContext, folder: Path) -> Graph:
@@ -57,6 +73,12 @@ def _to_int8(source: Path, target: Path, *, reduce_range: bool) -> None:
         # The layers of a merged decoder are in the two branches of an If.
         extra_options={"EnableSubgraph": True, "MatMulConstBOnly": True, "DefaultTensorType": onnx.TensorProto.FLOAT},
     )
+
+
+def _to_fp16(source: Path, target: Path) -> None:
+    model = OnnxModel(onnx.load(str(source)))
+    model.convert_float_to_float16(keep_io_types=False)
+    model.save_model_to_file(str(target), (source.parent / f"{source.name}_data").is_file())
 
 
 def _to_int4(source: Path, target: Path) -> None:

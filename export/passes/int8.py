@@ -51,6 +51,17 @@ def int8_dynamic(graph: Graph, context: BuildContext, folder: Path) -> Graph:
 
 def int8_static(graph: Graph, context: BuildContext, folder: Path) -> Graph:
     """Quantize matrix products; the ranges of their activations are fixed and come from the calibration batches."""
+    return _quantize_static(graph, context, folder, QuantType.QUInt8, {})
+
+
+def int8_symmetric(graph: Graph, context: BuildContext, folder: Path) -> Graph:
+    """Quantize in the same way for TensorRT, whose activations are signed and have no zero point."""
+    return _quantize_static(graph, context, folder, QuantType.QInt8, {"ActivationSymmetric": True})
+
+
+def _quantize_static(
+    graph: Graph, context: BuildContext, folder: Path, activation_type: QuantType, options: dict[str, Any]
+) -> Graph:
     with tempfile.TemporaryDirectory(dir=folder) as scratch, quiet(), contextlib.redirect_stdout(io.StringIO()):
         file = Path(scratch) / "quantized.onnx"
         quantize_static(
@@ -62,13 +73,13 @@ def int8_static(graph: Graph, context: BuildContext, folder: Path) -> Graph:
             op_types_to_quantize=OP_TYPES,
             per_channel=True,
             reduce_range=context.reduce_range,
-            activation_type=QuantType.QUInt8,
+            activation_type=activation_type,
             weight_type=QuantType.QInt8,
             nodes_to_exclude=list(context.excluded_nodes),
             use_external_data_format=graph.has_external_data,
             calibrate_method=METHODS[context.calibration_method],
             # Outputs of products stay in fp32: quantizing them costs accuracy and saves no product.
-            extra_options={"MatMulConstBOnly": True, "OpTypesToExcludeOutputQuantization": OP_TYPES},
+            extra_options={"MatMulConstBOnly": True, "OpTypesToExcludeOutputQuantization": OP_TYPES, **options},
         )
         return Graph(folder, save_graph(file, folder / "model.onnx"))
 

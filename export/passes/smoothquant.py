@@ -13,7 +13,7 @@ import onnx
 import onnxruntime as ort
 from onnx import helper, numpy_helper
 
-from tuneport.runtime.backends.onnxruntime import ORT_ERROR
+from tuneport.runtime.backends.session import ORT_ERROR
 
 from ..graph import Graph
 from .context import BuildContext, CalibrationBatches

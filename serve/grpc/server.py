@@ -23,7 +23,7 @@ class GrpcServer:
         settings = admission.settings
         self._server = grpc.aio.server(
             options=[
-                ("grpc.so_reuseport", int(settings.workers > 1)),
+                ("grpc.so_reuseport", int(settings.worker_count > 1)),
                 ("grpc.max_receive_message_length", settings.max_body_bytes + EXTRA_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.max_connection_idle_ms", 1000 * max(settings.keep_alive_s, MIN_IDLE_S)),

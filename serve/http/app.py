@@ -3,6 +3,7 @@
 BentoML mounts it beside its own /livez and /readyz.
 """
 
+import asyncio
 from typing import Any
 
 import orjson
@@ -70,7 +71,7 @@ async def metrics(request: Request) -> Response:
     admission = admission_of(request)
     if port := admission.settings.metrics_port:
         raise NotFound(f"the metrics are on port {port}", f"GET /metrics on port {port}", code="not_routed")
-    page, content_type = admission.metrics.page()
+    page, content_type = await asyncio.to_thread(admission.metrics.page)  # NVML may take a while
     return Response(page, headers={"Content-Type": content_type})
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kit.artifacts import alter_golden, change_byte
+from kit.artifacts import alter_golden, change_byte, of_devices
 from kit.command import assert_one_line, tuneport
 from kit.data import read_rows, write_rows
 from kit.encoders import LABELS, build_checkpoint
@@ -21,6 +21,26 @@ def test_verify_names_every_variant_of_a_sound_artifact(tiny_artifact: Path) -> 
     answer = tuneport("verify", tiny_artifact)
     assert answer.code == 0
     assert [line.partition(":")[0] for line in answer.out.splitlines()] == ["fp32", "int8"]
+
+
+def test_an_artifact_for_several_devices_says_what_runs_here(artifact: Path) -> None:
+    fp16 = ("fp16", {"device": "cuda", "precision": "fp16"})
+    of_devices(load_manifest(artifact), ("fp32", {}), fp16).save(artifact)
+    reason = "fp16 needs CUDAExecutionProvider, which this onnxruntime lacks"
+    shown = tuneport("inspect", artifact)
+    assert "run here: fp32\n" in shown.out
+    assert f"does not run here: {reason}" in shown.out
+    verified = tuneport("verify", artifact)
+    assert verified.code == 0
+    assert [line.partition(":")[0] for line in verified.out.splitlines()] == ["fp32", "fp16"]
+    assert "golden cases not run, because it needs CUDAExecutionProvider" in verified.out
+
+
+def test_an_artifact_of_which_nothing_runs_here_is_not_verified(artifact: Path) -> None:
+    of_devices(load_manifest(artifact), ("fp16", {"device": "cuda", "precision": "fp16"})).save(artifact)
+    answer = tuneport("verify", artifact)
+    assert answer.code == 1
+    assert_one_line(answer.err, "no CUDAExecutionProvider", "tuneport[gpu]")
 
 
 def test_verify_refuses_a_changed_byte(artifact: Path) -> None:

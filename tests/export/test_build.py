@@ -136,7 +136,6 @@ def test_a_variant_records_its_streams_and_its_batches(
     """Several streams are chosen only if they raise throughput by 5 %; rows that run alone keep the default batch."""
     footprint = Footprint(memory_mib=7.0, cold_start_ms=8.0)
     monkeypatch.setattr(pipeline, "measure_footprint", lambda *_: footprint)
-    monkeypatch.setattr(pipeline, "usable_cores", lambda: 2)
     recorded = manifest.variant("int8")
     execution = recorded.execution.model_copy(update={"max_batch_tokens": 1024, "streams": 1})
     execution = execution.model_copy(update={"single_row_batches": single_row_batches})
@@ -147,7 +146,8 @@ def test_a_variant_records_its_streams_and_its_batches(
     faster = timing.model_copy(update={"texts_per_s": gain * timing.texts_per_s})
     results = {"int8": BenchmarkResult(timing, 128), "int8, a stream a core": BenchmarkResult(faster, 64)}
     builder = prepared.builder(tmp_path)
-    variant = pipeline.record_variant(builder, ("calm",), passed, results)
+    executions = {"int8": execution, "int8, a stream a core": execution.model_copy(update={"streams": 2})}
+    (variant,), _ = pipeline.record_variants(builder, ("calm",), [passed], results, executions)
     assert (variant.execution.streams, variant.execution.max_batch_tokens) == (streams, max_batch_tokens)
     assert variant.evidence.timing == (faster if streams == 2 else timing)
     assert variant.evidence.footprint == footprint
@@ -168,12 +168,12 @@ def test_a_variant_that_does_not_open_in_its_own_process_is_rejected_and_fp32_en
     candidate, evidence = Candidate(name=name, execution=recorded.execution), recorded.evidence
     runner = FakeRunner(prepared, lambda rows: 0.0)
     passed = [Passed(candidate, runner, evidence.parity, evidence.metric, tolerance=0.1)]
-    results = {name: BenchmarkResult(evidence.timing, 128)}
+    results, executions = {name: BenchmarkResult(evidence.timing, 128)}, {name: recorded.execution}
     if name == "fp32":
         with pytest.raises(EngineError, match="no library"):
-            pipeline.record_variants(builder, ("calm",), passed, results)
+            pipeline.record_variants(builder, ("calm",), passed, results, executions)
         return
-    variants, rejected = pipeline.record_variants(builder, ("calm",), passed, results)
+    variants, rejected = pipeline.record_variants(builder, ("calm",), passed, results, executions)
     assert variants == []
     assert [(each.name, "no library" in each.reason) for each in rejected] == [("int8", True)]
     assert not (builder.folder / "onnx" / "int8").exists()

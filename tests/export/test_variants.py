@@ -12,11 +12,12 @@ from kit.reference import TorchReference
 from tuneport.errors import TuneportError
 from tuneport.host import Host
 from tuneport.schema.artifact import Device
+from tuneport.stages.export.applicable import select_variants
 from tuneport.stages.export.build import Passed
 from tuneport.stages.export.build_context import reduces_range
 from tuneport.stages.export.config import ExportConfig
 from tuneport.stages.export.pipeline import export
-from tuneport.stages.export.variants import VARIANTS, select_variants
+from tuneport.stages.export.variants import VARIANTS
 
 TEXTS = ["bank", "the team won the game", "Größe 🙂"]
 OPENVINO = ("openvino", "openvino-bf16", "openvino-int8")
@@ -41,7 +42,7 @@ def set_host(monkeypatch: pytest.MonkeyPatch, *, has_bf16: bool, packages: tuple
         (("avx2", "avx512f", "avx512_vnni", "amx_int8"), None, "cpu", False),
         (("avx2",), "vnni", "cpu", False),
         (("avx2", "avx512_vnni"), "avx2", "cpu", True),
-        (("avx2",), None, "tensorrt", False),
+        (("avx2",), None, "cuda", False),
     ],
 )
 def test_int8_weights_get_seven_bits_for_processors_that_would_saturate(
@@ -98,14 +99,13 @@ def test_calibrated_variants_need_data() -> None:
 def test_fp32_is_the_first_variant_and_always_selected() -> None:
     assert list(select_variants((), "cpu"))[:2] == ["fp32", "int8"]
     assert list(select_variants(("int8",), "cpu")) == ["fp32", "int8"]
-    assert list(select_variants((), "cuda")) == ["fp32", "fp16"]
 
 
 def test_fp16_is_for_cuda_and_needs_data() -> None:
     with pytest.raises(TuneportError, match="fp16 does not run on cpu"):
         select_variants(("fp16",), "cpu")
-    assert list(select_variants((), "cuda")) == ["fp32", "fp16"]
-    assert list(select_variants((), "cuda", rows=0)) == ["fp32"]
+    assert list(select_variants((), "cuda")) == ["fp32", "fp16", "fp16-packed", "fp16-packed-mha", "bf16"]
+    assert list(select_variants((), "cuda", rows=0)) == ["fp32", "bf16"]
 
 
 @pytest.mark.parametrize(

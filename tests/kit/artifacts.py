@@ -6,7 +6,7 @@ from typing import Any
 
 from kit.data import read_rows, write_rows
 from tuneport.folders import digest
-from tuneport.schema.artifact import File
+from tuneport.schema.artifact import Execution, File, Manifest, Variant
 from tuneport.schema.loading import load_manifest
 
 
@@ -40,3 +40,15 @@ def timed_on_another_host(folder: Path, **changes: object) -> Path:
     host = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["host"]
     reseal(folder, {"host": {**host, **changes}})
     return folder
+
+
+def of_devices(manifest: Manifest, *executions: tuple[str, dict[str, Any]]) -> Manifest:
+    """Return a manifest with a variant of each name and execution: the default first, each faster than the last."""
+    source = manifest.variants[0]
+    variants = []
+    for speed, (name, changes) in enumerate(executions, 1):
+        execution = Execution.model_validate({**source.execution.model_dump(), **changes})
+        timing = source.evidence.timing.model_copy(update={"texts_per_s": float(speed)})
+        evidence = source.evidence.model_copy(update={"timing": timing})
+        variants.append(Variant(name=name, execution=execution, evidence=evidence))
+    return manifest.model_copy(update={"variants": tuple(variants), "default_variant": executions[0][0]})

@@ -18,6 +18,7 @@ from tuneport.runtime.runner import ModelRunner
 from tuneport.runtime.scheduler import BatchLimits
 from tuneport.runtime.tasks.base import RuntimeTask
 from tuneport.schema.artifact import PICTURE, File, Footprint, Manifest
+from tuneport.schema.torch_setup import CPU_REFERENCE
 from tuneport.stages.export import artifact, pipeline
 from tuneport.stages.export.build import Requirements, VariantBuilder
 from tuneport.stages.export.build_context import build_context
@@ -77,7 +78,7 @@ def prepare(folder: Path, checkpoint: Path, data: Path, **settings: Any) -> Prep
         {"checkpoint": checkpoint, "data": str(data), "mixed_precision_minutes": 0, **settings}
     )
     source = open_source(config)
-    reference = compute_reference(source, folder)
+    reference = compute_reference(source, folder, CPU_REFERENCE)
     return Prepared(config, source, reference, pipeline.convert(source, reference, folder), folder)
 
 

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 from kit import ROOT
+from kit.artifacts import of_devices
 from kit.imports import import_graph, packages
 
+from tuneport.schema.artifact import Manifest
 from tuneport.schema.loading import load_manifest
-from tuneport.stages.serve.bento import build, register
+from tuneport.stages.serve.bento import build, register, requirements_for
 
 STAGE = "tuneport.stages.serve"
 
@@ -38,15 +40,27 @@ def file_of(module: str) -> str:
     return f"{path}/__init__.py" if module in packages() else f"{path}.py"
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-generate.txt"])
+IMAGES = sorted(path.name for path in (ROOT / "serve").glob("requirements*.txt"))
+
+
+@pytest.mark.parametrize("name", IMAGES)
 def test_the_image_gets_the_versions_that_were_tested(name: str) -> None:
     image, constraints = pins(ROOT / "serve" / name), pins(ROOT / "constraints.txt")
     assert {name: constraints.get(name) for name in image} == image
 
 
-def test_the_image_has_neither_torch_nor_transformers() -> None:
-    image = pins(ROOT / "serve" / "requirements.txt")
-    assert {"bentoml", "onnxruntime", "tokenizers", "numpy", "orjson", "uvloop"} <= image.keys()
+@pytest.mark.parametrize(
+    ("name", "engine"),
+    [
+        ("requirements.txt", {"onnxruntime"}),
+        ("requirements-gpu.txt", {"onnxruntime-gpu", "nvidia-cuda-runtime", "nvidia-cudnn-cu13"}),
+        ("requirements-tensorrt.txt", {"onnxruntime-gpu", "nvidia-cudnn-cu13", "tensorrt-cu13-libs"}),
+    ],
+)
+def test_the_image_has_its_engine_and_neither_torch_nor_transformers(name: str, engine: set[str]) -> None:
+    image = pins(ROOT / "serve" / name)
+    assert {"bentoml", "tokenizers", "numpy", "orjson", "uvloop", *engine} <= image.keys()
+    assert len({"onnxruntime", "onnxruntime-gpu"} & image.keys()) == 1  # both install the same folder
     assert image.keys().isdisjoint({"torch", "transformers", "onnx", "optimum", "datasets", "scikit-learn"})
 
 
@@ -72,7 +86,8 @@ def test_a_bento_holds_no_more_than_serving_needs(bento_tag: str) -> None:
     files = packed_files(bento_tag)
     assert {file.partition("/")[0] for file in files} == {"serve", "tuneport", "bentofile.yaml"}
     assert {file.split("/")[1] for file in files if file.startswith("tuneport/")} == {
-        "__init__.py", "errors.py", "folders.py", "host.py", "py.typed", "runtime", "schema", "stages", "tasks.py",
+        "__init__.py", "errors.py", "folders.py", "gpu.py", "host.py", "py.typed", "runtime", "schema", "stages",
+        "tasks.py",
     }  # fmt: skip
     assert {file for file in files if file.startswith("tuneport/stages/")} == {"tuneport/stages/__init__.py"}
 
@@ -110,6 +125,30 @@ def test_each_bento_of_one_process_has_its_own_model(artifact: Path, bento_tag: 
     load_manifest(artifact).model_copy(update={"name": "another"}).save(artifact)
     bento = build(artifact)
     assert [str(model.tag) for model in bento.info.all_models] == [register(artifact)]
+
+
+@pytest.mark.parametrize(
+    ("devices", "task", "file"),
+    [
+        (("cpu",), "text-classification", "requirements.txt"),
+        (("cpu", "cuda"), "text-classification", "requirements-gpu.txt"),
+        (("cuda", "tensorrt"), "text-classification", "requirements-tensorrt.txt"),
+        (("cpu",), "text-generation", "requirements-generate.txt"),
+        (("cuda",), "text-generation", "requirements-generate-gpu.txt"),
+    ],
+)
+def test_an_image_installs_what_the_variants_need(
+    manifest: Manifest, devices: tuple[str, ...], task: str, file: str
+) -> None:
+    variants = of_devices(manifest, *((device, {"device": device}) for device in devices))
+    assert requirements_for(variants.model_copy(update={"task": task})) == f"serve/{file}"
+    assert (ROOT / "serve" / file).is_file()
+
+
+def test_the_bento_of_a_variant_for_a_gpu_installs_onnxruntime_for_gpus(artifact: Path) -> None:
+    of_devices(load_manifest(artifact), ("fp32", {"device": "cuda"})).save(artifact)
+    installed = pins(Path(build(artifact).path) / "env" / "python" / "requirements.txt")
+    assert installed == pins(ROOT / "serve" / "requirements-gpu.txt")
 
 
 def test_a_build_that_fails_leaves_nothing(tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,7 +57,7 @@ def test_a_nan_in_the_golden_cases_stops_the_start(artifact: Path) -> None:
 
 
 def test_verify_checks_every_variant(tiny_artifact: Path) -> None:
-    found = {name: (difference, tolerance) for name, difference, tolerance in verify(tiny_artifact)}
+    found = {name: (difference, tolerance) for name, difference, tolerance, _ in verify(tiny_artifact)}
     assert found.keys() == {"fp32", "int8"}
     assert all(difference <= tolerance for difference, tolerance in found.values())
     assert found["fp32"][1] == 1e-3

@@ -8,15 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tuneport.runtime.scheduler import OVERHEAD, BatchLimits, pack_batches, select_batch
+from tuneport.schema.artifact import Layout
 
 LENGTHS = st.lists(st.integers(min_value=1, max_value=600), max_size=200)
 SOME_LENGTHS = st.lists(st.integers(min_value=1, max_value=128), min_size=1, max_size=12)
 LIMITS = st.builds(
     BatchLimits, st.integers(min_value=1, max_value=2048), st.sampled_from([1, 8, 16]), st.sampled_from([512, 10_000])
 )
+PACKED = st.builds(BatchLimits, st.integers(min_value=1, max_value=2048), layout=st.just("packed"))
 
 
-@given(LENGTHS, LIMITS)
+@given(LENGTHS, LIMITS | PACKED)
 def test_batches_take_every_row_once(lengths: list[int], limits: BatchLimits) -> None:
     assert sorted(index for batch in pack_batches(lengths, limits) for index in batch) == list(range(len(lengths)))
 
@@ -39,6 +41,34 @@ def test_no_batch_would_have_held_the_next_row(lengths: list[int], limits: Batch
     batches = pack_batches(lengths, limits)
     for batch, following in itertools.pairwise(batches):
         assert (len(batch) + 1) * limits.padded(lengths[following[0]]) > limits.tokens
+
+
+@given(LENGTHS, PACKED)
+def test_packed_batches_keep_the_limit_of_real_tokens_and_are_full(lengths: list[int], limits: BatchLimits) -> None:
+    batches = pack_batches(lengths, limits)
+    for batch in batches:
+        assert sum(lengths[index] for index in batch) <= limits.tokens or len(batch) == 1
+    for batch, following in itertools.pairwise(batches):
+        assert sum(lengths[index] for index in [*batch, following[0]]) > limits.tokens
+
+
+@given(LENGTHS.filter(bool), PACKED)
+def test_the_next_packed_batch_takes_rows_in_their_order_as_long_as_they_fit(
+    lengths: list[int], limits: BatchLimits
+) -> None:
+    chosen = select_batch(lengths, limits)
+    tokens = sum(lengths[i] for i in chosen)
+    assert chosen[0] == 0
+    assert chosen == sorted(set(chosen))
+    assert tokens <= limits.tokens or chosen == [0]
+    # A row that waits on was too long for what was left, given the rows before it.
+    for i in set(range(len(lengths))) - set(chosen):
+        assert sum(lengths[j] for j in chosen if j < i) + lengths[i] > limits.tokens
+
+
+@pytest.mark.parametrize(("layout", "cost"), [("padded", 3 * 40), ("packed", 17 + 1 + 40)])
+def test_a_batch_costs_its_padding_only_where_there_is_some(layout: Layout, cost: int) -> None:
+    assert BatchLimits(layout=layout).cost([17, 1, 40]) == cost
 
 
 @given(SOME_LENGTHS, LIMITS)

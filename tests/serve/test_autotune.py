@@ -9,7 +9,8 @@ import pytest
 from kit.artifacts import timed_on_another_host
 
 from tuneport.errors import EngineError
-from tuneport.host import Gpu, Host
+from tuneport.gpu import Gpu
+from tuneport.host import Host
 from tuneport.runtime import loading
 from tuneport.runtime.scheduler import pack_batches
 from tuneport.schema.artifact import Manifest, Variant
@@ -88,3 +89,6 @@ def test_for_a_gpu_the_gpu_decides() -> None:
     assert is_unlike(one, other, "cuda")
     assert not is_unlike(one, one.model_copy(update={"cores": 99}), "cuda")
     assert not is_unlike(one, other, "cpu")
+    same_model = one.model_copy(update={"gpus": (h100.model_copy(update={"uuid": "GPU-another"}),)})
+    assert not is_unlike(one, same_model, "cuda")
+    assert is_unlike(one, host, "cuda")

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kit.encoders import LABELS
 from kit.engines import StalledEngine, fail_with, until
+from kit.failures import ARENA_FULL, LOST
 from kit.reference import TorchReference
 from kit.serving import infer_request
 from kit.texts import random_texts
@@ -342,6 +343,19 @@ def test_a_model_that_fails_is_internal_without_its_words(call_server: Any) -> N
         fail_with(client.admission.inference.predictor.runner, RuntimeError("secret"))
         error = await client.refused(infer_request(["bank"]), Code.INTERNAL, "RuntimeError")
         assert "secret" not in (error.details() or "")
+
+    call_server(conversation)
+
+
+@pytest.mark.parametrize(
+    ("text", "code"), [(ARENA_FULL, "device_out_of_memory"), (LOST["illegal access"], "device_lost")]
+)
+def test_a_device_that_fails_is_unavailable(call_server: Any, text: str, code: str) -> None:
+    async def conversation(client: Client) -> None:
+        fail_with(client.admission.inference.predictor.runner, RuntimeError(text))
+        for _ in range(2):
+            error = await client.refused(infer_request(["bank"]), Code.UNAVAILABLE, "the device")
+            assert dict(error.trailing_metadata())["error-code"] == code
 
     call_server(conversation)
 

@@ -7,7 +7,7 @@ from tuneport.stages.benchmarks.config import BenchConfig
 
 @with_config(BenchConfig, positional="artifact")
 def bench(config: BenchConfig, out: Out, overwrite: Overwrite = False) -> None:
-    """Time every variant against torch (fp32, and bf16 where the processor has it) on real text."""
+    """Time the variants of a device against torch on the same device, in every precision that it has, on real text."""
     from tuneport.cli.tables import print_report
     from tuneport.stages.benchmarks.engine import bench as run_bench
 

@@ -17,7 +17,7 @@ from tuneport.runtime.loading import open_task
 from tuneport.runtime.tasks.text_classification import softmax
 from tuneport.schema.artifact import MANIFEST, Manifest
 from tuneport.schema.run import RUN
-from tuneport.stages.benchmarks.baselines import BASELINE, open_baseline, read_workload
+from tuneport.stages.benchmarks.baselines import open_baseline, read_workload
 from tuneport.stages.benchmarks.config import BenchConfig
 from tuneport.stages.benchmarks.engine import bench
 from tuneport.stages.benchmarks.report import REPORT
@@ -100,7 +100,7 @@ def torch_answers(artifact: Path, manifest: Manifest) -> tuple[list[str], Any]:
     baseline = open_baseline(manifest, None)
     texts = read_workload(manifest, baseline.task, BenchConfig(artifact=artifact, num_inputs=SERVED_INPUTS)).inputs
     task = open_task(artifact, manifest.task, manifest.labels, manifest.processing)
-    outputs = baseline.load_models()[BASELINE].outputs(task, [task.parse_input(text) for text in texts])
+    outputs = baseline.load_reference("cpu").outputs(task, [task.parse_input(text) for text in texts])
     logits = np.stack([windows[0]["logits"] for windows in outputs])
     return texts, softmax(logits / manifest.processing.temperature)
 

@@ -7,10 +7,18 @@ from rich.measure import Measurement
 from rich.padding import Padding
 from rich.table import Table
 
+from tuneport.runtime.availability import obstacles
 from tuneport.schema.artifact import Manifest
 from tuneport.schema.loading import load_manifest
 from tuneport.stages.benchmarks.report import Report
-from tuneport.stages.export.card import calibration, evidence, excluded_parts, long_inputs
+from tuneport.stages.export.card import (
+    calibration,
+    device_text,
+    evidence,
+    excluded_parts,
+    long_inputs,
+    refused_baselines,
+)
 from tuneport.tasks import task_spec
 
 MAX_TABLE_WIDTH = 1000
@@ -21,6 +29,8 @@ def print_report(report: Report) -> None:
     """Print a benchmark's table."""
     header, rows = report.cells()
     _print_table(header, rows, report.caption())
+    for line in report.remarks():
+        _print_plain(_console(), line)
 
 
 def print_artifact(folder: Path) -> None:
@@ -39,8 +49,18 @@ def print_artifact(folder: Path) -> None:
         f"{parity.golden_cases} golden cases and {parity.texts} validation inputs. * serves by default, † another "
         "variant is better in every respect, ×2: in two streams, ¹: inputs run one at a time.",
     )
-    for line in _provenance(manifest):
+    for line in [*_availability(manifest), *_provenance(manifest)]:
         _print_plain(console, line)
+
+
+def _availability(manifest: Manifest) -> list[str]:
+    """Say which variants run on this host, a line each for those that do not."""
+    found = obstacles(manifest)
+    able = [name for name, obstacle in found.items() if obstacle is None]
+    return [
+        f"run here: {', '.join(able) or 'none'}",
+        *(f"does not run here: {name} {obstacle}" for name, obstacle in found.items() if obstacle),
+    ]
 
 
 def _provenance(manifest: Manifest) -> list[str]:
@@ -53,7 +73,8 @@ def _provenance(manifest: Manifest) -> list[str]:
         *excluded_parts(manifest),
         *(f"rejected: {rejected.name}: {rejected.reason}" for rejected in manifest.rejected),
         *calibration(manifest),
-        f"measured on: {manifest.host.cpu}, {manifest.host.cores} cores",
+        *refused_baselines(manifest),
+        f"measured on: {device_text(manifest)}",
         *(f"GPU: {gpu.name}, {gpu.memory_gib:g} GiB" for gpu in manifest.host.gpus),
         f"base model: {source.base_model or 'not recorded'}; checkpoint {source.checkpoint_sha256[:12]}; "
         f"seed {source.seed}",

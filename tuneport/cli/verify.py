@@ -7,5 +7,9 @@ def verify(artifact: Artifact) -> None:
     """Check the hashes of all files and the golden cases of every variant on this machine."""
     from tuneport.runtime.verify import verify as run_verify
 
-    for name, difference, tolerance in run_verify(artifact):
-        print(f"{name}: files and golden cases right, max |Δ| {difference:.2g} (allowed {tolerance:.2g})")
+    for each in run_verify(artifact):
+        if each.difference is None:
+            print(f"{each.name}: files right; golden cases not run, because it {each.obstacle}")
+        else:
+            allowed = f"max |Δ| {each.difference:.2g} (allowed {each.tolerance:.2g})"
+            print(f"{each.name}: files and golden cases right, {allowed}")

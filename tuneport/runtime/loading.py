@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from tuneport.errors import EngineError
 from tuneport.runtime.backends.loading import open_backend
+from tuneport.runtime.device_options import NO_OPTIONS, DeviceOptions
 from tuneport.runtime.runner import EncoderRunner, ModelRunner
 from tuneport.runtime.tasks.base import RuntimeTask
 from tuneport.runtime.tokenizer import TextTokenizer
@@ -29,7 +30,13 @@ class BuildRunner(Protocol):
     """Open a variant's graphs for a task."""
 
     def __call__(
-        self, folder: Path, task: RuntimeTask, execution: Execution, processing: Processing, threads: int | None
+        self,
+        folder: Path,
+        task: RuntimeTask,
+        execution: Execution,
+        processing: Processing,
+        threads: int | None,
+        device_options: DeviceOptions,
     ) -> ModelRunner:
         """Return the runner; raises EngineError if its engine is not installed."""
 
@@ -54,9 +61,15 @@ def _encoder_tokenizer(folder: Path, processing: Processing) -> TextTokenizer:
 
 
 def _encoder_runner(
-    folder: Path, task: RuntimeTask, execution: Execution, processing: Processing, threads: int | None
+    folder: Path,
+    task: RuntimeTask,
+    execution: Execution,
+    processing: Processing,
+    threads: int | None,
+    device_options: DeviceOptions,
 ) -> ModelRunner:
-    return EncoderRunner(task, open_backend(folder, execution, threads=threads), execution, processing)
+    backend = open_backend(folder, execution, threads=threads, device_options=device_options)
+    return EncoderRunner(task, backend, execution, processing)
 
 
 def _generative_tokenizer(folder: Path, processing: Processing) -> Any:
@@ -66,11 +79,16 @@ def _generative_tokenizer(folder: Path, processing: Processing) -> Any:
 
 
 def _generative_runner(
-    folder: Path, task: RuntimeTask, execution: Execution, processing: Processing, threads: int | None
+    folder: Path,
+    task: RuntimeTask,
+    execution: Execution,
+    processing: Processing,
+    threads: int | None,
+    device_options: DeviceOptions,
 ) -> ModelRunner:
     with _needs_generate():
         from tuneport.runtime.backends.generative import open_generative
-    return open_generative(folder, task, execution, processing, threads)
+    return open_generative(folder, task, execution, processing, threads, device_options)
 
 
 FAMILIES = {
@@ -115,15 +133,24 @@ def build_runner(
     processing: Processing,
     *,
     threads: int | None = None,
+    device_options: DeviceOptions = NO_OPTIONS,
 ) -> ModelRunner:
     """Open a variant's graphs for a task; the export does so before there is a manifest."""
-    return family_of(task_name).build_runner(folder, task, execution, processing, threads)
+    return family_of(task_name).build_runner(folder, task, execution, processing, threads, device_options)
 
 
-def open_runner(folder: Path, manifest: Manifest, variant: Variant, *, threads: int | None = None) -> ModelRunner:
+def open_runner(
+    folder: Path,
+    manifest: Manifest,
+    variant: Variant,
+    *,
+    threads: int | None = None,
+    device_options: DeviceOptions = NO_OPTIONS,
+) -> ModelRunner:
     """Open a variant of an artifact, with its task."""
     task = open_task(folder, manifest.task, manifest.labels, manifest.processing)
-    return build_runner(folder, manifest.task, task, variant.execution, manifest.processing, threads=threads)
+    family = family_of(manifest.task)
+    return family.build_runner(folder, task, variant.execution, manifest.processing, threads, device_options)
 
 
 @contextlib.contextmanager

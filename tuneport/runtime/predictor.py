@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from tuneport.errors import InputError
 from tuneport.runtime.batch import EncodedInput, RowOutputs, group_by_input
+from tuneport.runtime.device_options import NO_OPTIONS, DeviceOptions
 from tuneport.runtime.golden import check_golden
 from tuneport.runtime.loading import ModelFamily, family_of, open_runner
 from tuneport.runtime.runner import ModelRunner
@@ -33,12 +34,14 @@ class Predictor:
         threads: int | None = None,
         streams: int | None = None,
         max_batch_tokens: int | None = None,
+        device_options: DeviceOptions = NO_OPTIONS,
     ) -> None:
         """Open a variant, by default the artifact's default variant, and check its golden cases.
 
         `threads` is the number of CPU threads for inference, by default the container's quota; `streams` and
-        `max_batch_tokens` replace what was measured to be best. Raises ArtifactError for files that are missing or
-        changed, EngineError for an engine that is not available, GateError for golden cases that differ from torch's.
+        `max_batch_tokens` replace what was measured to be best, and `device_options` limit a GPU's memory. Raises
+        ArtifactError for files that are missing or changed, EngineError for an engine that is not available, GateError
+        for golden cases that differ from torch's.
         """
         self.manifest: Manifest = load_manifest(folder)
         self.variant: Variant = self.manifest.variant(variant)
@@ -47,7 +50,9 @@ class Predictor:
             execution = self.variant.execution.model_copy(update={"streams": streams})
             self.variant = self.variant.model_copy(update={"execution": execution})
         check_files(folder, self.manifest, self.variant.name)
-        self.runner: ModelRunner = open_runner(folder, self.manifest, self.variant, threads=threads)
+        self.runner: ModelRunner = open_runner(
+            folder, self.manifest, self.variant, threads=threads, device_options=device_options
+        )
         if max_batch_tokens:
             self.runner.limits = replace(self.runner.limits, tokens=max_batch_tokens)
         self.task: RuntimeTask = self.runner.task

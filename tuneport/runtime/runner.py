@@ -1,13 +1,19 @@
 """Runners turn encoded inputs into outputs. The export's gate, the benchmarks and serving use the same ones."""
 
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
+from tuneport.errors import DeviceLost, DeviceOutOfMemory
 from tuneport.runtime.backends.base import Backend
-from tuneport.runtime.batch import EncodedInput, RowOutputs, padded_batch
+from tuneport.runtime.batch import Batch, EncodedInput, RowOutputs, packed_batch, padded_batch
+from tuneport.runtime.device_errors import classify, reason_of
 from tuneport.runtime.scheduler import BatchLimits, pack_batches
 from tuneport.runtime.tasks.base import RuntimeTask
 from tuneport.schema.artifact import Execution, Processing
+
+Row = TypeVar("Row", bound=EncodedInput)
 
 
 class ModelRunner(ABC):
@@ -22,6 +28,8 @@ class ModelRunner(ABC):
     """Whether the CPU cores may be divided among several streams."""
     streams: int
     """Number of batches that may run at the same time."""
+    on_halved: Callable[[], object]
+    """Called, in any thread, for each batch that was halved because it did not fit into the device's memory."""
 
     @abstractmethod
     def run_batch(self, rows: Sequence[EncodedInput]) -> list[RowOutputs]:
@@ -47,15 +55,56 @@ class EncoderRunner(ModelRunner):
         self.backend = backend
         self.single_row_batches = execution.single_row_batches
         self.streams = backend.streams
+        self._max_rows = 1 if execution.single_row_batches else execution.max_batch_rows or sys.maxsize
+        self.on_halved = lambda: None
         tokens = 1 if execution.single_row_batches else execution.max_batch_tokens
-        self.limits = BatchLimits(tokens, backend.length_multiple, processing.max_length)
+        self.limits = BatchLimits(tokens, backend.length_multiple, processing.max_length, execution.layout)
         self._device = execution.device
         self._processing = processing
 
     def run_batch(self, rows: Sequence[EncodedInput]) -> list[RowOutputs]:
-        """Run rows in one batch, padded to the longest; returns the outputs of each row, without padding."""
-        if self.single_row_batches and len(rows) > 1:
-            return [self.run_batch([row])[0] for row in rows]
-        length = self.limits.padded(max(map(len, rows)))
-        batch = padded_batch(rows, self._processing, length, self._device)
+        """Run rows in one batch, in the layout of the graph; returns the outputs of each row, without padding.
+
+        A batch of more rows than the engine takes, or that does not fit into the device's memory, runs in parts. Raises
+        DeviceOutOfMemory, DeviceLost.
+        """
+        parts = (rows[at : at + self._max_rows] for at in range(0, len(rows), self._max_rows))
+        return [result for part in parts for result in run_halved(self._run_rows, part, self.on_halved)]
+
+    def _run_rows(self, rows: Sequence[EncodedInput]) -> list[RowOutputs]:
+        batch = self._lay_out(rows)
         return batch.split(self.backend.run(batch), per_token=self.task.per_token)
+
+    def _lay_out(self, rows: Sequence[EncodedInput]) -> Batch:
+        if self.limits.layout == "packed":
+            return packed_batch(rows, self._device)
+        length = self.limits.padded(max(map(len, rows)))
+        return padded_batch(rows, self._processing, length, self._device)
+
+
+def run_halved(
+    run: Callable[[Sequence[Row]], list[RowOutputs]],
+    rows: Sequence[Row],
+    on_halved: Callable[[], object],
+    *,
+    repeatable: bool = True,
+) -> list[RowOutputs]:
+    """Run a batch; as long as it does not fit into the device's memory, halve it and run the halves.
+
+    Calls `on_halved` for each batch that was halved. Raises DeviceOutOfMemory for a single row that does not fit, and
+    for a batch that is not `repeatable`; DeviceLost if the device failed; the engine's other exceptions as they are.
+    """
+    try:
+        return run(rows)
+    except Exception as error:
+        failure = classify(error)
+        if failure is None:
+            raise
+        if failure == "lost":
+            raise DeviceLost(reason_of(error)) from error
+        if len(rows) == 1 or not repeatable:
+            raise DeviceOutOfMemory(max(map(len, rows))) from error
+    # Outside of the handler: the exception holds the arrays of the batch that failed.
+    on_halved()
+    middle = len(rows) // 2
+    return [part for half in (rows[:middle], rows[middle:]) for part in run_halved(run, half, on_halved)]

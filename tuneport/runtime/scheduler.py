@@ -1,14 +1,17 @@
 """Which rows run together: a pure function of their lengths.
 
-A batch costs its padded tokens (rows x longest row), so rows of similar length belong together; and it has a fixed
-overhead, so that larger batches are better. The best size differs between engines, and the export measures it for each
-variant (`Execution.max_batch_tokens`).
+A padded batch costs its padded tokens (rows x longest row), so rows of similar length belong together; a packed one
+costs its tokens, so that rows run in the order of their arrival. A batch has a fixed overhead, so that larger ones are
+better. The best size differs between engines, and the export measures it for each variant
+(`Execution.max_batch_tokens`).
 """
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+
+from tuneport.schema.artifact import Layout
 
 DEFAULT_TOKENS = 1024
 OVERHEAD = 1 / 16
@@ -20,11 +23,16 @@ class BatchLimits:
     """The largest batch of an engine, and the lengths that rows are padded to."""
 
     tokens: int = DEFAULT_TOKENS
-    """Padded tokens (rows x longest row) of a batch; a single longer row still runs, alone."""
+    """What a batch may cost; a single longer row still runs, alone."""
     length_multiple: int = 1
     """Lengths are padded to a multiple of this, because some engines compile for each new shape."""
     longest: int = 2**31
     """The model's maximum, which padding never exceeds."""
+    layout: Layout = "padded"
+
+    def cost(self, lengths: Sequence[int]) -> int:
+        """Return the tokens that a batch computes: with padding in the padded layout, without in the packed one."""
+        return sum(lengths) if self.layout == "packed" else len(lengths) * self.padded(max(lengths))
 
     def padded(self, length: int) -> int:
         """Return the length that a row or a batch is padded to."""
@@ -37,20 +45,27 @@ def pack_batches(lengths: Sequence[int], limits: BatchLimits) -> list[list[int]]
     Returns indices into `lengths`, shortest rows first.
     """
     batches: list[list[int]] = []
+    tokens = 0
     for index in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batches and (len(batches[-1]) + 1) * limits.padded(lengths[index]) <= limits.tokens:
+        tokens += lengths[index]
+        padded_tokens = (len(batches[-1]) + 1) * limits.padded(lengths[index]) if batches else 0
+        if batches and (tokens if limits.layout == "packed" else padded_tokens) <= limits.tokens:
             batches[-1].append(index)
         else:
             batches.append([index])
+            tokens = lengths[index]
     return batches
 
 
 def select_batch(lengths: Sequence[int], limits: BatchLimits) -> list[int]:
     """Select the next batch from the rows that wait: the first row, with the rows that make its batch the best.
 
-    The best batch has the largest share of real tokens in its cost, which is its padded tokens and its overhead.
-    Returns indices into `lengths`, shortest rows first.
+    The best batch has the largest share of real tokens in its cost, which is its padded tokens and its overhead;
+    without padding that is the largest batch. Returns indices into `lengths`: shortest rows first, of a packed batch
+    the first to come first.
     """
+    if limits.layout == "packed":
+        return _select_packed(lengths, limits)
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     ascending = [lengths[i] for i in order]
     lowest, highest = bisect_left(ascending, lengths[0]), bisect_right(ascending, lengths[0]) - 1
@@ -73,6 +88,16 @@ def select_batch(lengths: Sequence[int], limits: BatchLimits) -> list[int]:
     if 0 not in rows:  # another row of the same length is: the first one has waited longer
         rows[rows.index(next(i for i in rows if lengths[i] == lengths[0]))] = 0
     return rows
+
+
+def _select_packed(lengths: Sequence[int], limits: BatchLimits) -> list[int]:
+    """Take rows in their order as long as they fit; a row that does not fit lets shorter ones pass."""
+    chosen, tokens = [0], lengths[0]
+    for index in range(1, len(lengths)):
+        if tokens + lengths[index] <= limits.tokens:
+            chosen.append(index)
+            tokens += lengths[index]
+    return chosen
 
 
 def _share(tokens: int, padded_tokens: int, limits: BatchLimits) -> float:

@@ -1,24 +1,40 @@
-"""Verify an artifact on this host: the hashes of its files, and the golden cases of every variant."""
+"""Verify an artifact on this host: the hashes of its files, and the golden cases of every variant that runs here."""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
+from tuneport.runtime.availability import obstacles
 from tuneport.runtime.golden import check_golden
 from tuneport.runtime.loading import open_runner
 from tuneport.schema.loading import check_files, load_golden, load_manifest
 
 
-def verify(folder: Path) -> Iterator[tuple[str, float, float]]:
-    """Yield each verified variant: its name, its difference from torch, and its tolerance.
+class Verified(NamedTuple):
+    """What was found of a variant whose files are right."""
 
-    Raises ArtifactError for a damaged file, GateError for a variant whose outputs differ by more than its tolerance.
+    name: str
+    difference: float | None
+    """The largest from torch on the golden cases; None where they cannot run, for want of a GPU."""
+    tolerance: float
+    obstacle: str | None = None
+    """What they need that this host lacks."""
+
+
+def verify(folder: Path) -> Iterator[Verified]:
+    """Yield each variant, verified.
+
+    Raises ArtifactError for a damaged file, GateError for a variant whose outputs differ by more than its tolerance,
+    EngineError for one that cannot be opened. A variant for a GPU that is not here is an error only if no other
+    variant runs: an artifact may hold variants for several devices.
     """
     manifest = load_manifest(folder)
     check_files(folder, manifest)
-    golden = load_golden(folder)
+    golden, found = load_golden(folder), obstacles(manifest)
     for variant in manifest.variants:
-        yield (
-            variant.name,
-            check_golden(open_runner(folder, manifest, variant), golden, variant),
-            variant.evidence.tolerance,
-        )
+        tolerance, obstacle = variant.evidence.tolerance, found[variant.name]
+        if obstacle and variant.execution.device != "cpu" and None in found.values():
+            yield Verified(variant.name, None, tolerance, obstacle)
+        else:
+            difference = check_golden(open_runner(folder, manifest, variant), golden, variant)
+            yield Verified(variant.name, difference, tolerance)

@@ -17,6 +17,7 @@ from tuneport.folders import digest, sha256
 from tuneport.host import Host
 from tuneport.schema.base import Frozen
 from tuneport.schema.run import DataSource
+from tuneport.schema.torch_setup import CPU_REFERENCE, REFERENCE, TorchSetup
 from tuneport.tasks import TaskName
 
 SCHEMA_VERSION: Literal[2] = 2
@@ -30,8 +31,12 @@ Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 TagScheme = Literal["IOB2", "IOBES", "IOB1", "IO"]
 Device = Literal["cpu", "cuda", "tensorrt"]
+Shape = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+"""Rows and padded length of a batch."""
 Layout = Literal["padded", "packed"]
 """How a batch lays out its tokens: rows padded to one length, or all tokens in a row with cumulative lengths."""
+ComputeCapability = Annotated[str, StringConstraints(pattern=r"^[0-9]+\.[0-9]$")]
+"""Of an NVIDIA GPU, such as 9.0."""
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 
 
@@ -138,7 +143,9 @@ class Timing(Frozen):
     texts_per_s: float
     """In batches of similar length of at most `Execution.max_batch_tokens`."""
     speed_up: float
-    """texts_per_s over that of torch fp32."""
+    """texts_per_s over that of `baseline`."""
+    baseline: str = REFERENCE
+    """The fastest torch of the same device and class of precision; for int8 and int4 the fastest of all."""
 
 
 class Footprint(Frozen):
@@ -148,6 +155,8 @@ class Footprint(Frozen):
     """Resident memory that opening it and a full batch add."""
     cold_start_ms: float
     """From nothing opened to the first answer."""
+    gpu_memory_mib: float | None = None
+    """GPU memory that the process takes, CUDA's context included; None on a CPU."""
 
 
 class Execution(Frozen):
@@ -163,12 +172,18 @@ class Execution(Frozen):
     """Batches that run at a time, each on its share of the processors."""
     max_batch_tokens: Annotated[int, Field(ge=1)] = 1024
     """Padded tokens of a batch: the fewest of those measured that are about as fast as any."""
+    max_batch_rows: Annotated[int, Field(ge=1)] | None = None
+    """The most rows that the engine was built for."""
     single_row_batches: bool = False
     """Whether inputs run one at a time, because its outputs would depend on what shares their batch."""
     reduce_range: bool = False
     """Whether int8 weights use 7 bits, for processors whose int8 kernels would saturate."""
     provider_options: dict[str, str] = Field(default_factory=dict)
     """Options of the engine's execution provider."""
+    graph_shapes: tuple[Shape, ...] = ()
+    """Shapes of padded batches that run as CUDA graphs."""
+    min_compute_capability: ComputeCapability | None = None
+    """What the GPU must have."""
 
     @property
     def size_bytes(self) -> int:
@@ -257,7 +272,11 @@ class Manifest(Frozen):
     default_because: str
     host: Host
     """Where the timings were taken."""
+    torch: TorchSetup = CPU_REFERENCE
+    """How torch ran as the reference that every variant was compared with."""
     torch_texts_per_s: float | None
+    refused_baselines: dict[str, str] = Field(default_factory=dict)
+    """Torch in lower precisions that was not timed, because it predicts otherwise, and why."""
     calibration: Calibration | None = None
     files: tuple[File, ...]
     """Those that the variants share."""

@@ -15,10 +15,12 @@ from optimum.onnxruntime import ORTModelForCausalLM, ORTModelForSeq2SeqLM, ORTMo
 
 from tuneport.errors import EngineError
 from tuneport.host import usable_cores
-from tuneport.runtime.backends.onnxruntime import ORT_ERROR, check_provider
+from tuneport.runtime.backends.session import ORT_ERROR, check_provider, providers_for
 from tuneport.runtime.backends.stopping import CallbackStreamer, EndOfRow
 from tuneport.runtime.batch import EncodedInput, RowOutputs
-from tuneport.runtime.runner import ModelRunner
+from tuneport.runtime.device_errors import load_error
+from tuneport.runtime.device_options import NO_OPTIONS, DeviceOptions
+from tuneport.runtime.runner import ModelRunner, run_halved
 from tuneport.runtime.scheduler import BatchLimits
 from tuneport.runtime.tasks.base import RuntimeTask
 from tuneport.runtime.tasks.generation import GenerationTask, Prompt
@@ -44,6 +46,7 @@ class GenerativeRunner(ModelRunner):
         self.task = self._generation_task = task
         self.model = model
         self.limits = BatchLimits()
+        self.on_halved = lambda: None
         self._processing = processing
         self._ends = end_tokens(model)
 
@@ -53,13 +56,18 @@ class GenerativeRunner(ModelRunner):
         for sampling, group in itertools.groupby(rows, key=_sampling_of):
             prompts = [row for row in group if isinstance(row, Prompt)]
             for batch in [prompts] if sampling.seed is None else [[prompt] for prompt in prompts]:
-                outputs += self._generate(batch, sampling)
+                outputs += self._generate_halved(batch, sampling)
         return outputs
+
+    def _generate_halved(self, rows: Sequence[Prompt], sampling: SamplingParams) -> list[RowOutputs]:
+        """Generate, in parts if the device's memory is too small; a stream cannot take back what it has sent."""
+        repeatable = not any(row.callback for row in rows)
+        return run_halved(lambda part: self._generate(part, sampling), rows, self.on_halved, repeatable=repeatable)
 
     def _generate(self, rows: Sequence[Prompt], sampling: SamplingParams) -> list[RowOutputs]:
         if sampling.seed is not None:
             torch.manual_seed(sampling.seed)
-        feeds = feeds_of(rows, self._processing)
+        feeds = {name: values.to(self.model.device) for name, values in feeds_of(rows, self._processing).items()}
         # Whisper's generate removes its own prompt; others return the prompt, or the decoder's start token, first.
         skipped = 0 if "input_features" in feeds else feeds["input_ids"].shape[1] if self._is_causal else 1
         has_callback = any(row.callback for row in rows)
@@ -69,7 +77,7 @@ class GenerativeRunner(ModelRunner):
             ids = self.model.generate(
                 **feeds, **generate_arguments(sampling), stopping_criteria=criteria, streamer=streamer
             )
-        outputs = [{"tokens": self._without_end(row_ids)} for row_ids in ids[:, skipped:].numpy()]
+        outputs = [{"tokens": self._without_end(row_ids)} for row_ids in ids[:, skipped:].cpu().numpy()]
         for row, output in zip(rows, outputs, strict=True):
             if row.scored:
                 output |= score_reference(self.model, row)
@@ -86,7 +94,12 @@ class GenerativeRunner(ModelRunner):
 
 
 def open_generative(
-    folder: Path, task: RuntimeTask, execution: Execution, processing: Processing, threads: int | None
+    folder: Path,
+    task: RuntimeTask,
+    execution: Execution,
+    processing: Processing,
+    threads: int | None,
+    device_options: DeviceOptions = NO_OPTIONS,
 ) -> ModelRunner:
     """Open a variant; raises EngineError if ONNX Runtime cannot load it or lacks the execution provider."""
     provider = check_provider(execution.device)
@@ -99,11 +112,13 @@ def open_generative(
     graphs = (folder / execution.files[0].path).parent
     kind = ORTModelForSpeechSeq2Seq if processing.generation and processing.generation.sampling_rate else None
     kind = kind or (ORTModelForCausalLM if (graphs / "model.onnx").is_file() else ORTModelForSeq2SeqLM)
+    ((_, provider_options), *_) = providers_for(execution.device, execution.provider_options, device_options)
     settings = {"local_files_only": True, "provider": provider, "session_options": options}
+    settings |= {"provider_options": provider_options} if provider_options else {}
     try:
         model = kind.from_pretrained(graphs, use_io_binding=execution.device != "cpu", **settings)
     except Exception as error:  # the exceptions of onnxruntime and Optimum have no common base
-        raise EngineError(f"onnxruntime cannot load {graphs} ({str(error)[:200]})", "export it again") from error
+        raise load_error("onnxruntime", graphs, error) from error
     if model.providers[0] != provider:
         raise EngineError(f"{provider} was asked for and {model.providers[0]} was given", "install CUDA's libraries")
     return GenerativeRunner(task, model, processing)
@@ -138,12 +153,12 @@ def generate_arguments(sampling: SamplingParams) -> dict[str, Any]:
 
 def score_reference(model: Any, row: Prompt) -> RowOutputs:
     """Compute the likelihood of a row's reference answer by teacher forcing: `losses` and `hits`, float32 (k,)."""
-    ids = torch.tensor([row.scored])
+    ids = torch.tensor([row.scored], device=model.device)
     with torch.inference_mode():
         logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, row.scored_from - 1 : -1].float()
     reference = ids[0, row.scored_from :]
     losses = torch.nn.functional.cross_entropy(logits, reference, reduction="none")
-    return {"losses": losses.numpy(), "hits": (logits.argmax(-1) == reference).float().numpy()}
+    return {"losses": losses.cpu().numpy(), "hits": (logits.argmax(-1) == reference).float().cpu().numpy()}
 
 
 def end_tokens(model: Any) -> list[int]:

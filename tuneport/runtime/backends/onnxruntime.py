@@ -1,94 +1,30 @@
-"""The ONNX Runtime backend."""
+"""The ONNX Runtime backend for the CPU."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 
-from tuneport.errors import EngineError
 from tuneport.host import usable_cores
-from tuneport.runtime.batch import Batch, Ids, Output
-from tuneport.schema.artifact import Device
-
-PROVIDERS: dict[Device, str] = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-}
-ORT_ERROR = 3
-"""onnxruntime's log severity for errors only; it warns about every quantized graph."""
+from tuneport.runtime.backends.session import Signature, open_session
+from tuneport.runtime.batch import Batch, Output
 
 
 class OnnxRuntimeBackend:
-    """ONNX Runtime on the execution provider of a device, never on another one."""
+    """A session that all streams share, each with its share of the threads."""
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        device: Device = "cpu",
-        threads: int | None = None,
-        streams: int = 1,
-        provider_options: Mapping[str, str] | None = None,
-    ) -> None:
-        """Open a session; raises EngineError without the execution provider, or if the graph cannot be loaded.
+    length_multiple = 1
+
+    def __init__(self, path: Path, *, threads: int | None = None, streams: int = 1) -> None:
+        """Open a session; raises EngineError if the graph cannot be loaded.
 
         `threads` is the number of CPU threads of all streams together, by default the container's quota.
-        `provider_options` are those of the device's execution provider.
         """
         self.streams = streams
-        self._device = device
-        # TensorRT builds a new engine for each shape outside of those that it has seen.
-        self.length_multiple = 16 if device == "tensorrt" else 1
-        provider = check_provider(device)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = max(1, (threads or usable_cores()) // streams)
-        options.inter_op_num_threads = 1
-        options.log_severity_level = ORT_ERROR
-        try:
-            requested = (provider, dict(provider_options or {}))
-            # CUDA runs the nodes that TensorRT cannot compile.
-            providers = [requested, PROVIDERS["cuda"]] if device == "tensorrt" else [requested]
-            self._session = ort.InferenceSession(str(path), options, providers=providers)
-        except Exception as error:  # onnxruntime's exceptions have no common base
-            raise EngineError(f"onnxruntime cannot load {path} ({error})", "export the checkpoint again") from error
-        # Without CUDA's libraries, onnxruntime only logs a line and uses the CPU.
-        if self._session.get_providers()[0] != provider:
-            raise EngineError(
-                f"{provider} was asked for and {self._session.get_providers()[0]} was given",
-                "install CUDA's libraries (tuneport[gpu] brings them; TensorRT's come apart) and check the driver with "
-                "nvidia-smi",
-            )
-        self._inputs = [tensor.name for tensor in self._session.get_inputs()]
-        self._outputs = [tensor.name for tensor in self._session.get_outputs()]
+        self._session = open_session(path, threads=max(1, (threads or usable_cores()) // streams))
+        self._signature = Signature(self._session)
 
     def run(self, batch: Batch) -> dict[str, Output]:
         """Run the graph on a batch and return every output by name, rows first; unknown feeds are ignored."""
-        if self._device != "cpu":
-            return self._run_bound(batch.feeds)
-        values = self._session.run(self._outputs, {name: batch.feeds[name] for name in self._inputs})
-        return dict(zip(self._outputs, values, strict=True))
-
-    def _run_bound(self, feeds: Mapping[str, Ids]) -> dict[str, Output]:
-        """Run with the outputs bound to the device, and copy all of them to the host at the end."""
-        binding = self._session.io_binding()
-        for name in self._inputs:
-            binding.bind_cpu_input(name, np.ascontiguousarray(feeds[name]))
-        for name in self._outputs:
-            binding.bind_output(name, "cuda")
-        self._session.run_with_iobinding(binding)
-        return dict(zip(self._outputs, binding.copy_outputs_to_cpu(), strict=True))
-
-
-def check_provider(device: Device) -> str:
-    """Load a device's libraries and return its execution provider; EngineError if this onnxruntime lacks it."""
-    provider = PROVIDERS[device]
-    if provider not in ort.get_available_providers():
-        raise EngineError(
-            f"this onnxruntime has no {provider}",
-            "install tuneport[gpu] instead of tuneport[cpu], or use a variant for another device",
-        )
-    if device != "cpu":
-        ort.preload_dlls()
-    return provider
+        feeds = {name: np.asarray(batch.feeds[name], dtype) for name, dtype in self._signature.input_dtypes.items()}
+        names = self._signature.output_names
+        return dict(zip(names, self._session.run(names, feeds), strict=True))

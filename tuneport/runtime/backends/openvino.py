@@ -10,6 +10,7 @@ import openvino
 from tuneport.errors import EngineError
 from tuneport.host import usable_cores
 from tuneport.runtime.batch import Batch
+from tuneport.runtime.device_errors import load_error
 from tuneport.schema.artifact import Precision
 
 HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
@@ -42,7 +43,7 @@ class OpenVinoBackend:
         try:
             self._compiled = CORE.compile_model(CORE.read_model(str(path)), "CPU", settings)
         except Exception as error:  # openvino's exceptions have no common base
-            raise EngineError(f"OpenVINO cannot load {path} ({error})", "export the checkpoint again") from error
+            raise load_error("OpenVINO", path, error) from error
         actual = str(self._compiled.get_property("INFERENCE_PRECISION_HINT"))
         if precision == "bf16" and "bf16" not in actual and "bfloat16" not in actual:
             raise EngineError(

@@ -1,0 +1,64 @@
+"""The ways in which a variant may run on its device: streams and CUDA graphs. The benchmark decides among them."""
+
+from collections.abc import Callable, Iterator, Mapping
+
+from tuneport.errors import EngineError
+from tuneport.host import usable_cores
+from tuneport.runtime.runner import ModelRunner
+from tuneport.schema.artifact import Execution
+
+from .benchmark import BenchmarkResult
+from .build import Passed, VariantBuilder
+from .config import Objective
+from .provider_options import graph_shapes
+
+MIN_GAIN = 1.05
+"""Factor by which an alternative must be better than the plain way: streams raise latency, CUDA graphs keep memory."""
+GPU_STREAMS = 2
+"""One copies while the other computes."""
+_GAINS: dict[Objective, Callable[[BenchmarkResult], float]] = {
+    "latency": lambda result: 1 / result.timing.latency_ms_p50,
+    "throughput": lambda result: result.timing.texts_per_s,
+    "size": lambda result: result.timing.texts_per_s,
+}
+
+
+def open_alternatives(builder: VariantBuilder, passed: Passed) -> Iterator[tuple[str, Execution, ModelRunner]]:
+    """Yield the ways in which a variant that passed can run, with a label each: the plain one under its own name first.
+
+    One that cannot be opened here, or that answers the golden cases differently, is left out.
+    """
+    name, plain = passed.candidate.name, passed.candidate.execution
+    yield name, plain, passed.runner
+    if not passed.runner.supports_streams:
+        return
+    for label, execution in alternatives(builder, plain):
+        try:
+            runner = builder.open(execution)
+            if builder.gate.golden_difference(runner) <= passed.tolerance:
+                yield f"{name}, {label}", execution, runner
+        except EngineError as error:
+            builder.progress(f"{name}, {label}: {error.problem}")
+
+
+def alternatives(builder: VariantBuilder, plain: Execution) -> Iterator[tuple[str, Execution]]:
+    """Yield executions that may be faster than the plain one, with a label each."""
+    if plain.device == "cpu":
+        cores = usable_cores()
+        if builder.requirements.objective == "throughput" and cores > 1:
+            yield "a stream a core", plain.model_copy(update={"streams": cores})
+        return
+    yield f"{GPU_STREAMS} streams", plain.model_copy(update={"streams": GPU_STREAMS})
+    # Longer padding must not move the tokens of a row, as it does where padding comes first.
+    if plain.device == "cuda" and plain.layout == "padded" and builder.processing.padding_side == "right":
+        shapes = {"graph_shapes": graph_shapes(builder.gate.rows, builder.processing.max_length)}
+        yield "CUDA graphs", plain.model_copy(update=shapes)
+        yield f"CUDA graphs and {GPU_STREAMS} streams", plain.model_copy(update={**shapes, "streams": GPU_STREAMS})
+
+
+def best_alternative(name: str, results: Mapping[str, BenchmarkResult], objective: Objective) -> str:
+    """Return the label of the best way to run a variant: the plain one unless another is better by `MIN_GAIN`."""
+    gain = _GAINS[objective]
+    labels = [label for label in results if label.startswith(f"{name}, ")]
+    best = max(labels, key=lambda label: gain(results[label]), default=name)
+    return best if gain(results[best]) > MIN_GAIN * gain(results[name]) else name

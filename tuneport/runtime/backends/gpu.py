@@ -1,0 +1,120 @@
+"""The ONNX Runtime backend for GPUs.
+
+A batch is copied into page-locked buffers that are reused, from there to the device, and its outputs come back the same
+way. Several streams, each with a session of its own, overlap the copies of one batch with the kernels of another; each
+session holds the weights once, because onnxruntime shares initializers on the CPU only. Small padded batches run as
+CUDA graphs, whose kernels are launched at once.
+"""
+
+import functools
+import queue
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from tuneport.runtime.backends.buffers import HostBuffers
+from tuneport.runtime.backends.captured import CapturedShape
+from tuneport.runtime.backends.session import Signature, open_session
+from tuneport.runtime.batch import Batch, Output
+from tuneport.runtime.device_options import NO_OPTIONS, DeviceOptions
+from tuneport.schema.artifact import Device, Shape
+
+NO_CAPTURE = "-1"
+"""The id by which a run of a session with CUDA graphs neither captures nor replays one."""
+
+
+class GpuBackend:
+    """Streams that take batches in turn."""
+
+    length_multiple = 1
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        device: Device = "cuda",
+        threads: int | None = None,
+        streams: int = 1,
+        graph_shapes: Sequence[Shape] = (),
+        provider_options: Mapping[str, str] | None = None,
+        device_options: DeviceOptions = NO_OPTIONS,
+    ) -> None:
+        """Open the sessions and capture the CUDA graphs; raises EngineError as `open_session` does.
+
+        With the device `cpu` the same code runs without a GPU, and nothing is captured.
+
+        `graph_shapes` are the (rows, padded length) of the CUDA graphs; a batch that fits into one is padded to it.
+        """
+        self.streams = streams
+        options = dict(provider_options or {})
+        if graph_shapes and device != "cpu":
+            options["enable_cuda_graph"] = "1"
+        open_stream = functools.partial(
+            open_session,
+            path,
+            device=device,
+            threads=threads,
+            provider_options=options,
+            device_options=device_options,
+        )
+        sessions = [open_stream() for _ in range(streams)]
+        # A capture fails while another thread uses the device, so all are made before the first batch.
+        self._free: queue.SimpleQueue[GpuStream] = queue.SimpleQueue()
+        for session in sessions:
+            self._free.put(GpuStream(session, device, sorted(graph_shapes)))
+
+    def run(self, batch: Batch) -> dict[str, Output]:
+        """Run the graph on a batch and return every output by name, rows first; unknown feeds are ignored.
+
+        The outputs of a CUDA graph have further rows and positions at their ends, those of its padding.
+        """
+        stream = self._free.get()
+        try:
+            return stream.run(batch)
+        finally:
+            self._free.put(stream)
+
+
+class GpuStream:
+    """A session, its buffers and its CUDA graphs. Not thread-safe."""
+
+    def __init__(self, session: ort.InferenceSession, device: Device, graph_shapes: Sequence[Shape]) -> None:
+        """Capture the CUDA graphs."""
+        self._session = session
+        self._signature = Signature(session)
+        self._buffers = HostBuffers(page_locked=device != "cpu")
+        self._options = ort.RunOptions()
+        if graph_shapes:
+            self._options.add_run_config_entry("gpu_graph_id", NO_CAPTURE)
+        self._captured = {
+            shape: CapturedShape(session, device, shape, number) for number, shape in enumerate(graph_shapes, 1)
+        }
+
+    def run(self, batch: Batch) -> dict[str, Output]:
+        """Run one batch."""
+        if batch.layout == "padded" and self._captured:
+            rows, length = batch.feeds["input_ids"].shape
+            fitting = (shape for shape in self._captured if shape[0] >= rows and shape[1] >= length)
+            # The smallest computes the least padding.
+            if shape := min(fitting, key=lambda each: each[0] * each[1], default=None):
+                return self._captured[shape].run(batch)
+        return self._run_bound(batch)
+
+    def _run_bound(self, batch: Batch) -> dict[str, Output]:
+        binding = self._session.io_binding()
+        for name, dtype in self._signature.input_dtypes.items():
+            buffer = self._buffers.get(name, batch.feeds[name].shape, dtype)
+            np.copyto(buffer, batch.feeds[name], casting="same_kind")
+            binding.bind_cpu_input(name, buffer)
+        for name, shape in self._signature.output_shapes(batch).items():
+            if shape is None:
+                binding.bind_output(name)
+            else:
+                buffer = self._buffers.get(name, shape, np.float32)
+                binding.bind_output(name, "cpu", 0, np.float32, shape, buffer.ctypes.data)
+        self._session.run_with_iobinding(binding, self._options)
+        # Copies, because the buffers are used again.
+        outputs = (np.array(value.numpy()) for value in binding.get_outputs())
+        return dict(zip(self._signature.output_names, outputs, strict=True))
