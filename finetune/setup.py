@@ -1,7 +1,8 @@
 """Prepares training: checks and encodes the data, loads the model, builds the Trainer, and evaluates with it."""
 
+import copy
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tuneport.tasks import task_spec
 
 from .arguments import training_arguments
 from .config import FinetuneConfig
+from .device import Device, choose_precision, device_warnings
 from .divergence import StopOnDivergence, check_metrics
 from .embedded import MODEL, resolve_model
 from .evaluate import Evaluation
@@ -46,7 +48,7 @@ class Prepared:
     features: dict[str, Dataset]
     """The encoded splits."""
     warnings: tuple[str, ...] = ()
-    """Problems of the data that are no errors."""
+    """Problems of data and device that are no errors."""
 
     @property
     def has_one_label(self) -> bool:
@@ -58,6 +60,8 @@ def prepare(config: FinetuneConfig) -> Prepared:
     """Read and check the data, load the tokenizer and encode; raises TuneportError for what cannot be trained."""
     check_installed(required_packages(config))
     _check_adversarial(config)
+    device = Device.here()
+    choose_precision(config, device)  # raises for what the device does not have
     source = resolve_model(config.model)
     spec = task_spec(config.task)
     with PartialState().local_main_process_first():  # the other processes then find the cached rows
@@ -77,7 +81,15 @@ def prepare(config: FinetuneConfig) -> Prepared:
         processor = _load_processor(task, source)
         features = {name: task.encode(rows, processor, train=name == "train") for name, rows in data.splits.items()}
         warnings += count_truncated(data, features)
+    warnings += device_warnings(config, device, PartialState().num_processes)
     return Prepared(config, task, data, source, processor, features, tuple(warnings))
+
+
+def with_settings(prepared: Prepared, config: FinetuneConfig) -> Prepared:
+    """Change settings that neither the data nor its encoding depends on."""
+    task = copy.copy(prepared.task)
+    task.config = config
+    return replace(prepared, config=config, task=task)
 
 
 def _load_processor(task: FinetuneTask, source: str) -> Any:

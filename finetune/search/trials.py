@@ -1,7 +1,5 @@
 """The trials of a search: each is trained and evaluated as `tuneport finetune` does with the same settings."""
 
-import copy
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +7,8 @@ import optuna
 
 from ..config import FinetuneConfig
 from ..divergence import Diverged, check_weights
-from ..setup import Prepared, evaluate, load_model, make_trainer, prepare
+from ..fit import fit
+from ..setup import Prepared, evaluate, load_model, make_trainer, prepare, with_settings
 from ..strategies.strategies import finish_strategy
 from .space import Range
 
@@ -44,16 +43,8 @@ def ended_trials(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
 def train_trial(prepared: Prepared, settings: dict[str, Any], out: Path, metric: str) -> float:
     """Train with the changed settings, and return the metric on the validation split; raises Diverged."""
     config = FinetuneConfig.model_validate({**prepared.config.model_dump(), **settings})
-    prepared = prepare(config) if "seed" in settings else _with_settings(prepared, config)
-    trainer = make_trainer(prepared, out, load_model(prepared))
-    trainer.train()
+    prepared = prepare(config) if "seed" in settings else with_settings(prepared, config)
+    trainer = fit(make_trainer(prepared, out, load_model(prepared)), prepared, out)
     check_weights(trainer.model, "in its last steps")
     trainer.model = trainer.model_wrapped = finish_strategy(trainer.accelerator.unwrap_model(trainer.model))
     return evaluate(trainer, prepared, "validation").metrics[metric]
-
-
-def _with_settings(prepared: Prepared, config: FinetuneConfig) -> Prepared:
-    """Change settings that neither the data nor its encoding depends on."""
-    task = copy.copy(prepared.task)
-    task.config = config
-    return replace(prepared, config=config, task=task)

@@ -1,5 +1,6 @@
 """`tuneport finetune`."""
 
+import os
 from typing import Any, get_args
 
 from tuneport.cli.options import Out, Overwrite, Resume, SettingsFile, SetValues, with_flags
@@ -55,6 +56,9 @@ def finetune(
 
     with explain_resume(out):
         run = train(load_config(config, set_ or [], flags), out, overwrite=overwrite, resume=resume, warn=print_warning)
+    if int(os.environ.get("RANK", "0")):  # of several processes the first one speaks
+        return
+    print(f"trained on {run.training.describe()}")
     for split, metrics in run.metrics.items():
         print(f"{split}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
     if run.config["strategy"] == "prefix":
