@@ -35,6 +35,8 @@ def training_arguments(config: FinetuneConfig, task: FinetuneTask, out: Path) ->
         options |= {"generation_num_beams": config.num_beams}
     # TrainingArguments sets these and never resets them, so the next run of the process would have them.
     os.environ |= {"ACCELERATE_MIXED_PRECISION": "no", "ACCELERATE_DYNAMO_BACKEND": "no"}
+    # Otherwise tokenizers warns of each worker, which is forked after rows were tokenized in parallel.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     arguments_class = Seq2SeqTrainingArguments if task.generates else TrainingArguments
     try:
         arguments = arguments_class(
