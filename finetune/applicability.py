@@ -6,6 +6,8 @@ from typing import Any
 from tuneport.tasks import all_tasks
 
 LOW_RANK = ("lora", "adalora")
+SET = ("a value",)
+"""Users of a setting that has an effect beside any value of another one but 0, none and the empty string."""
 USED_BY: dict[str, tuple[str, tuple[str, ...]]] = {
     "num_last_layers": ("strategy", ("last_layers",)),
     "lora_r": ("strategy", LOW_RANK),
@@ -15,6 +17,12 @@ USED_BY: dict[str, tuple[str, tuple[str, ...]]] = {
     "num_virtual_tokens": ("strategy", ("prefix",)),
     "adapter_reduction_factor": ("strategy", ("adapter",)),
     "momentum": ("optim", ("sgd",)),
+    "warmup_ratio": ("lr_scheduler_type", ("linear", "cosine", "constant_with_warmup")),
+    "eval_steps": ("eval_strategy", ("steps",)),
+    "save_steps": ("save_strategy", ("steps",)),
+    "synonyms": ("augment_synonyms", SET),
+    "rehearsal_ratio": ("rehearsal_data", SET),
+    "pseudo_label_threshold": ("pseudo_label_data", SET),
 }
 """Setting → the setting that it depends on, and the values of that one with which it has an effect."""
 
@@ -36,7 +44,12 @@ def find_unused(changed: Mapping[str, Any], settings: Any, by: tuple[str, ...]) 
     known = dependencies()
     for name, value in changed.items():
         setting, users = known.get(name, ("", ()))
-        if setting in by and (chosen := getattr(settings, setting)) not in users:
+        if setting not in by or (name, value) == ("warmup_ratio", 0):  # it is as it says: no warm-up
+            continue
+        chosen = getattr(settings, setting)
+        if users == SET and not chosen:
+            yield f"{name} = {value!r} has no use without {setting}", f"leave {name} out, or set {setting}"
+        elif users != SET and chosen not in users:
             subject = chosen if setting == "task" else f"{setting} = {chosen}"
             remedy = f"leave {name} out (it applies to {setting} {', '.join(users)})"
             yield f"{subject} has no use for {name} = {value!r}", remedy

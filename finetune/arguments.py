@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import Seq2SeqTrainingArguments, TrainingArguments
 
 from tuneport.errors import TuneportError
@@ -69,6 +70,10 @@ def training_arguments(config: FinetuneConfig, task: FinetuneTask, out: Path) ->
     except (ValueError, ImportError, NotImplementedError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:250]
         raise TuneportError(f"the Trainer refuses these settings ({reason})", "change them") from error
+    if arguments.device.type == "cpu":
+        # In several processes it is called cpu:0, onto which torch cannot load the optimizer's state of a checkpoint.
+        arguments._setup_devices = torch.device("cpu")
+    return arguments
 
     # With several GPUs and one process it would choose DataParallel, which splits batches and their losses.
     arguments._n_gpu = min(arguments.n_gpu, 1)

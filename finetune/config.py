@@ -5,19 +5,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tuneport.errors import TuneportError
 from tuneport.schema.base import Frozen, settings_error
 from tuneport.tasks import TaskName
 
-from .applicability import find_unused
+from .applicability import USED_BY, find_unused
 
 Share = Field(default=0.0, ge=0, lt=1)
 
 
 class FinetuneConfig(Frozen):
     """One run. Names that `transformers.TrainingArguments` or peft have mean here what they mean there."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     task: TaskName
     """The task, which decides the data's columns, the model's head and the metrics."""
@@ -51,9 +53,9 @@ class FinetuneConfig(Frozen):
     """Text generation from `messages`: file with a Jinja chat template; unset: the tokenizer's own."""
 
     # What is trained
-    # full: all parameters; head: the task's head; last_layers: the head and `num_last_layers` layers below it;
-    # gradual: one more layer each epoch, from the head down; lora, adalora, ia3: merged into the weights after
-    # training; prefix, adapter: saved beside the weights.
+    # full: all parameters; head: the task's head, with the pooler and the last norm below it; last_layers: these and
+    # `num_last_layers` layers; gradual: more layers each epoch, from the head down, in the last epoch all; lora,
+    # adalora, ia3: merged into the weights after training; prefix, adapter: saved beside the weights.
     strategy: Literal["full", "head", "last_layers", "gradual", "lora", "adalora", "ia3", "prefix", "adapter"] = "full"
     """Which parameters are trained; lora, adalora and ia3 are merged at the end, prefix and adapter saved apart."""
     num_last_layers: int = Field(default=2, ge=1)
@@ -124,12 +126,14 @@ class FinetuneConfig(Frozen):
     """Processes that prepare batches, on each device; unset: 2 on a GPU, else 0, the training process itself."""
 
     # More data
+    # Each train row gets one changed copy if any augment_… is set, with all changes that are set, and another one if
+    # back_translation is.
     augment_swap: float = Share
-    """Share of an input's words that are swapped with another, in one more copy of each train row."""
+    """Share of an input's words that are swapped with another, in the changed copy of each train row."""
     augment_delete: float = Share
-    """Share of an input's words that are deleted, in one more copy of each train row."""
+    """Share of an input's words that are deleted, in the changed copy of each train row."""
     augment_synonyms: float = Share
-    """Share of an input's words that are replaced by synonyms, in one more copy of each train row."""
+    """Share of an input's words that are replaced by synonyms, in the changed copy of each train row."""
     synonyms: str | None = None
     """augment_synonyms: the lexicon, a JSON file that maps words to lists of synonyms."""
     back_translation: tuple[str, str] | None = None
@@ -220,7 +224,11 @@ def load_config(
     return config
 
 
-def refuse_unused(config: FinetuneConfig, by: tuple[str, ...] = ("task", "strategy", "optim")) -> None:
+DECISIVE = tuple(dict.fromkeys(["task", *(setting for setting, _ in USED_BY.values())]))
+"""Settings whose values make others useless."""
+
+
+def refuse_unused(config: FinetuneConfig, by: tuple[str, ...] = DECISIVE) -> None:
     """Raise a TuneportError for changed settings that the run would ignore because of one of the settings `by`."""
     changed = config.model_dump(exclude_defaults=True)
     if unused := list(find_unused(changed, config, by)):

@@ -52,10 +52,9 @@ def add_train_rows(data: Data, config: FinetuneConfig) -> Data:
         # `rehearsal_ratio` earlier rows for each new one, or all of them if there are fewer.
         count = min(len(earlier), round(len(train) * config.rehearsal_ratio))
         train = concatenate_datasets([train, earlier.shuffle(seed=config.seed).take(count)])
-    augmenter = Augmenter.from_config(config)
-    if augmenter:
-        train = concatenate_datasets([train, augmenter.augment_rows(train)])
+    copies = []
+    if augmenter := Augmenter.from_config(config):
+        copies.append(augmenter.augment_rows(train))
     if config.back_translation:
-        paraphrases = back_translate(splits["train"], config.back_translation)
-        train = concatenate_datasets([train, paraphrases.cast(train.features)])
-    return replace(data, splits={**splits, "train": train})
+        copies.append(back_translate(train, config.back_translation).cast(train.features))
+    return replace(data, splits={**splits, "train": concatenate_datasets([train, *copies])})

@@ -17,6 +17,7 @@ from tuneport.data.reader import Data, read_data
 from tuneport.data.rows import row_number
 from tuneport.errors import CheckpointError, TuneportError
 from tuneport.modeling.adapters import load_adapter
+from tuneport.schema.run import PseudoLabelled
 from tuneport.tasks import task_spec
 
 from .arguments import training_arguments
@@ -49,6 +50,8 @@ class Prepared:
     """The encoded splits."""
     warnings: tuple[str, ...] = ()
     """Problems of data and device that are no errors."""
+    pseudo_labelled: PseudoLabelled | None = None
+    """The pseudo-labels in train; None without `pseudo_label_data`."""
 
     @property
     def has_one_label(self) -> bool:

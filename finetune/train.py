@@ -159,6 +159,7 @@ def _record(
         data=prepared.data.source,
         metrics={name: evaluation.metrics for name, evaluation in evaluations.items()},
         train_rows=len(prepared.data.splits["train"]),
+        pseudo_labelled=prepared.pseudo_labelled,
         trained_parameters=trained_parameters,
         train_seconds=round(train_seconds, 2),
         training=_training(config, trainer),

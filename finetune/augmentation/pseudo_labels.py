@@ -12,6 +12,7 @@ from datasets import Dataset, Features, concatenate_datasets
 from tuneport.data.reader import read_files
 from tuneport.data.rows import Problems, check_strings, with_string_labels
 from tuneport.errors import DataError, TuneportError
+from tuneport.schema.run import PseudoLabelled
 
 from ..setup import Prepared, load_trained, make_trainer, predict
 
@@ -62,4 +63,5 @@ def add_pseudo_labels(prepared: Prepared, unlabelled: Dataset, teacher: Path, fo
         prepared,
         data=replace(prepared.data, splits={**prepared.data.splits, "train": extended}),
         features={**prepared.features, "train": task.encode(extended, prepared.processor, train=True)},
+        pseudo_labelled=PseudoLabelled(joined=len(confident), rows=len(unlabelled)),
     )

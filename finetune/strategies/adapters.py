@@ -60,6 +60,8 @@ def save_model(model: PreTrainedModel, folder: Path) -> None:
     """Write the adapter to `folder/adapter`, remove it from the model, and write the model."""
     (folder / NAME).mkdir(parents=True, exist_ok=True)
     model.save_adapter(str(folder / NAME), NAME, with_head=False)
+    # Saving a checkpoint unlinks modules that `delete_adapter` uses.
+    model.apply_to_adapter_layers(lambda _, layer: model._link_prefix_to_pool(layer))
     model.delete_adapter(NAME)
     # Not model.save_pretrained, which `adapters.init` replaces: that one lists the adapters in config.json.
     PreTrainedModel.save_pretrained(model, folder)

@@ -4,6 +4,7 @@ Gradual unfreezing and discriminative rates are those of Howard and Ruder, "Univ
 Text Classification" (2018), applied to the groups of `strategies.layers`.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -62,17 +63,37 @@ def finish_strategy(model: Any) -> Any:
 
 
 class GradualUnfreezing(TrainerCallback):
-    """Trains one more layer group in each epoch: first the head, then the top layer, down to the embeddings.
+    """Trains more layer groups in each epoch: first the head, then layers from the top, at last everything.
 
-    Where the head is tied to the embeddings, the first epoch trains the last norms and the top layer.
+    It is one more group in each epoch where there are as many epochs as groups. Where the head is tied to the
+    embeddings, the first epoch trains the last norms and the top layer.
     """
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Raise a TuneportError for a training of one epoch, which has no time to unfreeze anything."""
+        if state.num_train_epochs < 2:
+            raise TuneportError(
+                "strategy = gradual trains more layers in each epoch, and this run has one epoch",
+                "give two epochs or more, or use strategy = head or full",
+            )
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Freeze by the epoch's number, so that a resumed run does the same."""
         model = kwargs["model"]
-        set_trainable(model, layer_groups(model), 1 + head_is_tied(model) + int(state.epoch or 0))
+        groups, first = layer_groups(model), 1 + head_is_tied(model)
+        set_trainable(model, groups, count_unfrozen(len(groups), first, int(state.epoch or 0), state.num_train_epochs))
+
+
+def count_unfrozen(groups: int, first: int, epoch: int, epochs: int) -> int:
+    """Return how many of the top `groups` are trained in an epoch, counted from 0: `first` ones, in the last epoch all.
+
+    At least one more is trained in each epoch.
+    """
+    return min(groups, first + math.ceil(epoch * max(1.0, (groups - first) / (epochs - 1))))
 
 
 def parameter_groups(

@@ -1,5 +1,6 @@
 """The precision, the workers and the GPUs of a run: chosen by the device, or refused, and recorded."""
 
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -108,12 +109,14 @@ def test_processes_on_unlike_gpus_choose_alike(
 def test_a_process_trains_on_one_gpu(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainer would split the batches of a process over all GPUs that it sees, and so their losses."""
 
-    def see_four(self: Any) -> torch.device:
-        self._n_gpu = 4
-        return torch.device("cpu")
+    class SeesFour(TrainingArguments):
+        @functools.cached_property
+        def _setup_devices(self) -> torch.device:
+            self._n_gpu = 4
+            return torch.device("cpu")
 
     prepared = prepare(settings())
-    monkeypatch.setattr(TrainingArguments, "_setup_devices", property(see_four))
+    monkeypatch.setattr("tuneport.stages.finetune.arguments.TrainingArguments", SeesFour)
     arguments = training_arguments(prepared.config, prepared.task, tmp_path)
     assert (arguments.n_gpu, arguments.train_batch_size) == (1, 8)
 

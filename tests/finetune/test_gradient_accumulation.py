@@ -1,7 +1,6 @@
 """A step of several batches has the gradient of one large batch: for every task, loss, head and family of models."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from kit.tokenizers import llama_tokenizer
 from transformers import TrainerCallback
 
 from tuneport.stages.finetune.config import load_config
-from tuneport.stages.finetune.setup import Prepared, load_model, make_trainer, prepare
+from tuneport.stages.finetune.setup import Prepared, load_model, make_trainer, prepare, with_settings
 from tuneport.stages.finetune.strategies import adalora
 
 ROWS = 14
@@ -102,11 +101,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Prepared
 
 
 def _with(prepared: Prepared, **changes: Any) -> Prepared:
-    """Change settings that neither the data nor the encoding depends on."""
-    config = load_config(flags={**prepared.config.model_dump(exclude_unset=True), **changes})
-    task = type(prepared.task)(prepared.data, config)
-    task.__dict__ = {**prepared.task.__dict__, "config": config}
-    return replace(prepared, config=config, task=task)
+    return with_settings(prepared, load_config(flags={**prepared.config.model_dump(exclude_unset=True), **changes}))
 
 
 class _GradientRecorder(TrainerCallback):

@@ -13,7 +13,7 @@ from transformers import GPT2Config, T5Config
 
 from tuneport.errors import CheckpointError, DataError, TuneportError
 from tuneport.modeling.positions import declared_positions, position_limit
-from tuneport.stages.finetune.applicability import dependencies
+from tuneport.stages.finetune.applicability import SET, dependencies
 from tuneport.stages.finetune.config import FinetuneConfig, load_config
 from tuneport.stages.finetune.setup import load_model, make_trainer, prepare
 from tuneport.tasks import all_tasks
@@ -109,6 +109,8 @@ def test_tasks_of_positions_check_them_too(settings: Settings, tmp_path: Path, t
         ({"seed": 99999999999}, "seed = 99999999999: input should be less than 4294967296"),
         ({"max_steps": 0}, "max_steps = 0 would train nothing"),
         ({"max_steps": -7}, "max_steps = -7: input should be greater than or equal to -1"),
+        ({"num_train_epochs": float("inf")}, "num_train_epochs = inf: input should be a finite number"),
+        ({"learning_rate": float("inf")}, "learning_rate = inf: input should be a finite number"),
         ({"fp16": True, "bf16": True}, "fp16 and bf16 exclude each other"),
         (
             {"load_best_model_at_end": True, "eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 3},
@@ -119,6 +121,15 @@ def test_tasks_of_positions_check_them_too(settings: Settings, tmp_path: Path, t
         ({"num_beams": 4}, "text-classification has no use for num_beams = 4; leave num_beams out (it applies to task"),
         ({"num_last_layers": 1}, "strategy = full has no use for num_last_layers = 1; leave num_last_layers out"),
         ({"strategy": "ia3", "lora_r": 4}, "strategy = ia3 has no use for lora_r = 4"),
+        ({"synonyms": "s.json"}, "synonyms = 's.json' has no use without augment_synonyms; leave synonyms out, or set"),
+        ({"rehearsal_ratio": 0.5}, "rehearsal_ratio = 0.5 has no use without rehearsal_data"),
+        ({"pseudo_label_threshold": 0.5}, "pseudo_label_threshold = 0.5 has no use without pseudo_label_data"),
+        (
+            {"lr_scheduler_type": "constant", "warmup_ratio": 0.2},
+            "lr_scheduler_type = constant has no use for warmup_r",
+        ),
+        ({"eval_steps": 5}, "eval_strategy = no has no use for eval_steps = 5"),
+        ({"save_steps": 5}, "save_strategy = no has no use for save_steps = 5"),
         ({"momentum": 0.5}, "optim = adamw_torch has no use for momentum = 0.5"),
         ({"task": "regression", "class_weights": "balanced"}, "regression has no use for class_weights = 'balanced'"),
         ({"task": "regression", "label_smoothing_factor": 0.1}, "regression has no use for label_smoothing_factor"),
@@ -134,6 +145,10 @@ def test_an_invalid_or_unused_setting_is_refused(settings: Settings, changes: di
     assert "\n" not in str(error.value)
 
 
+def test_no_warm_up_is_true_under_every_schedule(settings: Settings) -> None:
+    assert settings(lr_scheduler_type="constant", warmup_ratio=0.0).warmup_ratio == 0
+
+
 def test_tasks_refuse_unused_settings_that_were_not_loaded(settings: Settings) -> None:
     with pytest.raises(TuneportError, match="text-classification has no use for doc_stride = 5"):
         prepare(settings().model_copy(update={"doc_stride": 5}))
@@ -143,6 +158,9 @@ def test_every_setting_with_dependencies_is_a_setting() -> None:
     fields = FinetuneConfig.model_fields
     for name, (decides, values) in dependencies().items():
         assert name in fields
+        if values == SET:
+            assert not fields[decides].default
+            continue
         assert set(values) < set(all_tasks() if decides == "task" else get_args(fields[decides].annotation))
 
 

@@ -72,7 +72,7 @@ def test_a_killed_run_resumes_to_the_result_of_a_whole_one(settings: Settings, t
     "changes",
     [
         {"strategy": "adalora", "max_steps": 40, "save_steps": 14, "label_smoothing_factor": 0.1},
-        {"strategy": "gradual", "max_steps": -1, "num_train_epochs": 3},
+        {"strategy": "adapter"},
         *(
             pytest.param(changes, marks=pytest.mark.slow)
             for changes in (
@@ -80,7 +80,7 @@ def test_a_killed_run_resumes_to_the_result_of_a_whole_one(settings: Settings, t
                 {"strategy": "lora", "lora_dropout": 0.1},
                 {"strategy": "ia3"},
                 {"strategy": "prefix"},
-                {"strategy": "adapter"},
+                {"strategy": "gradual", "max_steps": -1, "num_train_epochs": 3},
                 {"strategy": "last_layers", "layer_lr_decay": 0.5},
                 {"adversarial_epsilon": 0.3},
                 {"optim": "adafactor"},
@@ -168,7 +168,10 @@ def test_two_killed_processes_resume_to_the_result_of_whole_ones(settings: Setti
     shutil.copytree(tmp_path / "broken", tmp_path / "alone")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "-m", "tuneport"]
     command = [*launcher, "finetune", "--config", str(toml)]
-    subprocess.run([*command, "--out", str(tmp_path / "whole")], cwd=ROOT, check=True, timeout=240)
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path / "whole")], cwd=ROOT, check=True, timeout=240, capture_output=True, text=True
+    )
+    assert done.stdout.count("wrote ") == 1
     subprocess.run([*command, "--out", str(tmp_path / "broken"), "--resume"], cwd=ROOT, check=True, timeout=240)
     _assert_same(tmp_path / "whole", tmp_path / "broken")
     with pytest.raises(TuneportError, match="processes was 2 and is 1"):

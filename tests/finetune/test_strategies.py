@@ -30,6 +30,7 @@ from tuneport.errors import TuneportError
 from tuneport.stages.finetune.config import FinetuneConfig
 from tuneport.stages.finetune.setup import evaluate, load_model, load_trained, make_trainer, prepare
 from tuneport.stages.finetune.strategies.layers import layer_groups
+from tuneport.stages.finetune.strategies.strategies import count_unfrozen
 from tuneport.stages.finetune.train import finetune
 
 Settings = Callable[..., FinetuneConfig]
@@ -126,6 +127,27 @@ def test_gradual_unfreezing_adds_a_layer_each_epoch(settings: Settings, tmp_path
     for epoch in range(4):
         learning = {name for group in groups[len(groups) - 1 - epoch :] for name in group}
         assert recorder.seen[epoch] == learning
+
+
+@pytest.mark.parametrize(
+    ("groups", "first", "epochs", "counts"),
+    [
+        (8, 1, 3, [1, 5, 8]),  # six layers, with embeddings and head
+        (8, 1, 2, [1, 8]),
+        (8, 1, 8, [1, 2, 3, 4, 5, 6, 7, 8]),
+        (4, 1, 6, [1, 2, 3, 4, 4, 4]),
+        (14, 1, 10, [1, 3, 4, 6, 7, 9, 10, 12, 13, 14]),
+        (4, 2, 2, [2, 4]),
+    ],
+)
+def test_gradual_unfreezing_reaches_the_embeddings(groups: int, first: int, epochs: int, counts: list[int]) -> None:
+    assert [count_unfrozen(groups, first, epoch, epochs) for epoch in range(epochs)] == counts
+
+
+def test_gradual_unfreezing_needs_two_epochs(settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(TuneportError, match="this run has one epoch; give two epochs or more"):
+        finetune(settings(strategy="gradual", max_steps=-1, num_train_epochs=1), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_each_layer_learns_at_a_fraction_of_the_rate_above(settings: Settings, tmp_path: Path) -> None:

@@ -29,6 +29,15 @@ class DataSource(Frozen):
     """Rows of each split."""
 
 
+class PseudoLabelled(Frozen):
+    """Predictions on unlabelled rows that were trained on."""
+
+    joined: int
+    """Rows whose prediction reached the threshold, and which joined train."""
+    rows: int
+    """All unlabelled rows."""
+
+
 class Throughput(Frozen):
     """The speed of a training, in all processes together: its steps after the first, without evaluations.
 
@@ -94,7 +103,9 @@ class Run(Frozen):
     metrics: dict[str, dict[str, float]]
     """Split → metric → value."""
     train_rows: int
-    """Rows that were trained on, augmented and rehearsed ones included."""
+    """Rows that were trained on, augmented, rehearsed and pseudo-labelled ones included."""
+    pseudo_labelled: PseudoLabelled | None = None
+    """None without unlabelled data."""
     trained_parameters: int
     train_seconds: float
     training: Training
