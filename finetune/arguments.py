@@ -73,8 +73,6 @@ def training_arguments(config: FinetuneConfig, task: FinetuneTask, out: Path) ->
     if arguments.device.type == "cpu":
         # In several processes it is called cpu:0, onto which torch cannot load the optimizer's state of a checkpoint.
         arguments._setup_devices = torch.device("cpu")
-    return arguments
-
     # With several GPUs and one process it would choose DataParallel, which splits batches and their losses.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments

@@ -41,8 +41,9 @@ def test_two_processes_train_and_evaluate_as_one_does(
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "tuneport"]
     done = subprocess.run(
         [*command, "finetune", "--config", str(file), "--out", str(out)],
-        cwd=ROOT, check=True, timeout=280, capture_output=True, text=True,
+        cwd=ROOT, check=False, timeout=280, capture_output=True, text=True,
     )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
     both = Run.model_validate_json((out / "run.json").read_text())
 
     first, second = (load_file(tmp_path / name / "checkpoint" / "model.safetensors") for name in ("one", "two"))
