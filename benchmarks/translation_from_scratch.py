@@ -93,7 +93,7 @@ def main() -> None:
     except TuneportError as error:
         sys.exit(str(error))
     seconds = {"train_s": run.train_seconds, "total_s": round(time.perf_counter() - started, 1)}
-    sys.stdout.write(json.dumps({"metrics": run.metrics, **seconds, "bf16": run.bf16}) + "\n")
+    sys.stdout.write(json.dumps({"metrics": run.metrics, **seconds, "precision": run.training.precision}) + "\n")
 
 
 if __name__ == "__main__":

@@ -119,7 +119,13 @@ class FinetuneConfig(Frozen):
     bf16: bool | None = None
     """bfloat16 autocast; unset: where the hardware has bfloat16 instructions."""
     fp16: bool = False
-    """float16 autocast with loss scaling."""
+    """float16 autocast with loss scaling; on a GPU only."""
+    tf32: bool | None = None
+    """TF32 for products of fp32 matrices; unset: where the GPU has it."""
+    torch_compile: bool = False
+    """Compile the model with torch.compile, which takes minutes in the first steps."""
+    dataloader_num_workers: int | None = Field(default=None, ge=0)
+    """Processes that prepare batches, on each device; unset: 2 on a GPU, else 0, the training process itself."""
 
     # More data
     # Each train row gets one changed copy if any augment_… is set, with all changes that are set, and another one if
@@ -191,6 +197,8 @@ class FinetuneConfig(Frozen):
             raise ValueError(f"strategy = {self.strategy} needs the architecture's own head: leave out pooling")
         if self.strategy == "prefix" and self.gradient_checkpointing:
             raise ValueError("strategy = prefix cannot be recomputed: leave out gradient_checkpointing")
+        if self.torch_compile and self.strategy == "gradual":
+            raise ValueError("strategy = gradual would compile the model again in each epoch: leave out torch_compile")
         if self.augment_synonyms and not self.synonyms:
             raise ValueError("augment_synonyms needs synonyms, the path of a lexicon")
         return self

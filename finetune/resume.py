@@ -38,13 +38,20 @@ def last_checkpoint(out: Path, *, remove_incomplete: bool) -> Path | None:
         raise TuneportError(f"{out} is finished", "give a run that was interrupted, or pass --overwrite")
     if not (out / SETTINGS).is_file():
         raise TuneportError(f"{out} holds no unfinished run", "leave out --resume to begin one")
-    complete = []
-    for folder in (out / TRAINER).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        if _is_complete(folder):
-            complete.append(folder)
-        elif remove_incomplete:
+    for folder in _checkpoints(out) if remove_incomplete else []:
+        if not _is_complete(folder):
             shutil.rmtree(folder, ignore_errors=True)
+    return newest_checkpoint(out)
+
+
+def newest_checkpoint(out: Path) -> Path | None:
+    """Return the newest complete checkpoint of a run; None without one."""
+    complete = filter(_is_complete, _checkpoints(out))
     return max(complete, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
+
+
+def _checkpoints(out: Path) -> list[Path]:
+    return list((out / TRAINER).glob(f"{PREFIX_CHECKPOINT_DIR}-*"))
 
 
 def check_unchanged(out: Path, identity: dict[str, Any], what: str) -> None:

@@ -22,6 +22,7 @@ from tuneport.tasks import task_spec
 
 from .arguments import training_arguments
 from .config import FinetuneConfig
+from .device import Device, choose_precision, device_warnings
 from .divergence import StopOnDivergence, check_metrics
 from .embedded import MODEL, resolve_model
 from .evaluate import Evaluation
@@ -48,7 +49,7 @@ class Prepared:
     features: dict[str, Dataset]
     """The encoded splits."""
     warnings: tuple[str, ...] = ()
-    """Problems of the data that are no errors."""
+    """Problems of data and device that are no errors."""
     pseudo_labelled: PseudoLabelled | None = None
     """The pseudo-labels in train; None without `pseudo_label_data`."""
 
@@ -62,6 +63,8 @@ def prepare(config: FinetuneConfig) -> Prepared:
     """Read and check the data, load the tokenizer and encode; raises TuneportError for what cannot be trained."""
     check_installed(required_packages(config))
     _check_adversarial(config)
+    device = Device.here()
+    choose_precision(config, device)  # raises for what the device does not have
     source = resolve_model(config.model)
     spec = task_spec(config.task)
     with PartialState().local_main_process_first():  # the other processes then find the cached rows
@@ -82,6 +85,7 @@ def prepare(config: FinetuneConfig) -> Prepared:
         processor = _load_processor(task, source)
         features = {name: task.encode(rows, processor, train=name == "train") for name, rows in data.splits.items()}
         warnings += count_truncated(data, features)
+    warnings += device_warnings(config, device, PartialState().num_processes)
     return Prepared(config, task, data, source, processor, features, tuple(warnings))
 
 

@@ -24,13 +24,15 @@ from datasets import Dataset
 from tuneport.data.reader import fingerprint
 from tuneport.folders import check_out, full_disk_is_an_error, git_commit
 from tuneport.host import Host
-from tuneport.schema.run import CHECKPOINT, RUN, Run
+from tuneport.schema.run import CHECKPOINT, RUN, Run, Training
 
 from .arguments import training_arguments
 from .augmentation.pseudo_labels import add_pseudo_labels, read_unlabelled
 from .config import FinetuneConfig
+from .device import Device, choose_precision
 from .divergence import check_weights
 from .evaluate import Evaluation
+from .fit import fit
 from .optional_packages import as_tracker_error, required_packages
 from .report import write_report
 from .resume import (
@@ -39,7 +41,6 @@ from .resume import (
     TRAINER,
     check_can_create,
     check_unchanged,
-    has_stopped,
     last_checkpoint,
     remove_on_failure,
 )
@@ -62,8 +63,9 @@ def finetune(
     """Fine-tune a model and write the run folder; data and settings are checked before training.
 
     `resume` continues an unfinished run of the same settings and data, with the result of a run that was not
-    interrupted. `warn` is called with each warning before training begins. Raises TuneportError for data, settings or
-    a model that cannot be used, and for training that diverges. The same seed, data and machine give the same metrics.
+    interrupted. `warn` is called with each warning, those of data and device before training begins. Raises
+    TuneportError for data, settings or a model that cannot be used, for training that diverges, and for a device that
+    fails. The same seed, data and machine give the same metrics.
     """
     state = PartialState()
     check_can_create(out)
@@ -96,12 +98,10 @@ def finetune(
             prepared = add_pseudo_labels(prepared, unlabelled, teacher, out / TEACHER)
             model = load_model(prepared)
         trainer = make_trainer(prepared, out, model)
+        trainer.on_warning = warn if state.is_main_process else None
         started = time.perf_counter()
         with as_tracker_error(config):
-            if checkpoint and has_stopped(checkpoint):
-                trainer.restore_best(checkpoint)
-            else:
-                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            trainer = fit(trainer, prepared, out, checkpoint)
         train_seconds = time.perf_counter() - started
         check_weights(trainer.model, "in its last steps")
         return _finish(out, prepared, trainer, train_seconds)
@@ -166,12 +166,29 @@ def _record(
         pseudo_labelled=prepared.pseudo_labelled,
         trained_parameters=trained_parameters,
         train_seconds=round(train_seconds, 2),
-        bf16=bool(trainer.args.bf16),
-        warnings=prepared.warnings,
+        training=_training(config, trainer),
+        warnings=(*prepared.warnings, *trainer.warnings),
         host=Host.here(),
         git_commit=git_commit(Path(__file__).parent),
         versions={name: version(name) for name in (*LIBRARIES, *required_packages(config))},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _training(config: FinetuneConfig, trainer: TuneportTrainer) -> Training:
+    """Record how the model was trained; every process must call it."""
+    device, arguments = Device.here(), trainer.args
+    precision = choose_precision(config, device)
+    return Training(
+        device=device.kind,
+        device_name=device.name,
+        processes=arguments.world_size,
+        precision=precision.name,
+        tf32=precision.tf32,
+        compiled=arguments.torch_compile,
+        per_device_train_batch_size=arguments.per_device_train_batch_size,
+        gradient_accumulation_steps=arguments.gradient_accumulation_steps,
+        throughput=trainer.meter.throughput(trainer.accelerator),
     )
 
 

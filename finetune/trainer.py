@@ -16,13 +16,15 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from tuneport.errors import TuneportError
 
 from .losses import get_logits
+from .memory import EvaluatesWithinMemory
 from .resume import STATE
 from .strategies import adalora
 from .strategies.strategies import make_optimizer, parameter_groups
 from .tasks.base import FinetuneTask
+from .throughput import StepMeter
 
 
-class TuneportTrainer(Trainer):
+class TuneportTrainer(EvaluatesWithinMemory, Trainer):
     """A Trainer of a task, with the settings of a run."""
 
     def __init__(self, *, task: FinetuneTask, **options: Any) -> None:
@@ -33,6 +35,8 @@ class TuneportTrainer(Trainer):
         super().__init__(**options)
         # Trainer then leaves the scale of a loss to `compute_loss`.
         self.model_accepts_loss_kwargs = True
+        self.meter = StepMeter(counts_targets=self.task.generates)
+        self.add_callback(self.meter)
 
     def create_optimizer(self) -> torch.optim.Optimizer:
         """Group parameters by layer and weight decay; the learning rate is that of `args`, which a search changes."""
@@ -68,6 +72,10 @@ class TuneportTrainer(Trainer):
         self.state = TrainerState.load_from_json(str(checkpoint / STATE))
         self._load_best_model()
 
+    def _inner_training_loop(self, batch_size: int | None = None, **named: Any) -> Any:
+        """Train with the batch of the settings; Trainer would take that of the checkpoint, but not its accumulation."""
+        return super()._inner_training_loop(batch_size=self.args.train_batch_size, **named)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Load the weights of a checkpoint, and the state of AdaLoRA's budget."""
         super()._load_from_checkpoint(resume_from_checkpoint, model)
@@ -93,6 +101,7 @@ class TuneportTrainer(Trainer):
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor:
         """Count the targets of a step: of all batches that it accumulates, in all processes."""
+        self.meter.count(batch_samples)
         total = sum(self.task.count_targets(batch).to(device) for batch in batch_samples)
         return self.accelerator.gather(torch.as_tensor(total, device=device)).sum()
 
@@ -112,7 +121,7 @@ class TuneportTrainer(Trainer):
             loss = outputs["loss"] if isinstance(outputs, dict) else outputs[0]
         else:
             loss = self.loss(outputs, inputs)
-        bare = self.accelerator.unwrap_model(model)
+        bare = self.accelerator.unwrap_model(model, keep_torch_compile=False)
         if self.loss is not None or not adalora.adds_regularization(bare):
             loss = loss + adalora.regularization(bare)
         if num_items_in_batch is not None:
@@ -142,7 +151,7 @@ class TuneportTrainer(Trainer):
         FGM, the fast gradient method of Miyato et al., "Adversarial Training Methods for Semi-Supervised Text
         Classification" (2017): the embedding weights move by epsilon along their normalized gradient.
         """
-        weight = self.accelerator.unwrap_model(model).get_input_embeddings().weight
+        weight = self.accelerator.unwrap_model(model, keep_torch_compile=False).get_input_embeddings().weight
         if weight.grad is None:
             raise TuneportError("adversarial_epsilon moves embeddings, and they are frozen", "use strategy = full")
         before = weight.detach().clone()

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import torch
 import transformers
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding
 
+from tuneport.host import Host
 from tuneport.stages.finetune.embedded import resolve_model
 
 from ..training import LEARNING_RATE, SEED, TrainingRun, TrainingSettings
@@ -43,7 +45,7 @@ def train_plain(settings: TrainingSettings, out: Path, *, bf16: bool) -> Trainin
             output_dir=str(out), max_steps=settings.max_steps, learning_rate=LEARNING_RATE, warmup_ratio=0.1,
             weight_decay=0.01, per_device_train_batch_size=settings.per_device_train_batch_size, bf16=bf16,
             per_device_eval_batch_size=32, group_by_length=True, seed=SEED, save_strategy="no", report_to="none",
-            logging_steps=10, disable_tqdm=True, dataloader_pin_memory=False,
+            logging_steps=10, disable_tqdm=True, dataloader_pin_memory=torch.cuda.is_available(),
         ),
         train_dataset=features["train"],
         eval_dataset=features["validation"],
@@ -52,7 +54,8 @@ def train_plain(settings: TrainingSettings, out: Path, *, bf16: bool) -> Trainin
     started = time.perf_counter()
     trainer.train()
     seconds = time.perf_counter() - started
-    return TrainingRun(train_seconds=seconds, loss=trainer.evaluate()["eval_loss"])
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else Host.here().cpu
+    return TrainingRun(train_seconds=seconds, loss=trainer.evaluate()["eval_loss"], device=device)
 
 
 def main() -> None:

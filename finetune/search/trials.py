@@ -7,6 +7,7 @@ import optuna
 
 from ..config import FinetuneConfig
 from ..divergence import Diverged, check_weights
+from ..fit import fit
 from ..setup import Prepared, evaluate, load_model, make_trainer, prepare, with_settings
 from ..strategies.strategies import finish_strategy
 from .space import Range
@@ -43,8 +44,7 @@ def train_trial(prepared: Prepared, settings: dict[str, Any], out: Path, metric:
     """Train with the changed settings, and return the metric on the validation split; raises Diverged."""
     config = FinetuneConfig.model_validate({**prepared.config.model_dump(), **settings})
     prepared = prepare(config) if "seed" in settings else with_settings(prepared, config)
-    trainer = make_trainer(prepared, out, load_model(prepared))
-    trainer.train()
+    trainer = fit(make_trainer(prepared, out, load_model(prepared)), prepared, out)
     check_weights(trainer.model, "in its last steps")
     trainer.model = trainer.model_wrapped = finish_strategy(trainer.accelerator.unwrap_model(trainer.model))
     return evaluate(trainer, prepared, "validation").metrics[metric]

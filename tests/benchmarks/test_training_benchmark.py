@@ -7,12 +7,14 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
+import torch
 from kit.data import write_rows
 from kit.encoders import build_checkpoint
 from kit.texts import random_texts
 from transformers import BertModel
 
 from tuneport.errors import TuneportError
+from tuneport.gpu import Gpu
 from tuneport.host import Host
 from tuneport.stages.benchmarks import training
 from tuneport.stages.benchmarks.training import TrainerResult, TrainingReport, TrainingRun, TrainingSettings, compare
@@ -52,7 +54,7 @@ def test_a_ratio_is_to_the_plain_trainer_in_fp32(settings: TrainingSettings) -> 
             TrainerResult(
                 name=name,
                 bf16=bf16,
-                runs=tuple(TrainingRun(train_seconds=s, loss=0.5) for s in (seconds, 2 * seconds, 1)),
+                runs=tuple(TrainingRun(train_seconds=s, loss=0.5, device="a GPU") for s in (seconds, 2 * seconds, 1)),
             )
             for name, bf16, seconds in cases
         ),
@@ -60,13 +62,13 @@ def test_a_ratio_is_to_the_plain_trainer_in_fp32(settings: TrainingSettings) -> 
         git_commit=None,
     )
     assert report.table().splitlines()[2:] == [
-        "| plain Trainer | fp32 | 8.0 | 1.00 | 8.0–1.0 | 0.5000 |",
-        "| tuneport | fp32 | 16.0 | 2.00 | 4.0–1.0 | 0.5000 |",
+        "| plain Trainer | a GPU | fp32 | 8.0 | 1.00 | 8.0–1.0 | 0.5000 |",
+        "| tuneport | a GPU | fp32 | 16.0 | 2.00 | 4.0–1.0 | 0.5000 |",
     ]
 
 
 def test_trainings_with_different_losses_are_not_compared(settings: TrainingSettings, tmp_path: Path) -> None:
-    tuneport, plain = TrainingRun(train_seconds=1, loss=0.5), TrainingRun(train_seconds=1, loss=0.6)
+    tuneport, plain = (TrainingRun(train_seconds=1, loss=loss, device="a GPU") for loss in (0.5, 0.6))
     with (
         patch.object(training, "_run_plain", return_value=plain),
         patch.object(training, "_run_tuneport", return_value=tuneport),
@@ -76,8 +78,39 @@ def test_trainings_with_different_losses_are_not_compared(settings: TrainingSett
     assert not list(tmp_path.iterdir())
 
 
+def test_trainings_on_different_devices_are_not_compared(settings: TrainingSettings, tmp_path: Path) -> None:
+    plain, tuneport = (TrainingRun(train_seconds=1, loss=0.5, device=name) for name in ("a GPU", "a processor"))
+    with (
+        patch.object(training, "_run_plain", return_value=plain),
+        patch.object(training, "_run_tuneport", return_value=tuneport),
+        pytest.raises(TuneportError, match="on a GPU and on a processor"),
+    ):
+        compare(settings, tmp_path, rounds=1, bf16=False)
+
+
+def test_both_trainers_see_the_first_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus = tuple(
+        Gpu(name="a GPU", compute_capability=capability, memory_gib=80, uuid=f"GPU-{capability}")
+        for capability in ("9.0", "7.5")
+    )
+    host = Host.here().model_copy(update={"gpus": gpus, "instructions": ()})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert training._environment(host)["CUDA_VISIBLE_DEVICES"] == "GPU-9.0"
+    assert training.has_bf16(host)
+    assert not training.has_bf16(host.model_copy(update={"gpus": gpus[::-1]}))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # a torch without CUDA
+    assert "GPU-9.0" not in training._environment(host).values()
+    assert not training.has_bf16(host)
+
+
+@pytest.mark.gpu
+def test_both_trainers_use_the_gpu(settings: TrainingSettings, tmp_path: Path) -> None:
+    report = compare(settings, tmp_path, rounds=1, bf16=training.has_bf16(Host.here()))
+    assert {run.device for result in report.results for run in result.runs} == {torch.cuda.get_device_name()}
+
+
 def test_bf16_is_refused_where_the_processor_has_none(settings: TrainingSettings, tmp_path: Path) -> None:
-    here = Host.here().model_copy(update={"instructions": ("avx2",)})
+    here = Host.here().model_copy(update={"instructions": ("avx2",), "gpus": ()})
     arguments = ["training", "--data", settings.data, "--model", settings.model, "--out", str(tmp_path), "--bf16"]
     with (
         patch.object(Host, "here", return_value=here),

@@ -297,30 +297,6 @@ def _trials(out: Path) -> list[dict[str, float]]:
     return json.loads((out / "trials.json").read_text())  # type: ignore[no-any-return]
 
 
-@pytest.mark.slow
-def test_two_processes_train_as_one_does(settings: Settings, tmp_path: Path) -> None:
-    """Twice the processes with half the batch: the same rows in each step, so the same metrics within rounding."""
-    config = settings(max_steps=20, per_device_train_batch_size=8, dropout=0.0, group_by_length=False)
-    alone = finetune(config, tmp_path / "one")
-    file = tmp_path / "settings.toml"
-    halved = {**config.model_dump(exclude_none=True), "per_device_train_batch_size": 4}
-    file.write_text("\n".join(f"{name} = {json.dumps(value)}" for name, value in halved.items() if value != {}))
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc_per_node=2",
-        "--standalone",
-        "-m",
-        "tuneport",
-    ]
-    out = tmp_path / "two"
-    subprocess.run([*command, "finetune", "--config", str(file), "--out", str(out)], cwd=ROOT, check=True, timeout=240)
-    both = Run.model_validate_json((out / "run.json").read_text())
-    for name, value in alone.metrics["test"].items():
-        assert both.metrics["test"][name] == pytest.approx(value, abs=0.03)
-
-
 def test_one_file_is_split_with_the_seed(settings: Settings, tmp_path: Path, texts_and_labels: Path) -> None:
     file = write_rows(tmp_path / "all.jsonl", read_rows(texts_and_labels / "train.jsonl"))
     data = prepare(settings(data=str(file))).data

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.host import Host
-from tuneport.schema.run import RUN, DataSource, Run
+from tuneport.schema.run import RUN, DataSource, Run, Training
 
 from .encoders import LABELS
 
@@ -25,7 +25,17 @@ def run_record(**changes: Any) -> dict[str, Any]:
         train_rows=60,
         trained_parameters=1000,
         train_seconds=1.5,
-        bf16=False,
+        training=Training(
+            device="cpu",
+            device_name="a processor",
+            processes=1,
+            precision="fp32",
+            tf32=False,
+            compiled=False,
+            per_device_train_batch_size=8,
+            gradient_accumulation_steps=1,
+            throughput=None,
+        ),
         warnings=("the label loud has 3 rows",),
         host=Host.here(),
         git_commit=None,

@@ -50,7 +50,9 @@ def run_demo(out: Path, *, overwrite: bool) -> None:
         flags = {"task": "text-classification", "model": MODEL, "data": str(out / "data")}
         finished_run = finetune(load_config(None, SETTINGS, flags), run, overwrite=overwrite)
         test = finished_run.metrics["test"]
-        print(f"test accuracy {test['accuracy']:.4f}, macro F1 {test['f1_macro']:.4f}, bf16 {finished_run.bf16}")
+        print(
+            f"test accuracy {test['accuracy']:.4f}, macro F1 {test['f1_macro']:.4f}, {finished_run.training.precision}"
+        )
     with _stage("2/5 export, gate, quantize"), progress_steps() as progress:
         config = ExportConfig(checkpoint=run, name="bbc-news", max_gate_rows=GATE_ROWS)
         manifest = export(config, artifact, overwrite=overwrite, progress=progress)

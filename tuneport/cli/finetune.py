@@ -58,6 +58,7 @@ def finetune(
         run = train(load_config(config, set_ or [], flags), out, overwrite=overwrite, resume=resume, warn=print_warning)
     if os.environ.get("RANK", "0") != "0":  # one of several processes says it
         return
+    print(f"trained on {run.training.describe()}")
     if run.pseudo_labelled:
         print(f"pseudo-labels: {run.pseudo_labelled.joined} of {run.pseudo_labelled.rows} rows joined train")
     for split, metrics in run.metrics.items():

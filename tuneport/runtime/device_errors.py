@@ -54,6 +54,7 @@ MEMORY_TEXTS = (
     "Failed to allocate memory for requested buffer",  # onnxruntime's arena, without memory on the device
     "is smaller than requested bytes",  # the same, at gpu_mem_limit
     "out of memory",  # CUDA's sentence, and torch's
+    "DefaultCPUAllocator",  # torch's for the host's memory
     "OutOfMemory",  # TensorRT
     "STATUS_ALLOC_FAILED",  # cuBLAS, and cuDNN before version 9
     "ALLOCATION_FAILED",  # cuDNN 9

@@ -12,6 +12,8 @@ from tuneport.schema.base import Frozen
 from tuneport.tasks import TaskName
 
 RUN, CHECKPOINT = "run.json", "checkpoint"
+TrainingDevice = Literal["cpu", "cuda"]
+TrainingPrecision = Literal["fp32", "fp16", "bf16"]
 
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 TagScheme = Literal["BIO", "IOB1", "BIOES", "BILOU", "IO"]
@@ -60,6 +62,57 @@ def _check_settings(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
+class Throughput(Frozen):
+    """The speed of a training, in all processes together: its steps after the first, without evaluations.
+
+    Only the steps of the process that ended the training count, where it was resumed.
+    """
+
+    first_step_seconds: float
+    """With what happens once: kernels are loaded and selected, and with `torch_compile` the model is compiled."""
+    steps_per_s: float
+    samples_per_s: float
+    """Rows; of questions with long contexts, windows."""
+    tokens_per_s: float | None
+    """Tokens of inputs and generated targets, without padding; None for inputs that have none."""
+
+
+class Training(Frozen):
+    """How a model was trained, and how fast."""
+
+    device: TrainingDevice
+    device_name: str
+    """Of the GPU, or of the processor."""
+    processes: int
+    precision: TrainingPrecision
+    """fp32, or the precision of autocast."""
+    tf32: bool
+    """Whether products of fp32 matrices rounded their factors to TF32."""
+    compiled: bool
+    """Whether `torch.compile` compiled the model."""
+    per_device_train_batch_size: int
+    """Smaller than the setting where the device had too little memory for that."""
+    gradient_accumulation_steps: int
+    """As much larger than the setting, then."""
+    throughput: Throughput | None
+    """None for a training of one step."""
+
+    def describe(self) -> str:
+        """Return one line: the device, the precision, the batch, and the speed."""
+        precision = "TF32" if (self.precision, self.tf32) == ("fp32", True) else self.precision
+        rows = f"{self.per_device_train_batch_size} x {self.gradient_accumulation_steps} rows"
+        line = f"{self.device_name}, {precision}{', compiled' if self.compiled else ''}, steps of {rows}"
+        if self.processes > 1:
+            line += f" in each of {self.processes} processes"
+        if (speed := self.throughput) is None:
+            return line
+        tokens = "" if speed.tokens_per_s is None else f"{speed.tokens_per_s:,.0f} tokens/s, "
+        return (
+            f"{line}; {speed.samples_per_s:,.1f} samples/s, {tokens}{speed.steps_per_s:.2f} steps/s after a first step "
+            f"of {speed.first_step_seconds:.1f} s"
+        )
+
+
 class Run(Frozen):
     """run.json: what a fine-tuning run did and what came of it."""
 
@@ -88,9 +141,9 @@ class Run(Frozen):
     """None without unlabelled data."""
     trained_parameters: int
     train_seconds: float
-    bf16: bool
+    training: Training
     warnings: tuple[str, ...] = ()
-    """What was odd about the data, though not wrong."""
+    """What was odd about data or device, though not wrong."""
     host: Host
     git_commit: str | None
     versions: dict[str, str]
