@@ -18,6 +18,7 @@ from tuneport.schema.run import TagScheme
 
 OUTSIDE = "O"
 """The tag of tokens outside of entities."""
+ALL_LETTERS = frozenset("BIESLU")
 UNNAMED = "_"
 """Type of entities where tags are letters alone, as seqeval calls it."""
 LETTERS: dict[TagScheme, str] = {"BIO": "BI", "IOB1": "BI", "BIOES": "BIES", "BILOU": "BILU", "IO": "I"}
@@ -57,9 +58,11 @@ class Scheme:
         """Return what the scheme does not allow in the tags of a sentence; None if it allows all."""
         if malformed := next(filter(None, map(self.find_malformed, tags)), None):
             return malformed
-        for before, tag in pairwise([OUTSIDE, *tags, OUTSIDE]):
+        for before, tag in pairwise([OUTSIDE, *tags]):
             if not self._may_follow(self.split(before), self.split(tag)):
                 return f"tag {tag!r} follows {before!r}, which {self.name} does not allow"
+        if tags and not self._may_follow(self.split(tags[-1]), (OUTSIDE, OUTSIDE)):
+            return f"tag {tags[-1]!r} is the last of its sentence, which {self.name} does not allow"
         return None
 
     def find_malformed(self, tag: str) -> str | None:
@@ -89,7 +92,7 @@ def scheme_of_tags(name: TagScheme, tags: Iterable[str]) -> Scheme:
     """Return a scheme as these tags, all of a data set or a model, are written."""
     known = set(tags) - {OUTSIDE}
     is_typed = any(TYPED.fullmatch(tag) for tag in known)
-    return Scheme(name, is_typed, has_bare_types=not is_typed and bool(known) and not known <= set("BIESLU"))
+    return Scheme(name, is_typed, has_bare_types=not is_typed and bool(known) and not known <= ALL_LETTERS)
 
 
 def possible_schemes(tags: Iterable[str]) -> list[TagScheme]:
@@ -101,7 +104,7 @@ def possible_schemes(tags: Iterable[str]) -> list[TagScheme]:
     if known and all(OTHER_NOTATION.fullmatch(tag) or tag == "o" for tag in known):
         problem = f"tag {known[0]!r} is malformed, and O or B-, I-, E-, S-, L-, U- with a type is expected"
         raise TagError(known[0], problem)
-    are_letters = all(tag in "BIESLU" for tag in known)
+    are_letters = ALL_LETTERS.issuperset(known)
     letters = {tag[0]: tag for tag in known if are_letters or TYPED.fullmatch(tag)}
     of_bioes, of_bilou = letters.keys() & set("ES"), letters.keys() & set("LU")
     if of_bioes and of_bilou:

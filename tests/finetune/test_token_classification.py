@@ -66,6 +66,7 @@ def _logits(task: Task, features: datasets.Dataset, tags: list[list[str]]) -> np
         ("IO", "I-P I-P I-L O I-L", [("P", 0, 2), ("L", 2, 3), ("L", 4, 5)]),
         ("IO", "P P L O creative-work", [("P", 0, 2), ("L", 2, 3), ("creative-work", 4, 5)]),
         ("BIO", "B I B O O", [("_", 0, 2), ("_", 2, 3)]),
+        ("IO", "ES ES LU O", [("ES", 0, 2), ("LU", 2, 3)]),
         ("BIO", "B-creative-work I-creative-work O", [("creative-work", 0, 2)]),
     ],
 )
@@ -249,7 +250,7 @@ def test_a_single_tag_is_refused(bert: Path, tmp_path: Path) -> None:
         ("B-PER I-LOC", "tag 'I-LOC' follows 'B-PER', which BIO does not allow"),
         ("B-PER E-LOC", "tag 'E-LOC' follows 'B-PER', which BIOES does not allow"),
         ("S-PER B-PER O", "tag 'O' follows 'B-PER', which BIOES does not allow"),
-        ("U-PER B-PER", "tag 'O' follows 'B-PER', which BILOU does not allow"),
+        ("U-PER B-PER", "tag 'B-PER' is the last of its sentence, which BILOU does not allow"),
         ("S-PER U-LOC", "tag 'U-LOC' is of BILOU, and 'S-PER' of BIOES"),
         ("B-PER M-PER E-PER", "tag 'M-PER' is malformed, and O or B-, I-, E-, S- with a type is expected (BIOES)"),
         ("B-PER LOC", "tag 'LOC' is malformed, and O or B-, I- with a type is expected (BIO)"),
