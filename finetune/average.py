@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from tuneport.errors import CheckpointError, TuneportError
@@ -21,7 +23,7 @@ from tuneport.tasks import all_tasks, task_spec
 
 from .config import FinetuneConfig
 from .evaluate import Evaluation
-from .resume import TRAINER, check_can_create
+from .resume import TRAINER, check_can_create, check_outside
 from .setup import Prepared, evaluate, make_trainer, predict, prepare, score
 from .tasks.base import first_output
 from .train import EVALUATION, write_json
@@ -55,6 +57,7 @@ def average(runs: Sequence[Path], out: Path, *, overwrite: bool = False) -> Aver
     if len(runs) < 2:
         raise TuneportError("one run has no average", "give at least two run folders")
     check_can_create(out)
+    check_outside(out, runs)
     check_out(out, marker=RUN, overwrite=overwrite)
     records = [load_run(path) for path in runs]
     _check_compatible(runs, records)
@@ -101,10 +104,10 @@ def _check_compatible(runs: Sequence[Path], records: Sequence[Run]) -> None:
 
 def _average_weights(files: Sequence[Path], out: Path) -> None:
     """Write the mean of every tensor; integer tensors, which are buffers, are those of the first file."""
-    total = load_file(files[0])
+    total = _load_weights(files[0])
     shapes = {name: tensor.shape for name, tensor in total.items()}
     for file in files[1:]:
-        tensors = load_file(file)
+        tensors = _load_weights(file)
         if {name: tensor.shape for name, tensor in tensors.items()} != shapes:
             raise CheckpointError(f"{file} has other weights than {files[0]}", "average runs of one base model")
         for name, tensor in tensors.items():
@@ -112,6 +115,13 @@ def _average_weights(files: Sequence[Path], out: Path) -> None:
                 total[name] = total[name] + tensor
     mean = {name: tensor / len(files) if tensor.is_floating_point() else tensor for name, tensor in total.items()}
     save_file(mean, out, metadata={"format": "pt"})
+
+
+def _load_weights(file: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file} cannot be read ({error})", "restore it, or average other runs") from error
 
 
 def _evaluate_ensemble(

@@ -204,6 +204,12 @@ class FinetuneConfig(Frozen):
         return self
 
     @property
+    def inputs(self) -> tuple[str, ...]:
+        """What a run reads: files, folders and names on the hub."""
+        given = (self.model, self.data, self.rehearsal_data, self.pseudo_label_data, self.synonyms, self.chat_template)
+        return tuple(path for path in (*given, *(self.back_translation or ())) if path)
+
+    @property
     def restores_best(self) -> bool:
         """Whether the best checkpoint is restored when training ends."""
         return self.load_best_model_at_end or self.early_stopping_patience is not None

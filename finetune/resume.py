@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,13 @@ def check_can_create(out: Path) -> None:
         raise TuneportError(f"{out} cannot be created: {parent} is a file", "choose another --out")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise TuneportError(f"{out} cannot be created: {parent} may not be written to", "choose another --out")
+
+
+def check_outside(out: Path, inputs: Iterable[str | Path | None]) -> None:
+    """Refuse inputs, such as data or a base model, that lie in the output folder and would be removed with it."""
+    for path in inputs:
+        if path is not None and Path(path).exists() and Path(path).resolve().is_relative_to(out.resolve()):
+            raise TuneportError(f"{path} lies in {out}, which is written anew", "choose another --out")
 
 
 def last_checkpoint(out: Path, *, remove_incomplete: bool) -> Path | None:

@@ -40,6 +40,7 @@ from .resume import (
     TEACHER,
     TRAINER,
     check_can_create,
+    check_outside,
     check_unchanged,
     last_checkpoint,
     remove_on_failure,
@@ -70,6 +71,8 @@ def finetune(
     state = PartialState()
     check_can_create(out)
     checkpoint = last_checkpoint(out, remove_incomplete=state.is_main_process) if resume else None
+    if not resume:
+        check_outside(out, config.inputs)
     if not resume and state.is_main_process:
         check_out(out, marker=SETTINGS, overwrite=overwrite)
     transformers.set_seed(config.seed)

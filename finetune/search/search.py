@@ -21,7 +21,7 @@ from tuneport.folders import check_out
 from tuneport.tasks import MetricSpec
 
 from ..config import FinetuneConfig
-from ..resume import SETTINGS, TRAINER, check_can_create, check_unchanged
+from ..resume import SETTINGS, TRAINER, check_can_create, check_outside, check_unchanged
 from ..setup import Prepared, load_model, prepare
 from ..train import write_json
 from .space import Range, check_space
@@ -57,6 +57,7 @@ def search(
     _check_settings(config)
     space = check_space(config, space)
     if not resume:
+        check_outside(out, config.inputs)
         check_out(out, marker=STUDY, overwrite=overwrite)
     elif not (out / STUDY).is_file():
         raise TuneportError(f"{out} holds no search", "leave out --resume to begin one")

@@ -161,6 +161,20 @@ def test_the_out_folder_may_not_lie_below_a_file(settings: Settings, tmp_path: P
         finetune(settings(), tmp_path / "file" / "run" / "deep")
 
 
+@pytest.mark.usefixtures("no_training")
+def test_data_in_the_folder_that_would_be_removed_is_refused(settings: Settings, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "settings.json").write_text("{}")
+    data = write_rows(out / "mine.jsonl", ROWS)
+    for changes in ({"data": str(data)}, {"pseudo_label_data": str(data)}):
+        with pytest.raises(
+            TuneportError, match=r"mine\.jsonl lies in .*run, which is written anew; choose another --out"
+        ):
+            finetune(settings(**changes), out, overwrite=True)
+    assert data.is_file()
+
+
 def test_warnings_come_before_training(settings: Settings, tmp_path: Path) -> None:
     train = [*ROWS, {"text": "film 99", "label": "film "}, {"text": "film 99", "label": "film "}]
     flipped = {"text": "vote 3", "label": "film"}

@@ -16,7 +16,7 @@ from kit.data import read_rows, write_rows, write_splits
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
-from tuneport.errors import DataError, TuneportError
+from tuneport.errors import CheckpointError, DataError, TuneportError
 from tuneport.schema.run import Run
 from tuneport.stages.finetune.average import average
 from tuneport.stages.finetune.config import FinetuneConfig
@@ -268,6 +268,14 @@ def test_averaged_weights_are_the_mean_and_both_averages_are_scored(settings: Se
     assert run.metrics == result.weights
     with pytest.raises(TuneportError, match="at least two"):
         average([tmp_path / "1"], tmp_path / "one")
+    with pytest.raises(TuneportError, match=r"1 lies in .*, which is written anew"):
+        average([tmp_path / "1", tmp_path / "2"], tmp_path / "1", overwrite=True)
+    file = tmp_path / "2" / "checkpoint" / "model.safetensors"
+    for damage in (lambda: file.write_bytes(b"no weights"), file.unlink):
+        damage()
+        with pytest.raises(CheckpointError, match=r"2/checkpoint/model.safetensors cannot be read"):
+            average([tmp_path / "1", tmp_path / "2"], tmp_path / "damaged")
+        assert not (tmp_path / "damaged").exists()
 
 
 def test_a_search_keeps_its_trials_and_resumes(settings: Settings, tmp_path: Path) -> None:
