@@ -15,6 +15,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from tuneport import telemetry
+from tuneport.version import VERSION
 
 telemetry.switch_off()
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from tuneport.schema.artifact import Manifest
     from tuneport.schema.run import Run
 
-__version__ = "0.1.0"
+__version__ = VERSION
 __all__ = ["export", "finetune", "load"]
 
 
