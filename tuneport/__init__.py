@@ -15,7 +15,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from tuneport import telemetry
-from tuneport.version import __version__
+from tuneport.version import VERSION
 
 telemetry.switch_off()
 
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from tuneport.schema.artifact import Manifest
     from tuneport.schema.run import Run
 
-__all__ = ["__version__", "export", "finetune", "load"]
+__version__ = VERSION
+__all__ = ["export", "finetune", "load"]
 
 
 def finetune(

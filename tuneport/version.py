@@ -1,3 +1,3 @@
-"""The version of the package."""
+"""The version of this software."""
 
-__version__ = "0.1.0"
+VERSION = "0.1.0"

@@ -7,7 +7,7 @@ import grpc
 
 from tuneport.runtime.tasks.inputs import check_number
 from tuneport.schema.artifact import Manifest
-from tuneport.version import __version__
+from tuneport.version import VERSION
 
 from .. import tensors
 from ..admission import AdmissionController
@@ -66,7 +66,7 @@ class Servicer:
 
     async def server_metadata(self, request: Any, context: Context, frame: RequestFrame) -> Any:
         """Return the server's name, version and protocol extensions."""
-        return pb.ServerMetadataResponse(name=PLATFORM, version=__version__, extensions=EXTENSIONS)
+        return pb.ServerMetadataResponse(name=PLATFORM, version=VERSION, extensions=EXTENSIONS)
 
     async def model_metadata(self, request: Any, context: Context, frame: RequestFrame) -> Any:
         """Return the model's input and output tensors."""

@@ -7,7 +7,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from tuneport.schema.artifact import Manifest
-from tuneport.version import __version__
+from tuneport.version import VERSION
 
 from .. import tensors
 from ..open_inference import EXTENSIONS, PLATFORM, check_model, infer
@@ -35,7 +35,7 @@ async def model_ready(request: Request) -> Response:
 
 async def server_metadata(request: Request) -> Response:
     """Return the server's name, version and protocol extensions."""
-    return json_response({"name": PLATFORM, "version": __version__, "extensions": EXTENSIONS})
+    return json_response({"name": PLATFORM, "version": VERSION, "extensions": EXTENSIONS})
 
 
 async def model_metadata(request: Request) -> Response:

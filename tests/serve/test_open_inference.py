@@ -29,7 +29,7 @@ from tuneport.stages.serve.http.openapi import describe_api
 from tuneport.stages.serve.inference import Inference
 from tuneport.stages.serve.process import free_port, running
 from tuneport.stages.serve.settings import Settings
-from tuneport.version import __version__
+from tuneport.version import VERSION
 
 TEXTS = [text for text, _ in zip(random_texts(31), range(12), strict=False)] + ["", "Größe 🙂 世界", "bank " * 200]
 HEADER = "Inference-Header-Content-Length"
@@ -79,7 +79,7 @@ def test_another_model_is_404_in_the_protocol_s_shape(local: TestClient, path: s
 def test_the_server_is_live_ready_and_named(local: TestClient) -> None:
     assert local.get("/v2/health/live").json() == {"live": True}
     assert local.get("/v2/health/ready").json() == {"ready": True}
-    server = {"name": "tuneport", "version": __version__, "extensions": ["binary_tensor_data"]}
+    server = {"name": "tuneport", "version": VERSION, "extensions": ["binary_tensor_data"]}
     assert local.get("/v2").json() == server
 
 
