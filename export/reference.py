@@ -154,8 +154,14 @@ class TorchModel:
 
     def run_batch(self, rows: Sequence[EncodedInput]) -> Any:
         """Run rows in one padded batch, as a variant's runner does, and return the outputs on the host; for timing."""
-        feeds = padded_batch(rows, self._processing).feeds
-        return self._run_windows({name: torch.from_numpy(values) for name, values in feeds.items()}, per_token=False)
+        feeds = {name: torch.from_numpy(values) for name, values in padded_batch(rows, self._processing).feeds.items()}
+        if not self._depends_on_padding:
+            try:
+                return self._run(feeds)
+            except CheckpointError:
+                if len(rows) == 1:
+                    raise
+        return self._rows_one_by_one(feeds, per_token=False)
 
     def compile_on(self, rows: Sequence[EncodedInput]) -> None:
         """Compile the model, if its setup says so, for batches of one row and of several, and record the time.
