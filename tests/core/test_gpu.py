@@ -11,8 +11,8 @@ from tuneport.gpu import VISIBLE, GpuMeter, GpuUsage, nvidia_driver, unknown_ent
 from tuneport.host import Host
 
 INSTANCES = {
-    0: FakeGpu("MIG-1111", "NVIDIA H100 MIG 1g.10gb", memory=10 * 2**30, gpu_instance=1),
-    3: FakeGpu("MIG-2222", "NVIDIA H100 MIG 3g.40gb", memory=40 * 2**30, gpu_instance=11),
+    0: FakeGpu("MIG-1111", "NVIDIA H100 MIG 1g.10gb", memory=10 * 2**30, gpu_instance=1, compute_instance=1),
+    3: FakeGpu("MIG-2222", "NVIDIA H100 MIG 3g.40gb", memory=40 * 2**30, gpu_instance=1, compute_instance=10),
 }
 WHOLE = FakeGpu("GPU-aa11"), FakeGpu("GPU-aa22"), FakeGpu("GPU-bb33", mig_mode=None)
 SPLIT = FakeGpu("GPU-cc44", mig_mode=1, instances=INSTANCES)
@@ -45,8 +45,8 @@ def nvml(monkeypatch: pytest.MonkeyPatch) -> FakeNvml:
         ("GPU-ff", []),
         ("MIG-2222", ["MIG-2222"]),
         ("MIG-2222,MIG-1111", ["MIG-2222", "MIG-1111"]),
-        ("MIG-GPU-cc44/11/0", ["MIG-2222"]),
-        ("MIG-GPU-cc44/1/0", ["MIG-1111"]),
+        ("MIG-GPU-cc44/1/10", ["MIG-2222"]),
+        ("MIG-GPU-cc44/1/1", ["MIG-1111"]),
         ("MIG-GPU-cc44/7/0", []),
         ("some", []),
     ],

@@ -24,6 +24,7 @@ class FakeGpu:
     """By their place."""
     gpu_instance: int | None = None
     """Of an instance; it has no clocks, utilization or power of its own."""
+    compute_instance: int = 0
     utilization: int = 50
     energy_mj: int | None = 1_000
     """None: NVML says that the GPU counts no energy."""
@@ -101,7 +102,7 @@ class FakeNvml:
         return gpu.gpu_instance
 
     def nvmlDeviceGetComputeInstanceId(self, gpu: FakeGpu) -> int:
-        return 0
+        return gpu.compute_instance
 
     def nvmlDeviceGetMaxClockInfo(self, gpu: FakeGpu, kind: int) -> int:
         self._whole(gpu)
