@@ -110,7 +110,48 @@ def test_an_artifact_that_is_itself_a_link_is_read(artifact: Path, tmp_path: Pat
     check_files(tmp_path / "link", load_manifest(tmp_path / "link"))
 
 
-@pytest.mark.parametrize("problem", ["default", "twice", "manifest", "golden", "hash", "variant", "infinity"])
+PROCESSING = {
+    "no length": {"max_length": 0},
+    "negative length": {"max_length": -5},
+    "negative padding": {"pad_token_id": -1},
+    "negative stride": {"doc_stride": -1},
+    "cold": {"temperature": 1e-300},
+}
+
+
+@pytest.mark.parametrize("problem", PROCESSING)
+def test_processing_that_cannot_work_is_refused(artifact: Path, problem: str) -> None:
+    content = json.loads((artifact / "manifest.json").read_text(encoding="utf-8"))
+    reseal(artifact, {"processing": {**content["processing"], **PROCESSING[problem]}})
+    with pytest.raises(ArtifactError, match="does not fit its schema at processing"):
+        load_manifest(artifact)
+
+
+def test_windows_that_cannot_overlap_so_much_are_one_line(artifact: Path) -> None:
+    content = json.loads((artifact / "manifest.json").read_text(encoding="utf-8"))
+    reseal(artifact, {"processing": {**content["processing"], "doc_stride": 63}})
+    answer = tuneport("predict", artifact, "text")
+    assert answer.code == 1
+    assert_one_line(answer.err, "windows of 64 tokens cannot share 63")
+
+
+def test_the_table_shows_names_as_they_are_and_no_control_characters(artifact: Path) -> None:
+    content = json.loads((artifact / "manifest.json").read_text(encoding="utf-8"))
+    for variant in content["variants"]:
+        variant["evidence"]["metric"]["name"] = "[/bold]x"
+    reseal(artifact, {"variants": content["variants"], "labels": ["\x1b[31mred", "a", "b"]})
+    answer = tuneport("inspect", artifact)
+    assert answer.code == 0
+    assert "[/bold]x" in answer.out
+    assert "\x1b" not in answer.out
+
+
+PROBLEMS_OF_MANIFESTS = (
+    "default", "twice", "manifest", "golden", "hash", "variant", "infinity", "few labels", "generative"
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("problem", PROBLEMS_OF_MANIFESTS)
 def test_a_manifest_that_contradicts_itself_is_refused(artifact: Path, problem: str) -> None:
     content = json.loads((artifact / "manifest.json").read_text(encoding="utf-8"))
     files, variants = content["files"], content["variants"]
@@ -121,6 +162,8 @@ def test_a_manifest_that_contradicts_itself_is_refused(artifact: Path, problem: 
         "golden": {"files": [each for each in files if each["path"] != "golden.jsonl"]},
         "hash": {"files": [{**files[0], "sha256": "../x"}, *files[1:]]},
         "variant": {"variants": [*variants, variants[0]]},
+        "few labels": {"labels": ["a"]},
+        "generative": {"task": "translation"},
         "infinity": {"torch_texts_per_s": float("inf")},
     }[problem]
     reseal(artifact, changes)

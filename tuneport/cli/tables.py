@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.measure import Measurement
 from rich.padding import Padding
 from rich.table import Table
@@ -89,9 +90,9 @@ def _print_table(header: list[str], rows: list[list[str]], caption: str) -> None
     console = _console()
     table = Table(caption=caption, caption_justify="left")
     for i, title in enumerate(header):
-        table.add_column(title, justify="right" if i else "left", no_wrap=True)
+        table.add_column(escape(title), justify="right" if i else "left", no_wrap=True)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(escape(_printable(cell)) for cell in row))
     if Measurement.get(console, console.options.update(max_width=MAX_TABLE_WIDTH), table).maximum <= console.width:
         console.print(table)
         return
@@ -103,7 +104,12 @@ def _print_table(header: list[str], rows: list[list[str]], caption: str) -> None
 
 
 def _print_plain(console: Console, line: str) -> None:
-    console.print(line, highlight=False, markup=False)
+    console.print(_printable(line), highlight=False, markup=False)
+
+
+def _printable(text: str) -> str:
+    """Replace what is no visible character, so that a file of someone else cannot send commands to the terminal."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def _console() -> Console:

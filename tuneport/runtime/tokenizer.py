@@ -38,12 +38,16 @@ class TextTokenizer:
         self._stride = processing.doc_stride
         self._has_final_prefixes = isinstance(self._tokenizer.model, models.BPE | models.Unigram)
         self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(
-            processing.max_length,
-            stride=self._stride or 0,
-            strategy="only_second" if self._stride is not None and processing.accepts_pairs else "longest_first",
-            direction="right",
-        )
+        try:
+            self._tokenizer.enable_truncation(
+                processing.max_length,
+                stride=self._stride or 0,
+                strategy="only_second" if self._stride is not None and processing.accepts_pairs else "longest_first",
+                direction="right",
+            )
+        except ValueError as error:
+            problem = f"windows of {processing.max_length} tokens cannot share {self._stride} ({error})"
+            raise ArtifactError(problem, "export the checkpoint again") from error
 
     def encode(self, texts: Sequence[Text]) -> list[EncodedInput]:
         """Return a row for each text, in order, truncated to `max_length` tokens.

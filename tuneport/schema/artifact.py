@@ -86,20 +86,20 @@ class Generation(Frozen):
 class Processing(Frozen):
     """What serving has to do before and after the graph."""
 
-    max_length: int
+    max_length: Annotated[int, Field(ge=1)]
     """Tokens of one window, special tokens included."""
-    pad_token_id: int
-    pad_token_type_id: int = 0
+    pad_token_id: Annotated[int, Field(ge=0)]
+    pad_token_type_id: Annotated[int, Field(ge=0)] = 0
     padding_side: Literal["right", "left"] = "right"
     accepts_pairs: bool = False
     """Whether the model takes `text` with `text_pair`."""
     accepts_single_texts: bool = False
     """With `accepts_pairs`: whether it also takes a `text` alone, because nothing says which of the two it learned."""
-    doc_stride: int | None = None
+    doc_stride: Annotated[int, Field(ge=0)] | None = None
     """Tokens that neighbouring windows of a longer input share; None: it is cut, and the answer says so."""
     problem_type: ProblemType | None = None
     """Of text classification and regression."""
-    temperature: Annotated[float, Field(gt=0)] = 1.0
+    temperature: Annotated[float, Field(ge=1e-4)] = 1.0
     """Logits are divided by it before they become probabilities."""
     tag_scheme: TagScheme | None = None
     """Of token classification."""
@@ -309,7 +309,13 @@ class Manifest(Frozen):
             raise ValueError("one file is listed with two hashes")
         check_distinct((MANIFEST, *paths))
         shared = {file.path for file in self.files}
-        is_encoder = task_spec(self.task).family == "encoder"
+        spec = task_spec(self.task)
+        is_encoder = spec.family == "encoder"
+        if is_encoder != (self.processing.generation is None):
+            raise ValueError(f"its processing is not that of {self.task}")
+        sizes = {output.axes[-1] for output in self.outputs if output.name == "logits" and output.axes}
+        if spec.has_labels and any(isinstance(size, int) and size != len(self.labels) for size in sizes):
+            raise ValueError(f"its graph has {max(map(str, sizes))} outputs and it names {len(self.labels)} labels")
         if missing := {GOLDEN, *([TOKENIZER] if is_encoder else [])} - shared:
             raise ValueError(f"{min(missing)} is not among its files")
         return self
