@@ -106,7 +106,8 @@ class TuneportTrainer(EvaluatesWithinMemory, Trainer):
         own = self._own_rows(size)
         if loss is not None and 0 < own < size:
             rows = {name: value[:own] if len(value) == size else value for name, value in inputs.items()}
-            loss, _, _ = super().prediction_step(model, rows, True)
+            with torch.no_grad(), self.compute_loss_context_manager():
+                loss = self.compute_loss(model, self._prepare_inputs(rows)).detach()
         return loss, logits, labels
 
     def _own_rows(self, size: int) -> int:
@@ -118,7 +119,8 @@ class TuneportTrainer(EvaluatesWithinMemory, Trainer):
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor:
         """Count the targets of a step: of all batches that it accumulates, in all processes."""
-        self.meter.count(batch_samples)
+        if self.model.training:  # evaluations count their targets, too
+            self.meter.count(batch_samples)
         total = sum(self.task.count_targets(batch).to(device) for batch in batch_samples)
         return self.accelerator.gather(torch.as_tensor(total, device=device)).sum()
 
