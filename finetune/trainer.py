@@ -99,9 +99,28 @@ class TuneportTrainer(EvaluatesWithinMemory, Trainer):
         with torch.random.fork_rng(devices=devices):
             return super().evaluation_loop(*positional, **named)
 
+    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *positional: Any, **named: Any) -> Any:
+        """Evaluate a batch; several processes fill up the last one with rows of others, which its loss leaves out."""
+        loss, logits, labels = super().prediction_step(model, inputs, *positional, **named)
+        size = len(next(iter(inputs.values())))
+        own = self._own_rows(size)
+        if loss is not None and 0 < own < size:
+            rows = {name: value[:own] if len(value) == size else value for name, value in inputs.items()}
+            with torch.no_grad(), self.compute_loss_context_manager():
+                loss = self.compute_loss(model, self._prepare_inputs(rows)).detach()
+        return loss, logits, labels
+
+    def _own_rows(self, size: int) -> int:
+        """Count the rows of this process's batch that are not repeated from the beginning of the split."""
+        state = self.accelerator.gradient_state
+        if self.args.world_size == 1 or not state.end_of_dataloader or state.remainder <= 0:
+            return size
+        return min(size, max(0, int(state.remainder) - self.args.process_index * size))
+
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor:
         """Count the targets of a step: of all batches that it accumulates, in all processes."""
-        self.meter.count(batch_samples)
+        if self.model.training:  # evaluations count their targets, too
+            self.meter.count(batch_samples)
         total = sum(self.task.count_targets(batch).to(device) for batch in batch_samples)
         return self.accelerator.gather(torch.as_tensor(total, device=device)).sum()
 
