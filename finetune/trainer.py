@@ -117,10 +117,14 @@ class TuneportTrainer(EvaluatesWithinMemory, Trainer):
             return size
         return min(size, max(0, int(state.remainder) - self.args.process_index * size))
 
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
+        """Take the batches of a step, and count what is trained on."""
+        batches, targets = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self.meter.count(batches)
+        return batches, targets
+
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor:
         """Count the targets of a step: of all batches that it accumulates, in all processes."""
-        if self.model.training:  # evaluations count their targets, too
-            self.meter.count(batch_samples)
         total = sum(self.task.count_targets(batch).to(device) for batch in batch_samples)
         return self.accelerator.gather(torch.as_tensor(total, device=device)).sum()
 

@@ -177,6 +177,22 @@ def test_a_line_says_what_was_chosen_and_how_fast_it_was() -> None:
     )
 
 
+def test_throughput_counts_the_steps_after_the_first_and_no_evaluations(settings: Settings, tmp_path: Path) -> None:
+    prepared = prepare(
+        settings(max_steps=5, eval_strategy="steps", eval_steps=2, gradient_accumulation_steps=2, group_by_length=False)
+    )
+    trainer = make_trainer(prepared, tmp_path, load_model(prepared))
+    trainer.train()
+    meter = trainer.meter
+    assert (meter.steps, meter.rows) == (4, 4 * 16)
+    mean_length = sum(prepared.features["train"]["length"]) / 48
+    assert int(meter.tokens) == pytest.approx(64 * mean_length, rel=0.3)
+    assert int(meter.tokens) < 64 * max(prepared.features["train"]["length"])  # no padding
+    speed = meter.throughput(trainer.accelerator)
+    assert speed is not None
+    assert speed.samples_per_s / speed.steps_per_s == pytest.approx(16, rel=0.05)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("changes", [{}, {"bf16": False}, {"bf16": False, "tf32": False}, {"fp16": True}])
 def test_a_gpu_trains_in_every_precision(settings: Settings, tmp_path: Path, changes: dict[str, Any]) -> None:
