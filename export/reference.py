@@ -58,6 +58,14 @@ def _check_loaded(model: torch.nn.Module, loading_info: Mapping[str, Any], check
             raise CheckpointError(f"{folder} holds NaN or infinite values in {name}", "train again: it diverged")
 
 
+def _batches(parsed_inputs: Sequence[Any], size: int) -> Iterator[list[int]]:
+    """Yield the indices of inputs of similar length; pairs and single texts apart, as tokenizers take them."""
+    order = sorted(range(len(parsed_inputs)), key=lambda i: len(str(parsed_inputs[i])))
+    for is_pair in (False, True):
+        alike = [i for i in order if isinstance(parsed_inputs[i], tuple) == is_pair]
+        yield from (alike[start : start + size] for start in range(0, len(alike), size))
+
+
 class TorchModel:
     """The checkpoint in torch, on one device and in one precision."""
 
@@ -125,10 +133,8 @@ class TorchModel:
 
         Raises CheckpointError if the model fails.
         """
-        order = sorted(range(len(parsed_inputs)), key=lambda i: len(str(parsed_inputs[i])))
         outputs: list[list[RowOutputs]] = [[] for _ in parsed_inputs]
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
+        for batch in _batches(parsed_inputs, batch_size):
             feeds = self._tokenize([parsed_inputs[i] for i in batch])
             # The input that each window belongs to, as its index in the batch.
             owners = feeds.get("overflow_to_sample_mapping", range(len(batch)))

@@ -17,6 +17,7 @@ from tuneport.runtime.loading import open_runner
 from tuneport.schema.artifact import Manifest
 from tuneport.schema.torch_setup import TorchSetup
 from tuneport.stages.benchmarks.baselines import open_baseline
+from tuneport.stages.benchmarks.config import BenchConfig
 from tuneport.stages.benchmarks.gpu_check import main as gpu_check_main
 from tuneport.stages.benchmarks.gpu_check.answers import compare_answers
 from tuneport.stages.benchmarks.gpu_check.config import FLOORS, MEAN_TOKENS, MIXED, SCALES, Floor
@@ -150,7 +151,9 @@ def test_a_variant_whose_outputs_differ_is_named_wrong(
 ) -> None:
     variant = manifest.variant("fp32")
     runner = open_runner(tiny_artifact, manifest, variant)
-    reference = open_baseline(manifest, tiny_checkpoint).load_reference("cpu")
+    reference = open_baseline(manifest, BenchConfig(artifact=tiny_artifact, checkpoint=tiny_checkpoint)).load_reference(
+        "cpu"
+    )
     rows = Rows.of_golden(runner, tiny_artifact)
     batches = [[rows.make(length, i) for i in range(4)] for length in (5, 16)]
     assert [len(row) for row in batches[1]] == [16] * 4

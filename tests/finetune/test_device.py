@@ -126,6 +126,7 @@ def test_workers_prepare_the_batches_for_a_gpu(settings: Settings) -> None:
     assert [count_workers(settings(dataloader_num_workers=n), "cuda") for n in (0, 5)] == [0, 5]
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # a test may have one processor
 def test_workers_yield_the_same_batches(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -110,7 +110,9 @@ def test_recomputed_activations_still_give_gradients(
 ) -> None:
     """With the embeddings frozen, recomputing a layer must not lose the gradients inside of it."""
     prepared = prepare(
-        generative_settings(strategy=strategy, gradient_checkpointing=True, eval_strategy="no", max_steps=3)
+        generative_settings(
+            strategy=strategy, gradient_checkpointing=True, eval_strategy="no", eval_steps=None, max_steps=3
+        )
     )
     trainer = make_trainer(prepared, tmp_path, load_model(prepared))
     before = {name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad}

@@ -24,7 +24,7 @@ ROWS = 14
 DECODERS = ("llama", "mistral", "qwen2", "gemma", "gpt2")
 TEXTS = [text for text, _ in zip(random_texts(3), range(ROWS), strict=False)]
 NAMES = ("film", "vote", "song")
-TAGS = ("O", "B-LOC", "I-LOC")
+TAGS = ("O", "B-LOC", "B-PER")
 
 
 def _write_tones(folder: Path) -> list[dict[str, Any]]:

@@ -57,7 +57,7 @@ def _check_learns_and_merges(model: PreTrainedModel, config: FinetuneConfig) -> 
     with torch.inference_mode():
         trained = _outputs(wrapped.eval())
         merged = finish_strategy(wrapped).eval()
-        assert torch.allclose(trained, _outputs(merged), atol=1e-4)
+        assert torch.allclose(trained, _outputs(merged), rtol=1e-4, atol=1e-4)
     after = merged.state_dict()
     assert after.keys() == before.keys()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
@@ -106,7 +106,7 @@ def test_a_run_that_is_resumed_or_was_better_before_has_its_head_again(settings:
     assert {name for name, parameter in parameters.items() if parameter.requires_grad} == learnt.keys()
     for name in learnt:
         parameters[name].data.zero_()
-    again.state.best_model_checkpoint = str(tmp_path / "trainer" / "checkpoint-2")
+    again.state.best_global_step = 2
     again._load_best_model()
     assert not [name for name in learnt if not torch.equal(learnt[name], parameters[name])]
 

@@ -93,8 +93,8 @@ def test_a_bento_holds_no_more_than_serving_needs(bento_tag: str) -> None:
     files = packed_files(bento_tag)
     assert {file.partition("/")[0] for file in files} == {"serve", "tuneport", "bentofile.yaml"}
     assert {file.split("/")[1] for file in files if file.startswith("tuneport/")} == {
-        "__init__.py", "errors.py", "folders.py", "gpu.py", "host.py", "py.typed", "runtime", "schema", "stages",
-        "tasks.py",
+        "__init__.py", "errors.py", "folders.py", "gpu.py", "host.py", "py.typed", "runtime", "schema", "scripts.py",
+        "stages", "tags.py", "tasks.py", "telemetry.py", "version.py",
     }  # fmt: skip
     assert {file for file in files if file.startswith("tuneport/stages/")} == {"tuneport/stages/__init__.py"}
 

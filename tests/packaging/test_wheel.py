@@ -22,6 +22,9 @@ DATA = {
     "tuneport/stages/serve/bentofile.yaml",
     "tuneport/stages/serve/requirements.txt",
     "tuneport/stages/serve/requirements-generate.txt",
+    "tuneport/stages/serve/requirements-generate-gpu.txt",
+    "tuneport/stages/serve/requirements-gpu.txt",
+    "tuneport/stages/serve/requirements-tensorrt.txt",
     "tuneport/stages/serve/grpc/open_inference.proto",
     "tuneport/stages/serve/http/playground/page.html",
 }

@@ -298,7 +298,7 @@ def test_the_metrics_count_what_happened(serve: Any) -> None:
     assert found['tuneport_request_seconds_count{operation="predict",protocol="http"}'] == 2
     assert found["tuneport_inputs_total"] == 3
     assert found["tuneport_truncated_inputs_total"] == 1
-    assert found["tuneport_tokens_total"] == 3 + 6 + 64
+    assert found['tuneport_tokens_total{device="cpu",worker="1"}'] == 3 + 6 + 64
     assert found["tuneport_queue_seconds_count"] == 3
     assert found["tuneport_confidence_count"] == 3
     assert found["tuneport_confidence_sum"] == pytest.approx(sum(each["score"] for each in answers), abs=1e-4)
