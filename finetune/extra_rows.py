@@ -57,4 +57,6 @@ def add_train_rows(data: Data, config: FinetuneConfig) -> Data:
         copies.append(augmenter.augment_rows(train))
     if config.back_translation:
         copies.append(back_translate(train, config.back_translation).cast(train.features))
-    return replace(data, splits={**splits, "train": concatenate_datasets([train, *copies])})
+    if copies:  # otherwise train keeps its fingerprint, by which tasks know the file
+        train = concatenate_datasets([train, *copies])
+    return replace(data, splits={**splits, "train": train})
