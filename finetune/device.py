@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from accelerate import PartialState
 
 from tuneport.errors import EngineError
 from tuneport.host import Host
 from tuneport.schema.run import TrainingDevice, TrainingPrecision
 
 from .config import FinetuneConfig
+from .processes import processes
 
 AMPERE = (8, 0)
 """Compute capability from which GPUs have bfloat16 and TF32. torch also accepts bfloat16 below, and emulates it."""
@@ -41,7 +41,7 @@ class Device:
             host = Host.here()
             return cls("cpu", host.cpu, host.has_bf16)
         gpus = torch.cuda.device_count()
-        used = range(gpus) if PartialState().num_processes > 1 else [torch.cuda.current_device()]
+        used = range(gpus) if processes().num_processes > 1 else [torch.cuda.current_device()]
         is_modern = min(torch.cuda.get_device_capability(index) for index in used) >= AMPERE
         return cls("cuda", torch.cuda.get_device_name(), is_modern, is_modern, gpus)
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import peft
 import transformers
-from accelerate import PartialState
 from datasets import Dataset
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainerCallback
 
@@ -28,6 +27,7 @@ from .embedded import MODEL, resolve_model
 from .evaluate import Evaluation
 from .extra_rows import add_rehearsal_split, add_train_rows
 from .optional_packages import check_installed, required_packages
+from .processes import processes
 from .strategies import adapters
 from .strategies.adalora import AdaLoraBudget
 from .strategies.strategies import GradualUnfreezing, apply_strategy
@@ -67,7 +67,7 @@ def prepare(config: FinetuneConfig) -> Prepared:
     choose_precision(config, device)  # raises for what the device does not have
     source = resolve_model(config.model)
     spec = task_spec(config.task)
-    with PartialState().local_main_process_first():  # the other processes then find the cached rows
+    with processes().local_main_process_first():  # the other processes then find the cached rows
         data = read_data(
             config.data,
             columns=config.columns,
@@ -85,7 +85,7 @@ def prepare(config: FinetuneConfig) -> Prepared:
         processor = _load_processor(task, source)
         features = {name: task.encode(rows, processor, train=name == "train") for name, rows in data.splits.items()}
         warnings += count_truncated(data, features)
-    warnings += device_warnings(config, device, PartialState().num_processes)
+    warnings += device_warnings(config, device, processes().num_processes)
     return Prepared(config, task, data, source, processor, features, tuple(warnings))
 
 

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from accelerate import PartialState
 from datasets import Dataset
 
 from tuneport.data.reader import fingerprint
@@ -34,6 +33,7 @@ from .divergence import check_weights
 from .evaluate import Evaluation
 from .fit import fit
 from .optional_packages import as_tracker_error, required_packages
+from .processes import processes
 from .report import write_report
 from .resume import (
     SETTINGS,
@@ -68,7 +68,7 @@ def finetune(
     TuneportError for data, settings or a model that cannot be used, for training that diverges, and for a device that
     fails. The same seed, data and machine give the same metrics.
     """
-    state = PartialState()
+    state = processes()
     check_can_create(out)
     checkpoint = last_checkpoint(out, remove_incomplete=state.is_main_process) if resume else None
     if not resume:
@@ -127,7 +127,7 @@ def _finish(out: Path, prepared: Prepared, trainer: TuneportTrainer, train_secon
     evaluations = {name: evaluate(trainer, prepared, name) for name in prepared.features if name != "train"}
     save_trained(trainer, out / CHECKPOINT)
     run = _record(prepared, trainer, evaluations, train_seconds, trained_parameters)
-    state = PartialState()
+    state = processes()
     if state.is_main_process:
         _write(out, run, evaluations, trainer.state.log_history)
     state.wait_for_everyone()
@@ -141,7 +141,7 @@ def _identity(prepared: Prepared, unlabelled: Dataset | None) -> dict[str, Any]:
         "data": prepared.data.source.fingerprint,
         "train_rows": fingerprint(prepared.data.splits["train"]),  # augmented and rehearsed rows included
         "unlabelled_rows": None if unlabelled is None else fingerprint(unlabelled),
-        "processes": PartialState().num_processes,
+        "processes": processes().num_processes,
     }
 
 

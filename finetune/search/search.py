@@ -14,13 +14,13 @@ from typing import Any
 
 import matplotlib
 import optuna
-from accelerate import PartialState
 
 from tuneport.errors import TuneportError
 from tuneport.folders import check_out
 from tuneport.tasks import MetricSpec
 
 from ..config import FinetuneConfig
+from ..processes import processes
 from ..resume import SETTINGS, TRAINER, check_can_create, check_outside, check_unchanged
 from ..setup import Prepared, load_model, prepare
 from ..train import write_json
@@ -51,7 +51,7 @@ def search(
     without a result. `warn` is called with each warning before the first trial. Raises TuneportError, before any
     trial, for values that the settings do not take, and for `resume` with other settings, data or space.
     """
-    if PartialState().num_processes > 1:
+    if processes().num_processes > 1:
         raise TuneportError("a search runs in one process", "leave out torchrun or accelerate launch")
     check_can_create(out)
     _check_settings(config)

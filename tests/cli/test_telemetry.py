@@ -95,7 +95,7 @@ def test_no_command_looks_up_anything(
         "export": [tiny_checkpoint, "--data", tiny_data, "--out", tmp_path / "artifact", "--variants", "fp32,int8"],
         "finetune": [
             "--task", "text-classification", "--model", tiny_checkpoint, "--data", tiny_data, "--out", tmp_path / "run",
-            "--set", "max_steps=2",
+            "--set", "max_steps=2", "--set", "max_length=64",
         ],
     }  # fmt: skip
     assert names_of(250, tmp_path, *TUNEPORT, command, *arguments.get(command, [tiny_artifact])) == set()

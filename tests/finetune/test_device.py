@@ -102,7 +102,7 @@ def test_processes_on_unlike_gpus_choose_alike(
         get_device_name=lambda: "a GPU",
     )
     monkeypatch.setattr(device_module, "torch", SimpleNamespace(cuda=cuda))
-    monkeypatch.setattr(device_module, "PartialState", lambda: SimpleNamespace(num_processes=processes))
+    monkeypatch.setattr(device_module, "processes", lambda: SimpleNamespace(num_processes=processes))
     assert Device.here() == Device("cuda", "a GPU", is_modern, is_modern, len(capabilities))
 
 
