@@ -83,6 +83,9 @@ def prepare(config: FinetuneConfig) -> Prepared:
         warnings += find_suspicious_labels(task.labels, task.label_counts, data.files["train"])
         data = add_train_rows(data, config)
         processor = _load_processor(task, source)
+        if spec.family == "encoder" and processor.truncation_side != "right":
+            problem = f"{source} has a tokenizer that truncates on the left, and serving truncates on the right"
+            raise CheckpointError(problem, "set truncation_side = right in its tokenizer_config.json")
         features = {name: task.encode(rows, processor, train=name == "train") for name, rows in data.splits.items()}
         warnings += count_truncated(data, features)
     warnings += device_warnings(config, device, processes().num_processes)

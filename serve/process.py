@@ -71,7 +71,9 @@ def run_service(command: Sequence[str], environment: dict[str, str]) -> int:
                 _interrupt(process.pid, interrupts)
         if error := read_failed_start(report):
             raise error
-        return exit_code
+        if exit_code < 0 and not interrupts:
+            raise TuneportError(f"the service was ended by signal {-exit_code}", "see its log, and start it again")
+        return 128 + signal.SIGINT if exit_code < 0 else exit_code
 
 
 @contextlib.contextmanager

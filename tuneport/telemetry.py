@@ -1,6 +1,10 @@
-"""Switch off what libraries send to their makers, before they are imported. A value that the user has set stays."""
+"""Set what libraries read of the environment when they are imported: nothing is sent to their makers.
+
+A value that the user has set stays, but for one that would keep a library from being imported.
+"""
 
 import os
+from importlib.metadata import entry_points
 
 OFF = {
     "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime
@@ -9,8 +13,23 @@ OFF = {
     "NNCF_CI": "1",  # its only switch; it has no other effect
 }
 
+PROPAGATORS = "OTEL_PROPAGATORS"
+
 
 def switch_off() -> None:
     """Set the variables of this process and of those that it starts."""
     for name, value in OFF.items():
         os.environ.setdefault(name, value)
+    drop_unknown_propagators()
+
+
+def drop_unknown_propagators() -> None:
+    """Leave in OTEL_PROPAGATORS those that are installed: OpenTelemetry, which BentoML imports, fails at any other.
+
+    Platforms set the variable for all containers.
+    """
+    if PROPAGATORS not in os.environ:
+        return
+    known = {each.name for each in entry_points(group="opentelemetry_propagator")}
+    asked = [name.strip() for name in os.environ[PROPAGATORS].split(",")]
+    os.environ[PROPAGATORS] = ",".join(name for name in asked if name in known) or "tracecontext"

@@ -20,6 +20,7 @@ from onnxruntime.quantization.calibrate import create_calibrator, save_tensors_d
 from optimum.onnxruntime import ORTQuantizer
 from optimum.onnxruntime.configuration import AutoQuantizationConfig
 
+from tuneport.errors import EngineError
 from tuneport.runtime.batch import Ids
 
 from ..config import CalibrationMethodName
@@ -46,6 +47,7 @@ def int8_dynamic(graph: Graph, context: BuildContext, folder: Path) -> Graph:
         quantizer = ORTQuantizer.from_pretrained(graph.folder, file_name=graph.path.name)
         quantizer.quantize(settings, save_dir=scratch, use_external_data_format=graph.has_external_data)
         file = Path(scratch) / f"{graph.path.stem}_quantized.onnx"
+        _check_quantized(file)
         return Graph(folder, save_graph(file, folder / "model.onnx"))
 
 
@@ -81,7 +83,15 @@ def _quantize_static(
             # Outputs of products stay in fp32: quantizing them costs accuracy and saves no product.
             extra_options={"MatMulConstBOnly": True, "OpTypesToExcludeOutputQuantization": OP_TYPES, **options},
         )
+        _check_quantized(file)
         return Graph(folder, save_graph(file, folder / "model.onnx"))
+
+
+def _check_quantized(file: Path) -> None:
+    """Raise EngineError for a graph in which everything stayed in fp32: it would be fp32 by another name."""
+    nodes = onnx.load(str(file), load_external_data=False).graph.node
+    if not any(word in node.op_type.lower() for node in nodes for word in ("quantize", "integer", "qlinear")):
+        raise EngineError("nothing of it is quantized", "choose other variants")
 
 
 def _calibrate_activations(graph: Graph, context: BuildContext, folder: Path) -> Path:

@@ -46,7 +46,11 @@ def apply_strategy(model: PreTrainedModel, config: FinetuneConfig) -> nn.Module:
         )
     if config.strategy in ("head", "last_layers"):
         layers = config.num_last_layers if config.strategy == "last_layers" else 0
-        set_trainable(model, layer_groups(model), 1 + layers)
+        groups = layer_groups(model)
+        if layers > len(groups) - 2:  # without embeddings and head
+            problem = f"num_last_layers is {layers}, and the model has {len(groups) - 2} layers"
+            raise TuneportError(problem, "lower it, or use strategy = full")
+        set_trainable(model, groups, 1 + layers)
         return model
     if config.strategy == "adapter":
         # Generative models have a trained head; an encoder's is new.

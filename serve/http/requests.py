@@ -34,18 +34,24 @@ async def read_body(request: Request) -> bytes:
     settings = admission_of(request).settings
     if request.headers.get("content-encoding", "identity") != "identity":
         raise UnsupportedEncoding("the body is compressed", "send it without Content-Encoding")
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > settings.max_body_bytes:  # before a client sends it in vain
+        raise _too_large(settings.max_body_bytes)
     body = bytearray()
     try:
         async with asyncio.timeout(settings.body_timeout_s):
             async for chunk in request.stream():
                 body += chunk
                 if len(body) > settings.max_body_bytes:
-                    problem = f"the body has over {settings.max_body_bytes} bytes"
-                    raise PayloadTooLarge(problem, "send several smaller requests", code="body_too_large")
+                    raise _too_large(settings.max_body_bytes)
     except TimeoutError:
         problem = f"the body took longer than {settings.body_timeout_s:g} s"
         raise SlowRequest(problem, "send it faster, or less of it") from None
     return bytes(body)
+
+
+def _too_large(limit: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"the body has over {limit} bytes", "send several smaller requests", code="body_too_large")
 
 
 async def unless_disconnected(request: Request, work: Awaitable[Result]) -> Result:

@@ -22,6 +22,23 @@ def environment(tmp_path: Path) -> dict[str, str]:
     return {**kept, "BENTOML_HOME": str(tmp_path / "bentoml"), "HF_HOME": str(tmp_path / "hf"), "HOME": str(tmp_path)}
 
 
+@pytest.mark.parametrize(
+    ("asked", "left"),
+    [("b3", "tracecontext"), ("b3, baggage,tracecontext", "baggage,tracecontext"), ("", "tracecontext")],
+)
+def test_propagators_that_are_not_installed_keep_nothing_from_starting(
+    monkeypatch: pytest.MonkeyPatch, asked: str, left: str
+) -> None:
+    """OpenTelemetry fails at them when it is imported, which BentoML does in every process."""
+    monkeypatch.setenv("OTEL_PROPAGATORS", asked)
+    telemetry.drop_unknown_propagators()
+    assert os.environ["OTEL_PROPAGATORS"] == left
+    program = "import tuneport, os, opentelemetry.propagate; print(os.environ['OTEL_PROPAGATORS'])"
+    environment = {**os.environ, "OTEL_PROPAGATORS": asked}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == left
+
+
 @pytest.mark.parametrize("module", ["tuneport", "tuneport.cli.main", "tuneport.stages.serve.inference"])
 def test_telemetry_is_off_before_a_library_is_imported(module: str, tmp_path: Path) -> None:
     """An audit hook sees each import, and what the environment is at that time."""

@@ -167,6 +167,16 @@ def test_a_quantized_variant_that_fails_keeps_the_parts_it_needs_in_fp32(
     assert "MatMulInteger" in op_types(graph_of(builder, int8))
 
 
+@pytest.mark.parametrize("quantize", [int8_dynamic, int8_static])
+def test_a_graph_that_stays_in_fp32_as_a_whole_is_no_int8(prepared: Prepared, tmp_path: Path, quantize: Any) -> None:
+    context = context_of(prepared, tmp_path)
+    nodes = [node.name for node in onnx.load(context.fp32.path).graph.node]
+    nodes += [f"{name}_MatMul" for name in nodes]  # of what dynamic quantization makes of a Gemm
+    (tmp_path / "int8").mkdir()
+    with pytest.raises(EngineError, match="nothing of it is quantized"):
+        quantize(context.fp32, replace(context, excluded_nodes=tuple(nodes)), tmp_path / "int8")
+
+
 def test_smoothing_tames_an_outlier(prepared_outlier: Prepared, tmp_path: Path) -> None:
     gaps = []
     for smooth_quant in (False, True):

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from datasets import Dataset, Features, Value
 from kit.data import write_rows, write_splits
+from transformers import AutoTokenizer
 
-from tuneport.errors import TuneportError
+from tuneport.errors import CheckpointError, TuneportError
 from tuneport.stages.finetune.average import average
 from tuneport.stages.finetune.config import FinetuneConfig
 from tuneport.stages.finetune.setup import make_trainer, prepare
@@ -83,6 +84,7 @@ def test_training_that_diverges_is_an_error_and_leaves_nothing(settings: Setting
         ({"adversarial_epsilon": 0.1, "strategy": "head"}, "strategy = head freezes"),
         ({"adversarial_epsilon": 0.1, "strategy": "gradual"}, "strategy = gradual freezes"),
         ({"adversarial_epsilon": 0.1, "strategy": "last_layers", "num_last_layers": 1}, "they are frozen"),
+        ({"strategy": "last_layers", "num_last_layers": 9}, "num_last_layers is 9, and the model has 2 layers"),
         ({"model": "./no/such/model"}, "there is no folder ./no/such/model"),
         ({"model": "no-such-model"}, "no folder no-such-model, and no hub model"),
     ],
@@ -98,6 +100,18 @@ def test_settings_that_cannot_work_are_refused_before_training(
     with pytest.raises(TuneportError, match=words):
         finetune(settings(**changes), tmp_path / "old", overwrite=True)
     assert (tmp_path / "old" / "settings.json").is_file()
+
+
+@pytest.mark.usefixtures("no_training")
+def test_a_tokenizer_that_truncates_on_the_left_is_refused_as_the_export_would(
+    settings: Settings, tmp_path: Path
+) -> None:
+    """Serving truncates on the right."""
+    left = tmp_path / "left"
+    shutil.copytree(settings().model, left)
+    AutoTokenizer.from_pretrained(left, truncation_side="left").save_pretrained(left)
+    with pytest.raises(CheckpointError, match=r"truncates on the left.*truncation_side = right"):
+        finetune(settings(model=str(left)), tmp_path / "run")
 
 
 def test_a_failure_before_the_first_checkpoint_leaves_nothing(

@@ -1,5 +1,6 @@
 """A checkpoint that we have pooled is loaded again as what it is: as a base model, to average, to label more rows."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,7 +55,8 @@ def test_its_encoder_may_be_pooled_otherwise_and_get_other_labels(
 
 
 def test_pooled_runs_are_averaged(settings: Settings, out: Path, tmp_path: Path) -> None:
-    done = average([out, out], tmp_path / "mean")
+    shutil.copytree(out, tmp_path / "copy")
+    done = average([out, tmp_path / "copy"], tmp_path / "mean")
     prepared = prepare(settings(model=str(out / "checkpoint"), pooling="attention"))
     trainer = make_trainer(prepared, tmp_path, load_model(prepared))
     assert done.weights["test"] == pytest.approx(evaluate(trainer, prepared, "test").metrics)

@@ -224,6 +224,14 @@ def test_a_body_that_is_not_read_to_its_end_closes_the_connection(serve: Any) ->
         assert b"connection: close" in received.lower()
 
 
+def test_a_body_that_declares_too_many_bytes_is_413_before_it_is_sent(serve: Any) -> None:
+    service = serve(max_body_bytes=1000, body_timeout_s=20)
+    head = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 9000000000\r\nexpect: 100-continue\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection:
+        connection.sendall(head)
+        assert b" 413 " in connection.recv(4096).splitlines()[0]
+
+
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 def test_a_client_that_closes_its_sending_side_gets_its_answer(serve: Any, version: str) -> None:
     service = serve()

@@ -40,8 +40,12 @@ def read_text(value: Any, *, accepts_pairs: bool, accepts_single_texts: bool = F
 
     With `accepts_single_texts` both are accepted.
     """
+    is_pair = isinstance(value, Mapping) and "text_pair" in value
     if accepts_single_texts:
-        accepts_pairs = isinstance(value, Mapping) and "text_pair" in value
+        accepts_pairs = is_pair
+    if is_pair and not accepts_pairs:
+        remedy = 'send "text" alone, or export with --data that has the column text_pair'
+        raise InputError("an input has a text_pair, and this model was exported for single texts", remedy)
     shape = 'an object with "text" and "text_pair"' if accepts_pairs else 'a string, or an object with "text"'
     fields = {"text": value} if isinstance(value, str) else value
     texts = read_strings(fields, ("text", "text_pair") if accepts_pairs else ("text",), shape, value=value)
