@@ -56,8 +56,6 @@ def average(runs: Sequence[Path], out: Path, *, overwrite: bool = False) -> Aver
     """
     if len(runs) < 2:
         raise TuneportError("one run has no average", "give at least two run folders")
-    if repeated := [path for path in runs if [each.resolve() for each in runs].count(path.resolve()) > 1]:
-        raise TuneportError(f"{repeated[0]} is given twice", "give each run once")
     check_can_create(out)
     check_outside(out, runs)
     check_out(out, marker=RUN, overwrite=overwrite)

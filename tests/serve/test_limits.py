@@ -322,8 +322,13 @@ def test_logs_are_json_with_ids_and_without_texts(serve: Any, capfd: pytest.Capt
     open_log.post("a secret", headers={"x-request-id": "two"})
     fail_with(private.runner, RuntimeError("a secret"))
     private.post("a secret", headers={"x-request-id": "three"})
-    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines() if line.startswith("{")]
-    logged = {(line["request_id"], line["event"]): line for line in lines}
+    logged: dict[tuple[str, str], Any] = {}
+    for _ in range(500):  # the line of a request may follow its answer
+        lines = [json.loads(line) for line in capfd.readouterr().err.splitlines() if line.startswith("{")]
+        logged |= {(line["request_id"], line["event"]): line for line in lines}
+        if {("one", "request"), ("two", "request"), ("three", "request")} <= logged.keys():
+            break
+        time.sleep(0.02)
     assert logged["one", "request"]["status"] == "200"
     assert logged["one", "request"]["operation"] == "predict"
     assert "secret" not in json.dumps([logged["one", "request"], logged["three", "request"], logged["three", "failed"]])
