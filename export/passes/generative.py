@@ -21,12 +21,12 @@ BLOCK_SIZE = 32
 """Number of int4 weights that share a scale."""
 ACCURACY_LEVEL_INT8 = 4
 """Accuracy level of MatMulNBits that computes in int8, which is fast on CPUs."""
-Quantize = Callable[[Path, Path], None]
+Convert = Callable[[Path, Path], None]
 
 
 def generative_int8(graph: Graph, context: BuildContext, folder: Path) -> Graph:
     """Quantize the weights of matrix products to int8; activations are quantized dynamically."""
-    return _quantize_graphs(graph, folder, functools.partial(_to_int8, reduce_range=context.reduce_range))
+    return _convert_graphs(graph, folder, functools.partial(_to_int8, reduce_range=context.reduce_range))
 
 
 def generative_fp16(graph: Graph, context: BuildContext, folder: Path) -> Graph:
@@ -36,7 +36,7 @@ def generative_fp16(graph: Graph, context: BuildContext, folder: Path) -> Graph:
     its decoder. Raises EngineError where that is not possible.
     """
     if "model.onnx" in graph.files:
-        return _quantize_graphs(graph, folder, _to_fp16)
+        return _convert_graphs(graph, folder, _to_fp16)
     if context.export_fp16 is None:
         raise EngineError("its torch model is not at hand", "choose other variants")
     return context.export_fp16(folder)
@@ -44,16 +44,16 @@ def generative_fp16(graph: Graph, context: BuildContext, folder: Path) -> Graph:
 
 def generative_int4(graph: Graph, context: BuildContext, folder: Path) -> Graph:
     """Quantize the weights of matrix products to int4, with a scale for each block of `BLOCK_SIZE`."""
-    return _quantize_graphs(graph, folder, _to_int4)
+    return _convert_graphs(graph, folder, _to_int4)
 
 
-def _quantize_graphs(graph: Graph, folder: Path, quantize: Quantize) -> Graph:
-    """Quantize every graph and copy the configurations."""
+def _convert_graphs(graph: Graph, folder: Path, convert: Convert) -> Graph:
+    """Convert every graph and copy the configurations."""
     names: list[str] = []
     for name in graph.files:
         if name in GRAPHS:
             with tempfile.TemporaryDirectory(dir=folder) as scratch, quiet():
-                quantize(graph.folder / name, Path(scratch) / name)
+                convert(graph.folder / name, Path(scratch) / name)
                 names += save_graph(Path(scratch) / name, folder / name)
         elif name in CONFIGURATIONS:
             shutil.copyfile(graph.folder / name, folder / name)

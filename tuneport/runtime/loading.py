@@ -149,8 +149,15 @@ def open_runner(
 ) -> ModelRunner:
     """Open a variant of an artifact, with its task."""
     task = open_task(folder, manifest.task, manifest.labels, manifest.processing)
-    family = family_of(manifest.task)
-    return family.build_runner(folder, task, variant.execution, manifest.processing, threads, device_options)
+    return build_runner(
+        folder,
+        manifest.task,
+        task,
+        variant.execution,
+        manifest.processing,
+        threads=threads,
+        device_options=device_options,
+    )
 
 
 @contextlib.contextmanager

@@ -15,9 +15,10 @@ RUNS_TO_CAPTURE = 3
 class CapturedShape:
     """Inputs and outputs at fixed addresses on the device, for padded batches of up to (rows, length)."""
 
-    def __init__(self, session: ort.InferenceSession, device: Device, shape: Shape, graph_id: int) -> None:
+    def __init__(
+        self, session: ort.InferenceSession, signature: Signature, device: Device, shape: Shape, graph_id: int
+    ) -> None:
         """Record the graph; raises EngineError if the session's graph cannot be recorded."""
-        signature = Signature(session)
         self._session = session
         self._host = {name: np.zeros(shape, dtype) for name, dtype in signature.input_dtypes.items()}
         self._options = ort.RunOptions()

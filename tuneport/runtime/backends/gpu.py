@@ -89,7 +89,8 @@ class GpuStream:
         if graph_shapes:
             self._options.add_run_config_entry("gpu_graph_id", NO_CAPTURE)
         self._captured = {
-            shape: CapturedShape(session, device, shape, number) for number, shape in enumerate(graph_shapes, 1)
+            shape: CapturedShape(session, self._signature, device, shape, number)
+            for number, shape in enumerate(graph_shapes, 1)
         }
 
     def run(self, batch: Batch) -> dict[str, Output]:
