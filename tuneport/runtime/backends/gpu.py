@@ -9,6 +9,7 @@ CUDA graphs, whose kernels are launched at once.
 import functools
 import queue
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -83,18 +84,30 @@ class GpuStream:
     def __init__(self, session: ort.InferenceSession, device: Device, graph_shapes: Sequence[Shape]) -> None:
         """Capture the CUDA graphs."""
         self._session = session
+        self._device = device
         self._signature = Signature(session)
         self._buffers = HostBuffers(page_locked=device != "cpu")
         self._options = ort.RunOptions()
+        self._captured: dict[Shape, CapturedShape] = {}
+        self._thread: ThreadPoolExecutor | None = None
         if graph_shapes:
             self._options.add_run_config_entry("gpu_graph_id", NO_CAPTURE)
-        self._captured = {
-            shape: CapturedShape(session, self._signature, device, shape, number)
-            for number, shape in enumerate(graph_shapes, 1)
-        }
+            # onnxruntime keeps a CUDA graph for the thread that captured it; another thread would capture its own,
+            # in the middle of other threads' batches.
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="cuda_graphs")
+            self._captured = self._thread.submit(self._capture, graph_shapes).result()
 
     def run(self, batch: Batch) -> dict[str, Output]:
         """Run one batch."""
+        return self._run(batch) if self._thread is None else self._thread.submit(self._run, batch).result()
+
+    def _capture(self, shapes: Sequence[Shape]) -> dict[Shape, CapturedShape]:
+        return {
+            shape: CapturedShape(self._session, self._signature, self._device, shape, number)
+            for number, shape in enumerate(shapes, 1)
+        }
+
+    def _run(self, batch: Batch) -> dict[str, Output]:
         if batch.layout == "padded" and self._captured:
             rows, length = batch.feeds["input_ids"].shape
             fitting = (shape for shape in self._captured if shape[0] >= rows and shape[1] >= length)
