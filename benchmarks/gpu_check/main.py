@@ -30,7 +30,7 @@ from .steps import Step, run_steps
 
 REPORTS = Path("benchmarks/reports/gpu")
 PACKAGE = "tuneport.stages.benchmarks.gpu_check"
-TUNED, RANDOM = "tuned", "random-bert"
+TUNED, RANDOM, GENERATIVE = "tuned", "random-bert", "random-gpt2"
 
 
 def plan_steps(device: TorchDevice, model: str, data: str | None, work: Path) -> tuple[Step, ...]:
@@ -38,7 +38,7 @@ def plan_steps(device: TorchDevice, model: str, data: str | None, work: Path) ->
     scale = SCALES[device]
     rows = data or str(work / "data")
     run, checkpoint = work / "run", work / RANDOM / "checkpoint"
-    artifact = work / f"{TUNED}-artifact"
+    artifact, generative = work / f"{TUNED}-artifact", work / f"{GENERATIVE}-artifact"
 
     def step(name: str, *arguments: object, limit_s: float, needs: Sequence[str] = (), writes: bool = False) -> Step:
         result = work / f"{name}.json" if writes else None
@@ -105,6 +105,19 @@ def plan_steps(device: TorchDevice, model: str, data: str | None, work: Path) ->
             "bench-endpoint", "tuneport", "bench-endpoint", artifact, "--out", work / "endpoint", "--num-inputs",
             scale.bench_inputs, *load, limit_s=150, needs=[f"export-{TUNED}"],
         ),
+        step(
+            GENERATIVE, module("models"), GENERATIVE, model, rows, work / GENERATIVE, scale.layers, scale.hidden_size,
+            limit_s=60, needs=needs_data,
+        ),
+        step(
+            f"export-{GENERATIVE}", "tuneport", "export", work / GENERATIVE / "checkpoint", "--task", "text-generation",
+            "--data", work / GENERATIVE / "data", "--out", generative, "--name", GENERATIVE, "--device", device,
+            "--max-gate-rows", scale.gate_rows, limit_s=120, needs=[GENERATIVE],
+        ),
+        step(
+            f"bench-{GENERATIVE}", "tuneport", "bench", generative, "--out", work / "generation", *bench,
+            limit_s=60, needs=[f"export-{GENERATIVE}"],
+        ),
     )  # fmt: skip
 
 
@@ -127,6 +140,7 @@ def gpu_check(
         steps=results,
         bench=_read(work / "bench" / REPORT),
         endpoint=_read(work / "endpoint" / REPORT),
+        generation=_read(work / "generation" / REPORT),
     )
     with new_folder(out, marker=REPORT, overwrite=True) as folder:
         write_gpu_report(folder, report)

@@ -1,7 +1,8 @@
-"""Steps `data` and `random-bert`: labelled texts, and a seeded random BERT that is labelled data's own teacher.
+"""Steps `data`, `random-bert` and `random-gpt2`: labelled texts, and seeded random models.
 
 python -m tuneport.stages.benchmarks.gpu_check.models data OUT
 python -m tuneport.stages.benchmarks.gpu_check.models random-bert TOKENIZER DATA OUT LAYERS HIDDEN_SIZE
+python -m tuneport.stages.benchmarks.gpu_check.models random-gpt2 TOKENIZER DATA OUT LAYERS HIDDEN_SIZE
 """
 
 import json
@@ -25,6 +26,9 @@ DEVIATION = 4.0
 """Standard deviation of each logit over the texts, about that of a trained classifier."""
 MARGIN = 1.0
 """Texts whose best two logits are closer are left out: which is higher would depend on rounding."""
+GENERATIVE_RANGE = 0.1
+GENERATIVE_ROWS = 50
+NEW_TOKENS = 32
 SPLITS = {"train": 300, "validation": 400, "test": 300}
 BATCH_ROWS = 32
 
@@ -66,6 +70,33 @@ def random_bert(tokenizer_folder: Path, data: Path, out: Path, *, layers: int, h
         write_lines(out / "data" / f"{split}.jsonl", labelled)
 
 
+def random_gpt2(tokenizer_folder: Path, data: Path, out: Path, *, layers: int, hidden_size: int) -> None:
+    """Write OUT/checkpoint, a random GPT-2 with an encoder's tokenizer, and OUT/data: texts of `data`.
+
+    What it generates has no meaning; how long that takes does not depend on the weights. They are large, so that the
+    best token is seldom decided by rounding.
+    """
+    from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    tokenizer.model_max_length = MAX_LENGTH
+    tokenizer.bos_token = tokenizer.eos_token = tokenizer.sep_token
+    torch.manual_seed(SEED)
+    config = GPT2Config(
+        vocab_size=len(tokenizer), n_embd=hidden_size, n_layer=layers, n_head=max(1, hidden_size // 64),
+        n_positions=2 * MAX_LENGTH, initializer_range=GENERATIVE_RANGE, pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.sep_token_id, eos_token_id=tokenizer.sep_token_id,
+    )  # fmt: skip
+    model = GPT2LMHeadModel(config)
+    model.generation_config.max_new_tokens = NEW_TOKENS
+    model.save_pretrained(out / "checkpoint")
+    tokenizer.save_pretrained(out / "checkpoint")
+    (out / "data").mkdir()
+    for split in ("train", "validation"):
+        texts = _texts(data / f"{split}.jsonl", GENERATIVE_ROWS)
+        write_lines(out / "data" / f"{split}.jsonl", [{"text": text} for text in texts])
+
+
 def _texts(file: Path, count: int) -> list[str]:
     with file.open(encoding="utf-8") as lines:
         return [json.loads(line)["text"] for line, _ in zip(lines, range(count), strict=False)]
@@ -90,7 +121,8 @@ def main() -> None:
             write_bbc_news(Path(arguments[0]))
         else:
             tokenizer, data, out, layers, hidden_size = arguments
-            random_bert(
+            make = {"random-bert": random_bert, "random-gpt2": random_gpt2}[kind]
+            make(
                 Path(resolve_model(tokenizer)), Path(data), Path(out), layers=int(layers), hidden_size=int(hidden_size)
             )
     except TuneportError as error:

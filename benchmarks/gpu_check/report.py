@@ -35,6 +35,8 @@ class GpuCheckReport(Frozen):
     """report.json of `tuneport bench`, without its settings."""
     endpoint: dict[str, Any] | None = None
     """report.json of `tuneport bench-endpoint`, without its settings."""
+    generation: dict[str, Any] | None = None
+    """report.json of `tuneport bench` of the generative model, without its settings."""
 
     @property
     def is_passed(self) -> bool:

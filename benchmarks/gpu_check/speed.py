@@ -7,9 +7,10 @@ torch.compile, for fixed shapes in the mode `reduce-overhead`, which uses CUDA g
 the device and back. A variant whose outputs differ from the reference is named, and the step fails.
 """
 
+import itertools
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,8 +123,11 @@ def mixed_lengths(count: int, longest: int) -> list[int]:
     return [int(length) for length in np.clip(np.round(drawn), SHORTEST, longest)]
 
 
-def measure_speed(artifact: Path, checkpoint: Path, device: TorchDevice) -> SpeedReport:
-    """Compare and time every variant of the device; floors are those of a GPU."""
+def measure_speed(artifact: Path, checkpoint: Path, device: TorchDevice) -> Iterator[SpeedReport]:
+    """Compare and time every variant of the device; floors are those of a GPU.
+
+    Yields the report after each workload, so that a step that runs out of time keeps what it measured.
+    """
     scale, manifest = SCALES[device], load_manifest(artifact)
     _, variants, _ = select_device(manifest, device)
     reference = open_baseline(manifest, BenchConfig(artifact=artifact, checkpoint=checkpoint)).load_reference(device)
@@ -136,22 +140,25 @@ def measure_speed(artifact: Path, checkpoint: Path, device: TorchDevice) -> Spee
     mixed = [rows.make(length, i) for i, length in enumerate(mixed_lengths(scale.mixed_rows, longest))]
     differences, wrong = compare(reference, runners, variants, [*batches.values(), mixed[: 4 * scale.bench_inputs]])
     compile_s: dict[str, float] = {}
-    workloads = [
-        *(time_shape(name, batch, eager, runners, scale, compile_s) for name, batch in batches.items()),
-        time_mixed(mixed, eager, runners, variants, scale, compile_s),
-    ]
-    return SpeedReport(
-        name=manifest.name,
-        device=device,
-        baselines={EAGER: eager.setup} | ({COMPILED: _compiled_setup(eager)} if scale.compiles else {}),
-        compile_s=compile_s,
-        mean_tokens=round(float(np.mean([len(row) for row in mixed])), 1),
-        default_variant=manifest.default_variant,
-        workloads=tuple(workloads),
-        differences=differences,
-        wrong=wrong,
-        floors=check_floors(workloads) if device == "cuda" else (),
+    measurements = itertools.chain(
+        (time_shape(name, batch, eager, runners, scale, compile_s) for name, batch in batches.items()),
+        (time_mixed(rows, eager, runners, variants, scale, compile_s) for rows in [mixed]),
     )
+    workloads: list[WorkloadResult] = []
+    for measured in measurements:
+        workloads.append(measured)
+        yield SpeedReport(
+            name=manifest.name,
+            device=device,
+            baselines={EAGER: eager.setup} | ({COMPILED: _compiled_setup(eager)} if scale.compiles else {}),
+            compile_s=compile_s,
+            mean_tokens=round(float(np.mean([len(row) for row in mixed])), 1),
+            default_variant=manifest.default_variant,
+            workloads=tuple(workloads),
+            differences=differences,
+            wrong=wrong,
+            floors=check_floors(workloads) if device == "cuda" else (),
+        )
 
 
 def compare(
@@ -283,11 +290,13 @@ def _agreement(ours: Any, torchs: Any) -> float:
 def main() -> None:
     """Measure, write the result, and exit with 1 if a variant is wrong or misses a floor."""
     artifact, checkpoint, device, result = sys.argv[1:]
+    report: SpeedReport | None = None
     try:
-        report = measure_speed(Path(artifact), Path(checkpoint), "cuda" if device == "cuda" else "cpu")
+        for report in measure_speed(Path(artifact), Path(checkpoint), "cuda" if device == "cuda" else "cpu"):
+            Path(result).write_text(report.model_dump_json(), encoding="utf-8")
     except TuneportError as error:
         sys.exit(f"error: {error}")
-    Path(result).write_text(report.model_dump_json(), encoding="utf-8")
+    assert report, "there is at least one workload"
     for name, why in report.wrong.items():
         sys.stdout.write(f"{name} is wrong: {why}\n")
     for each in report.floors:
