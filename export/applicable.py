@@ -28,7 +28,7 @@ def select_variants(
     wanted = names or tuple(
         name
         for name, spec in VARIANTS.items()
-        if spec.is_default and not _obstacle(name, device, rows, family or "encoder")
+        if device in spec.default_on and not _obstacle(name, device, rows, family or "encoder")
     )
     return {name: spec for name, spec in VARIANTS.items() if name == "fp32" or name in wanted}
 

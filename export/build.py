@@ -5,7 +5,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tuneport.errors import EngineError, GateError, TuneportError
@@ -19,7 +19,7 @@ from .config import Objective
 from .families import ExportFamily
 from .gate import Gate, Measurement, check
 from .graph import Graph
-from .passes.context import BuildContext
+from .passes.context import BuildContext, Pass
 from .provider_options import TENSORRT_ROWS, provider_options
 from .sensitivity import exclusion_sets
 from .variants import VariantSpec
@@ -63,6 +63,8 @@ class VariantBuilder:
     gate: Gate
     context: BuildContext
     progress: Callable[[str], object]
+    _built: dict[tuple[Pass, ...], Graph] = field(default_factory=dict)
+    """Graphs of finished variants, by their passes; others begin with them."""
 
     def build_and_validate(self, name: str, spec: VariantSpec) -> Passed | Rejected:
         """Build a variant and check it against its gate.
@@ -114,19 +116,30 @@ class VariantBuilder:
 
     def _build(self, name: str, spec: VariantSpec, context: BuildContext) -> Candidate:
         """Run a variant's passes in order; the last one writes into the variant's folder."""
-        graph, passes = self.context.fp32, spec.passes[self.family.name]
+        passes = spec.passes[self.family.name]
+        done, graph = self._begun(passes) if context is self.context else (0, context.fp32)
         target = self.folder / "onnx" / name
         if passes:
             shutil.rmtree(target, ignore_errors=True)
             target.mkdir()
         with tempfile.TemporaryDirectory(dir=self.folder) as scratch:
-            for number, run_pass in enumerate(passes, 1):
+            for number, run_pass in enumerate(passes[done:], done + 1):
                 folder = target if number == len(passes) else Path(tempfile.mkdtemp(dir=scratch))
                 with _as_engine_error("it cannot be built"):
                     graph = run_pass(graph, context, folder)
+        if context is self.context:
+            self._built[passes] = graph
         if spec.uses_tensorrt:
             graph = self._prepare_engines(name, graph)
         return Candidate(name=name, execution=self._execution(spec, graph))
+
+    def _begun(self, passes: tuple[Pass, ...]) -> tuple[int, Graph]:
+        """Return the graph of the variant with the most of the first passes, and their number; else the fp32 graph."""
+        for number in range(len(passes) - 1, 0, -1):
+            graph = self._built.get(passes[:number])
+            if graph and graph.path.is_file():  # the files of a variant that failed its gate are gone
+                return number, graph
+        return 0, self.context.fp32
 
     def _execution(self, spec: VariantSpec, graph: Graph) -> Execution:
         paths = [(graph.folder / name).relative_to(self.folder).as_posix() for name in graph.files]

@@ -14,6 +14,8 @@ GRAPH_ROWS = (1, 2, 4, 8, 16)
 MAX_GRAPH_TOKENS = 2048
 """Larger batches keep a GPU busy for longer than the launch of their kernels takes."""
 LENGTH_STEP = 16
+ATTENTION_WITHOUT_CUDNN = 1 | 2 | 4 | 16
+"""onnxruntime's bits for flash, memory-efficient, TensorRT's and plain attention; 8 is cuDNN's."""
 TYPICAL_ROWS, TENSORRT_ROWS = 8, 256
 """Rows of the batch that TensorRT's engine is tuned for, and of the largest that it takes."""
 
@@ -25,11 +27,14 @@ def provider_options(
 
     TensorRT's need the names of the graph's inputs.
 
-    CUDA computes fp32 in fp32: TF32, its default, misses the tolerance of exact variants.
+    CUDA computes fp32 in fp32: TF32, its default, misses the tolerance of exact variants. Attention of padded batches
+    runs without cuDNN, which builds a plan for each new (rows, length), in the middle of requests.
     """
     options = dict(spec.provider_options)
     if device == "cuda":
         options["use_tf32"] = "0"
+        if spec.layout == "padded" and spec.precision in ("fp16", "bf16"):
+            options["sdpa_kernel"] = str(ATTENTION_WITHOUT_CUDNN)
     if device == "tensorrt":
         typical = min(_round_up(float(np.median([len(row) for row in rows] or [LENGTH_STEP]))), max_length)
         options |= profile_options(inputs, typical=(TYPICAL_ROWS, typical), largest=(TENSORRT_ROWS, max_length))

@@ -23,7 +23,7 @@ from .checkpoint import Checkpoint
 from .checkpoint_files import loading_error
 from .inputs import input_names
 from .tasks.base import ExportTask
-from .torch_device import check_torch, matrix_products
+from .torch_device import check_torch, kernels
 
 DTYPES: dict[TorchPrecision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 LAYER = re.compile(r"(.*?\.\d+)\.")
@@ -115,7 +115,7 @@ class TorchModel:
         """Return the model compiled anew for each shape, on CUDA with CUDA graphs: torch's fastest on fixed shapes."""
         other = copy.copy(self)
         other._forward = torch.compile(self.model, mode="reduce-overhead", dynamic=False)
-        other.setup = self.setup.model_copy(update={"compiled": True})
+        other.setup = self.setup.model_copy(update={"compiled": True, "cudnn_attention": True})
         return other
 
     def _use(self, model: Any, setup: TorchSetup) -> None:
@@ -225,7 +225,7 @@ class TorchModel:
         with (
             self._as_checkpoint_error(tuple(feeds["input_ids"].shape)),
             torch.inference_mode(),
-            matrix_products(tf32=self.setup.tf32),
+            kernels(self.setup),
         ):
             outputs = self._forward(**self._to_device(feeds))
             return {name: outputs[name].float().cpu().numpy() for name in self._task.outputs}

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 from tuneport.errors import EngineError
+from tuneport.modeling.attention import cudnn_attention
 from tuneport.schema.artifact import Device
-from tuneport.schema.torch_setup import TorchDevice
+from tuneport.schema.torch_setup import TorchDevice, TorchSetup
 
 TORCH_DEVICES: dict[Device, TorchDevice] = {"cpu": "cpu", "cuda": "cuda", "tensorrt": "cuda"}
 """Device of a variant → the device on which torch is its reference and its baseline."""
@@ -31,13 +32,17 @@ def check_torch(device: TorchDevice) -> None:
 
 
 @contextlib.contextmanager
-def matrix_products(*, tf32: bool) -> Iterator[None]:
-    """Let torch round factors of fp32 products to TF32 on CUDA, or not; both settings are the process's."""
+def kernels(setup: TorchSetup) -> Iterator[None]:
+    """Let torch use the kernels of a setup on CUDA: those that round to TF32, and cuDNN's attention.
+
+    The settings are the process's.
+    """
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32 = cudnn.allow_tf32 = tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = setup.tf32
     try:
-        yield
+        with cudnn_attention(enabled=setup.cudnn_attention):
+            yield
     finally:
         matmul.allow_tf32, cudnn.allow_tf32 = before
 

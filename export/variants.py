@@ -38,8 +38,8 @@ class VariantSpec:
     devices: tuple[Device, ...]
     passes: Mapping[FamilyName, tuple[Pass, ...]] = field(default_factory=lambda: {"encoder": ()})
     """Family → passes over the fp32 graph, in order; without passes the variant uses the fp32 graph itself."""
-    is_default: bool = True
-    """Whether it is built if no variants are named."""
+    default_on: tuple[Device, ...] = ALL_DEVICES
+    """Devices for which it is built if no variants are named."""
     needs_data: bool = False
     """Whether it is calibrated or trained on the user's data."""
     is_exact: bool = False
@@ -76,11 +76,11 @@ class VariantSpec:
 
 
 BOTH: dict[FamilyName, tuple[Pass, ...]] = {"encoder": (), "generative": ()}
-DISTILLED: dict[str, Any] = {"is_default": False, "needs_data": True, "min_agreement": 0.9}
+DISTILLED: dict[str, Any] = {"default_on": (), "needs_data": True, "min_agreement": 0.9}
 """Models with fewer layers may predict differently, so their metric decides, with a lower limit on agreement."""
 VARIANTS: dict[str, VariantSpec] = {
     "fp32": VariantSpec("onnxruntime", "fp32", ALL_DEVICES, BOTH, is_exact=True),
-    "fused": VariantSpec("onnxruntime", "fp32", ALL_DEVICES, {"encoder": (fuse,)}, is_exact=True, is_default=False),
+    "fused": VariantSpec("onnxruntime", "fp32", ALL_DEVICES, {"encoder": (fuse,)}, default_on=CUDA, is_exact=True),
     "int8": VariantSpec(
         "onnxruntime",
         "int8",
@@ -93,7 +93,7 @@ VARIANTS: dict[str, VariantSpec] = {
         "int8",
         CPU,
         {"encoder": (smoothquant, int8_static)},
-        is_default=False,
+        default_on=(),
         needs_data=True,
         supports_node_exclusion=True,
     ),

@@ -23,6 +23,7 @@ from datasets import Dataset
 from tuneport.data.reader import fingerprint
 from tuneport.folders import check_out, full_disk_is_an_error, git_commit
 from tuneport.host import Host
+from tuneport.modeling.attention import cudnn_attention
 from tuneport.schema.run import CHECKPOINT, RUN, Run, Training
 
 from .arguments import training_arguments
@@ -94,7 +95,8 @@ def finetune(
         write_json(out / SETTINGS, identity)
     state.wait_for_everyone()
 
-    with full_disk_is_an_error(out), remove_on_failure(out, keep=resume):
+    # Batches of varying lengths.
+    with full_disk_is_an_error(out), remove_on_failure(out, keep=resume), cudnn_attention(enabled=False):
         if unlabelled is not None:
             del model
             teacher = _train_teacher(config, out / TEACHER)

@@ -13,7 +13,7 @@ from tuneport.runtime.tasks.base import RuntimeTask
 from tuneport.runtime.tasks.generation import Prompt
 
 from ..reference import TorchModel
-from ..torch_device import matrix_products
+from ..torch_device import kernels
 
 MAX_TIMED_ROWS = 40
 DEFAULT_NEW_TOKENS = 16
@@ -49,12 +49,12 @@ class TorchGenerator(TorchModel):
 
     def run_batch(self, rows: Sequence[EncodedInput]) -> Any:
         """Generate from rows as a variant does; for timing."""
-        with matrix_products(tf32=self.setup.tf32):
+        with kernels(self.setup):
             return GenerativeRunner(self._runtime_task, self.model, self._processing).run_batch(rows)
 
     def _generate(self, feeds: dict[str, Any], limit: int) -> list[RowOutputs]:
         feeds = {name: to_model(values, self.model) for name, values in feeds.items()}
-        with torch.inference_mode(), matrix_products(tf32=self.setup.tf32):
+        with torch.inference_mode(), kernels(self.setup):
             generated = self.model.generate(
                 **feeds, max_new_tokens=limit, do_sample=False, num_beams=1, return_dict_in_generate=True,
                 output_scores=True,
@@ -74,7 +74,7 @@ class TorchGenerator(TorchModel):
     def _score_reference(self, row: EncodedInput) -> RowOutputs:
         if not isinstance(row, Prompt) or not row.scored:
             return {}
-        with matrix_products(tf32=self.setup.tf32):
+        with kernels(self.setup):
             return score_reference(self.model, row)
 
 

@@ -1,5 +1,6 @@
 """Building one variant: it passes, or it is rejected with its reason and leaves nothing behind."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -104,6 +105,28 @@ def open_fake(prepared: Prepared, error: float) -> Callable[[VariantBuilder, Exe
         return FakeRunner(prepared, lambda rows: error * (len(rows) > 1), single_row_batches=single)
 
     return open_runner
+
+
+def test_a_variant_begins_with_the_graph_of_one_that_has_its_first_passes(prepared: Prepared, tmp_path: Path) -> None:
+    builder = prepared.builder(tmp_path)
+    ran: list[tuple[str, str]] = []
+
+    def copy_as(name: str) -> Pass:
+        def copy(graph: Graph, context: BuildContext, folder: Path) -> Graph:
+            ran.append((name, graph.folder.name))
+            return Graph(Path(shutil.copytree(graph.folder, folder, dirs_exist_ok=True)), graph.files)
+
+        return copy
+
+    first, second, third = copy_as("first"), copy_as("second"), copy_as("third")
+    for name, passes in {"a": (first,), "b": (first, second), "c": (first, second, third), "d": (third,)}.items():
+        spec = replace(VARIANTS["fused"], passes={"encoder": passes})
+        assert isinstance(builder.build_and_validate(name, spec), Passed)
+    assert ran == [("first", "fp32"), ("second", "a"), ("third", "b"), ("third", "fp32")]
+    shutil.rmtree(tmp_path / "onnx" / "b")  # as if it had failed its gate
+    spec = replace(VARIANTS["fused"], passes={"encoder": (first, second, second)})
+    assert isinstance(builder.build_and_validate("e", spec), Passed)
+    assert [name for name, _ in ran[4:]] == ["second", "second"]
 
 
 @pytest.mark.parametrize(("error", "runs_alone"), [(0.0, False), (0.5, True)])

@@ -44,6 +44,9 @@ def test_all_variants_for_cuda_pass_their_gate(exported: tuple[Path, Manifest, P
         assert variant.execution.device == "cuda"
         assert variant.evidence.parity.agreement > 0.99
         assert found.options[variant.name]["use_tf32"] == "0"
+        # cuDNN's attention builds a plan for each new shape, in the middle of requests.
+        assert ("sdpa_kernel" in found.options[variant.name]) == (variant.name in ("fp16", "bf16"))
+        assert not int(found.options[variant.name].get("sdpa_kernel", "0")) & 8
         assert variant.execution.provider_options == found.options[variant.name]
         assert variant.execution.min_compute_capability == "7.5"
     layouts = {each.name: each.execution.layout for each in manifest.variants}

@@ -26,7 +26,7 @@ from tuneport.stages.export.checkpoint import open_checkpoint
 from tuneport.stages.export.device import check_device
 from tuneport.stages.export.passes.distill import _output_error, distill
 from tuneport.stages.export.reference import TorchModel
-from tuneport.stages.export.torch_device import TORCH_DEVICES, check_torch, matrix_products, on_cpu
+from tuneport.stages.export.torch_device import TORCH_DEVICES, check_torch, kernels, on_cpu
 from tuneport.tasks import task_spec
 
 META = "meta"
@@ -53,6 +53,17 @@ def load(folder: Path, setup: TorchSetup = CPU_REFERENCE) -> TorchModel:
 
 def tf32_settings() -> tuple[bool, bool]:
     return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+def test_cudnn_s_attention_is_set_for_every_run_and_restored(model: TorchModel, enabled: bool) -> None:
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    model = model.with_setup(TorchSetup(cudnn_attention=enabled))
+    seen = []
+    model.model.register_forward_pre_hook(lambda *_: seen.append(torch.backends.cuda.cudnn_sdp_enabled()))
+    model.run_batch(ROWS)
+    assert set(seen) == {enabled}
+    assert torch.backends.cuda.cudnn_sdp_enabled() == before
 
 
 def test_tensorrt_s_reference_is_torch_on_cuda() -> None:
@@ -107,9 +118,9 @@ def test_tf32_is_set_for_every_run_and_restored(model: TorchModel, monkeypatch: 
 @pytest.mark.usefixtures("_tf32_settings")
 def test_tf32_is_restored_after_a_failure() -> None:
     torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = True, False
-    with matrix_products(tf32=False):
+    with kernels(TorchSetup()):
         assert tf32_settings() == (False, False)
-    with pytest.raises(RuntimeError, match="x"), matrix_products(tf32=False):
+    with pytest.raises(RuntimeError, match="x"), kernels(TorchSetup()):
         raise RuntimeError("x")
     assert tf32_settings() == (True, False)
 
@@ -216,7 +227,7 @@ def test_an_export_for_cuda_has_its_reference_on_cuda(tiny_checkpoint: Path, tin
     assert next(on_gpu.model.parameters()).device.type == "cuda"
     assert on_gpu.model(
         **{name: values.cuda() for name, values in feeds.items()}
-    ).logits.cpu().numpy() == pytest.approx(expected.model(**feeds).logits.detach().numpy(), abs=1e-3)
+    ).logits.detach().cpu().numpy() == pytest.approx(expected.model(**feeds).logits.detach().numpy(), abs=1e-3)
 
 
 @pytest.mark.gpu

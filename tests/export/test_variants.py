@@ -104,8 +104,10 @@ def test_fp32_is_the_first_variant_and_always_selected() -> None:
 def test_fp16_is_for_cuda_and_needs_data() -> None:
     with pytest.raises(TuneportError, match="fp16 does not run on cpu"):
         select_variants(("fp16",), "cpu")
-    assert list(select_variants((), "cuda")) == ["fp32", "fp16", "fp16-packed", "fp16-packed-mha", "bf16"]
-    assert list(select_variants((), "cuda", rows=0)) == ["fp32", "bf16"]
+    assert list(select_variants((), "cuda")) == [
+        "fp32", "fused", "fp16", "fp16-packed", "fp16-packed-mha", "bf16",
+    ]  # fmt: skip
+    assert list(select_variants((), "cuda", rows=0)) == ["fp32", "fused", "bf16"]
 
 
 @pytest.mark.parametrize(

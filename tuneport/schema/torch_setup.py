@@ -20,6 +20,8 @@ class TorchSetup(Frozen):
     precision: TorchPrecision = "fp32"
     tf32: bool = False
     """Whether products of fp32 matrices may round their factors to TF32."""
+    cudnn_attention: bool = False
+    """Whether attention may run in cuDNN, which pays on batches of one shape; see `tuneport.modeling.attention`."""
     compiled: bool = False
     """Whether `torch.compile` compiles the model."""
     attention: str | None = None
