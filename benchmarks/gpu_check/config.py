@@ -22,6 +22,8 @@ class Scale:
     layers: int
     """Of the random BERT; 12 is BERT-base."""
     hidden_size: int
+    random_variants: tuple[str, ...]
+    """Variants of the random BERT beside fp32, which takes longest to convert."""
     shapes: tuple[tuple[int, int], ...]
     """(rows, tokens) of the batches to time."""
     mixed_rows: int
@@ -39,11 +41,12 @@ class Scale:
 SCALES: dict[TorchDevice, Scale] = {
     "cuda": Scale(
         train_steps=100, max_length=128, gate_rows=300, layers=12, hidden_size=768,
+        random_variants=("fp16", "fp16-packed", "fp16-packed-mha"),
         shapes=((1, 16), (1, 128), (8, 128), (32, 128)), mixed_rows=2000, seconds=0.4, compiles=True,
         bench_inputs=100, connections="1,256", load_seconds=2.0, limit_factor=1,
     ),
     "cpu": Scale(
-        train_steps=2, max_length=48, gate_rows=20, layers=2, hidden_size=64,
+        train_steps=2, max_length=48, gate_rows=20, layers=2, hidden_size=64, random_variants=("fused",),
         shapes=((1, 16), (2, 32)), mixed_rows=20, seconds=0.02, compiles=False,
         bench_inputs=8, connections="2", load_seconds=0.5, limit_factor=4,
     ),

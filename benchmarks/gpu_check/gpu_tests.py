@@ -5,6 +5,7 @@
 Without a GPU all of them are skipped, which the step accepts on a CPU alone.
 """
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parents[2]
 MARKER = "pytest.mark.gpu"
+PROCESSES = 8
 OPTIONS = ("-q", "-m", "gpu", "-p", "no:cacheprovider", "-o", "addopts=", "-o", "filterwarnings=default")
 """Warnings are no errors here: a GPU machine may have other versions of the libraries."""
 
@@ -28,7 +30,9 @@ def run_gpu_tests(root: Path = ROOT) -> tuple[int, dict[str, Any]]:
     """Run the tests; returns pytest's exit code, and how many passed, failed and were skipped, and why."""
     with tempfile.TemporaryDirectory() as folder:
         junit = Path(folder) / "junit.xml"
-        command = [sys.executable, "-m", "pytest", *map(str, gpu_test_files(root)), *OPTIONS, f"--junitxml={junit}"]
+        processes = ("-n", str(PROCESSES)) if importlib.util.find_spec("xdist") else ()
+        files = map(str, gpu_test_files(root))
+        command = [sys.executable, "-m", "pytest", *files, *OPTIONS, *processes, f"--junitxml={junit}"]
         code = subprocess.run(command, cwd=root, check=False).returncode
         cases = list(ElementTree.parse(junit).iter("testcase")) if junit.is_file() else []
     return code, count_cases(cases)

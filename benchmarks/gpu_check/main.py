@@ -48,14 +48,15 @@ def plan_steps(device: TorchDevice, model: str, data: str | None, work: Path) ->
     def module(name: str) -> str:
         return f"{PACKAGE}.{name}"
 
-    def chain(name: str, source: Path, rows: str, needs: str) -> list[Step]:
-        """Return export, verification, placement and speed of one checkpoint."""
+    def chain(name: str, source: Path, rows: str, needs: str, *variants: str) -> list[Step]:
+        """Return export, verification, placement and speed of one checkpoint; of its default variants unless named."""
         made, exported = work / f"{name}-artifact", f"export-{name}"
-        settings = ("--name", name, "--device", device, "--max-gate-rows", scale.gate_rows)
+        settings = ["--name", name, "--device", device, "--max-gate-rows", scale.gate_rows]
+        settings += ["--variants", ",".join(variants)] if variants else []
         return [
             step(
                 exported, "tuneport", "export", source, "--out", made, "--data", rows, *settings,
-                limit_s=150, needs=[needs],
+                limit_s=180, needs=[needs],
             ),
             step(f"verify-{name}", "tuneport", "verify", made, limit_s=60, needs=[exported]),
             step(
@@ -95,7 +96,7 @@ def plan_steps(device: TorchDevice, model: str, data: str | None, work: Path) ->
             RANDOM, module("models"), RANDOM, model, rows, work / RANDOM, scale.layers, scale.hidden_size,
             limit_s=90, needs=needs_data,
         ),
-        *chain(RANDOM, checkpoint, str(work / RANDOM / "data"), RANDOM),
+        *chain(RANDOM, checkpoint, str(work / RANDOM / "data"), RANDOM, *scale.random_variants),
         step("gpu-tests", module("gpu_tests"), device, limit_s=150, writes=True),
         step(
             "bench", "tuneport", "bench", artifact, "--out", work / "bench", *bench,

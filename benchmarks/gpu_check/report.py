@@ -75,7 +75,8 @@ def write_gpu_report(folder: Path, report: GpuCheckReport) -> None:
     """Write report.json, report.md and report.png."""
     (folder / REPORT).write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
     (folder / TABLE).write_text(report.text(), encoding="utf-8")
-    _draw(folder / PICTURE, report)
+    if report.speeds():
+        _draw(folder / PICTURE, report)
 
 
 def _machine(host: Host) -> str:
@@ -135,9 +136,9 @@ def _draw(file: Path, report: GpuCheckReport) -> None:
 
     speeds = report.speeds()
     figure, axes = pyplot.subplots(
-        1, max(1, len(speeds)), figsize=(5.5 * max(1, len(speeds)), 3.8), layout="constrained"
+        1, len(speeds), squeeze=False, figsize=(5.5 * len(speeds), 3.8), layout="constrained"
     )
-    for panel, (name, speed) in zip([axes] if len(speeds) < 2 else axes, speeds.items(), strict=False):
+    for panel, (name, speed) in zip(axes[0], speeds.items(), strict=True):
         variants = list(speed.differences)
         width = 0.8 / max(1, len(variants))
         for i, variant in enumerate(variants):
