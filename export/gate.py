@@ -37,6 +37,11 @@ class Thresholds:
     max_drop: float
     """How much the task's metric may lose; 0.01 is one point."""
 
+    @property
+    def rests_on_metric(self) -> bool:
+        """Whether nothing but the metric could show that a model is broken."""
+        return self.max_abs_diff is None and self.min_agreement == 0
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -197,8 +202,17 @@ def check(measurement: Measurement, thresholds: Thresholds, agreement_means: str
     if metric is not None and not metric.drop <= thresholds.max_drop + ROUNDING:
         direction = "rises" if metric.lower_is_better else "falls"
         failures.append(f"{metric.name} {direction} by {metric.drop:.4f} > {thresholds.max_drop:g}")
+    if metric is not None and thresholds.rests_on_metric and _has_nothing_to_lose(metric, thresholds.max_drop):
+        failures.append(
+            f"torch's own {metric.name} is {metric.torch:.4f}, so that no fall of {thresholds.max_drop:g} could show; "
+            "give data that the model was trained for"
+        )
     if failures:
         raise GateError(", ".join(failures), "see the manifest for the evidence")
+
+
+def _has_nothing_to_lose(metric: Metric, max_drop: float) -> bool:
+    return not metric.lower_is_better and metric.torch <= max_drop
 
 
 def _arrays(outputs: dict[str, Any]) -> RowOutputs:

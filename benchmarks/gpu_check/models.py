@@ -71,7 +71,7 @@ def random_bert(tokenizer_folder: Path, data: Path, out: Path, *, layers: int, h
 
 
 def random_gpt2(tokenizer_folder: Path, data: Path, out: Path, *, layers: int, hidden_size: int) -> None:
-    """Write OUT/checkpoint, a random GPT-2 with an encoder's tokenizer, and OUT/data: texts of `data`.
+    """Write OUT/checkpoint, a random GPT-2 with an encoder's tokenizer, and OUT/data: beginnings that it continued.
 
     What it generates has no meaning; how long that takes does not depend on the weights. They are large, so that the
     best token is seldom decided by rounding.
@@ -87,14 +87,30 @@ def random_gpt2(tokenizer_folder: Path, data: Path, out: Path, *, layers: int, h
         n_positions=2 * MAX_LENGTH, initializer_range=GENERATIVE_RANGE, pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.sep_token_id, eos_token_id=tokenizer.sep_token_id,
     )  # fmt: skip
-    model = GPT2LMHeadModel(config)
+    model = GPT2LMHeadModel(config).eval()
     model.generation_config.max_new_tokens = NEW_TOKENS
+    with torch.no_grad():  # never the best: parts of words and marks, which a text does not show as they are
+        unseen = [i for word, i in tokenizer.get_vocab().items() if not word.isalpha()]
+        model.transformer.wte.weight[unseen] = 0
     model.save_pretrained(out / "checkpoint")
     tokenizer.save_pretrained(out / "checkpoint")
     (out / "data").mkdir()
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
     for split in ("train", "validation"):
-        texts = _texts(data / f"{split}.jsonl", GENERATIVE_ROWS)
+        texts = [_continued(model, tokenizer, text) for text in _texts(data / f"{split}.jsonl", GENERATIVE_ROWS)]
         write_lines(out / "data" / f"{split}.jsonl", [{"text": text} for text in texts])
+
+
+def _continued(model: Any, tokenizer: Any, text: str) -> str:
+    """Return the beginning of a text, and as many words with which a model continues it."""
+    feeds = tokenizer(" ".join(text.split()[:8]), return_tensors="pt", add_special_tokens=False).to(model.device)
+    count = feeds["input_ids"].shape[1]
+    with torch.inference_mode():
+        ids = model.generate(
+            input_ids=feeds["input_ids"], attention_mask=feeds["attention_mask"], do_sample=False, min_new_tokens=count,
+            max_new_tokens=count,
+        )  # fmt: skip
+    return str(tokenizer.decode(ids[0]))
 
 
 def _texts(file: Path, count: int) -> list[str]:

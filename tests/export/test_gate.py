@@ -108,6 +108,17 @@ def test_quantized_generative_models_are_limited_by_their_metric_alone() -> None
         check(measured(value=0.88), VARIANTS["int8"].thresholds(0.01, 1.0, GENERATIVE))
 
 
+def test_a_metric_with_nothing_to_lose_proves_nothing() -> None:
+    """A generator of noise, of which int8 keeps nothing, has the same score as its int8."""
+    int8 = VARIANTS["int8"].thresholds(0.01, 1.0, GENERATIVE)
+    check(measured(agreement=0.0, value=0.005, torch=0.011), int8)
+    with pytest.raises(GateError, match=r"torch's own accuracy is 0.0100, so that no fall of 0.01 could show"):
+        check(measured(agreement=0.0, value=0.0, torch=0.01), int8)
+    errors = Metric(name="wer", value=1.0, torch=1.0, lower_is_better=True)  # may rise beyond 1
+    check(Measurement(measured(agreement=0.0).parity, errors), int8)
+    check(measured(value=0.0, torch=0.0), INT8)  # whose agreement shows it
+
+
 @pytest.mark.parametrize(
     ("name", "family", "difference", "tolerance"),
     [("fp32", ENCODER, 0.9, 1e-3), ("int8", ENCODER, 0.9, 1.8), ("int8", ENCODER, 0.001, 0.05),
