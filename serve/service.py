@@ -84,19 +84,6 @@ class WorkerApp:
         await self.app(scope, receive, send)
 
 
-class LineBreaks:
-    """Middleware that answers paths with a line break here: the pattern under which BentoML mounts us has none."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        """Wrap BentoML's application."""
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on."""
-        app = worker_app if scope["type"] == "http" and "\n" in scope["path"] else self._app
-        await app(scope, receive, send)
-
-
 tracing.keep_bentoml_from_tracing()
 arguments = bentoml.use_arguments(Arguments)
 # Read at import because the supervisor needs to know about workers and TLS.
@@ -155,7 +142,7 @@ class ModelService:
             device = load_manifest(artifact).variant(settings.variant).execution.device
             placement = place_worker(device, bentoml.server_context.worker_index)
             self.admission = AdmissionController(self.open_inference(artifact), settings, placement)
-            worker_app.app = create_app(self.admission, settings.origins())
+            self._app = worker_app.app = create_app(self.admission, settings.origins())
         except Exception as error:
             lifecycle.report_failed_start(error)
             raise
@@ -182,7 +169,7 @@ class ModelService:
         except Exception as error:
             lifecycle.report_failed_start(error)
             raise
-        lifecycle.install_shutdown_hooks(settings, self._drain, self._hurry)
+        lifecycle.configure_server(settings, self._app, self._drain, self._hurry)
         loop = asyncio.get_running_loop()
         self.admission.inference.on_device_lost = lambda: loop.call_soon_threadsafe(self._leave)
         supervision.report_ready()
@@ -224,6 +211,7 @@ class ModelService:
         if self._metrics_server:
             self._metrics_server.shutdown()
         self.admission.inference.close()
+        logs.write_pending()
 
 
 @bentoml.service(name="tuneport", **bentoml_settings(settings))
@@ -231,8 +219,6 @@ class ModelService:
 class Tuneport(ModelService):
     """A fine-tuned model behind `POST /predict` and the Open Inference Protocol."""
 
-
-Tuneport.add_asgi_middleware(LineBreaks)  # type: ignore[attr-defined]  # the decorator turned the class into a Service
 
 
 def _artifact() -> Path:
