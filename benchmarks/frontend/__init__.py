@@ -1,1 +1,1 @@
-"""The front-end benchmark: what the service itself costs, with a model so small that the engine costs next to nothing."""
+"""The front-end benchmark: the cost of the service itself, with a model that costs next to nothing."""

@@ -10,9 +10,7 @@ import bentoml
 from .graph import TextGraph
 
 
-@bentoml.service(
-    workers=1, traffic={"timeout": 60}, metrics={"enabled": False}, logging={"access": {"enabled": False}}
-)
+@bentoml.service(workers=1, traffic={"timeout": 60}, metrics={"enabled": False}, logging={"access": {"enabled": False}})
 class TextClassification:
     """Answers `{"texts": […]}` with a list of `{"label", "score"}`; its metrics and its access log are off."""
 

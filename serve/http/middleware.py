@@ -29,7 +29,11 @@ class FramedApp:
     """
 
     def __init__(
-        self, app: Starlette, handlers: Mapping[Any, Any], admission: AdmissionController, direct: Mapping[str, Endpoint]
+        self,
+        app: Starlette,
+        handlers: Mapping[Any, Any],
+        admission: AdmissionController,
+        direct: Mapping[str, Endpoint],
     ) -> None:
         """Wrap the routes of `app`; `handlers` respond to exceptions by their classes.
 
@@ -51,35 +55,47 @@ class FramedApp:
         frame = RequestFrame(self._admission, "http", operation_of(path), headers)
         scope["app"] = self._app  # as Starlette itself sets it
         scope.setdefault("state", {})["frame"] = frame
-        has_begun = is_complete = False
-
-        async def send_framed(message: Message) -> None:
-            nonlocal has_begun, is_complete
-            if message["type"] == "http.response.body":
-                is_complete = not message.get("more_body")
-            elif message["type"] == "http.response.start":
-                has_begun, frame.status = True, str(message["status"])
-                message["headers"] = [*message["headers"], (b"x-request-id", frame.request_id.encode())]
-            await send(message)
+        framed = _FramedSend(send, frame)
 
         async def run_routes() -> None:
-            if "\n" in path:  # the pattern of a route matches it with a line break at its end, too
-                raise NotFound("a line break in the path", "POST to /predict; see /docs.json", code="not_routed")
-            endpoint = self._direct.get(path) if scope["method"] == "POST" else None
-            if endpoint is None:
-                await self._routes(scope, receive, send_framed)
-            else:
-                response = await _respond(endpoint, Request(scope, receive))
-                await response(scope, receive, send_framed)
-            if not is_complete:  # a stream whose client went away
+            await self._run_routes(scope, receive, framed)
+            if not framed.is_complete:  # a stream whose client went away
                 frame.status = CANCELLED["http"]
 
         async def respond(error: ErrorResponse, exception: Exception) -> None:
-            if has_begun:  # too late for a status: the server closes the connection
+            if framed.has_begun:  # too late for a status: the server closes the connection
                 raise exception
-            await error_response(error, path)(scope, receive, send_framed)
+            await error_response(error, path)(scope, receive, framed)
 
         await frame.handle(run_routes, respond)
+
+    async def _run_routes(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"]
+        if "\n" in path:  # the pattern of a route matches it with a line break at its end, too
+            raise NotFound("a line break in the path", "POST to /predict; see /docs.json", code="not_routed")
+        endpoint = self._direct.get(path) if scope["method"] == "POST" else None
+        if endpoint is None:
+            await self._routes(scope, receive, send)
+        else:
+            response = await _respond(endpoint, Request(scope, receive))
+            await response(scope, receive, send)
+
+
+class _FramedSend:
+    """Sends a response with the request's id, and remembers its status and how far it came."""
+
+    def __init__(self, send: Send, frame: RequestFrame) -> None:
+        self._send = send
+        self._frame = frame
+        self.has_begun = self.is_complete = False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.body":
+            self.is_complete = not message.get("more_body")
+        elif message["type"] == "http.response.start":
+            self.has_begun, self._frame.status = True, str(message["status"])
+            message["headers"] = [*message["headers"], (b"x-request-id", self._frame.request_id.encode())]
+        await self._send(message)
 
 
 async def client_disconnected(request: Request, _: Exception) -> Response:
