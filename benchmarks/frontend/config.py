@@ -48,8 +48,8 @@ class ServerResult(Frozen):
     """Processor time of all processes of the server, the engine's included, at the same load."""
     latency_ms_p50: float
     """One text a request, one connection."""
-    texts_per_s: float
-    """Many texts a request, four connections."""
+    texts_per_s: float | None
+    """Many texts a request, four connections; None over gRPC."""
     ready_s: float
     """From the command to 200 at /readyz."""
     worker_mib: float

@@ -1,6 +1,5 @@
 """The report of the front-end benchmark: JSON and a Markdown table."""
 
-import math
 from pathlib import Path
 
 from ..report import REPORT, TABLE, markdown_table
@@ -22,7 +21,6 @@ def write_frontend_report(folder: Path, report: FrontendReport) -> None:
 
 def _row(report: FrontendReport, server: ServerResult) -> list[str]:
     bare, engine = report.servers[0], report.engine
-    has_texts = not math.isnan(server.texts_per_s)
     return [
         server.name,
         f"{server.requests_per_s:.0f}",
@@ -30,8 +28,8 @@ def _row(report: FrontendReport, server: ServerResult) -> list[str]:
         f"{server.cpu_ms_per_request:.3f}",
         f"{server.latency_ms_p50:.2f}",
         f"{server.latency_ms_p50 - engine.latency_ms_p50:.2f}",
-        f"{server.texts_per_s:.0f}" if has_texts else "",
-        f"{server.texts_per_s / engine.texts_per_s:.2f}" if has_texts else "",
+        f"{server.texts_per_s:.0f}" if server.texts_per_s is not None else "",
+        f"{server.texts_per_s / engine.texts_per_s:.2f}" if server.texts_per_s is not None else "",
         f"{server.ready_s:.2f}",
         f"{server.worker_mib:.0f}",
         f"{server.worker_mib - engine.memory_mib:.0f}",

@@ -116,7 +116,6 @@ def _measure(
         "cpu_ms_per_request": 1000 * (usage.cpu_s - before.cpu_s) / load.sent,
         "latency_ms_p50": median(one.latencies_ms),
         "ready_s": server.ready_s,
-        "texts_per_s": float("nan"),
         "errors": sum(count for each in (load, one) for status, count in each.statuses.items() if status != OK),
     }
     if target.protocol == "http":
@@ -160,6 +159,7 @@ def _times(function: Callable[[Any], object], arguments: Sequence[Any]) -> list[
 
 
 def _summarize(name: str, samples: Sequence[Sample]) -> ServerResult:
-    medians = {key: round(median(sample[key] for sample in samples), 3) for key in samples[0]}
+    medians: dict[str, float | None] = {"texts_per_s": None}
+    medians |= {key: round(median(sample[key] for sample in samples), 3) for key in samples[0]}
     errors = sum(int(sample["errors"]) for sample in samples)
     return ServerResult.model_validate({"name": name, **medians, "errors": errors})

@@ -50,12 +50,16 @@ class Task(RuntimeTask):
         """Return one row for each text, truncated to the model's maximum."""
         return [[row] for row in self._tokenizer.encode(texts)]
 
+    def encode_request(self, texts: Sequence[Text], parameters: Any) -> list[list[EncodedInput]]:
+        """Encode as `encode` does; only an explanation needs the words' positions, and further rows."""
+        if parameters.explain:
+            return super().encode_request(texts, parameters)
+        return [[row] for row in self._tokenizer.encode(texts, with_positions=False)]
+
     def request_rows(
         self, parsed_input: Text, rows: Sequence[EncodedInput], parameters: Parameters
     ) -> list[EncodedInput]:
-        """Return the text's row and, for an explanation, the row with each of its words hidden."""
-        if not parameters.explain:
-            return list(rows)
+        """Return the text's row and the row with each of its words hidden, for an explanation."""
         hidden = explain.occlusions(rows[0], explain.pieces(parsed_input, rows[0]), self._mask)
         return [rows[0], *hidden]
 
