@@ -4,7 +4,6 @@ Whenever a stream of the engine is free, `tuneport.runtime.scheduler` selects it
 row waits for a batch to fill, and nothing runs for a caller who left.
 """
 
-import asyncio
 import contextlib
 import threading
 import time
@@ -119,12 +118,11 @@ class Batcher:
             jobs = self._queue.put(rows, deadline)
             self._changed.notify(len(jobs))
         try:
-            if len(jobs) == 1:
-                return [await jobs[0].outputs]
-            return await asyncio.gather(*(job.outputs for job in jobs))
+            return [await job.outputs for job in jobs]
         finally:
-            for job in jobs:  # a no-op for those that are done
-                job.outputs.cancel()
+            for job in jobs:
+                if not job.outputs.cancel() and not job.outputs.cancelled():
+                    job.outputs.exception()  # of a row after the first one that failed, which nobody asks for
             if any(job.outputs.cancelled() for job in jobs):
                 with self._changed:
                     self._queue.drop_cancelled()

@@ -13,7 +13,6 @@ import bentoml
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml.exceptions import BentoMLException, NotFound
 
-from tuneport import telemetry
 from tuneport.errors import ArtifactError, TuneportError
 from tuneport.folders import sha256
 from tuneport.schema.artifact import MANIFEST, Manifest
@@ -157,11 +156,3 @@ def serve_command(target: str, *, host: str, port: int, model: str | None = None
     """
     command = [sys.executable, "-P", "-m", "bentoml", "serve", target, "--host", host, "--port", str(port)]
     return [*command, "--arg", f"model={model}"] if model else command
-
-
-def serve_environment() -> dict[str, str]:
-    """Return this process's environment with defaults for a service: no telemetry, and no imports from its cwd."""
-    environment = {**telemetry.OFF, "PYTHONSAFEPATH": "1", **os.environ}
-    if home := environment.get("BENTOML_HOME"):
-        environment["BENTOML_HOME"] = str(Path(home).expanduser().absolute())
-    return environment

@@ -34,9 +34,9 @@ class RequestFrame:
         """For the record: HTTP's number or gRPC's name. The protocol sets it when it responds."""
         self.inputs: Any = None
         """For the record, where inputs are logged."""
+        self.headers = headers
         self._protocol = protocol
         self._operation = operation
-        self._headers = headers
 
     async def handle(
         self,
@@ -48,7 +48,7 @@ class RequestFrame:
         try:
             if self._operation is None:
                 return await work()
-            self.admission.check_key(self._headers.get("authorization"), self._headers.get("x-api-key"))
+            self.admission.check_key(self.headers.get("authorization"), self.headers.get("x-api-key"))
             with self.admission.acquire_slot():
                 return await work()
         except Exception as error:
@@ -62,7 +62,7 @@ class RequestFrame:
                     began,
                     self.request_id,
                     inputs=self.inputs,
-                    traceparent=self._headers.get("traceparent"),
+                    traceparent=self.headers.get("traceparent"),
                 )
 
     def to_response(self, error: Exception) -> ErrorResponse:

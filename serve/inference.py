@@ -21,6 +21,8 @@ from .settings import Settings
 
 SHORT_TEXT_CHARS = 1000
 """Tokenizing a text shorter than this takes less time than a change of threads."""
+QUICK_INPUTS, QUICK_CHARS = 128, 2**13
+"""So many texts of so many characters together are parsed in less time than a change of threads takes."""
 MAX_DECODE_VALUES = 2**13
 """Tokens and scores up to which the event loop may decode a request's outputs."""
 
@@ -96,9 +98,11 @@ class Inference:
         """
         checked = self.predictor.parse_parameters(parameters)
         size = count_chars(inputs, with_audio=True)
-        parsed_inputs = await self._prepare(inputs, size, self.predictor.parse_inputs, inputs)
+        parse = self.predictor.parse_inputs
+        is_quick = self.predictor.family.tokenizes_concurrently and size <= QUICK_CHARS and len(inputs) <= QUICK_INPUTS
+        parsed_inputs = parse(inputs) if is_quick else await self.lanes.run(size, parse, inputs)
         self.check_capacity()  # before the work of tokenizing, and after what makes a request invalid
-        windows = await self._prepare(inputs, size, self.predictor.task.encode_request, parsed_inputs, checked)
+        windows = await self._encode(inputs, size, parsed_inputs, checked)
         self._check_tokens(windows, allow_truncation=allow_truncation)
         if callback:
             windows = [with_callback(rows, callback) for rows in windows]
@@ -136,13 +140,14 @@ class Inference:
         if self.lost_because is not None:
             raise DeviceLost(self.lost_because)
 
-    async def _prepare(
-        self, inputs: Sequence[Any], size: int, step: Callable[..., list[Any]], *values: Any
-    ) -> list[Any]:
-        """Parse or encode inputs in a thread, or right here where that is faster."""
+    async def _encode(
+        self, inputs: Sequence[Any], size: int, parsed_inputs: Sequence[Any], parameters: BaseModel
+    ) -> list[list[EncodedInput]]:
+        """Encode inputs in a thread, or right here where that is faster."""
+        encode = self.predictor.task.encode_request
         if self.predictor.family.tokenizes_concurrently and _is_short(inputs):
-            return step(*values)
-        return await self.lanes.run(size, step, *values)
+            return encode(parsed_inputs, parameters)
+        return await self.lanes.run(size, encode, parsed_inputs, parameters)
 
     async def _decode(
         self,

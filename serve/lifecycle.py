@@ -1,4 +1,4 @@
-"""Start and stop of a worker: uvicorn's timeouts, a graceful shutdown, and the report of a failed start.
+"""Start and stop of a worker: uvicorn's settings, a graceful shutdown, and the report of a failed start.
 
 BentoML creates the uvicorn server itself and passes few settings on, so a worker finds it by its signal handler.
 """
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tuneport.errors import TuneportError
 
@@ -28,20 +29,26 @@ HTTP2_UPGRADE = re.compile(rb"(?<=\r\n)upgrade:[ \t]*h2c[ \t]*\r\n", re.IGNORECA
 FORCED_EXIT_S = 5.0
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 PROBE_S = 0.1
+BENTOML_PATHS = frozenset({"/livez", "/healthz", "/readyz", "/schema.json"})
 METHODS = (b"POST ", b"GET ", b"PUT ", b"OPTIONS ")
 
 
-def install_shutdown_hooks(
-    settings: Settings, drain: Callable[[], Awaitable[None]], hurry: Callable[[], Coroutine[Any, Any, None]]
+def configure_server(
+    settings: Settings,
+    app: ASGIApp,
+    drain: Callable[[], Awaitable[None]],
+    hurry: Callable[[], Coroutine[Any, Any, None]],
 ) -> None:
-    """Set the server's timeouts, and make SIGTERM and SIGINT await `drain` before the server closes its port.
+    """Set the server's timeouts and application, and make SIGTERM and SIGINT await `drain` before it closes its port.
 
-    A further SIGINT ends all requests at once and calls `hurry`.
+    Requests go to `app` without BentoML's application around it, but for BentoML's own paths. A further SIGINT ends all
+    requests at once and calls `hurry`.
     Call it in the event loop while the server starts. Without uvicorn, as in tests, it does nothing.
     """
     server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
     if not isinstance(server, uvicorn.Server):
         return
+    server.config.loaded_app = PathSwitch(app, server.config.loaded_app)
     server.config.timeout_keep_alive = settings.keep_alive_s
     server.config.timeout_graceful_shutdown = settings.shutdown_grace_s
     server.config.http_protocol_class = with_header_timeout(
@@ -74,6 +81,23 @@ def install_shutdown_hooks(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
+
+
+class PathSwitch:
+    """Passes BentoML's own paths to BentoML's application, and all other requests to tuneport's.
+
+    BentoML's layers (OpenTelemetry, timeout, request context, router) take longer than all the rest of a short request.
+    """
+
+    def __init__(self, app: ASGIApp, bentoml_app: ASGIApp) -> None:
+        """Take both applications."""
+        self._app = app
+        self._bentoml_app = bentoml_app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        is_ours = scope["type"] == "http" and scope["path"] not in BENTOML_PATHS
+        await (self._app if is_ours else self._bentoml_app)(scope, receive, send)
 
 
 def stop_worker(shutdown_grace_s: float) -> None:

@@ -3,12 +3,15 @@
 A log that cannot be written is lost and fails nothing.
 """
 
+import asyncio
+import atexit
 import contextlib
 import logging
 import os
 import re
 import select
 import traceback
+from collections import deque
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,6 +22,9 @@ REQUEST_ID = re.compile(r"[\w.:/+=@-]{1,128}", re.ASCII)
 OWN_FIELDS = "tuneport_fields"
 PID = os.getpid()
 STDERR = 2
+WRITE_AFTER_S = 0.01
+"""How long lines of requests are collected: a write costs more than all else of a line."""
+_pending: deque[bytes] = deque()
 
 
 class JsonLines(logging.Formatter):
@@ -68,13 +74,27 @@ def set_up_process() -> None:
 
 
 def write_line(line: bytes) -> None:
-    """Write a line to standard error. If the disk is full, or nobody reads it, the line is lost."""
-    rest = memoryview(line + b"\n")
-    with contextlib.suppress(OSError, ValueError):
-        while rest:
-            if not _is_writable(STDERR):
-                return
-            rest = rest[os.write(STDERR, rest[: select.PIPE_BUF]) :]
+    """Write a line to standard error, after those that wait."""
+    _pending.append(line)
+    write_pending()
+
+
+def write_pending() -> None:
+    """Write the lines that wait, as many as fit into one piece of a pipe at a time.
+
+    If the disk is full, or nobody reads them, they are lost.
+    """
+    while _pending:
+        piece = _pending.popleft() + b"\n"
+        with contextlib.suppress(IndexError):  # another thread has taken the last line
+            while _pending and len(piece) + len(_pending[0]) < select.PIPE_BUF:
+                piece += _pending.popleft() + b"\n"
+        rest = memoryview(piece)
+        with contextlib.suppress(OSError, ValueError):
+            while rest:
+                if not _is_writable(STDERR):
+                    break
+                rest = rest[os.write(STDERR, rest[: select.PIPE_BUF]) :]
 
 
 def _is_writable(file: int) -> bool:
@@ -96,10 +116,39 @@ def log(event: str, level: int = logging.INFO, *, exc_info: Any = None, **fields
 
 
 def log_request(**fields: Any) -> None:
-    """Log a request in the format of `log`, without `logging`, which would take as long as a short request."""
+    """Log a request in the format of `log`, without `logging`, which would take as long as a short request.
+
+    In an event loop the line is written within `WRITE_AFTER_S`, together with those of other requests.
+    """
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     line = orjson.dumps({"time": now, "level": "info", "event": "request", "worker": PID, **fields}, default=str)
-    write_line(line)
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        write_line(line)
+        return
+    _pending.append(line)
+    _timers.start(loop)
+
+
+class _Timers:
+    """Starts one timer at a time to write the lines that wait, in the event loop that runs."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._loop is not loop:
+            self._loop = loop
+            loop.call_later(WRITE_AFTER_S, self._write)
+
+    def _write(self) -> None:
+        self._loop = None
+        write_pending()
+
+
+_timers = _Timers()
+atexit.register(write_pending)
 
 
 def request_id(header: str | None) -> str:

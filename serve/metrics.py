@@ -120,15 +120,19 @@ class Metrics:
     def predictions(self, predictions: list[Any], *, has_several_labels: bool = False) -> None:
         """Count predictions, whose change over time shows drift, and truncated inputs."""
         self._inputs.inc(len(predictions))
-        self._truncated.inc(sum(map(is_truncated, predictions)))
+        if truncated := sum(map(is_truncated, predictions)):
+            self._truncated.inc(truncated)
+        labels: dict[str, int] = {}
         for prediction in predictions:
             for seen in observations(prediction, has_several_labels=has_several_labels):
                 if seen.label is not None:
-                    self._child(self._labels, "labels", seen.label).inc()
+                    labels[seen.label] = labels.get(seen.label, 0) + 1
                 if seen.confidence is not None:
                     self._confidence.observe(seen.confidence)
                 if seen.value is not None:
                     self._values.observe(seen.value)
+        for label, count in labels.items():
+            self._child(self._labels, "labels", label).inc(count)
 
     def page(self) -> tuple[bytes, str]:
         """Return the page that Prometheus reads, and its content type."""

@@ -8,24 +8,42 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-import httpx
 import psutil
 
+from tuneport import telemetry
 from tuneport.errors import TuneportError
 
-from .bento import serve_environment
 from .lifecycle import read_failed_start
 from .settings import START_REPORT
 from .supervision import COMMAND_PID
 
+SUPERVISOR = "tuneport.stages.serve.supervisor"
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0
+
+
+def supervisor_command(artifact: Path, *, host: str, port: int) -> list[str]:
+    """Return the command that serves an artifact's folder without BentoML, as `tuneport serve` does.
+
+    Run it in a folder without Python files.
+    """
+    command = [sys.executable, "-P", "-m", SUPERVISOR, str(artifact.resolve())]
+    return [*command, "--host", host, "--port", str(port)]
+
+
+def serve_environment() -> dict[str, str]:
+    """Return this process's environment with defaults for a service: no telemetry, and no imports from its cwd."""
+    environment = {**telemetry.OFF, "PYTHONSAFEPATH": "1", **os.environ}
+    if home := environment.get("BENTOML_HOME"):
+        environment["BENTOML_HOME"] = str(Path(home).expanduser().absolute())
+    return environment
 
 
 def free_port() -> int:
@@ -36,7 +54,7 @@ def free_port() -> int:
 
 
 def check_port(host: str, port: int) -> None:
-    """Raise a TuneportError if HTTP cannot listen there; BentoML would print a traceback."""
+    """Raise a TuneportError if HTTP cannot listen there; the service would print a traceback."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         # As uvicorn does: a port that was just closed is free.
@@ -124,6 +142,8 @@ def _run_variables(report: Path) -> dict[str, str]:
 
 
 def _ready(process: "subprocess.Popen[bytes]", url: str, report: Path) -> bool:
+    import httpx  # of the checks of what was started, and not of `tuneport serve`, which it would keep waiting
+
     deadline = time.monotonic() + START_TIMEOUT_S
     verify = not url.startswith("https://127.0.0.1")  # a test's own certificate
     while time.monotonic() < deadline and process.poll() is None and not report.exists():

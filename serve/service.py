@@ -6,13 +6,8 @@ The bento argument `model` names the artifact to serve (`--arg model=tuneport:1f
 registered last. A built bento keeps the one it was built with.
 """
 
-import asyncio
-import atexit
-import contextlib
-import logging
 import math
 import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +17,11 @@ from bentoml.models import BentoModel
 from pydantic import BaseModel
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tuneport.errors import TuneportError
-from tuneport.schema.loading import load_manifest
-
-from . import lifecycle, logs, supervision, tracing
+from . import lifecycle, logs, tracing
 from .bento import MODEL_NAME
-from .settings import METRICS_FOLDER, Settings, read_settings
+from .deployment import prepare_deployment, with_workers
+from .settings import Settings, read_settings
+from .worker import Worker
 
 if TYPE_CHECKING:
     from .inference import Inference
@@ -56,23 +50,6 @@ def bentoml_settings(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _with_workers(settings: Settings) -> Settings:
-    """Set the number of workers where it is not: one for each GPU if a variant for GPUs serves.
-
-    What prevents that is an error once the service starts, where it is reported; a build needs no GPU.
-    """
-    if settings.workers is not None:
-        return settings
-    from .devices import choose_variant, default_workers
-
-    with contextlib.suppress(BentoMLException, TuneportError):
-        manifest = load_manifest(Path(bentoml.models.get(arguments.model).path))
-        if any(variant.execution.device != "cpu" for variant in manifest.variants):
-            device = choose_variant(manifest, settings).variant.execution.device
-            return settings.model_copy(update={"workers": default_workers(device)})
-    return settings
-
-
 class WorkerApp:
     """The HTTP application of this process, which exists once the worker has opened its model."""
 
@@ -84,17 +61,13 @@ class WorkerApp:
         await self.app(scope, receive, send)
 
 
-class LineBreaks:
-    """Middleware that answers paths with a line break here: the pattern under which BentoML mounts us has none."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        """Wrap BentoML's application."""
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on."""
-        app = worker_app if scope["type"] == "http" and "\n" in scope["path"] else self._app
-        await app(scope, receive, send)
+def _with_workers(settings: Settings) -> Settings:
+    """Set the number of workers where it is not; a build may name a model that is not in the store."""
+    try:
+        artifact = Path(bentoml.models.get(arguments.model).path)
+    except BentoMLException:
+        return settings
+    return with_workers(settings, artifact)
 
 
 tracing.keep_bentoml_from_tracing()
@@ -105,7 +78,7 @@ worker_app = WorkerApp()
 
 
 class ModelService:
-    """A worker: opens the artifact, starts HTTP and gRPC, and shuts down gracefully.
+    """BentoML's side of a worker.
 
     A service with another batcher is a subclass with its own `open_inference`, decorated as `Tuneport` is.
     """
@@ -115,54 +88,28 @@ class ModelService:
     @bentoml.on_deployment
     @staticmethod
     def prepare() -> None:
-        """Prepare what the workers share, before they start: the folder of their metrics, and the variant.
+        """Prepare what the workers share, before they start.
 
-        The variant is chosen here where the artifact was timed on another host. BentoML's own metrics folder would be
-        shared by all its services, and emptied by each that starts.
+        BentoML's own metrics folder would be shared by all its services, and emptied by each that starts.
         """
-        logs.set_up_process()
-        os.environ["TUNEPORT_WORKERS"] = str(settings.worker_count)
-        folder = supervision.prepare_supervisor()
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        prepare_deployment(settings, _artifact())
         if settings.worker_count > 1:
-            os.environ[METRICS_FOLDER] = str(folder / "metrics")
-            (folder / "metrics").mkdir()
             # In its own images BentoML restarts no worker that dies: the others would go on with its GPU idle.
             os.environ.pop("BENTOML_CONTAINERIZED", None)
-        from .autotune import select_for_host, warn_of_other_processor
-
-        try:
-            selection = select_for_host(_artifact(), settings) if settings.variant is None else None
-            if selection and selection.variant:
-                os.environ["TUNEPORT_VARIANT"] = selection.variant
-            if selection and selection.max_batch_tokens:
-                os.environ["TUNEPORT_MAX_BATCH_TOKENS"] = str(selection.max_batch_tokens)
-            warn_of_other_processor(_artifact(), selection.variant if selection else settings.variant)
-        except TuneportError as error:
-            lifecycle.report_failed_start(error)
-            raise SystemExit(f"error: {error}") from error
 
     def __init__(self) -> None:
         """Open the artifact and check its golden cases; if that fails the worker never becomes ready."""
-        from .admission import AdmissionController
-        from .devices import place_worker
-        from .http.app import create_app
-
-        logs.set_up_process()
-        supervision.prepare_worker(settings.shutdown_grace_s)
+        number = bentoml.server_context.worker_index
         try:
             artifact = _artifact()
-            device = load_manifest(artifact).variant(settings.variant).execution.device
-            placement = place_worker(device, bentoml.server_context.worker_index)
-            self.admission = AdmissionController(self.open_inference(artifact), settings, placement)
-            worker_app.app = create_app(self.admission, settings.origins())
         except Exception as error:
+            logs.set_up_process()
             lifecycle.report_failed_start(error)
             raise
-        self._grpc: Any = None
-        self._metrics_server: Any = None
+        self.worker = Worker(artifact, settings, number=number, open_inference=self.open_inference)
+        worker_app.app = self.worker.app
 
-    def open_inference(self, artifact: Path) -> "Inference":
+    def open_inference(self, artifact: Path, settings: Settings) -> "Inference":
         """Open the artifact behind tuneport's batcher."""
         from .inference import Inference
 
@@ -171,68 +118,22 @@ class ModelService:
     @bentoml.on_startup
     async def start_servers(self) -> None:
         """Start the gRPC server in this worker's event loop; BentoML starts HTTP after it."""
-        try:
-            if settings.grpc_port:
-                from .grpc.server import GrpcServer
-
-                self._grpc = GrpcServer(self.admission)
-                await self._grpc.start()
-            if settings.metrics_port and bentoml.server_context.worker_index in (None, 1):
-                self._metrics_server = self.admission.metrics.listen(settings.metrics_port, settings.grpc_host)
-        except Exception as error:
-            lifecycle.report_failed_start(error)
-            raise
-        lifecycle.install_shutdown_hooks(settings, self._drain, self._hurry)
-        loop = asyncio.get_running_loop()
-        self.admission.inference.on_device_lost = lambda: loop.call_soon_threadsafe(self._leave)
-        supervision.report_ready()
-        logs.log("ready", model=self.admission.model, pid=os.getpid())
+        await self.worker.start()
 
     async def __is_ready__(self) -> bool:
         """Answer /readyz: false as soon as the service is told to stop, or has lost its device."""
-        return self.admission.ready
-
-    def _leave(self) -> None:
-        """Stop this worker because its device is lost: its requests get errors, and another worker takes its place."""
-        logs.log("device lost", logging.ERROR, because=self.admission.inference.lost_because, pid=os.getpid())
-        self.admission.metrics.device_lost()
-        self.admission.ready = False
-        lifecycle.stop_worker(settings.shutdown_grace_s)
-
-    async def _drain(self) -> None:
-        """Become not ready, continue serving for the drain time, then start to close the gRPC server."""
-        logs.log("stopping", drain_s=settings.drain_s, shutdown_grace_s=settings.shutdown_grace_s)
-        self.admission.ready = False
-        if self._grpc:
-            await self._grpc.set_ready(False)
-        is_lost = self.admission.inference.lost_because  # each request that comes meanwhile would fail
-        await asyncio.sleep(0 if is_lost or supervision.is_orphan() else settings.drain_s)
-        if self._grpc:
-            self._closing = asyncio.ensure_future(self._grpc.stop(settings.shutdown_grace_s))
-
-    async def _hurry(self) -> None:
-        """End active gRPC requests, too."""
-        if self._grpc:
-            await self._grpc.stop(0)
+        return self.worker.admission.ready
 
     @bentoml.on_shutdown
     async def stop(self) -> None:
         """Let active gRPC requests finish within the grace time, and stop the engine."""
-        self.admission.ready = False
-        if self._grpc:
-            await self._grpc.stop(settings.shutdown_grace_s)
-        if self._metrics_server:
-            self._metrics_server.shutdown()
-        self.admission.inference.close()
+        await self.worker.stop()
 
 
 @bentoml.service(name="tuneport", **bentoml_settings(settings))
 @bentoml.asgi_app(worker_app)
 class Tuneport(ModelService):
     """A fine-tuned model behind `POST /predict` and the Open Inference Protocol."""
-
-
-Tuneport.add_asgi_middleware(LineBreaks)  # type: ignore[attr-defined]  # the decorator turned the class into a Service
 
 
 def _artifact() -> Path:

@@ -80,9 +80,9 @@ def end_supervisor_unless_others_serve() -> None:
 
 
 def _supervisor() -> psutil.Process | None:
-    """Find BentoML's process above this worker."""
-    with contextlib.suppress(psutil.Error):
-        if "_bentoml_impl.worker.service" in psutil.Process().cmdline():
+    """Return the supervisor above this worker."""
+    if os.environ.get(SUPERVISOR_PID) == str(os.getppid()):
+        with contextlib.suppress(psutil.Error):
             return psutil.Process(os.getppid())
     return None
 

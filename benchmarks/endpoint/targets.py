@@ -71,7 +71,7 @@ def http_target(artifact: Path, variant: str | None, *, name: str = HTTP, servic
         name=name,
         command=lambda port: serve_command(service, host=HOST, port=port, model=model),
         path=PREDICT_PATH,
-        encode_request=_encode_predict,
+        encode_request=encode_predict,
         decode_response=lambda body: orjson.loads(body)["predictions"][0],
         environment={"TUNEPORT_VARIANT": variant} if variant else {},
     )
@@ -143,12 +143,13 @@ def null_target() -> EndpointTarget:
         name="no work",
         command=lambda port: [sys.executable, "-P", "-m", NULL_SERVER, str(port)],
         path=PREDICT_PATH,
-        encode_request=_encode_predict,
+        encode_request=encode_predict,
         decode_response=orjson.loads,
     )
 
 
-def _encode_predict(value: Any) -> bytes:
+def encode_predict(value: Any) -> bytes:
+    """Return the body of `POST /predict` for an input, or for a list of them."""
     return orjson.dumps({"inputs": value})
 
 

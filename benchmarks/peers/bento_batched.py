@@ -14,6 +14,7 @@ from tuneport.stages.serve.service import ModelService, bentoml_settings, settin
 
 if TYPE_CHECKING:
     from tuneport.stages.serve.inference import Inference
+    from tuneport.stages.serve.settings import Settings
 
 
 @bentoml.service(name="tuneport_bento_batched", **bentoml_settings(settings))
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 class BentoBatched(ModelService):
     """The endpoints of `Tuneport` in front of a `BentoBatcher`."""
 
-    def open_inference(self, artifact: Path) -> "Inference":
+    def open_inference(self, artifact: Path, settings: "Settings") -> "Inference":
         """Open the artifact in one stream on all cores: BentoML's batcher runs one batch at a time."""
         # Imported here, as in the service: BentoML's supervisor imports this module, too.
         from tuneport.stages.serve.inference import Inference

@@ -10,6 +10,8 @@ NESTED: Mapping[int, Any] = {5: {4: {}, 5: {}}, 6: {2: {}}}
 (parameters)."""
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 MAX_VARINT_BYTES = 10
+MIN_FIELD_BYTES = 2
+"""An empty field: its tag and its length."""
 
 
 def check_fields(raw: bytes, limit: int) -> None:
@@ -17,6 +19,8 @@ def check_fields(raw: bytes, limit: int) -> None:
 
     What is malformed is left to the parser.
     """
+    if len(raw) <= MIN_FIELD_BYTES * limit:  # most messages: they have no room for so many
+        return
     count = 0
     pending: list[tuple[int, int, Mapping[int, Any]]] = [(0, len(raw), NESTED)]
     while pending:

@@ -1,6 +1,6 @@
 """The HTTP application: `POST /predict`, Open Inference Protocol, OpenAI's /v1, the playground and /metrics.
 
-BentoML mounts it beside its own /livez and /readyz.
+BentoML's own paths, /livez and /readyz, are beside it: `serve/lifecycle.py`.
 """
 
 import asyncio
@@ -9,20 +9,18 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Match, Route
-from starlette.types import Scope
+from starlette.types import ASGIApp, Scope
 
 from tuneport.errors import InputError, MethodNotAllowed, NotFound, RequestError
 from tuneport.runtime.tasks.inputs import MAX_ITEMS
 
 from ..admission import AdmissionController
-from ..framing import CANCELLED
 from ..json_text import parse_json
-from .middleware import RequestMiddleware
+from .middleware import FramedApp, client_disconnected
 from .open_inference import routes as open_inference_routes
 from .openai import routes as openai_routes
 from .openapi import describe_api
@@ -32,14 +30,10 @@ from .responses import json_response
 from .streaming import stream_prediction
 from .uploads import is_upload, read_upload
 
-BENTOML_PATHS = ("/", "/static_content")
-"""Paths of BentoML's own page, which the fallback route leaves to it."""
 
-
-def create_app(admission: AdmissionController, origins: list[str] | None = None) -> Starlette:
+def create_app(admission: AdmissionController, origins: list[str] | None = None) -> ASGIApp:
     """Create the application; pages of `origins` may call it (CORS)."""
-    cors = [Middleware(CORSMiddleware, allow_origins=origins or [], allow_methods=["*"], allow_headers=["*"])]
-    app = Starlette(
+    routes = Starlette(
         routes=[
             Route("/predict", predict, methods=["POST"]),
             *open_inference_routes,
@@ -49,20 +43,20 @@ def create_app(admission: AdmissionController, origins: list[str] | None = None)
             Route("/docs.json", docs),
             FallbackRoute("/{path:path}", not_routed),
         ],
-        middleware=[*(cors if origins else []), Middleware(RequestMiddleware)],
-        exception_handlers={ClientDisconnect: _client_disconnected, HTTPException: _starlette_error},
     )
-    app.state.admission = admission
-    return app
+    routes.state.admission = admission
+    handlers = {ClientDisconnect: client_disconnected, HTTPException: _starlette_error}
+    app = FramedApp(routes, handlers, admission, direct={"/predict": predict})
+    return CORSMiddleware(app, allow_origins=origins, allow_methods=["*"], allow_headers=["*"]) if origins else app
 
 
 async def predict(request: Request) -> Response:
     """`{"inputs": X, "parameters": {…}}` → `{"predictions": […], "model": {…}}`, in order and number."""
-    admission = admission_of(request)
-    body, content_type = await read_body(request), request.headers.get("content-type", "")
+    admission, frame = admission_of(request), frame_of(request)
+    body, content_type = await read_body(request), frame.headers.get("content-type", "")
     read = read_upload if is_upload(content_type) else parse_body
     inputs, parameters = await admission.inference.lanes.run_if_large(len(body), read, body, content_type)
-    frame_of(request).inputs = inputs
+    frame.inputs = inputs
     if isinstance(parameters, dict) and parameters.get("stream") is True:
         return await stream_prediction(request, inputs, parameters)
     results = await unless_disconnected(request, admission.infer(inputs, parameters))
@@ -98,9 +92,8 @@ class FallbackRoute(Route):
     """Matches every path that no other route has."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """Match all but the paths of BentoML's page, with any method, and with line breaks in the path."""
-        path = scope["path"]
-        if scope["type"] != "http" or path == BENTOML_PATHS[0] or path.startswith(BENTOML_PATHS[1:]):
+        """Match with any method, and with line breaks in the path."""
+        if scope["type"] != "http":
             return Match.NONE, {}
         self.methods = None  # Starlette's constructor replaces None by GET
         return Match.FULL, {"endpoint": self.endpoint, "path_params": {}}
@@ -112,11 +105,6 @@ async def not_routed(request: Request) -> Response:
         if isinstance(route, Route) and route.matches(request.scope)[0] is Match.PARTIAL:
             raise _routing_error(request, ", ".join(sorted((route.methods or set()) - {"HEAD"})))
     raise _routing_error(request)
-
-
-async def _client_disconnected(request: Request, _: Exception) -> Response:
-    """Return a response that nobody reads; its status is for metrics and logs."""
-    return Response(status_code=int(CANCELLED["http"]))
 
 
 async def _starlette_error(request: Request, error: Exception) -> Response:

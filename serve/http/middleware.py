@@ -1,6 +1,13 @@
-"""The frame of an HTTP request as ASGI middleware: admission, request id, error response and record."""
+"""The HTTP application: the frame of a request as ASGI middleware, in front of the routes."""
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
 
 from tuneport.errors import NotFound
 
@@ -11,56 +18,104 @@ from .responses import error_response
 
 PUBLIC_PATHS = ("/", "/v2/health/live", "/v2/health/ready")
 """Served without a key and whatever the load: the playground's page, and health checks."""
+Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-class RequestMiddleware:
-    """Puts a `RequestFrame` around every HTTP request, and sends the responses to errors that routes raise."""
+class FramedApp:
+    """Puts a `RequestFrame` around every HTTP request, and sends the responses to errors that routes raise.
 
-    def __init__(self, app: ASGIApp) -> None:
-        """Wrap the routes."""
+    Starlette's own layers and its router take as long as all the rest of a short request, so the endpoints that most
+    requests go to are called without them.
+    """
+
+    def __init__(
+        self,
+        app: Starlette,
+        handlers: Mapping[Any, Any],
+        admission: AdmissionController,
+        direct: Mapping[str, Endpoint],
+    ) -> None:
+        """Wrap the routes of `app`; `handlers` respond to exceptions by their classes.
+
+        `direct` maps paths to endpoints for POST that are called without Starlette's router.
+        """
         self._app = app
+        # Without Starlette's outermost layer, which answers exceptions before the frame sees them.
+        self._routes = ExceptionMiddleware(app.router, handlers)
+        self._admission = admission
+        self._direct = direct
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request; other scopes pass unchanged."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        admission: AdmissionController = scope["app"].state.admission
+        path = scope["path"]
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        frame = RequestFrame(admission, "http", operation_of(scope["path"]), headers)
+        frame = RequestFrame(self._admission, "http", operation_of(path), headers)
+        scope["app"] = self._app  # as Starlette itself sets it
         scope.setdefault("state", {})["frame"] = frame
-        has_begun = is_complete = False
-
-        async def send_framed(message: Message) -> None:
-            nonlocal has_begun, is_complete
-            if message["type"] == "http.response.body":
-                is_complete = not message.get("more_body")
-            elif message["type"] == "http.response.start":
-                has_begun, frame.status = True, str(message["status"])
-                message["headers"] = [*message["headers"], (b"x-request-id", frame.request_id.encode())]
-            await send(message)
+        framed = _FramedSend(send, frame)
 
         async def run_routes() -> None:
-            if "\n" in scope["path"]:  # the pattern of a route matches it with a line break at its end, too
-                raise NotFound("a line break in the path", "POST to /predict; see /docs.json", code="not_routed")
-            await self._app(scope, receive, send_framed)
-            if not is_complete:  # a stream whose client went away
+            await self._run_routes(scope, receive, framed)
+            if not framed.is_complete:  # a stream whose client went away
                 frame.status = CANCELLED["http"]
 
         async def respond(error: ErrorResponse, exception: Exception) -> None:
-            if has_begun:  # too late for a status: the server closes the connection
+            if framed.has_begun:  # too late for a status: the server closes the connection
                 raise exception
-            await error_response(error, scope["path"])(scope, receive, send_framed)
+            await error_response(error, path)(scope, receive, framed)
 
         await frame.handle(run_routes, respond)
+
+    async def _run_routes(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"]
+        if "\n" in path:  # the pattern of a route matches it with a line break at its end, too
+            raise NotFound("a line break in the path", "POST to /predict; see /docs.json", code="not_routed")
+        endpoint = self._direct.get(path) if scope["method"] == "POST" else None
+        if endpoint is None:
+            await self._routes(scope, receive, send)
+        else:
+            response = await _respond(endpoint, Request(scope, receive))
+            await response(scope, receive, send)
+
+
+class _FramedSend:
+    """Sends a response with the request's id, and remembers its status and how far it came."""
+
+    def __init__(self, send: Send, frame: RequestFrame) -> None:
+        self._send = send
+        self._frame = frame
+        self.has_begun = self.is_complete = False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.body":
+            self.is_complete = not message.get("more_body")
+        elif message["type"] == "http.response.start":
+            self.has_begun, self._frame.status = True, str(message["status"])
+            message["headers"] = [*message["headers"], (b"x-request-id", self._frame.request_id.encode())]
+        await self._send(message)
+
+
+async def client_disconnected(request: Request, _: Exception) -> Response:
+    """Return a response that nobody reads; its status is for metrics and logs."""
+    return Response(status_code=int(CANCELLED["http"]))
+
+
+async def _respond(endpoint: Endpoint, request: Request) -> Response:
+    try:
+        return await endpoint(request)
+    except ClientDisconnect as error:
+        return await client_disconnected(request, error)
 
 
 def operation_of(path: str) -> str | None:
     """Return the operation of a path for the record, one of a few words; None for a public path."""
-    if path in PUBLIC_PATHS:
-        return None
     if path == "/predict":
         return "predict"
+    if path in PUBLIC_PATHS:
+        return None
     if path.startswith("/v2"):
         return "infer" if path.endswith("/infer") else "v2"
     return "openai" if path.startswith("/v1/") and path.endswith("completions") else "other"

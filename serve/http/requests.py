@@ -12,6 +12,8 @@ from ..admission import AdmissionController
 from ..framing import RequestFrame
 
 Result = TypeVar("Result")
+WATCH_AFTER_S = 0.05
+"""How long a request may take before it is watched for its client's leaving: most are answered sooner."""
 
 
 def admission_of(request: Request) -> AdmissionController:
@@ -31,10 +33,10 @@ async def read_body(request: Request) -> bytes:
 
     Raises UnsupportedEncoding, PayloadTooLarge or SlowRequest.
     """
-    settings = admission_of(request).settings
-    if request.headers.get("content-encoding", "identity") != "identity":
+    settings, headers = admission_of(request).settings, frame_of(request).headers
+    if headers.get("content-encoding", "identity") != "identity":
         raise UnsupportedEncoding("the body is compressed", "send it without Content-Encoding")
-    declared = request.headers.get("content-length", "")
+    declared = headers.get("content-length", "")
     if declared.isdigit() and int(declared) > settings.max_body_bytes:  # before a client sends it in vain
         raise _too_large(settings.max_body_bytes)
     body = bytearray()
@@ -55,17 +57,23 @@ def _too_large(limit: int) -> PayloadTooLarge:
 
 
 async def unless_disconnected(request: Request, work: Awaitable[Result]) -> Result:
-    """Await work; cancel it and raise ClientDisconnect when the client goes away."""
-    task, is_gone = asyncio.current_task(), False
+    """Await work; cancel it and raise ClientDisconnect when the client goes away, but not before `WATCH_AFTER_S`."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
+    disconnect: asyncio.Task[None] | None = None
+    is_gone = False
+
+    def watch() -> None:
+        nonlocal disconnect
+        disconnect = loop.create_task(_disconnect(request))
+        disconnect.add_done_callback(cancel)
 
     def cancel(_: Any) -> None:
         nonlocal is_gone
         is_gone = True
         task.cancel()
 
-    disconnect = asyncio.ensure_future(_disconnect(request))
-    disconnect.add_done_callback(cancel)
+    timer = loop.call_later(WATCH_AFTER_S, watch)
     try:
         return await work
     except asyncio.CancelledError:
@@ -74,8 +82,10 @@ async def unless_disconnected(request: Request, work: Awaitable[Result]) -> Resu
             raise ClientDisconnect from None
         raise
     finally:
-        disconnect.remove_done_callback(cancel)
-        disconnect.cancel()
+        timer.cancel()
+        if disconnect is not None:
+            disconnect.remove_done_callback(cancel)
+            disconnect.cancel()
 
 
 async def _disconnect(request: Request) -> None:

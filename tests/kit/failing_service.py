@@ -14,6 +14,7 @@ from tuneport.runtime.batch import Batch
 from tuneport.runtime.runner import EncoderRunner
 from tuneport.stages.serve import service
 from tuneport.stages.serve.inference import Inference
+from tuneport.stages.serve.settings import Settings
 
 FAILURE = "TESTS_DEVICE_FAILURE"
 
@@ -23,8 +24,8 @@ FAILURE = "TESTS_DEVICE_FAILURE"
 class Failing(service.ModelService):
     """The service with an engine that can lose its device."""
 
-    def open_inference(self, artifact: Path) -> Inference:
-        inference = super().open_inference(artifact)
+    def open_inference(self, artifact: Path, settings: Settings) -> Inference:
+        inference = super().open_inference(artifact, settings)
         runner = inference.predictor.runner
         assert isinstance(runner, EncoderRunner)
         run, failure = runner.backend.run, Path(os.environ[FAILURE])

@@ -11,6 +11,7 @@ from typing import Any, Self
 import httpx
 import uvicorn
 
+from tuneport.stages.serve import logs
 from tuneport.stages.serve.admission import AdmissionController
 from tuneport.stages.serve.grpc import open_inference_pb2 as pb
 from tuneport.stages.serve.http.app import create_app
@@ -66,6 +67,7 @@ class LocalService:
         self._server.should_exit = True
         self._thread.join()
         self.inference.close()
+        logs.write_pending()
 
 
 @contextmanager

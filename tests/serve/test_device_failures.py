@@ -28,8 +28,8 @@ from tuneport.errors import DeviceLost
 from tuneport.runtime.batch import EncodedInput
 from tuneport.runtime.scheduler import BatchLimits
 from tuneport.stages.serve.batcher import Batcher
-from tuneport.stages.serve.bento import register, serve_command, serve_environment
-from tuneport.stages.serve.process import free_port
+from tuneport.stages.serve.bento import register, serve_command
+from tuneport.stages.serve.process import free_port, serve_environment
 
 HOST = "127.0.0.1"
 TEXTS = [text for text, _ in zip(random_texts(61), range(24), strict=False)]

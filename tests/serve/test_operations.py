@@ -23,9 +23,9 @@ from kit.reference import TorchReference
 from kit.serving import infer_request
 from kit.texts import random_texts
 
-from tuneport.stages.serve.bento import SERVICE, register, serve_command, serve_environment
+from tuneport.stages.serve.bento import SERVICE, register, serve_command
 from tuneport.stages.serve.grpc import open_inference_pb2 as messages
-from tuneport.stages.serve.process import free_port, running
+from tuneport.stages.serve.process import free_port, running, serve_environment
 
 TEXTS = [text for text, _ in zip(random_texts(51), range(40), strict=False)]
 HOST = "127.0.0.1"

@@ -16,8 +16,8 @@ import psutil
 import pytest
 from kit.artifacts import change_byte
 
-from tuneport.stages.serve.bento import SERVICE, register, serve_command, serve_environment
-from tuneport.stages.serve.process import free_port
+from tuneport.stages.serve.bento import SERVICE, register, serve_command
+from tuneport.stages.serve.process import free_port, serve_environment
 
 HOST = "127.0.0.1"
 WITHIN_S = 10.0

@@ -34,14 +34,15 @@ def serve(config: ServeConfig, flags: dict[str, Any]) -> None:
 
     All options but --host and --port are settings of the service: each outweighs the variable TUNEPORT_… of its name.
     """
-    from tuneport.stages.serve.bento import SERVICE, register, serve_command
-    from tuneport.stages.serve.process import check_port, run_service
+    from tuneport.schema.loading import load_manifest
+    from tuneport.stages.serve.process import check_port, run_service, supervisor_command
     from tuneport.stages.serve.settings import read_settings
 
     check_flags(Settings, flags)
     os.environ |= {f"{PREFIX}{name}".upper(): str(value) for name, value in flags.items()}
-    settings = read_settings()  # a wrong variable is an error here, not in a worker's log
+    settings = read_settings()  # a wrong variable or artifact is an error here, not in a worker's log
+    load_manifest(config.artifact)
     check_port(config.host, config.port)
-    command = serve_command(SERVICE, host=config.host, port=config.port, model=register(config.artifact))
+    command = supervisor_command(config.artifact, host=config.host, port=config.port)
     environment = {f"{PREFIX}GRPC_HOST": os.environ.get(f"{PREFIX}GRPC_HOST", config.host), **settings.paths()}
     raise typer.Exit(run_service(command, environment))

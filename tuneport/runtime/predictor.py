@@ -56,6 +56,8 @@ class Predictor:
         if max_batch_tokens:
             self.runner.limits = replace(self.runner.limits, tokens=max_batch_tokens)
         self.task: RuntimeTask = self.runner.task
+        self._default_parameters: BaseModel | None = None
+        """What a request without parameters has: validated once, for most requests have none."""
         check_golden(self.runner, load_golden(folder), self.variant)  # also the engine's warm-up
 
     def describe(self) -> dict[str, str]:
@@ -64,10 +66,17 @@ class Predictor:
 
     def parse_parameters(self, parameters: Any) -> BaseModel:
         """Check a request's `parameters`; an InputError names every invalid one."""
+        if parameters is None or parameters == {}:
+            if self._default_parameters is None:
+                self._default_parameters = self._validate({})
+            return self._default_parameters
         if isinstance(parameters, dict):
             check_number(len(parameters), "parameters")
+        return self._validate(parameters)
+
+    def _validate(self, parameters: Any) -> BaseModel:
         try:
-            return self.task.parameters.model_validate({} if parameters is None else parameters)
+            return self.task.parameters.model_validate(parameters)
         except ValidationError as error:
             wrong = ", ".join(f"{'.'.join(map(str, e['loc'])) or 'parameters'}: {e['msg']}" for e in error.errors())
             known = ", ".join(self.task.parameters.model_fields) or "none"
@@ -91,8 +100,7 @@ class Predictor:
         parameters: BaseModel,
     ) -> list[Any]:
         """Return a prediction for each input, given the outputs of all rows in order."""
-        parts = zip(parsed_inputs, windows, group_by_input(results, windows), strict=True)
-        return [self.task.decode(*part, parameters) for part in parts]
+        return self.task.decode_request(parsed_inputs, windows, group_by_input(results, windows), parameters)
 
     def predict(self, values: Iterable[Any], parameters: Any = None, *, first: int = 0) -> list[Any]:
         """Predict several inputs, in order; `first` is the number of the first one in error messages.

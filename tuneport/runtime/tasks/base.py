@@ -51,6 +51,17 @@ class RuntimeTask(ABC):
         windows = self.encode(parsed_inputs)
         return [self.request_rows(*pair, parameters) for pair in zip(parsed_inputs, windows, strict=True)]
 
+    def decode_request(
+        self,
+        parsed_inputs: Sequence[Any],
+        windows: Sequence[Sequence[EncodedInput]],
+        outputs: Sequence[Sequence[RowOutputs]],
+        parameters: BaseModel,
+    ) -> list[Any]:
+        """Decode a request's inputs; a task that decodes many at once faster than one by one overrides it."""
+        parts = zip(parsed_inputs, windows, outputs, strict=True)
+        return [self.decode(*part, parameters) for part in parts]
+
     def read_local(self, value: Any) -> Any:
         """Return the input for a value of the command line; tasks whose inputs are files read the path."""
         return value

@@ -50,12 +50,16 @@ class Task(RuntimeTask):
         """Return one row for each text, truncated to the model's maximum."""
         return [[row] for row in self._tokenizer.encode(texts)]
 
+    def encode_request(self, texts: Sequence[Text], parameters: Any) -> list[list[EncodedInput]]:
+        """Encode as `encode` does; only an explanation needs the words' positions, and further rows."""
+        if parameters.explain:
+            return super().encode_request(texts, parameters)
+        return [[row] for row in self._tokenizer.encode(texts, with_positions=False)]
+
     def request_rows(
         self, parsed_input: Text, rows: Sequence[EncodedInput], parameters: Parameters
     ) -> list[EncodedInput]:
-        """Return the text's row and, for an explanation, the row with each of its words hidden."""
-        if not parameters.explain:
-            return list(rows)
+        """Return the text's row and the row with each of its words hidden, for an explanation."""
         hidden = explain.occlusions(rows[0], explain.pieces(parsed_input, rows[0]), self._mask)
         return [rows[0], *hidden]
 
@@ -78,6 +82,22 @@ class Task(RuntimeTask):
             return predictions
         return predictions[0] if predictions else prediction(best[0]) | {"label": None}
 
+    def decode_request(
+        self,
+        parsed_inputs: Sequence[Text],
+        windows: Sequence[Sequence[EncodedInput]],
+        outputs: Sequence[Sequence[RowOutputs]],
+        parameters: Any,
+    ) -> list[Any]:
+        """Decode as `decode` does; without parameters, and with one label an input, all inputs at once."""
+        if self._is_multi_label or parameters != DEFAULTS:
+            return super().decode_request(parsed_inputs, windows, outputs, parameters)
+        probabilities = self.probabilities(np.stack([rows[0]["logits"] for rows in outputs]))
+        best = probabilities.argmax(-1)
+        scores = probabilities[np.arange(len(best)), best].tolist()
+        parts = zip(best.tolist(), scores, windows, strict=True)
+        return [self._labelled(label, value, rows[0]) for label, value, rows in parts]
+
     def is_equivalent(self, prediction: Any, other: Any) -> bool:
         """Compare labels."""
         return _labels_of(prediction) == _labels_of(other)
@@ -91,15 +111,22 @@ class Task(RuntimeTask):
         self, label: int, parsed_input: Text, row: EncodedInput, probabilities: Output, parameters: Parameters
     ) -> dict[str, Any]:
         """`probabilities` (rows, labels) are those of the text and, for an explanation, of its occlusions."""
-        prediction: dict[str, Any] = {"label": self._labels[label], "score": score(probabilities[0, label])}
-        if row.truncated:
-            prediction["truncated"] = True
+        prediction = self._labelled(label, probabilities[0, label], row)
         if parameters.explain:
             pieces = explain.pieces(parsed_input, row)
             prediction["explanation"] = explain.explanation(
                 parsed_input, pieces, probabilities[0], probabilities[1:], label
             )
         return prediction
+
+    def _labelled(self, label: int, probability: Any, row: EncodedInput) -> dict[str, Any]:
+        prediction: dict[str, Any] = {"label": self._labels[label], "score": score(probability)}
+        if row.truncated:
+            prediction["truncated"] = True
+        return prediction
+
+
+DEFAULTS = Parameters()
 
 
 def softmax(logits: Output) -> Output:

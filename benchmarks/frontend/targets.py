@@ -1,0 +1,45 @@
+"""The servers of the front-end benchmark, all with the same graph."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import orjson
+
+from tuneport.schema.artifact import Manifest
+from tuneport.stages.serve.bento import serve_command
+
+from ..endpoint.targets import HOST, PREDICT_PATH, EndpointTarget, encode_predict, grpc_target, http_target
+from ..peers.graph import ARTIFACT
+
+BARE, BENTOML_SERVE, BATCHABLE = "bare Starlette", "bentoml serve, HTTP", "BentoML batchable=True"
+TUNEPORT, TUNEPORT_GRPC = "tuneport serve, HTTP", "tuneport serve, gRPC"
+BARE_SERVER = "tuneport.stages.benchmarks.peers.bare_starlette"
+BATCHABLE_SERVICE = "tuneport.stages.benchmarks.peers.bento_batchable:TextClassification"
+
+
+def frontend_targets(artifact: Path, manifest: Manifest) -> list[EndpointTarget]:
+    """Return the servers: the bare one first, then tuneport over HTTP."""
+    python = [sys.executable, "-P", "-m"]
+    serve = [*python, "tuneport", "serve", str(artifact.resolve()), "--host", HOST, "--port"]
+    environment = {ARTIFACT: str(artifact.resolve())}
+    bentoml_serve = replace(http_target(artifact, None), name=BENTOML_SERVE)
+    tuneport = replace(bentoml_serve, name=TUNEPORT, command=lambda port: [*serve, str(port)])
+    bare = EndpointTarget(
+        name=BARE,
+        command=lambda port: [*python, BARE_SERVER, str(port)],
+        path=PREDICT_PATH,
+        encode_request=encode_predict,
+        decode_response=tuneport.decode_response,
+        environment=environment,
+    )
+    batchable = EndpointTarget(
+        name=BATCHABLE,
+        command=lambda port: serve_command(BATCHABLE_SERVICE, host=HOST, port=port),
+        path="/classify",
+        encode_request=lambda value: orjson.dumps({"texts": value if isinstance(value, list) else [value]}),
+        decode_response=lambda body: orjson.loads(body)[0],
+        environment=environment,
+    )
+    grpc = replace(grpc_target(tuneport, manifest), name=TUNEPORT_GRPC)
+    return [bare, tuneport, grpc, bentoml_serve, batchable]

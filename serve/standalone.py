@@ -1,0 +1,73 @@
+"""The worker process of `tuneport serve`: uvicorn with the service's application, without BentoML.
+
+python -m tuneport.stages.serve.standalone ARTIFACT --fd SOCKET --number N
+"""
+
+import argparse
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+
+from .settings import Settings, read_settings
+from .worker import Worker
+
+
+def health_app(worker: Worker) -> Starlette:
+    """Return the application that starts and stops the worker, with the paths that BentoML has for probes."""
+
+    async def alive(request: Request) -> PlainTextResponse:
+        return PlainTextResponse("\n")
+
+    async def ready(request: Request) -> PlainTextResponse:
+        is_ready = worker.admission.ready
+        return PlainTextResponse("\n") if is_ready else PlainTextResponse("the service is not ready\n", 503)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        await worker.start()
+        yield
+        await worker.stop()
+
+    routes = [Route("/livez", alive), Route("/healthz", alive), Route("/readyz", ready)]
+    return Starlette(routes=routes, lifespan=lifespan)
+
+
+def server_config(worker: Worker, settings: Settings) -> uvicorn.Config:
+    """Return uvicorn's configuration; `Worker.start` sets timeouts and the application of all other paths."""
+    return uvicorn.Config(
+        health_app(worker),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        ws="none",
+        ssl_certfile=settings.tls_certfile,
+        ssl_keyfile=settings.tls_keyfile,
+    )
+
+
+def main() -> None:
+    """Serve until a signal to stop comes."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("artifact", type=Path)
+    parser.add_argument("--fd", type=int, required=True)
+    parser.add_argument("--number", type=int, required=True)
+    parser.add_argument("--manifest", required=True, help="hash of the manifest that the service was started with")
+    options = parser.parse_args()
+    settings = read_settings()
+    try:
+        worker = Worker(options.artifact, settings, number=options.number, manifest_hash=options.manifest)
+    except Exception as error:  # reported already
+        raise SystemExit(1) from error
+    listening = socket.socket(fileno=options.fd)
+    uvicorn.Server(server_config(worker, settings)).run(sockets=[listening])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""A worker: the process part of the service, whichever program started it. Imports no BentoML."""
+
+import asyncio
+import gc
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from starlette.types import ASGIApp
+
+from tuneport.errors import ArtifactError
+from tuneport.folders import sha256
+from tuneport.schema.artifact import MANIFEST
+from tuneport.schema.loading import load_manifest
+
+from . import lifecycle, logs, supervision
+from .settings import Settings
+
+if TYPE_CHECKING:
+    from .inference import Inference
+
+OpenInference = Callable[[Path, Settings], "Inference"]
+
+
+class Worker:
+    """Opens an artifact, serves it over HTTP and gRPC, and shuts down gracefully."""
+
+    def __init__(
+        self,
+        artifact: Path,
+        settings: Settings,
+        *,
+        number: int | None = None,
+        manifest_hash: str | None = None,
+        open_inference: OpenInference | None = None,
+    ) -> None:
+        """Open the artifact and check its golden cases; if that fails the worker never becomes ready.
+
+        `number` counts the workers of a service from 1. With a `manifest_hash` no other artifact is served, so that a
+        worker that replaces another does not serve what was exported into the folder meanwhile. `open_inference` opens
+        the artifact, by default behind tuneport's batcher. What fails is reported to the process that started the
+        service, and raised.
+        """
+        from .admission import AdmissionController
+        from .devices import place_worker
+        from .http.app import create_app
+        from .inference import Inference
+
+        logs.set_up_process()
+        supervision.prepare_worker(settings.shutdown_grace_s)
+        try:
+            device = load_manifest(artifact).variant(settings.variant).execution.device
+            if manifest_hash not in (None, sha256(artifact / MANIFEST)):
+                raise ArtifactError(f"{artifact} was replaced while it was served", "start the service again")
+            placement = place_worker(device, number)
+            inference = (open_inference or Inference.open)(artifact, settings)
+            self.admission = AdmissionController(inference, settings, placement)
+            self.app: ASGIApp = create_app(self.admission, settings.origins())
+        except Exception as error:
+            lifecycle.report_failed_start(error)
+            raise
+        self._settings = settings
+        self._number = number
+        self._grpc: Any = None
+        self._metrics_server: Any = None
+
+    async def start(self) -> None:
+        """Start the gRPC server in this event loop and configure uvicorn's, which starts HTTP after it."""
+        settings = self._settings
+        try:
+            if settings.grpc_port:
+                from .grpc.server import GrpcServer
+
+                self._grpc = GrpcServer(self.admission)
+                await self._grpc.start()
+            if settings.metrics_port and self._number in (None, 1):
+                self._metrics_server = self.admission.metrics.listen(settings.metrics_port, settings.grpc_host)
+        except Exception as error:
+            lifecycle.report_failed_start(error)
+            raise
+        lifecycle.configure_server(settings, self.app, self._drain, self._hurry)
+        loop = asyncio.get_running_loop()
+        self.admission.inference.on_device_lost = lambda: loop.call_soon_threadsafe(self._leave)
+        supervision.report_ready()
+        logs.log("ready", model=self.admission.model, pid=os.getpid())
+        # What was imported and opened lives as long as the process: later collections need not look at it.
+        gc.collect()
+        gc.freeze()
+
+    async def stop(self) -> None:
+        """Let active gRPC requests finish within the grace time, and stop the engine."""
+        self.admission.ready = False
+        if self._grpc:
+            await self._grpc.stop(self._settings.shutdown_grace_s)
+        if self._metrics_server:
+            self._metrics_server.shutdown()
+        self.admission.inference.close()
+        logs.write_pending()
+
+    def _leave(self) -> None:
+        """Stop this worker because its device is lost: its requests get errors, and another worker takes its place."""
+        logs.log("device lost", logging.ERROR, because=self.admission.inference.lost_because, pid=os.getpid())
+        self.admission.metrics.device_lost()
+        self.admission.ready = False
+        lifecycle.stop_worker(self._settings.shutdown_grace_s)
+
+    async def _drain(self) -> None:
+        """Become not ready, continue serving for the drain time, then start to close the gRPC server."""
+        settings = self._settings
+        logs.log("stopping", drain_s=settings.drain_s, shutdown_grace_s=settings.shutdown_grace_s)
+        self.admission.ready = False
+        if self._grpc:
+            await self._grpc.set_ready(False)
+        is_lost = self.admission.inference.lost_because  # each request that comes meanwhile would fail
+        await asyncio.sleep(0 if is_lost or supervision.is_orphan() else settings.drain_s)
+        if self._grpc:
+            self._closing = asyncio.ensure_future(self._grpc.stop(settings.shutdown_grace_s))
+
+    async def _hurry(self) -> None:
+        """End active gRPC requests, too."""
+        if self._grpc:
+            await self._grpc.stop(0)
