@@ -12,6 +12,7 @@ from tuneport.errors import DeadlineExceeded, InputError, Overloaded, PayloadToo
 from tuneport.runtime.tasks.generation import TokenCallback
 
 from . import logs, tracing
+from .admission_policy import RefusalPacer
 from .batcher import BatchReport
 from .devices import Placement
 from .inference import Inference, InferenceResult, count_chars
@@ -38,6 +39,7 @@ class AdmissionController:
         self._keys = settings.keys()
         self._has_several_labels = self.manifest.processing.problem_type == "multi_label_classification"
         self._active_requests = 0
+        self._pacer = RefusalPacer()
         self._has_halved = False
 
     def check_key(self, authorization: str | None, api_key: str | None) -> None:
@@ -56,16 +58,18 @@ class AdmissionController:
             raise Unauthenticated(problem, "send Authorization: Bearer KEY, or x-api-key: KEY")
 
     @contextmanager
-    def acquire_slot(self) -> Iterator[None]:
+    def acquire_slot(self, *, needs_engine: bool = False) -> Iterator[None]:
         """Count a request as active for as long as the block lasts.
 
-        Raises Overloaded where as many requests are active as may be. A full queue refuses a request only when it has
-        been read, so that an invalid one is not told to try again.
+        Raises Overloaded where as many requests are active as may be and, for a request that `needs_engine`, where it
+        would not be answered in time: here, before it is read, a refusal costs least.
         """
         limit = self.settings.max_concurrent_requests
         if self._active_requests >= limit:
             problem = f"{self._active_requests} requests are active and at most {limit} may be"
             raise Overloaded(problem, "try again after a second, or add replicas")
+        if needs_engine:
+            self.inference.check_capacity(asyncio.get_running_loop().time() + self.settings.request_timeout_s)
         self._active_requests += 1
         try:
             yield
@@ -104,6 +108,12 @@ class AdmissionController:
             predictions = [result.prediction for result in results]
             self.metrics.predictions(predictions, has_several_labels=self._has_several_labels)
         return results
+
+    async def hold_refusal(self) -> None:
+        """Wait for as long as the answer to a refused request is to be held back; see `RefusalPacer`."""
+        held_s = self._pacer.hold_s(time.monotonic())
+        if held_s:
+            await asyncio.sleep(held_s)
 
     def check_size(self, inputs: Sequence[Any]) -> None:
         """Refuse a list that is empty, or has too many inputs, or more text than may be tokenized for one request."""

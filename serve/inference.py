@@ -59,7 +59,7 @@ class Inference:
             streams=predictor.runner.streams,
             limits=predictor.runner.limits,
             max_queue_inputs=settings.max_queue_inputs,
-            max_queue_s=_max_queue_s(predictor, settings),
+            max_queue_s=None if settings.max_queue_ms is None else settings.max_queue_ms / 1000,
             report=lambda report: self.on_batch(report),
         )
 
@@ -97,7 +97,7 @@ class Inference:
         checked = self.predictor.parse_parameters(parameters)
         size = count_chars(inputs, with_audio=True)
         parsed_inputs = await self._prepare(inputs, size, self.predictor.parse_inputs, inputs)
-        self.check_capacity()  # before the work of tokenizing, and after what makes a request invalid
+        self.check_capacity(deadline)  # before the work of tokenizing
         windows = await self._prepare(inputs, size, self.predictor.task.encode_request, parsed_inputs, checked)
         self._check_tokens(windows, allow_truncation=allow_truncation)
         if callback:
@@ -107,10 +107,10 @@ class Inference:
         parts = zip(predictions, windows, group_by_input(outputs, windows), strict=True)
         return [_result(*part) for part in parts]
 
-    def check_capacity(self) -> None:
+    def check_capacity(self, deadline: float | None = None) -> None:
         """Raise DeviceLost where nothing can run any more, and what `Batcher.check_capacity` raises."""
         self._check_device_lost()
-        self.batcher.check_capacity()
+        self.batcher.check_capacity(deadline=deadline)
 
     def close(self) -> None:
         """Refuse the rows that wait and stop the threads."""
@@ -179,14 +179,6 @@ def _check_device(variant: Variant, settings: Settings) -> None:
             f"variant {variant.name} is for {device}, and {settings.device} was asked for",
             "choose a variant of that device or unset TUNEPORT_DEVICE",
         )
-
-
-def _max_queue_s(predictor: Predictor, settings: Settings) -> float:
-    """Return how long a row may wait: the setting or, where unset, what suits the family's models."""
-    is_set = "max_queue_ms" in settings.model_fields_set
-    if predictor.family.waits_for_request_timeout and not is_set:
-        return settings.request_timeout_s
-    return settings.max_queue_ms / 1000
 
 
 def _is_short(inputs: Sequence[Any]) -> bool:

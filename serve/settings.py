@@ -44,11 +44,11 @@ class Settings(BaseSettings):
     gpu_arena_strategy: ArenaStrategy | None = None
     """How that arena grows; by default as the variant says, else as ONNX Runtime does (kNextPowerOfTwo)."""
 
-    max_queue_inputs: int = Field(default=4096, ge=1)
-    """Inputs that may wait in the queue; further requests are refused with 429."""
-    max_queue_ms: float = Field(default=350.0, gt=0, allow_inf_nan=False)
-    """Estimated wait in the queue above which requests are refused with 429."""
-    max_concurrent_requests: int = Field(default=1024, ge=1)
+    max_queue_inputs: int = Field(default=32768, ge=1)
+    """Inputs that may wait in the queue, which bounds its memory; further requests are refused with 429."""
+    max_queue_ms: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Estimated wait in the queue above which requests are refused with 429; by default the request's own timeout."""
+    max_concurrent_requests: int = Field(default=4096, ge=1)
     """Requests that a worker handles at a time, over both protocols; further ones are refused with 429."""
     max_client_batch_size: int = Field(default=512, ge=1)
     """Inputs of one request; more are refused with 413."""

@@ -305,19 +305,18 @@ def test_a_queue_that_would_take_too_long_refuses_and_says_when_to_retry() -> No
         batcher = Batcher(
             slow, streams=1, limits=BatchLimits(20), max_queue_inputs=1000, max_queue_s=0.1, report=reports.append
         )
-        await batcher.submit([row(0, 10), row(0, 10)])  # shows the speed
+        await batcher.submit([row(0, 10)] * 10)  # shows the speed
         requests = [asyncio.ensure_future(batcher.submit([row(i, 10)])) for i in range(40)]
         answers = await asyncio.gather(*requests, return_exceptions=True)
         refused = [answer for answer in answers if isinstance(answer, Overloaded)]
         assert 4 <= 40 - len(refused) <= 16
-        assert all(0.1 < error.retry_after_s < 1 for error in refused)
+        assert all(0 < error.retry_after_s < 1 for error in refused)
         assert "TUNEPORT_MAX_QUEUE_MS" in refused[0].remedy
         assert len(await batcher.submit([row(1, 10)])) == 1
         batcher.close()
 
     asyncio.run(run())
-    assert reports[0].rows == 2
-    assert (reports[0].tokens, reports[0].padded_tokens) == (20, 20)
+    assert (reports[1].tokens, reports[1].padded_tokens) == (20, 20)
     assert sum(report.rows for report in reports) == sum(len(report.waited_s) for report in reports)
 
 
