@@ -13,7 +13,7 @@ from .errors import ErrorResponse, to_error_response
 
 Protocol = Literal["http", "grpc"]
 Result = TypeVar("Result")
-ENGINE_OPERATIONS = ("predict", "infer", "openai")
+ENGINE_OPERATIONS = ("predict", "rerank", "infer", "openai")
 """Operations that wait for the engine, and are refused before they are read when it has too much work."""
 CANCELLED: dict[Protocol, str] = {"http": "499", "grpc": "CANCELLED"}
 """The status of a request whose client went away."""

@@ -119,8 +119,9 @@ class RowQueue:
     def take_batch(self) -> list[Job]:
         """Remove and return the next batch: the row whose turn it is, with those of its group that fit it best."""
         window: list[Job] = []
-        end = 0
-        for end, job in enumerate(self._jobs, 1):
+        looked_at = 0
+        for job in self._jobs:
+            looked_at += 1
             if job.is_waiting and job.outputs.done():  # its caller left a moment ago
                 self._leave(job)
             if job.is_waiting and (not window or job.row.group == window[0].row.group):
@@ -130,7 +131,7 @@ class RowQueue:
         batch = [window[i] for i in select_batch([len(job.row) for job in window], self._limits)] if window else []
         for job in batch:
             self._leave(job)
-        self._jobs[:end] = [job for job in self._jobs[:end] if job.is_waiting]
+        self._jobs[:looked_at] = [job for job in self._jobs[:looked_at] if job.is_waiting]
         tokens = sum(len(job.row) for job in batch)
         self._advance(tokens)
         if batch:

@@ -59,6 +59,9 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(default=8 * 2**20, ge=1)
     """Size of a request's body; a larger one is refused with 413."""
 
+    response_cache_mib: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Memory of a worker's cache of predictions; by default there is none. Not for generative models."""
+
     request_timeout_s: float = Field(default=30.0, gt=0, allow_inf_nan=False)
     """Time for a request, after which it is dropped and answered with 503; for a stream, time for each token."""
     header_timeout_s: float = Field(default=10.0, gt=0, allow_inf_nan=False)
