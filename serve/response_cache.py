@@ -67,7 +67,7 @@ class ResponseCache:
             self.bytes -= self._entries.popitem(last=False)[1].size
 
 
-def _key(start: "hashlib._Hash", value: Any) -> bytes | None:
+def _key(start: hashlib.blake2b, value: Any) -> bytes | None:
     digest = start.copy()
     try:
         digest.update(orjson.dumps(value, option=orjson.OPT_SORT_KEYS))

@@ -99,7 +99,7 @@ class LoadGenerator:
 
     async def _open_loop(self, requests_per_s: float) -> None:
         chance = random.Random(SEED)
-        pending: set[asyncio.Task[None]] = set()
+        pending: set[asyncio.Task[int]] = set()
         arrival = time.perf_counter()
         while (arrival := arrival + chance.expovariate(requests_per_s)) < self._ends_at:
             await asyncio.sleep(max(0.0, arrival - time.perf_counter()))
