@@ -8,14 +8,23 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from tuneport.errors import DeadlineExceeded, InputError, Overloaded, PayloadTooLarge, Unauthenticated
+from tuneport.errors import (
+    DeadlineExceeded,
+    InputError,
+    Overloaded,
+    PayloadTooLarge,
+    TuneportError,
+    Unauthenticated,
+)
 from tuneport.runtime.tasks.generation import TokenCallback
 
 from . import logs, tracing
+from .admission_policy import RefusalPacer
 from .batcher import BatchReport
 from .devices import Placement
 from .inference import Inference, InferenceResult, count_chars
 from .metrics import Metrics
+from .response_cache import ResponseCache
 from .settings import Settings
 
 
@@ -38,6 +47,8 @@ class AdmissionController:
         self._keys = settings.keys()
         self._has_several_labels = self.manifest.processing.problem_type == "multi_label_classification"
         self._active_requests = 0
+        self._pacer = RefusalPacer()
+        self._cache = _open_cache(inference, settings)
         self._has_halved = False
 
     def check_key(self, authorization: str | None, api_key: str | None) -> None:
@@ -56,16 +67,18 @@ class AdmissionController:
             raise Unauthenticated(problem, "send Authorization: Bearer KEY, or x-api-key: KEY")
 
     @contextmanager
-    def acquire_slot(self) -> Iterator[None]:
+    def acquire_slot(self, *, needs_engine: bool = False) -> Iterator[None]:
         """Count a request as active for as long as the block lasts.
 
-        Raises Overloaded where as many requests are active as may be. A full queue refuses a request only when it has
-        been read, so that an invalid one is not told to try again.
+        Raises Overloaded where as many requests are active as may be and, for a request that `needs_engine`, where it
+        would not be answered in time: here, before it is read, a refusal costs least.
         """
         limit = self.settings.max_concurrent_requests
         if self._active_requests >= limit:
             problem = f"{self._active_requests} requests are active and at most {limit} may be"
             raise Overloaded(problem, "try again after a second, or add replicas")
+        if needs_engine and not self._cache:  # which may hold the answer
+            self.inference.check_capacity(asyncio.get_running_loop().time() + self.settings.request_timeout_s)
         self._active_requests += 1
         try:
             yield
@@ -94,9 +107,12 @@ class AdmissionController:
             self.metrics.waiting(self.inference.batcher.waiting)
         try:
             async with asyncio.timeout_at(None if callback else deadline):
-                results = await self.inference.run(
-                    inputs, parameters, deadline=deadline, callback=callback, allow_truncation=allow_truncation
-                )
+                if self._cache and callback is None:
+                    results = await self._infer_cached(self._cache, inputs, parameters, deadline, allow_truncation)
+                else:
+                    results = await self.inference.run(
+                        inputs, parameters, deadline=deadline, callback=callback, allow_truncation=allow_truncation
+                    )
         except TimeoutError:
             problem = f"no answer within {seconds:g} s"
             raise DeadlineExceeded(problem, "send fewer inputs, ask for fewer tokens, or add replicas") from None
@@ -104,6 +120,34 @@ class AdmissionController:
             predictions = [result.prediction for result in results]
             self.metrics.predictions(predictions, has_several_labels=self._has_several_labels)
         return results
+
+    async def _infer_cached(
+        self, cache: ResponseCache, inputs: Sequence[Any], parameters: Any, deadline: float, allow_truncation: bool
+    ) -> list[InferenceResult]:
+        """Take what is in the cache, and run the other inputs."""
+        keys = await self.inference.lanes.run_if_large(count_chars(inputs), cache.keys, inputs, parameters)
+        found = [cache.get(key) for key in keys]
+        if not allow_truncation:
+            found = [None if result and result.truncated else result for result in found]
+        missing = [i for i, result in enumerate(found) if result is None]
+        with suppress(Exception):  # whatever is only observed must not fail a request
+            self.metrics.cached(len(inputs) - len(missing), len(missing))
+        if missing:
+            ran = await self.inference.run(
+                [inputs[i] for i in missing], parameters, deadline=deadline, allow_truncation=allow_truncation
+            )
+            for i, result in zip(missing, ran, strict=True):
+                found[i] = result
+                cache.put(keys[i], result)
+            with suppress(Exception):
+                self.metrics.cache_size(cache.bytes)
+        return [result for result in found if result is not None]
+
+    async def hold_refusal(self) -> None:
+        """Wait for as long as the answer to a refused request is to be held back; see `RefusalPacer`."""
+        held_s = self._pacer.hold_s(time.monotonic())
+        if held_s:
+            await asyncio.sleep(held_s)
 
     def check_size(self, inputs: Sequence[Any]) -> None:
         """Refuse a list that is empty, or has too many inputs, or more text than may be tokenized for one request."""
@@ -163,3 +207,15 @@ class AdmissionController:
                 ms=round(seconds * 1000, 3),
                 **fields,
             )
+
+
+def _open_cache(inference: Inference, settings: Settings) -> ResponseCache | None:
+    """Return the cache of responses, None without one; raises TuneportError for a generative model."""
+    if not settings.response_cache_mib:
+        return None
+    predictor = inference.predictor
+    if predictor.family.name == "generative":
+        problem = "TUNEPORT_RESPONSE_CACHE_MIB is set, and the answers of a generative model are not cached"
+        raise TuneportError(problem, "unset it")
+    artifact = f"{predictor.manifest.name}:{predictor.manifest.version}:{predictor.variant.name}"
+    return ResponseCache(int(settings.response_cache_mib * 2**20), artifact)

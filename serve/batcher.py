@@ -50,8 +50,8 @@ class RowBatcher(Protocol):
     def waiting(self) -> int:
         """Count the rows in the queue."""
 
-    def check_capacity(self, rows: int = 1) -> None:
-        """Raise Overloaded if no more rows are accepted now, ServiceStopping after `close`."""
+    def check_capacity(self, rows: int = 1, *, tokens: int = 0, deadline: float | None = None) -> None:
+        """Raise Overloaded if so many more rows are not accepted now, ServiceStopping after `close`."""
 
     async def submit(self, rows: Sequence[EncodedInput], deadline: float | None = None) -> list[RowOutputs]:
         """Return the outputs of the rows, in order."""
@@ -110,11 +110,11 @@ class Batcher:
         """Run rows in batches with those of other callers and return their outputs in order.
 
         `deadline` is a time of the event loop's clock. When it passes, or the caller is cancelled, rows that have
-        not started are dropped. Raises Overloaded at once if they would wait too long, TimeoutError at the
-        deadline, and whatever the engine raised for one of the rows.
+        not started are dropped. Raises Overloaded at once if they would wait too long or be answered too late,
+        TimeoutError at the deadline, and whatever the engine raised for one of the rows.
         """
         with self._changed:
-            self.check_capacity(len(rows))
+            self.check_capacity(len(rows), tokens=sum(map(len, rows)), deadline=deadline)
             jobs = self._queue.put(rows, deadline)
             self._changed.notify(len(jobs))
         try:
@@ -125,14 +125,17 @@ class Batcher:
                     job.outputs.exception()  # of a row after the first one that failed, which nobody asks for
             if any(job.outputs.cancelled() for job in jobs):
                 with self._changed:
-                    self._queue.drop_cancelled()
+                    self._queue.drop(jobs)
 
-    def check_capacity(self, rows: int = 1) -> None:
-        """Raise Overloaded if so many more rows would be too many or would wait too long."""
+    def check_capacity(self, rows: int = 1, *, tokens: int = 0, deadline: float | None = None) -> None:
+        """Raise Overloaded if so many more rows would be too many, wait too long, or be answered after `deadline`.
+
+        `tokens` is the length of all rows together; before they are tokenized, 0.
+        """
         with self._changed:
             if self._closed:
                 raise ServiceStopping
-            self._queue.check_capacity(rows)
+            self._queue.check_capacity(rows, tokens=tokens, deadline=deadline)
 
     @property
     def waiting(self) -> int:
@@ -176,7 +179,7 @@ class Batcher:
                 job.outputs.set_result(result)
         waited_s = [began - job.enqueued_at for job in jobs]
         report = BatchReport.of([job.row for job in jobs], self._limits, seconds, waited_s)
-        self._queue.update_speed(report.rows, report.tokens, report.padded_tokens, seconds)
+        self._queue.policy.batch_ended(seconds)
         self._report(report)
 
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Literal, TypeVar
 
-from tuneport.errors import RequestError
+from tuneport.errors import Overloaded, RequestError
 
 from . import logs
 from .admission import AdmissionController
@@ -13,6 +13,8 @@ from .errors import ErrorResponse, to_error_response
 
 Protocol = Literal["http", "grpc"]
 Result = TypeVar("Result")
+ENGINE_OPERATIONS = ("predict", "rerank", "infer", "openai")
+"""Operations that wait for the engine, and are refused before they are read when it has too much work."""
 CANCELLED: dict[Protocol, str] = {"http": "499", "grpc": "CANCELLED"}
 """The status of a request whose client went away."""
 
@@ -49,9 +51,11 @@ class RequestFrame:
             if self._operation is None:
                 return await work()
             self.admission.check_key(self.headers.get("authorization"), self.headers.get("x-api-key"))
-            with self.admission.acquire_slot():
+            with self.admission.acquire_slot(needs_engine=self._operation in ENGINE_OPERATIONS):
                 return await work()
         except Exception as error:
+            if isinstance(error, Overloaded):
+                await self.admission.hold_refusal()
             return await respond(self.to_response(error), error)
         finally:
             if self._operation is not None:

@@ -61,7 +61,7 @@ class Inference:
             streams=predictor.runner.streams,
             limits=predictor.runner.limits,
             max_queue_inputs=settings.max_queue_inputs,
-            max_queue_s=_max_queue_s(predictor, settings),
+            max_queue_s=None if settings.max_queue_ms is None else settings.max_queue_ms / 1000,
             report=lambda report: self.on_batch(report),
         )
 
@@ -101,7 +101,7 @@ class Inference:
         parse = self.predictor.parse_inputs
         is_quick = self.predictor.family.tokenizes_concurrently and size <= QUICK_CHARS and len(inputs) <= QUICK_INPUTS
         parsed_inputs = parse(inputs) if is_quick else await self.lanes.run(size, parse, inputs)
-        self.check_capacity()  # before the work of tokenizing, and after what makes a request invalid
+        self.check_capacity(deadline)  # before the work of tokenizing, and after what makes a request invalid
         windows = await self._encode(inputs, size, parsed_inputs, checked)
         self._check_tokens(windows, allow_truncation=allow_truncation)
         if callback:
@@ -111,10 +111,10 @@ class Inference:
         parts = zip(predictions, windows, group_by_input(outputs, windows), strict=True)
         return [_result(*part) for part in parts]
 
-    def check_capacity(self) -> None:
+    def check_capacity(self, deadline: float | None = None) -> None:
         """Raise DeviceLost where nothing can run any more, and what `Batcher.check_capacity` raises."""
         self._check_device_lost()
-        self.batcher.check_capacity()
+        self.batcher.check_capacity(deadline=deadline)
 
     def close(self) -> None:
         """Refuse the rows that wait and stop the threads."""
@@ -184,14 +184,6 @@ def _check_device(variant: Variant, settings: Settings) -> None:
             f"variant {variant.name} is for {device}, and {settings.device} was asked for",
             "choose a variant of that device or unset TUNEPORT_DEVICE",
         )
-
-
-def _max_queue_s(predictor: Predictor, settings: Settings) -> float:
-    """Return how long a row may wait: the setting or, where unset, what suits the family's models."""
-    is_set = "max_queue_ms" in settings.model_fields_set
-    if predictor.family.waits_for_request_timeout and not is_set:
-        return settings.request_timeout_s
-    return settings.max_queue_ms / 1000
 
 
 def _is_short(inputs: Sequence[Any]) -> bool:

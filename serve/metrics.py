@@ -67,6 +67,8 @@ class Metrics:
         self._cancelled = counter("cancelled_total", "Requests whose client went away.", "protocol")
         self._inputs = counter("inputs_total", "Inputs answered.")
         self._truncated = counter("truncated_inputs_total", "Inputs that were truncated.")
+        self._cache_hits = counter("cache_hits_total", "Inputs answered from the cache of responses.")
+        self._cache_misses = counter("cache_misses_total", "Inputs that were not in the cache of responses.")
         self._labels = counter("predictions_total", "Predictions by label.", "label")
         self._confidence = histogram("confidence", "Scores of predicted labels.", CONFIDENCES)
         self._values = prometheus.Summary(
@@ -83,6 +85,9 @@ class Metrics:
         # A worker that replaces another has its number, so that the most recent value is the living one's.
         self._waiting = of_engine(
             prometheus.Gauge, "queue_inputs", "Inputs that wait for the engine.", multiprocess_mode="mostrecent"
+        )
+        self._cache_bytes = of_engine(
+            prometheus.Gauge, "cache_bytes", "Size of the cache of responses.", multiprocess_mode="mostrecent"
         )
         self._children: dict[tuple[str, ...], Any] = {}
 
@@ -116,6 +121,15 @@ class Metrics:
     def waiting(self, inputs: int) -> None:
         """Set the number of inputs that wait."""
         self._waiting.set(inputs)
+
+    def cached(self, hits: int, misses: int) -> None:
+        """Count inputs that were found in the cache of responses, and others."""
+        self._cache_hits.inc(hits)
+        self._cache_misses.inc(misses)
+
+    def cache_size(self, size: int) -> None:
+        """Set the bytes in the cache of responses."""
+        self._cache_bytes.set(size)
 
     def predictions(self, predictions: list[Any], *, has_several_labels: bool = False) -> None:
         """Count predictions, whose change over time shows drift, and truncated inputs."""

@@ -1,6 +1,7 @@
 """The queue of rows that wait for the engine: fair order between requests, and refusal of what would wait too long."""
 
 import asyncio
+import heapq
 import time
 from bisect import insort
 from collections.abc import Sequence
@@ -10,14 +11,14 @@ from tuneport.errors import Overloaded, PayloadTooLarge
 from tuneport.runtime.batch import EncodedInput, RowOutputs
 from tuneport.runtime.scheduler import BatchLimits, select_batch
 
+from .admission_policy import AdmissionPolicy, Backlog, Refusal
+
 MIN_WINDOW_ROWS = 64
 """The scheduler looks for rows of similar length among at least this many: more rows pad less, fewer are fairer."""
 FAIRNESS_FACTOR = 4.0
 """A row waits for at most this many times the work of its own request before it, however many other requests come."""
-EMA_DECAY = 0.9
-"""Weight of the old estimate when a batch updates the engine's speed (exponential moving average)."""
-MIN_ROWS_TO_MEASURE = MIN_WINDOW_ROWS // 2
-"""A batch of this many rows, or of half the token limit, shows the engine's speed; one short row does not."""
+MAX_STALE_ENTRIES = 1024
+"""Entries of rows that left, beyond those of rows that wait, from which they are removed all together."""
 
 
 @dataclass(slots=True, order=True)
@@ -33,58 +34,55 @@ class Job:
     """On the clock of `time.monotonic`."""
     deadline: float | None = field(compare=False)
     """On the same clock, which is the event loop's."""
+    is_waiting: bool = field(compare=False, default=True)
+    """False as soon as the row runs, or its caller left."""
+    is_ahead: bool = field(compare=False, default=False)
+    """Whether its turn has come, so that it is before every new row."""
 
 
 class RowQueue:
-    """Rows in the order of their turns. Not thread-safe: the batcher calls it under its lock."""
+    """Rows in the order of their turns. Not thread-safe: the batcher calls it under its lock.
+
+    What leaves is only marked, and removed when the queue comes across it: an operation's time does not grow with the
+    number of rows that wait.
+    """
 
     def __init__(self, limits: BatchLimits, *, streams: int, max_rows: int, max_wait_s: float | None) -> None:
         """Hold up to `max_rows`; with `max_wait_s`, refuse rows whose estimated wait is longer."""
+        self.policy = AdmissionPolicy(streams=streams, batch_tokens=limits.tokens, max_wait_s=max_wait_s)
         self._limits = limits
-        self._streams = streams
         self._max_rows = max_rows
-        self._max_wait_s = max_wait_s
         self._window_rows = max(MIN_WINDOW_ROWS, limits.tokens // MIN_WINDOW_ROWS)
         self._jobs: list[Job] = []
+        self._later: list[Job] = []
+        """A heap of the rows whose turn has not come."""
+        self._deadlines: list[tuple[float, int, Job]] = []
+        """A heap."""
+        self._waiting_rows = self._ahead_rows = self._ahead_tokens = 0
         self._started_tokens = 0.0
         self._count = 0
-        self._tokens_per_s: float | None = None
 
     def __len__(self) -> int:
         """Count the rows that wait."""
-        return len(self._jobs)
+        return self._waiting_rows
 
-    def check_capacity(self, rows: int) -> None:
-        """Raise Overloaded if `rows` more would be too many or would wait too long.
+    def check_capacity(self, rows: int, *, tokens: int = 0, deadline: float | None = None) -> None:
+        """Raise Overloaded if `rows` more, of `tokens` together, would be too many, wait too long or be too late.
 
         Raises PayloadTooLarge for more rows than ever fit, because a retry would not help.
         """
         if rows > self._max_rows:
             problem = f"{rows} rows in one request, and the limit is {self._max_rows}"
             raise PayloadTooLarge(problem, "send several requests, or raise TUNEPORT_MAX_QUEUE_INPUTS")
-        waiting, wait_s = len(self._jobs), self.estimated_wait_s()
-        if waiting + rows > self._max_rows:
-            raise Overloaded(
-                f"{waiting} inputs are waiting and at most {self._max_rows} may",
-                "try again after the time in Retry-After, or add replicas",
-                wait_s,
-            )
-        if self._max_wait_s is not None and wait_s > self._max_wait_s:
-            raise Overloaded(
-                f"the queue takes {wait_s * 1000:.0f} ms and {self._max_wait_s * 1000:.0f} ms is the limit",
-                "try again after the time in Retry-After, add replicas, or raise TUNEPORT_MAX_QUEUE_MS",
-                wait_s,
-            )
-
-    def estimated_wait_s(self) -> float:
-        """Estimate how long a new row would wait: the tokens before it, at the speed measured so far.
-
-        One batch for each stream may always wait, however slow the engine is.
-        """
-        if not self._tokens_per_s:
-            return 0.0
-        tokens = sum(len(job.row) for job in self._jobs if job.turn <= self._started_tokens)
-        return tokens / self._tokens_per_s if tokens > self._streams * self._limits.tokens else 0.0
+        now, backlog = time.monotonic(), Backlog(self._ahead_rows, self._ahead_tokens)
+        if self._waiting_rows + rows > self._max_rows:
+            problem = f"{self._waiting_rows} inputs are waiting and at most {self._max_rows} may"
+            remedy = "try again after the time in Retry-After, or add replicas"
+            raise Overloaded(problem, remedy, self.policy.wait_s(now, backlog) / 2)
+        time_left_s = None if deadline is None else deadline - now
+        refusal = self.policy.check(now, backlog, tokens=tokens, time_left_s=time_left_s)
+        if refusal:
+            raise _overloaded(refusal)
 
     def put(self, rows: Sequence[EncodedInput], deadline: float | None) -> list[Job]:
         """Enqueue a request's rows: its first row at the end, each other one after a multiple of the work before it.
@@ -95,48 +93,101 @@ class RowQueue:
         jobs = []
         for row in rows:
             self._count += 1
-            jobs.append(Job(turn, self._count, row, loop.create_future(), now, deadline))
-            turn += FAIRNESS_FACTOR * len(row)
-        for job in jobs:
+            job = Job(turn, self._count, row, loop.create_future(), now, deadline)
+            jobs.append(job)
             insort(self._jobs, job)
+            heapq.heappush(self._later, job)
+            if deadline is not None:
+                heapq.heappush(self._deadlines, (deadline, job.number, job))
+            turn += FAIRNESS_FACTOR * len(row)
+        self._waiting_rows += len(jobs)
+        self._advance(0)
         return jobs
 
     def take_expired(self) -> list[Job]:
-        """Remove cancelled rows and those whose deadline has passed; return the latter."""
+        """Remove and return the rows whose deadline has passed."""
         now = time.monotonic()
-        waiting, expired = [], []
-        for job in self._jobs:
-            if job.deadline is not None and job.deadline <= now:
-                expired.append(job)
-            elif not job.outputs.done():
-                waiting.append(job)
-        self._jobs = waiting
+        expired = []
+        while self._deadlines and (self._deadlines[0][0] <= now or not self._deadlines[0][2].is_waiting):
+            job = heapq.heappop(self._deadlines)[2]
+            if job.is_waiting:
+                self._leave(job)
+                if not job.outputs.done():
+                    expired.append(job)
         return expired
 
     def take_batch(self) -> list[Job]:
         """Remove and return the next batch: the row whose turn it is, with those of its group that fit it best."""
-        if not self._jobs:
-            return []
-        group = self._jobs[0].row.group
-        window = [job for job in self._jobs if job.row.group == group][: self._window_rows]
-        batch = [window[i] for i in select_batch([len(job.row) for job in window], self._limits)]
-        taken = {job.number for job in batch}
-        self._jobs = [job for job in self._jobs if job.number not in taken]
-        self._started_tokens += sum(len(job.row) for job in batch)
+        window: list[Job] = []
+        looked_at = 0
+        for job in self._jobs:
+            looked_at += 1
+            if job.is_waiting and job.outputs.done():  # its caller left a moment ago
+                self._leave(job)
+            if job.is_waiting and (not window or job.row.group == window[0].row.group):
+                window.append(job)
+                if len(window) == self._window_rows:
+                    break
+        batch = [window[i] for i in select_batch([len(job.row) for job in window], self._limits)] if window else []
+        for job in batch:
+            self._leave(job)
+        self._jobs[:looked_at] = [job for job in self._jobs[:looked_at] if job.is_waiting]
+        tokens = sum(len(job.row) for job in batch)
+        self._advance(tokens)
+        if batch:
+            self.policy.batch_started(time.monotonic(), tokens, rows_left=self._waiting_rows > 0)
         return batch
 
-    def drop_cancelled(self) -> None:
-        """Remove rows whose callers left, so that they take no place in the queue."""
-        self._jobs = [job for job in self._jobs if not job.outputs.done()]
+    def drop(self, jobs: Sequence[Job]) -> None:
+        """Remove rows whose caller left, so that they take no place in the queue."""
+        for job in jobs:
+            if job.is_waiting:
+                self._leave(job)
+        if len(self._jobs) + len(self._later) + len(self._deadlines) > 6 * self._waiting_rows + MAX_STALE_ENTRIES:
+            self._jobs = [job for job in self._jobs if job.is_waiting]
+            self._later = [job for job in self._later if job.is_waiting]
+            self._deadlines = [entry for entry in self._deadlines if entry[2].is_waiting]
+            heapq.heapify(self._later)
+            heapq.heapify(self._deadlines)
 
     def clear(self) -> list[Job]:
         """Remove and return all rows."""
-        jobs, self._jobs = self._jobs, []
+        jobs = [job for job in self._jobs if job.is_waiting]
+        for job in jobs:
+            self._leave(job)
+        self._jobs, self._later, self._deadlines = [], [], []
         return jobs
 
-    def update_speed(self, rows: int, tokens: int, padded_tokens: int, seconds: float) -> None:
-        """Include a batch in the estimate of the engine's speed, if it was large enough to show it."""
-        if 2 * padded_tokens < self._limits.tokens and rows < MIN_ROWS_TO_MEASURE:
-            return
-        speed, old = self._streams * tokens / max(seconds, 1e-6), self._tokens_per_s
-        self._tokens_per_s = speed if old is None else EMA_DECAY * old + (1 - EMA_DECAY) * speed
+    def _leave(self, job: Job) -> None:
+        """Mark a row as one that waits no more."""
+        job.is_waiting = False
+        self._waiting_rows -= 1
+        if job.is_ahead:
+            self._ahead_rows -= 1
+            self._ahead_tokens -= len(job.row)
+
+    def _advance(self, tokens: int) -> None:
+        """Move the queue's clock on by the tokens that start, and count the rows whose turn has come."""
+        self._started_tokens += tokens
+        while self._later and (self._later[0].turn <= self._started_tokens or not self._later[0].is_waiting):
+            job = heapq.heappop(self._later)
+            if job.is_waiting:
+                job.is_ahead = True
+                self._ahead_rows += 1
+                self._ahead_tokens += len(job.row)
+
+
+def _overloaded(refusal: Refusal) -> Overloaded:
+    """Describe a refusal, in the same words for all requests of a moment: responses are made once."""
+    limit = f"{refusal.limit_s * 1000:.0f} ms" if refusal.limit_s < 1 else f"{refusal.limit_s:.3g} s"
+    if refusal.is_deadline:
+        return Overloaded(
+            f"there is so much work before the request that it would not be answered within its {limit}",
+            "try again after the time in Retry-After, send fewer inputs, or add replicas",
+            refusal.retry_after_s,
+        )
+    return Overloaded(
+        f"the request would wait longer than {limit} in the queue, which is the limit",
+        "try again after the time in Retry-After, add replicas, or raise TUNEPORT_MAX_QUEUE_MS",
+        refusal.retry_after_s,
+    )

@@ -44,11 +44,11 @@ class Settings(BaseSettings):
     gpu_arena_strategy: ArenaStrategy | None = None
     """How that arena grows; by default as the variant says, else as ONNX Runtime does (kNextPowerOfTwo)."""
 
-    max_queue_inputs: int = Field(default=4096, ge=1)
-    """Inputs that may wait in the queue; further requests are refused with 429."""
-    max_queue_ms: float = Field(default=350.0, gt=0, allow_inf_nan=False)
-    """Estimated wait in the queue above which requests are refused with 429."""
-    max_concurrent_requests: int = Field(default=1024, ge=1)
+    max_queue_inputs: int = Field(default=32768, ge=1)
+    """Inputs that may wait in the queue, which bounds its memory; further requests are refused with 429."""
+    max_queue_ms: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Estimated wait in the queue above which requests are refused with 429; by default the request's own timeout."""
+    max_concurrent_requests: int = Field(default=4096, ge=1)
     """Requests that a worker handles at a time, over both protocols; further ones are refused with 429."""
     max_client_batch_size: int = Field(default=512, ge=1)
     """Inputs of one request; more are refused with 413."""
@@ -58,6 +58,9 @@ class Settings(BaseSettings):
     """Tokens of one request, those that overlapping windows share counted twice; more are refused with 413."""
     max_body_bytes: int = Field(default=8 * 2**20, ge=1)
     """Size of a request's body; a larger one is refused with 413."""
+
+    response_cache_mib: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Memory of a worker's cache of predictions; by default there is none. Not for generative models."""
 
     request_timeout_s: float = Field(default=30.0, gt=0, allow_inf_nan=False)
     """Time for a request, after which it is dropped and answered with 503; for a stream, time for each token."""

@@ -19,13 +19,15 @@ import uvloop
 
 from .grpc import GrpcConnection
 from .http import HttpConnection
-from .plan import LOST, OK, UNSENT, LoadPlan, LoadResult
+from .plan import LOST, OK, REFUSED, UNSENT, LoadPlan, LoadResult
 
 RESPONSE_TIMEOUT_S = 60.0
 """How long to wait for outstanding responses after the load."""
 RECONNECT_DELAY_S = 0.01
 """Pause after a lost connection, so that a server that is down does not cause a busy loop."""
 SEED = 5
+BACK_OFF_S = (0.1, 3.2)
+"""Pause of a client that backs off after its first refusal, which doubles with each further one, and the longest."""
 
 
 class Connection(Protocol):
@@ -84,15 +86,20 @@ class LoadGenerator:
         elif self._plan.requests_per_s:
             await self._open_loop(self._plan.requests_per_s)
         else:
-            await asyncio.gather(*(self._closed_loop() for _ in range(self._plan.connections)))
+            await asyncio.gather(*(self._closed_loop(number) for number in range(self._plan.connections)))
 
-    async def _closed_loop(self) -> None:
-        while time.perf_counter() < self._ends_at:
-            await self._send_next(time.perf_counter())
+    async def _closed_loop(self, number: int) -> None:
+        chance, (pause_s, longest_s) = random.Random(SEED + number), BACK_OFF_S
+        while (now := time.perf_counter()) < self._ends_at:
+            if await self._send_next(now) != REFUSED or not self._plan.backs_off:
+                pause_s = BACK_OFF_S[0]
+                continue
+            await asyncio.sleep(min(pause_s * chance.uniform(0.5, 1.5), self._ends_at - now))
+            pause_s = min(2 * pause_s, longest_s)
 
     async def _open_loop(self, requests_per_s: float) -> None:
         chance = random.Random(SEED)
-        pending: set[asyncio.Task[None]] = set()
+        pending: set[asyncio.Task[int]] = set()
         arrival = time.perf_counter()
         while (arrival := arrival + chance.expovariate(requests_per_s)) < self._ends_at:
             await asyncio.sleep(max(0.0, arrival - time.perf_counter()))
@@ -104,8 +111,8 @@ class LoadGenerator:
             request.add_done_callback(pending.discard)
         await asyncio.gather(*pending)
 
-    async def _send_next(self, arrival: float) -> None:
-        """Send the next request and record its response; `arrival` is a time of `time.perf_counter`."""
+    async def _send_next(self, arrival: float) -> int:
+        """Send the next request, record its response and return its status; `arrival` is a time of `perf_counter`."""
         index = next(self._next_index) % len(self._requests)
         status, body = LOST, b""
         try:
@@ -122,6 +129,7 @@ class LoadGenerator:
                 self._latencies_ms.append((ended - arrival) * 1000)
         elif status == LOST:
             await asyncio.sleep(RECONNECT_DELAY_S)
+        return status
 
     async def _acquire_connection(self) -> Connection:
         """Reuse an idle connection that is still open, or open one."""

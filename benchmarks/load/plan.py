@@ -11,6 +11,7 @@ FAILED = 500
 """Status of a gRPC call that returned no message."""
 LOST = 0
 """Status of a request whose connection could not be opened, or closed before the response."""
+REFUSED = 429
 UNSENT = -1
 """Status of a request that was due in an open loop while all connections were busy."""
 BASE64 = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
@@ -34,6 +35,8 @@ class LoadPlan(Frozen):
     warm_up_s: float = 0.0
     requests_per_s: float | None = None
     """Arrival rate of an open loop; None for a closed loop."""
+    backs_off: bool = False
+    """Whether a connection of a closed loop pauses after status 429, longer after each further one in a row."""
 
     model_config = BASE64
 

@@ -50,7 +50,7 @@ class BentoBatcher:
         self._dispatch = self._dispatcher(self._run_rows)
         self._closed = False
 
-    def check_capacity(self, rows: int = 1) -> None:
+    def check_capacity(self, rows: int = 1, *, tokens: int = 0, deadline: float | None = None) -> None:
         """Raise ServiceStopping after `close`; the queue is unbounded."""
         if self._closed:
             raise ServiceStopping

@@ -24,10 +24,12 @@ from .middleware import FramedApp, client_disconnected
 from .open_inference import routes as open_inference_routes
 from .openai import routes as openai_routes
 from .openapi import describe_api
+from .platforms import ping
 from .playground.routes import routes as playground_routes
 from .requests import admission_of, frame_of, read_body, unless_disconnected
 from .responses import json_response
 from .streaming import stream_prediction
+from .tei import routes as tei_routes
 from .uploads import is_upload, read_upload
 
 
@@ -36,6 +38,9 @@ def create_app(admission: AdmissionController, origins: list[str] | None = None)
     routes = Starlette(
         routes=[
             Route("/predict", predict, methods=["POST"]),
+            Route("/invocations", predict, methods=["POST"]),
+            Route("/ping", ping),
+            *tei_routes,
             *open_inference_routes,
             *openai_routes,
             *playground_routes,
@@ -78,13 +83,17 @@ async def docs(request: Request) -> Response:
 
 
 def parse_body(body: bytes, _: str = "") -> tuple[list[Any], Any]:
-    """Return inputs and parameters of a JSON body; the task checks what they hold."""
+    """Return inputs and parameters of a JSON body; the task checks what they hold.
+
+    `instances` is another name of `inputs`, which Vertex AI and TensorFlow Serving use.
+    """
     content = parse_json(body)
-    if not isinstance(content, dict) or "inputs" not in content:
+    name = "instances" if isinstance(content, dict) and "instances" in content else "inputs"
+    if not isinstance(content, dict) or name not in content:
         raise InputError('the body is not an object with "inputs"', 'send {"inputs": […]}', code="no_inputs")
-    if unknown := sorted(itertools.islice(content.keys() - {"inputs", "parameters"}, MAX_ITEMS)):
-        raise InputError(f"unknown fields {unknown}"[:200], 'send "inputs" and "parameters"', code="unknown_field")
-    inputs = content["inputs"]
+    if unknown := sorted(itertools.islice(content.keys() - {name, "parameters"}, MAX_ITEMS)):
+        raise InputError(f"unknown fields {unknown}"[:200], f'send "{name}" and "parameters"', code="unknown_field")
+    inputs = content[name]
     return inputs if isinstance(inputs, list) else [inputs], content.get("parameters")
 
 

@@ -16,7 +16,7 @@ from ..errors import ErrorResponse
 from ..framing import CANCELLED, RequestFrame
 from .responses import error_response
 
-PUBLIC_PATHS = ("/", "/v2/health/live", "/v2/health/ready")
+PUBLIC_PATHS = ("/", "/ping", "/v2/health/live", "/v2/health/ready")
 """Served without a key and whatever the load: the playground's page, and health checks."""
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -112,10 +112,12 @@ async def _respond(endpoint: Endpoint, request: Request) -> Response:
 
 def operation_of(path: str) -> str | None:
     """Return the operation of a path for the record, one of a few words; None for a public path."""
-    if path == "/predict":
+    if path in ("/predict", "/invocations", "/tei/predict"):
         return "predict"
     if path in PUBLIC_PATHS:
         return None
+    if path in ("/rerank", "/tei/rerank"):
+        return "rerank"
     if path.startswith("/v2"):
         return "infer" if path.endswith("/infer") else "v2"
     return "openai" if path.startswith("/v1/") and path.endswith("completions") else "other"

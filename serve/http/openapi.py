@@ -9,6 +9,7 @@ from tuneport.tasks import task_spec
 from .. import tensors
 from ..open_inference import PROTOCOL_PARAMETERS
 from ..settings import Settings
+from . import tei
 
 VERSION = "3.1.0"
 TEXT = {"type": "string"}
@@ -31,6 +32,9 @@ def describe_api(manifest: Manifest, settings: Settings) -> dict[str, Any]:
     metrics = {"200": {"description": "The metrics.", "content": {"text/plain": {"schema": TEXT}}}}
     paths: dict[str, Any] = {
         "/predict": {"post": _operation("Predict.", _ref("Response"), BODY_ERRORS, body=_ref("Request"))},
+        "/invocations": {"post": _operation("Predict.", _ref("Response"), BODY_ERRORS, body=_ref("Request"))},
+        "/ping": {"get": _ping()},
+        **_tei_paths(manifest),
         "/v2/health/live": {"get": _health("live", "Is the server alive?")},
         "/v2/health/ready": {"get": _health("ready", "Is the server ready?")},
         "/v2": {"get": _operation("The server's metadata.", {"type": "object"})},
@@ -163,6 +167,26 @@ def _infer_request(manifest: Manifest, settings: Settings) -> dict[str, Any]:
             "inputs": {"type": "array", "items": tensor, "minItems": len(names), "maxItems": len(names)},
         },
     }
+
+
+def _tei_paths(manifest: Manifest) -> dict[str, Any]:
+    """Describe the routes of Text Embeddings Inference that are for the model."""
+    errors = (*MODEL_ERRORS, *BODY_ERRORS)
+    ranks = {"type": "array", "items": {"type": "object", "required": ["index", "score"]}}
+    routes: list[tuple[str, str, dict[str, Any], Any]] = []
+    if tei.predicts(manifest):
+        routes.append(("/tei/predict", "Predict all labels, best first.", {"type": "array"}, tei.PredictRequest))
+    if tei.reranks(manifest):
+        routes += [(path, "Rank texts.", ranks, tei.RerankRequest) for path in ("/rerank", "/tei/rerank")]
+    return {
+        path: {"post": _operation(summary, response, errors, body=kind.model_json_schema())}
+        for path, summary, response, kind in routes
+    }
+
+
+def _ping() -> dict[str, Any]:
+    responses = {"200": {"description": "Requests are accepted."}, "503": {"description": "They are not."}}
+    return {"summary": "Are requests accepted?", "responses": responses, "security": []}
 
 
 def _health(state: str, summary: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Responses: JSON, errors in the shape of each protocol, and server-sent events."""
 
 from collections.abc import AsyncIterator
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -12,6 +13,11 @@ from .requests import frame_of
 
 OPENAI_ERROR_TYPES = {401: "authentication_error", 429: "rate_limit_error"}
 """HTTP status → OpenAI's type of error; the other types are "invalid_request_error" and "server_error"."""
+TEI_PATHS = ("/tei/predict", "/tei/rerank", "/rerank")
+TEI_ERROR_TYPES = {413: "Validation", 422: "Tokenizer", 429: "Overloaded", 503: "Unhealthy"}
+"""HTTP status → Text Embeddings Inference's type of error; the others are "Validation" and "Backend"."""
+MAX_REFUSALS = 64
+"""Refusals that are kept: one for each protocol, kind and time to retry."""
 EVENT_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 """Keep proxies from holding events back."""
 
@@ -22,7 +28,14 @@ def json_response(content: Any, status: int = 200) -> Response:
 
 
 def error_response(error: ErrorResponse, path: str) -> Response:
-    """Return an error with its status and headers, in the shape that belongs to the path."""
+    """Return an error with its status and headers, in the shape that belongs to the path.
+
+    Refusals because of load are alike for all requests of a second, and made once.
+    """
+    return _refusal(error, path) if error.status == 429 else _error_response(error, path)
+
+
+def _error_response(error: ErrorResponse, path: str) -> Response:
     headers = {}
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(error.retry_after_s)
@@ -36,14 +49,20 @@ def error_response(error: ErrorResponse, path: str) -> Response:
     return Response(orjson.dumps(content), status, headers, "application/json")
 
 
+_refusal = lru_cache(MAX_REFUSALS)(_error_response)
+
+
 def error_content(error: ErrorResponse, path: str) -> tuple[int, Any]:
-    """Return status and JSON of an error: tuneport's shape, below /v2 that of Open Inference, below /v1 OpenAI's."""
+    """Return status and JSON of an error: tuneport's shape, and those of the other protocols below their paths."""
     if path.startswith("/v2"):
         return error.status, {"error": error.text}
     if path.startswith("/v1/"):
         status = 400 if error.status == 422 else error.status  # OpenAI does not use 422
         kind = "server_error" if status >= 500 else OPENAI_ERROR_TYPES.get(status, "invalid_request_error")
         return status, {"error": {"message": error.text, "type": kind, "param": None, "code": error.code}}
+    if path in TEI_PATHS:
+        kind = TEI_ERROR_TYPES.get(error.status, "Backend" if error.status >= 500 else "Validation")
+        return error.status, {"error": error.text, "error_type": kind}
     return error.status, error.as_json()
 
 

@@ -18,6 +18,7 @@ from tuneport.runtime.runner import ModelRunner
 from tuneport.runtime.scheduler import BatchLimits
 from tuneport.schema.artifact import Manifest
 from tuneport.stages.serve.batcher import Batcher, BatchReport
+from tuneport.stages.serve.row_queue import RowQueue
 
 
 def first_tokens(rows: Sequence[EncodedInput]) -> list[RowOutputs]:
@@ -305,20 +306,86 @@ def test_a_queue_that_would_take_too_long_refuses_and_says_when_to_retry() -> No
         batcher = Batcher(
             slow, streams=1, limits=BatchLimits(20), max_queue_inputs=1000, max_queue_s=0.1, report=reports.append
         )
-        await batcher.submit([row(0, 10), row(0, 10)])  # shows the speed
+        await batcher.submit([row(0, 10)] * 10)  # shows the speed
         requests = [asyncio.ensure_future(batcher.submit([row(i, 10)])) for i in range(40)]
         answers = await asyncio.gather(*requests, return_exceptions=True)
         refused = [answer for answer in answers if isinstance(answer, Overloaded)]
         assert 4 <= 40 - len(refused) <= 16
-        assert all(0.1 < error.retry_after_s < 1 for error in refused)
+        assert all(0 < error.retry_after_s < 1 for error in refused)
         assert "TUNEPORT_MAX_QUEUE_MS" in refused[0].remedy
         assert len(await batcher.submit([row(1, 10)])) == 1
         batcher.close()
 
     asyncio.run(run())
-    assert reports[0].rows == 2
-    assert (reports[0].tokens, reports[0].padded_tokens) == (20, 20)
+    assert (reports[1].tokens, reports[1].padded_tokens) == (20, 20)
     assert sum(report.rows for report in reports) == sum(len(report.waited_s) for report in reports)
+
+
+def test_a_request_whose_deadline_cannot_be_met_is_refused_at_once(engine: StalledEngine) -> None:
+    def slow(rows: Sequence[EncodedInput]) -> list[RowOutputs]:
+        threading.Event().wait(0.02)
+        return engine(rows)
+
+    async def run() -> None:
+        batcher = Batcher(slow, streams=1, limits=BatchLimits(10), max_queue_inputs=1000)
+        bulk = asyncio.ensure_future(batcher.submit([row(0, 10)] * 5))
+        await engine.called(3)
+        others = [asyncio.ensure_future(batcher.submit([row(1, 10)])) for _ in range(50)]
+        await asyncio.sleep(0)
+        now = asyncio.get_running_loop().time()
+        with pytest.raises(Overloaded, match="would not be answered within its") as refused:
+            await batcher.submit([row(2, 10)], deadline=now + 0.1)
+        assert refused.value.retry_after_s > 0
+        # A request with more time is none of those, and without the others both are accepted.
+        patient = asyncio.ensure_future(batcher.submit([row(3, 10)], deadline=now + 60))
+        await asyncio.sleep(0)
+        for other in others:
+            other.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await bulk
+        assert values(await patient) == [3]
+        assert values(await batcher.submit([row(4, 10)], deadline=asyncio.get_running_loop().time() + 10)) == [4]
+        batcher.close()
+
+    asyncio.run(run())
+
+
+def test_rows_that_leave_free_their_place_and_are_not_waited_for() -> None:
+    async def run() -> None:
+        queue = RowQueue(BatchLimits(10), streams=1, max_rows=100, max_wait_s=None)
+        for _ in range(3):  # shows a speed
+            queue.put([row(0, 10)], None)
+        queue.take_batch()
+        await asyncio.sleep(0.01)
+        queue.take_batch()
+        jobs = [queue.put([row(1, 10)], None) for _ in range(20)]
+        loop = asyncio.get_running_loop()
+        with pytest.raises(Overloaded):
+            queue.check_capacity(1, deadline=loop.time() + 0.05)
+        for each in jobs:
+            each[0].outputs.cancel()
+            queue.drop(each)
+        assert len(queue) == 1
+        queue.check_capacity(99, deadline=loop.time() + 10)
+        assert [job.row.ids[0] for job in queue.take_batch()] == [0]
+        assert queue.take_batch() == []
+        queue.check_capacity(1, deadline=loop.time() + 1e-3)
+
+    asyncio.run(run())
+
+
+def test_what_left_the_queue_is_not_kept() -> None:
+    async def run() -> None:
+        queue = RowQueue(BatchLimits(10), streams=1, max_rows=10**6, max_wait_s=None)
+        waiting = queue.put([row(0, 10)], None)
+        for _ in range(3000):
+            jobs = queue.put([row(1, 10)] * 3, asyncio.get_running_loop().time() + 1000)
+            queue.drop(jobs)
+        assert len(queue) == 1
+        assert len(queue._jobs) + len(queue._later) + len(queue._deadlines) < 5000
+        assert queue.clear() == waiting
+
+    asyncio.run(run())
 
 
 def test_a_bulk_request_does_not_shut_others_out(engine: StalledEngine) -> None:

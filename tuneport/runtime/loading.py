@@ -50,8 +50,6 @@ class ModelFamily:
     build_runner: BuildRunner
     tokenizes_concurrently: bool
     """Whether tokenizing a short text is fast and takes no lock, so that an event loop may do it."""
-    waits_for_request_timeout: bool
-    """Whether requests may by default wait in the queue for as long as their timeout: each takes seconds."""
     is_autotuned: bool
     """Whether serving times the variants again on a host unlike the export's; generating text takes too long."""
 
@@ -99,7 +97,6 @@ FAMILIES = {
             _encoder_tokenizer,
             _encoder_runner,
             tokenizes_concurrently=True,
-            waits_for_request_timeout=False,
             is_autotuned=True,
         ),
         ModelFamily(
@@ -107,7 +104,6 @@ FAMILIES = {
             _generative_tokenizer,
             _generative_runner,
             tokenizes_concurrently=False,
-            waits_for_request_timeout=True,
             is_autotuned=False,
         ),
     )

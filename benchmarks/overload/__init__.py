@@ -1,0 +1,1 @@
+"""The overload benchmark: goodput and latency at twice the load that the service can carry."""

@@ -1,0 +1,45 @@
+"""Measure the service at full load and at twice the load, and what a refusal costs.
+
+python -m tuneport.stages.benchmarks.overload ARTIFACT --out DIR [--variant V] [--connections 32] [--seconds 8]
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tuneport.errors import TuneportError
+
+from .main import bench_overload
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the arguments, run the benchmark, and print its table."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tuneport.stages.benchmarks.overload",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("artifact", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--variant")
+    parser.add_argument("--connections", type=int, default=32, help="connections that are full load")
+    parser.add_argument("--seconds", type=float, default=8.0, help="duration of each load")
+    options = parser.parse_args(arguments)
+    try:
+        report = bench_overload(
+            options.artifact,
+            options.out,
+            variant=options.variant,
+            connections=options.connections,
+            seconds=options.seconds,
+            progress=lambda line: sys.stderr.write(line + "\n"),
+        )
+    except TuneportError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(1)
+    sys.stdout.write(report.markdown())
+
+
+if __name__ == "__main__":
+    main()
