@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 import bentoml
 from bentoml.exceptions import BentoMLException
-from bentoml.models import BentoModel
 from pydantic import BaseModel
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -26,7 +25,8 @@ from tuneport.errors import TuneportError
 from tuneport.schema.loading import load_manifest
 
 from . import lifecycle, logs, supervision, tracing
-from .bento import MODEL_NAME
+from .bento import MODEL_NAME, registered_labels
+from .packing import ArtifactModel
 from .settings import METRICS_FOLDER, Settings, read_settings
 
 if TYPE_CHECKING:
@@ -37,6 +37,9 @@ class Arguments(BaseModel):
     """Arguments of `bentoml serve` and `bentoml build`."""
 
     model: str = f"{MODEL_NAME}:latest"
+    """The artifact."""
+    variants: str = ""
+    """What a bento packs of it; by default the variant that serves, and its fallback."""
 
 
 def bentoml_settings(settings: Settings) -> dict[str, Any]:
@@ -97,6 +100,13 @@ class LineBreaks:
         await app(scope, receive, send)
 
 
+def identity(model: str) -> dict[str, Any]:
+    """Return what a bento and its image say of the artifact: labels, and variables that become labels of the image."""
+    labels = registered_labels(model)
+    variables = [{"name": f"MODEL_{name}".upper(), "value": value} for name, value in labels.items()]
+    return {"labels": labels, "envs": variables}
+
+
 tracing.keep_bentoml_from_tracing()
 arguments = bentoml.use_arguments(Arguments)
 # Read at import because the supervisor needs to know about workers and TLS.
@@ -110,7 +120,7 @@ class ModelService:
     A service with another batcher is a subclass with its own `open_inference`, decorated as `Tuneport` is.
     """
 
-    model = BentoModel(arguments.model)
+    model = ArtifactModel(arguments.model, variants=arguments.variants)
 
     @bentoml.on_deployment
     @staticmethod
@@ -226,7 +236,7 @@ class ModelService:
         self.admission.inference.close()
 
 
-@bentoml.service(name="tuneport", **bentoml_settings(settings))
+@bentoml.service(name="tuneport", **identity(arguments.model), **bentoml_settings(settings))
 @bentoml.asgi_app(worker_app)
 class Tuneport(ModelService):
     """A fine-tuned model behind `POST /predict` and the Open Inference Protocol."""
