@@ -1,4 +1,4 @@
-"""Pin the versions of this environment: in constraints.txt for users, with hashes in serve/requirements*.txt for images.
+"""Pin the versions of this environment: in constraints.txt for users, in serve/requirements*.txt for images.
 
 Run it in an environment that has every extra but `gpu` and `tensorrt` and passes the tests, with `uv` on the path:
 `python deploy/pin.py`. The pins of `gpu`, which excludes `cpu`, are kept from the file as it is; `python deploy/pin.py
@@ -134,7 +134,11 @@ def resolve(packages: tuple[str, ...], constraints: str, *options: str) -> list[
         file.write(constraints)
         file.flush()
         done = subprocess.run(
-            [*command, "--constraint", file.name], input="\n".join(packages), capture_output=True, text=True, check=False
+            [*command, "--constraint", file.name],
+            input="\n".join(packages),
+            capture_output=True,
+            text=True,
+            check=False,
         )
     if done.returncode:
         sys.exit(done.stderr)

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -108,9 +109,7 @@ def build(artifact: Path, variants: Sequence[str] = ()) -> bentoml.Bento:
 
 def _build_bento(context: Path, arguments: dict[str, str]) -> bentoml.Bento:
     # Reloaded because this process may have built the bento of another artifact.
-    return bentoml.bentos.build_bentofile(
-        str(context / BENTOFILE), build_ctx=str(context), args=arguments, reload=True
-    )
+    return bentoml.bentos.build_bentofile(str(context / BENTOFILE), build_ctx=str(context), args=arguments, reload=True)
 
 
 def write_build_context(folder: Path) -> None:
@@ -156,6 +155,16 @@ def _reason(error: OSError) -> str:
     if isinstance(error, shutil.Error) and error.args and error.args[0]:
         return str(error.args[0][0][-1]).partition(":")[0]
     return error.strerror or str(error)[:120]
+
+
+def containerize(tag: str, options: Sequence[str] = ()) -> int:
+    """Build a bento's image with `bentoml containerize`; returns the exit code.
+
+    BentoML 1.4 reads the Dockerfile's template, which it has copied to a temporary folder, only if that lies below the
+    working directory.
+    """
+    command = [sys.executable, "-P", "-m", "bentoml", "containerize", tag, *options]
+    return subprocess.run(command, cwd="/", env=serve_environment(), check=False).returncode
 
 
 def serve_command(target: str, *, host: str, port: int, model: str | None = None) -> list[str]:

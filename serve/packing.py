@@ -28,7 +28,7 @@ REQUIREMENTS = "requirements.txt"
 
 
 @attrs.frozen
-class ArtifactModel(BentoModel):  # type: ignore[misc]
+class ArtifactModel(BentoModel):
     """The artifact of a service, of which a bento packs the part that serves."""
 
     variants: str = ""
@@ -46,6 +46,11 @@ class ArtifactModel(BentoModel):  # type: ignore[misc]
         except TuneportError as error:
             raise BentoMLException(str(error)) from error
         return BentoModelInfo.from_bento_model(bentoml.models.get(tag), alias)
+
+
+def artifact_model(tag: str, variants: str) -> ArtifactModel:
+    """Return the model of a service's class."""
+    return ArtifactModel(tag, variants)  # type: ignore[call-arg]  # mypy does not see attrs through bentoml
 
 
 def pack(tag: str, names: Sequence[str] = ()) -> str:
@@ -72,6 +77,7 @@ def pack(tag: str, names: Sequence[str] = ()) -> str:
         copy_artifact(source, part, folder, may_link=True)
         (folder / SELECTION).write_text(selection.model_dump_json(indent=2) + "\n", encoding="utf-8")
         (folder / REQUIREMENTS).write_text(requirements, encoding="utf-8")
+        folder.chmod(0o755)  # BentoML's is private; in the image another user reads it
     return packed
 
 

@@ -26,7 +26,7 @@ from tuneport.schema.loading import load_manifest
 
 from . import lifecycle, logs, supervision, tracing
 from .bento import MODEL_NAME, registered_labels
-from .packing import ArtifactModel
+from .packing import artifact_model
 from .settings import METRICS_FOLDER, Settings, read_settings
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class ModelService:
     A service with another batcher is a subclass with its own `open_inference`, decorated as `Tuneport` is.
     """
 
-    model = ArtifactModel(arguments.model, variants=arguments.variants)
+    model = artifact_model(arguments.model, arguments.variants)
 
     @bentoml.on_deployment
     @staticmethod
@@ -140,8 +140,10 @@ class ModelService:
             # In its own images BentoML restarts no worker that dies: the others would go on with its GPU idle.
             os.environ.pop("BENTOML_CONTAINERIZED", None)
         from .autotune import select_for_host, warn_of_other_processor
+        from .evidence import Origin
 
         try:
+            Origin.check(_artifact(), settings)  # before autotuning runs what is in the artifact
             selection = select_for_host(_artifact(), settings) if settings.variant is None else None
             if selection and selection.variant:
                 os.environ["TUNEPORT_VARIANT"] = selection.variant

@@ -85,12 +85,21 @@ def read_public_key(text: str) -> minisign.PublicKey:
         raise SignatureError(f"{line[:60]!r} is no public key ({error})", remedy) from error
 
 
+def read_key_file(path: Path) -> str:
+    """Read the file of a public key."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SignatureError(f"{path} cannot be read ({error})", "give minisign's .pub file") from error
+
+
 def check_signature(artifact: Path, public_key: str | None, *, is_required: bool = False) -> SignatureCheck:
     """Check an artifact's signature with a public key; the hashes of the files are checked where they are opened.
 
     Raises SignatureError for a signature that is not the key's or not of this manifest, and for none if it is
-    required.
+    required; ArtifactError for a manifest that cannot be read.
     """
+    load_manifest(artifact)
     path = artifact / SIGNATURE
     if not path.is_file():
         if is_required:

@@ -22,6 +22,7 @@ from tuneport.runtime.tasks.inputs import MAX_ITEMS
 from ..admission import AdmissionController
 from ..framing import CANCELLED
 from ..json_text import parse_json
+from .evidence import routes as evidence_routes
 from .middleware import RequestMiddleware
 from .open_inference import routes as open_inference_routes
 from .openai import routes as openai_routes
@@ -43,6 +44,7 @@ def create_app(admission: AdmissionController, origins: list[str] | None = None)
         routes=[
             Route("/predict", predict, methods=["POST"]),
             *open_inference_routes,
+            *evidence_routes,
             *openai_routes,
             *playground_routes,
             Route("/metrics", metrics),

@@ -83,9 +83,7 @@ def test_an_extra_brings_what_its_commands_import(extra: str) -> None:
 
 
 def test_the_base_has_none_of_the_heavy_packages() -> None:
-    assert {"torch", "transformers", "datasets", "peft", "matplotlib", "optimum", "onnx"}.isdisjoint(
-        modules_of(BASE)
-    )
+    assert {"torch", "transformers", "datasets", "peft", "matplotlib", "optimum", "onnx"}.isdisjoint(modules_of(BASE))
 
 
 def test_the_extra_for_all_commands_names_the_others() -> None:

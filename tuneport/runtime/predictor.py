@@ -56,7 +56,8 @@ class Predictor:
         if max_batch_tokens:
             self.runner.limits = replace(self.runner.limits, tokens=max_batch_tokens)
         self.task: RuntimeTask = self.runner.task
-        check_golden(self.runner, load_golden(folder), self.variant)  # also the engine's warm-up
+        self.golden_difference: float = check_golden(self.runner, load_golden(folder), self.variant)
+        """From torch on the golden cases, here and now; computing it was also the engine's warm-up."""
 
     def describe(self) -> dict[str, str]:
         """Return the model's name, version and variant, as in responses."""
