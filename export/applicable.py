@@ -47,7 +47,7 @@ def _missing_package(name: str, spec: VariantSpec) -> tuple[str, str] | None:
     if spec.engine == "openvino" and importlib.util.find_spec("openvino") is None:
         return "needs OpenVINO", "install tuneport[openvino]"
     if name == "openvino-int8" and importlib.util.find_spec("nncf") is None:
-        return "needs NNCF", "install tuneport[openvino]"
+        return "needs NNCF", "install tuneport[export]"
     if spec.uses_tensorrt and importlib.util.find_spec("tensorrt_libs") is None:
         return "needs TensorRT", "install tuneport[tensorrt]"
     return None

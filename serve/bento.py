@@ -3,9 +3,10 @@
 import contextlib
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -16,15 +17,16 @@ from bentoml.exceptions import BentoMLException, NotFound
 from tuneport.errors import ArtifactError, TuneportError
 from tuneport.folders import sha256
 from tuneport.schema.artifact import MANIFEST, Manifest
-from tuneport.schema.loading import check_files, listed_files, load_manifest
-from tuneport.tasks import task_spec
+from tuneport.schema.loading import check_files, load_manifest
+from tuneport.signing import SIGNATURE
+
+from .packing import copy_artifact, model_labels, pack
+from .process import serve_environment
 
 MODEL_NAME = "tuneport"
 SERVICE = "tuneport.stages.serve.service:Tuneport"
 BENTOFILE = "bentofile.yaml"
 HOME_REMEDY = "set BENTOML_HOME to a folder that can be written"
-REQUIREMENTS = "serve/requirements.txt"
-"""What bentofile.yaml names: the packages of an image for encoders on CPUs."""
 
 
 def register(artifact: Path) -> str:
@@ -40,6 +42,7 @@ def register(artifact: Path) -> str:
     try:
         stored = Path(bentoml.models.get(tag).path)
         check_files(stored, load_manifest(stored))
+        _update_signature(artifact, stored)
         return tag
     except NotFound:
         pass
@@ -52,7 +55,8 @@ def register(artifact: Path) -> str:
 def _check_home() -> None:
     """Raise TuneportError if BentoML's folder cannot be made; BentoML would print a traceback."""
     try:
-        home = Path(BentoMLContainer.bentoml_home.get())
+        home = Path(BentoMLContainer.bentoml_home.get()).absolute()
+        BentoMLContainer.bentoml_home.set(str(home))  # because a build changes the working directory
         (home / "models").mkdir(parents=True, exist_ok=True)
         is_writable = os.access(home / "models", os.W_OK)
     except (OSError, BentoMLException) as error:
@@ -63,57 +67,61 @@ def _check_home() -> None:
 
 
 def _store(artifact: Path, manifest: Manifest, tag: str) -> None:
-    labels = {"name": manifest.name, "task": manifest.task, "default_variant": manifest.default_variant}
     try:
-        with bentoml.models.create(tag, labels=labels) as stored_model:
-            for file in [MANIFEST, *(file.path for file in listed_files(manifest))]:
-                target = Path(stored_model.path) / file
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(artifact / file, target)
+        with bentoml.models.create(tag, labels=model_labels(artifact, manifest)) as stored_model:
+            copy_artifact(artifact, manifest, Path(stored_model.path))
     except OSError as error:
         problem = f"{artifact} cannot be copied into BentoML's store ({_reason(error)})"
         raise TuneportError(problem, "make room there, or set BENTOML_HOME; the artifact itself is whole") from error
 
 
-def build(artifact: Path) -> bentoml.Bento:
-    """Register an artifact and build the bento that serves it, with the packages that its variants need."""
-    tag = register(artifact)
-    with tempfile.TemporaryDirectory(prefix="tuneport-build-") as folder, _remove_unfinished_bentos():
-        context = Path(folder)
-        write_build_context(context, requirements_for(load_manifest(artifact)))
-        return bentoml.bentos.build_bentofile(
-            str(context / BENTOFILE),
-            build_ctx=folder,
-            args={"model": tag},
-            reload=True,  # this process may have built the bento of another artifact
-        )
+def _update_signature(artifact: Path, stored: Path) -> None:
+    """Bring a signature that was made after the artifact was stored."""
+    if (artifact / SIGNATURE).is_file():
+        shutil.copyfile(artifact / SIGNATURE, stored / SIGNATURE)
+    else:
+        (stored / SIGNATURE).unlink(missing_ok=True)
 
 
-def requirements_for(manifest: Manifest) -> str:
-    """Return the file with what an artifact's image installs: torch for generative models, CUDA's libraries for GPUs.
+def registered_labels(tag: str) -> dict[str, str]:
+    """Return the labels of a registered artifact; none where there is no such artifact."""
+    try:
+        return dict(bentoml.models.get(tag).info.labels)
+    except BentoMLException:
+        return {}
 
-    ONNX Runtime for GPUs runs variants for CPUs as well. Raises TuneportError for TensorRT with a generative model.
+
+def build(artifact: Path, variants: Sequence[str] = ()) -> bentoml.Bento:
+    """Register an artifact and build the bento that serves it.
+
+    The bento holds `variants`, of which the first serves by default; by default the artifact's default variant and its
+    fallback. Its image installs what these need.
     """
-    is_generative = task_spec(manifest.task).family == "generative"
-    devices = {variant.execution.device for variant in manifest.variants}
-    if "tensorrt" in devices and is_generative:
-        raise TuneportError("there is no image for generative models on TensorRT", "export with --device cuda")
-    target = "tensorrt" if "tensorrt" in devices else "gpu" if "cuda" in devices else ""
-    parts = ["requirements", *(["generate"] if is_generative else []), *([target] if target else [])]
-    return f"serve/{'-'.join(parts)}.txt"
+    tag = register(artifact)
+    # For errors of its own: BentoML would report them with a traceback.
+    pack(tag, variants)
+    with tempfile.TemporaryDirectory(prefix="tuneport-build-") as folder, _remove_unfinished_bentos():
+        write_build_context(Path(folder))
+        # BentoML reads the Dockerfile's template only below the working directory.
+        with contextlib.chdir(folder):
+            return _build_bento(Path(folder), {"model": tag, "variants": ",".join(variants)})
 
 
-def write_build_context(folder: Path, requirements: str) -> None:
+def _build_bento(context: Path, arguments: dict[str, str]) -> bentoml.Bento:
+    # Reloaded because this process may have built the bento of another artifact.
+    return bentoml.bentos.build_bentofile(str(context / BENTOFILE), build_ctx=str(context), args=arguments, reload=True)
+
+
+def write_build_context(folder: Path) -> None:
     """Copy the installed package into a folder laid out like the root of a checkout, whose bentofile.yaml holds there.
 
-    `requirements` is the file that the image installs.
+    What a bento packs of it is for that file to say.
     """
     package = Path(str(files("tuneport")))
     stage = package / "stages" / "serve"
     shutil.copytree(package, folder / "tuneport", ignore=_without_stages)
     shutil.copytree(stage, folder / "serve", ignore=shutil.ignore_patterns("__pycache__"))
-    bentofile = (stage / BENTOFILE).read_text(encoding="utf-8")
-    (folder / BENTOFILE).write_text(bentofile.replace(REQUIREMENTS, requirements), encoding="utf-8")
+    shutil.copyfile(stage / BENTOFILE, folder / BENTOFILE)
 
 
 def _without_stages(folder: str, names: list[str]) -> list[str]:
@@ -147,6 +155,16 @@ def _reason(error: OSError) -> str:
     if isinstance(error, shutil.Error) and error.args and error.args[0]:
         return str(error.args[0][0][-1]).partition(":")[0]
     return error.strerror or str(error)[:120]
+
+
+def containerize(tag: str, options: Sequence[str] = ()) -> int:
+    """Build a bento's image with `bentoml containerize`; returns the exit code.
+
+    BentoML 1.4 reads the Dockerfile's template, which it has copied to a temporary folder, only if that lies below the
+    working directory.
+    """
+    command = [sys.executable, "-P", "-m", "bentoml", "containerize", tag, *options]
+    return subprocess.run(command, cwd="/", env=serve_environment(), check=False).returncode
 
 
 def serve_command(target: str, *, host: str, port: int, model: str | None = None) -> list[str]:

@@ -44,8 +44,10 @@ def prepare_deployment(settings: Settings, artifact: Path) -> None:
         os.environ[METRICS_FOLDER] = str(folder / "metrics")
         (folder / "metrics").mkdir()
     from .autotune import select_for_host, warn_of_other_processor
+    from .evidence import Origin
 
     try:
+        Origin.check(artifact, settings)  # before autotuning runs what is in the artifact
         selection = select_for_host(artifact, settings) if settings.variant is None else None
         if selection and selection.variant:
             os.environ["TUNEPORT_VARIANT"] = selection.variant

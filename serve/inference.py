@@ -16,6 +16,7 @@ from tuneport.schema.artifact import Variant
 from tuneport.schema.loading import load_manifest
 
 from .batcher import Batcher, BatchReport, MakeBatcher, RowBatcher
+from .evidence import Origin
 from .lanes import Lanes
 from .settings import Settings
 
@@ -51,6 +52,8 @@ class Inference:
         """Called in the event loop with the report of every batch."""
         self.on_device_lost: Callable[[], object] = lambda: None
         """Called once, in a thread of the engine, when its device failed; nothing runs on it afterwards."""
+        self.origin = Origin()
+        """Hash and signature of the manifest, as they were when the artifact was opened."""
         self.lost_because: str | None = None
         """Why the device is lost."""
         self._lost_lock = threading.Lock()
@@ -69,7 +72,12 @@ class Inference:
     def open(
         cls, artifact: Path, settings: Settings, *, streams: int | None = None, make_batcher: MakeBatcher = Batcher
     ) -> Self:
-        """Open an artifact as the settings say; raises what `Predictor` raises, and EngineError for a wrong device."""
+        """Open an artifact as the settings say.
+
+        Raises what `Predictor` raises, SignatureError for a signature that is wrong, or that is absent and required,
+        and EngineError for a wrong device.
+        """
+        origin = Origin.check(artifact, settings)  # before anything of the artifact is opened
         _check_device(load_manifest(artifact).variant(settings.variant), settings)
         predictor = Predictor(
             artifact,
@@ -79,7 +87,9 @@ class Inference:
             max_batch_tokens=settings.max_batch_tokens,
             device_options=settings.device_options(),
         )
-        return cls(predictor, settings, make_batcher)
+        inference = cls(predictor, settings, make_batcher)
+        inference.origin = origin
+        return inference
 
     async def run(
         self,

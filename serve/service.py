@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import bentoml
 from bentoml.exceptions import BentoMLException
-from bentoml.models import BentoModel
 from pydantic import BaseModel
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from . import lifecycle, logs, tracing
-from .bento import MODEL_NAME
+from .bento import MODEL_NAME, registered_labels
 from .deployment import prepare_deployment, with_workers
+from .packing import artifact_model
 from .settings import Settings, read_settings
 from .worker import Worker
 
@@ -31,6 +31,9 @@ class Arguments(BaseModel):
     """Arguments of `bentoml serve` and `bentoml build`."""
 
     model: str = f"{MODEL_NAME}:latest"
+    """The artifact."""
+    variants: str = ""
+    """What a bento packs of it; by default the variant that serves, and its fallback."""
 
 
 def bentoml_settings(settings: Settings) -> dict[str, Any]:
@@ -70,6 +73,13 @@ def _with_workers(settings: Settings) -> Settings:
     return with_workers(settings, artifact)
 
 
+def identity(model: str) -> dict[str, Any]:
+    """Return what a bento and its image say of the artifact: labels, and variables that become labels of the image."""
+    labels = registered_labels(model)
+    variables = [{"name": f"MODEL_{name}".upper(), "value": value} for name, value in labels.items()]
+    return {"labels": labels, "envs": variables}
+
+
 tracing.keep_bentoml_from_tracing()
 arguments = bentoml.use_arguments(Arguments)
 # Read at import because the supervisor needs to know about workers and TLS.
@@ -83,7 +93,7 @@ class ModelService:
     A service with another batcher is a subclass with its own `open_inference`, decorated as `Tuneport` is.
     """
 
-    model = BentoModel(arguments.model)
+    model = artifact_model(arguments.model, arguments.variants)
 
     @bentoml.on_deployment
     @staticmethod
@@ -130,7 +140,7 @@ class ModelService:
         await self.worker.stop()
 
 
-@bentoml.service(name="tuneport", **bentoml_settings(settings))
+@bentoml.service(name="tuneport", **identity(arguments.model), **bentoml_settings(settings))
 @bentoml.asgi_app(worker_app)
 class Tuneport(ModelService):
     """A fine-tuned model behind `POST /predict` and the Open Inference Protocol."""

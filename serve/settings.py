@@ -13,6 +13,7 @@ from tuneport.errors import TuneportError
 from tuneport.host import usable_cores
 from tuneport.runtime.device_options import ArenaStrategy, DeviceOptions
 from tuneport.schema.artifact import Device
+from tuneport.signing import read_public_key
 
 PREFIX = "TUNEPORT_"
 START_REPORT = "TUNEPORT_START_REPORT"
@@ -91,6 +92,10 @@ class Settings(BaseSettings):
     """Certificate chain (PEM) for HTTP and gRPC."""
     tls_keyfile: Path | None = None
     """Private key (PEM) for HTTP and gRPC."""
+    public_key: str | None = None
+    """Public key of minisign's (RW…) with which the artifact's signature is checked at the start."""
+    require_signature: bool = False
+    """Refuse to serve an artifact without a signature of that key."""
     cors_origins: str | None = None
     """Origins whose pages may call the service, separated by commas; by default none."""
 
@@ -135,6 +140,14 @@ class Settings(BaseSettings):
         files = {name: getattr(self, name) for name in ("api_keys_file", "tls_certfile", "tls_keyfile")}
         return {f"{PREFIX}{name}".upper(): str(path.absolute()) for name, path in files.items() if path}
 
+    def check_key(self) -> None:
+        """Raise TuneportError for a public key that is none, and for a required signature without a key."""
+        if self.public_key is not None:
+            read_public_key(self.public_key)
+        elif self.require_signature:
+            problem = "TUNEPORT_REQUIRE_SIGNATURE is set without a key"
+            raise TuneportError(problem, "set TUNEPORT_PUBLIC_KEY to the last line of minisign's .pub file")
+
     def origins(self) -> list[str]:
         """List the origins for CORS; raises TuneportError for one that is malformed."""
         origins = [origin.strip() for origin in (self.cors_origins or "").split(",") if origin.strip()]
@@ -170,6 +183,7 @@ def read_settings() -> Settings:
     settings.keys()
     settings.tls()
     settings.origins()
+    settings.check_key()
     return settings
 
 

@@ -54,6 +54,9 @@ def finetune(
     """
     from pathlib import Path
 
+    from tuneport.extras import require_extras
+
+    require_extras("fine-tuning", "train")
     from tuneport.stages.finetune.config import load_config
     from tuneport.stages.finetune.train import finetune as train
 
@@ -86,7 +89,10 @@ def export(
 
     from pydantic import ValidationError
 
+    from tuneport.extras import require_extras
     from tuneport.schema.base import settings_error
+
+    require_extras("the export", "export")
     from tuneport.stages.export.config import ExportConfig
     from tuneport.stages.export.pipeline import export as run_export
 

@@ -1,7 +1,7 @@
 """The exception tree: every error that a user, or a client of the service, can act on.
 
     TuneportError
-    ├── DataError, CheckpointError, ArtifactError, GateError, EngineError
+    ├── DataError, CheckpointError, ArtifactError, SignatureError, GateError, EngineError
     └── RequestError                        a request gets an error response
         ├── InputError                      an input, or a parameter, is not of the task's form
         ├── MalformedRequest, UnsupportedEncoding, PayloadTooLarge, SlowRequest
@@ -36,6 +36,10 @@ class CheckpointError(TuneportError):
 
 class ArtifactError(TuneportError):
     """The artifact is missing, damaged, or of another schema."""
+
+
+class SignatureError(TuneportError):
+    """An artifact is not signed with the key that was given, or a key cannot be used."""
 
 
 class GateError(TuneportError):

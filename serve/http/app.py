@@ -20,6 +20,7 @@ from tuneport.runtime.tasks.inputs import MAX_ITEMS
 
 from ..admission import AdmissionController
 from ..json_text import parse_json
+from .evidence import routes as evidence_routes
 from .middleware import FramedApp, client_disconnected
 from .open_inference import routes as open_inference_routes
 from .openai import routes as openai_routes
@@ -42,6 +43,7 @@ def create_app(admission: AdmissionController, origins: list[str] | None = None)
             Route("/ping", ping),
             *tei_routes,
             *open_inference_routes,
+            *evidence_routes,
             *openai_routes,
             *playground_routes,
             Route("/metrics", metrics),

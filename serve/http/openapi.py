@@ -37,6 +37,7 @@ def describe_api(manifest: Manifest, settings: Settings) -> dict[str, Any]:
         **_tei_paths(manifest),
         "/v2/health/live": {"get": _health("live", "Is the server alive?")},
         "/v2/health/ready": {"get": _health("ready", "Is the server ready?")},
+        "/evidence": {"get": _operation("What proves the variant that serves.", {"type": "object"})},
         "/v2": {"get": _operation("The server's metadata.", {"type": "object"})},
     }
     if not settings.metrics_port:

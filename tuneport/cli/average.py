@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from tuneport.cli.options import Out, Overwrite
+from tuneport.extras import require_extras
 
 
 def average(
@@ -20,6 +21,7 @@ def average(
 
     Example: tuneport average runs/a runs/b --out runs/mean
     """
+    require_extras("averaging", "train")
     from tuneport.stages.finetune.average import average as run_average
 
     averages = run_average(runs, out, overwrite=overwrite)

@@ -2,12 +2,14 @@
 
 from tuneport.cli.options import Out, Overwrite, with_config
 from tuneport.cli.progress import progress_steps
+from tuneport.extras import require_extras
 from tuneport.stages.benchmarks.config import EndpointConfig
 
 
 @with_config(EndpointConfig, positional="artifact")
 def bench_endpoint(config: EndpointConfig, out: Out, overwrite: Overwrite = False) -> None:
     """Time whole servers under load: tuneport over HTTP and gRPC, BentoML's batcher, and BentoML over torch."""
+    require_extras("the benchmark", "export")
     from tuneport.stages.benchmarks.endpoint.main import bench_endpoint as run_bench
     from tuneport.stages.benchmarks.report import TABLE
 

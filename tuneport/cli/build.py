@@ -1,11 +1,25 @@
 """`tuneport build`."""
 
+from typing import Annotated
+
+import typer
+
+from tuneport.cli.fields import PARSERS
 from tuneport.cli.options import Artifact
 
+Variants = Annotated[
+    str,
+    typer.Option(
+        metavar="A,B,…",
+        help="Variants that the bento holds; the first serves by default. Default: the artifact's default variant, and "
+        "its fallback for processors on which that does not run.",
+    ),
+]
 
-def build(artifact: Artifact) -> None:
+
+def build(artifact: Artifact, variants: Variants = "") -> None:
     """Register an artifact with BentoML and build the bento that serves it."""
     from tuneport.stages.serve.bento import build as run_build
 
-    bento = run_build(artifact)
+    bento = run_build(artifact, PARSERS[tuple](variants))
     print(f"built {bento.tag}; next: bentoml serve {bento.tag}, or bentoml containerize {bento.tag}")

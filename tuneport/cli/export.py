@@ -2,6 +2,7 @@
 
 from tuneport.cli.options import Out, Overwrite, with_config
 from tuneport.cli.progress import progress_steps
+from tuneport.extras import require_extras
 from tuneport.stages.export.config import ExportConfig
 
 
@@ -12,6 +13,7 @@ def export(config: ExportConfig, out: Out, overwrite: Overwrite = False) -> None
     Exits with 1 and writes nothing if the fp32 variant does not answer as torch does. The artifact is also
     registered with BentoML, so that a plain `bentoml build` in a checkout of tuneport builds it.
     """
+    require_extras("the export", "export")
     from tuneport.stages.export.card import variant_table
     from tuneport.stages.export.pipeline import export as run_export
     from tuneport.stages.serve.bento import register

@@ -7,6 +7,7 @@ from tuneport.cli.options import Out, Overwrite, Resume, SettingsFile, SetValues
 from tuneport.cli.progress import print_warning
 from tuneport.cli.signals import explain_resume
 from tuneport.errors import TuneportError
+from tuneport.extras import require_extras
 from tuneport.stages.finetune.config import FinetuneConfig
 from tuneport.tasks import all_tasks
 
@@ -51,6 +52,7 @@ def finetune(
     resume: Resume = False,
 ) -> None:
     """Fine-tune a model on labelled data and write a run folder."""
+    require_extras("fine-tuning", "train")
     from tuneport.stages.finetune.config import load_config
     from tuneport.stages.finetune.train import finetune as train
 

@@ -13,6 +13,7 @@ from tuneport.cli.average import average
 from tuneport.cli.bench import bench
 from tuneport.cli.bench_endpoint import bench_endpoint
 from tuneport.cli.build import build
+from tuneport.cli.containerize import containerize
 from tuneport.cli.demo import demo
 from tuneport.cli.export import export
 from tuneport.cli.finetune import finetune, finetune_help
@@ -20,6 +21,7 @@ from tuneport.cli.inspect import inspect
 from tuneport.cli.predict import predict
 from tuneport.cli.search import search
 from tuneport.cli.serve import serve
+from tuneport.cli.sign import keygen, sign
 from tuneport.cli.signals import INTERRUPTED, install_handlers, was_interrupted
 from tuneport.cli.verify import verify
 from tuneport.errors import TuneportError
@@ -40,10 +42,13 @@ app.command()(export)
 app.command()(predict)
 app.command()(verify)
 app.command()(inspect)
+app.command()(sign)
+app.command()(keygen)
 app.command()(bench)
 app.command("bench-endpoint")(bench_endpoint)
 app.command()(serve)
 app.command()(build)
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(containerize)
 
 
 def main() -> NoReturn:

@@ -9,6 +9,7 @@ from tuneport.cli.finetune import FLAGS
 from tuneport.cli.options import Out, Overwrite, Resume, SettingsFile, SetValues, with_flags
 from tuneport.cli.progress import print_warning
 from tuneport.cli.signals import explain_resume
+from tuneport.extras import require_extras
 from tuneport.stages.finetune.config import FinetuneConfig
 
 Space = Annotated[Path, typer.Option(help="TOML file: learning_rate = {low = 1e-5, high = 5e-4, log = true}")]
@@ -34,6 +35,7 @@ def search(
     Example: tuneport search --space space.toml --task text-classification --model minilm-l6 --data reviews/
     --out runs/search --trials 20
     """
+    require_extras("the search", "train")
     from tuneport.stages.finetune.config import load_config
     from tuneport.stages.finetune.search.search import BEST
     from tuneport.stages.finetune.search.search import search as run_search

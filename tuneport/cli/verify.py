@@ -1,12 +1,23 @@
 """`tuneport verify`."""
 
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
 from tuneport.cli.options import Artifact
 
+PublicKey = Annotated[Path | None, typer.Option("--key", help="Public key (.pub) of the signature that must be there.")]
 
-def verify(artifact: Artifact) -> None:
-    """Check the hashes of all files and the golden cases of every variant on this machine."""
+
+def verify(artifact: Artifact, key: PublicKey = None) -> None:
+    """Check the hashes of all files and the golden cases of every variant on this machine; with --key the signature."""
     from tuneport.runtime.verify import verify as run_verify
+    from tuneport.signing import check_signature, read_key_file
 
+    if key is not None:
+        signature = check_signature(artifact, read_key_file(key), is_required=True)
+        print(f"signature right: {signature.key_id}, {signature.comment}")
     for each in run_verify(artifact):
         if each.difference is None:
             print(f"{each.name}: files right; golden cases not run, because it {each.obstacle}")

@@ -58,7 +58,8 @@ class Predictor:
         self.task: RuntimeTask = self.runner.task
         self._default_parameters: BaseModel | None = None
         """What a request without parameters has: validated once, for most requests have none."""
-        check_golden(self.runner, load_golden(folder), self.variant)  # also the engine's warm-up
+        self.golden_difference: float = check_golden(self.runner, load_golden(folder), self.variant)
+        """From torch on the golden cases, here and now; computing it was also the engine's warm-up."""
 
     def describe(self) -> dict[str, str]:
         """Return the model's name, version and variant, as in responses."""

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StringConstraints, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, StringConstraints, ValidationError, model_validator
 
 from tuneport.errors import ArtifactError
 from tuneport.folders import digest, sha256
@@ -292,6 +292,8 @@ class Manifest(Frozen):
     files: tuple[File, ...]
     """Those that the variants share."""
     provenance: Provenance
+    _all_variants: tuple[Variant, ...] | None = PrivateAttr(None)
+    """Of an artifact of which a bento holds a part: every variant that passed."""
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
@@ -323,7 +325,8 @@ class Manifest(Frozen):
     @cached_property
     def version(self) -> str:
         """Twelve hex digits that change when an answer could: a hash over the hashes of what serves."""
-        served = [file.sha256 for variant in self.variants for file in variant.execution.files]
+        variants = self._all_variants or self.variants
+        served = [file.sha256 for variant in variants for file in variant.execution.files]
         shared = [file.sha256 for file in self.files if file.path not in (CARD, PICTURE)]
         content = {"labels": self.labels, "processing": self.processing.model_dump(), "files": [*shared, *served]}
         return digest(content)[:12]
@@ -336,6 +339,19 @@ class Manifest(Frozen):
         has = ", ".join(variant.name for variant in self.variants)
         why = {rejected.name: f" ({rejected.reason})" for rejected in self.rejected}
         raise ArtifactError(f"the artifact has no variant {name!r}{why.get(name or '', '')}", f"choose one of: {has}")
+
+    def with_only(self, names: tuple[str, ...]) -> Self:
+        """Return the manifest of a copy that holds some of the variants; version and evidence remain those of all.
+
+        The first name is the default variant. The others count as rejected, with what brings them back.
+        """
+        kept = tuple(self.variant(name) for name in names)
+        reason = "it was left out of this bento: name it in `tuneport build --variants`"
+        left_out = [Rejected(name=each.name, reason=reason) for each in self.variants if each not in kept]
+        changes = {"variants": kept, "rejected": (*self.rejected, *left_out), "default_variant": names[0]}
+        part = self.model_copy(update=changes)
+        part._all_variants = self._all_variants or self.variants
+        return part
 
     def save(self, folder: Path) -> None:
         """Write manifest.json, sealed with the hash of its own content."""

@@ -11,11 +11,25 @@ from tuneport.schema.artifact import GOLDEN, MANIFEST, SCHEMA_VERSION, File, Gol
 from tuneport.schema.base import first_problem, parse_json
 from tuneport.schema.paths import resolve_inside
 from tuneport.schema.run import RUN, Run
+from tuneport.schema.selection import SELECTION, Selection
 from tuneport.tasks import task_spec
 
 
 def load_manifest(folder: Path) -> Manifest:
-    """Read an artifact's manifest; an ArtifactError says what to do about a bad one."""
+    """Read an artifact's manifest, of a part of an artifact with the variants that it holds.
+
+    An ArtifactError says what to do about a bad one.
+    """
+    manifest = _load_whole_manifest(folder)
+    if not (folder / SELECTION).exists():
+        return manifest
+    try:
+        return manifest.with_only(Selection.model_validate_json((folder / SELECTION).read_bytes()).variants)
+    except (OSError, ValidationError) as error:
+        raise ArtifactError(f"{folder / SELECTION} cannot be read ({error})", "build the bento again") from error
+
+
+def _load_whole_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     if not path.is_file():
         is_there = "is not a folder" if folder.exists() else "does not exist"

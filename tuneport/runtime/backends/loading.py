@@ -1,12 +1,20 @@
 """Open the backend that a manifest names; only its engine is imported."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from tuneport.errors import EngineError, TuneportError
 from tuneport.runtime.backends.base import Backend
 from tuneport.runtime.device_errors import load_error
 from tuneport.runtime.device_options import NO_OPTIONS, DeviceOptions
-from tuneport.schema.artifact import Execution
+from tuneport.schema.artifact import Engine, Execution
+
+ENGINES: dict[Engine, tuple[str, str]] = {
+    "onnxruntime": ("ONNX Runtime", "tuneport[cpu] or tuneport[gpu]"),
+    "openvino": ("OpenVINO", "tuneport[openvino]"),
+}
+"""Each engine's name and the extras that bring it."""
 
 
 def open_backend(
@@ -14,19 +22,28 @@ def open_backend(
 ) -> Backend:
     """Open a variant's graph in its engine; raises EngineError if that is not installed."""
     path = folder / execution.files[0].path
-    if execution.engine == "openvino":
-        try:
+    with _needs_engine(path, execution.engine):
+        if execution.engine == "openvino":
             from tuneport.runtime.backends.openvino import OpenVinoBackend
-        except ModuleNotFoundError as error:
-            raise EngineError(
-                f"{path} needs OpenVINO", "install tuneport[openvino], or serve another variant"
-            ) from error
-        return OpenVinoBackend(path, precision=execution.precision, threads=threads, streams=execution.streams)
-    if execution.device == "cpu":
-        from tuneport.runtime.backends.onnxruntime import OnnxRuntimeBackend
 
-        return OnnxRuntimeBackend(path, threads=threads, streams=execution.streams)
-    return _open_on_gpu(path, execution, threads, device_options)
+            return OpenVinoBackend(path, precision=execution.precision, threads=threads, streams=execution.streams)
+        if execution.device == "cpu":
+            from tuneport.runtime.backends.onnxruntime import OnnxRuntimeBackend
+
+            return OnnxRuntimeBackend(path, threads=threads, streams=execution.streams)
+        return _open_on_gpu(path, execution, threads, device_options)
+
+
+@contextlib.contextmanager
+def _needs_engine(path: Path, engine: Engine) -> Iterator[None]:
+    """Raise EngineError with the remedy where the engine's package is not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name != engine:
+            raise
+        name, extra = ENGINES[engine]
+        raise EngineError(f"{path} needs {name}", f"install {extra}, or serve another variant") from error
 
 
 def _open_on_gpu(path: Path, execution: Execution, threads: int | None, device_options: DeviceOptions) -> Backend:

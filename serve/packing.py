@@ -1,0 +1,163 @@
+"""What a bento packs of an artifact: the variants that serve, and the packages of their image with hashes.
+
+The packed part is a model of its own in BentoML's store. Its requirements.txt lies beside the manifest, where
+Dockerfile.template finds it, so that `tuneport build` and plain `bentoml build` make the same image.
+"""
+
+import os
+import shutil
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+import attrs
+import bentoml
+from bentoml._internal.bento.bento import BentoModelInfo
+from bentoml.exceptions import BentoMLException, NotFound
+from bentoml.models import BentoModel
+
+from tuneport.errors import TuneportError
+from tuneport.folders import digest, sha256
+from tuneport.schema.artifact import MANIFEST, Manifest, Variant
+from tuneport.schema.loading import check_files, listed_files, load_manifest
+from tuneport.schema.selection import SELECTION, Selection
+from tuneport.signing import SIGNATURE
+from tuneport.tasks import task_spec
+
+REQUIREMENTS = "requirements.txt"
+
+
+@attrs.frozen
+class ArtifactModel(BentoModel):
+    """The artifact of a service, of which a bento packs the part that serves."""
+
+    variants: str = ""
+    """Names of the variants to pack, separated by commas; by default the one that serves and its fallback."""
+
+    def to_info(self, alias: str | None = None) -> BentoModelInfo:
+        """Pack the part, and return its entry for the bento that is being built."""
+        stored = self.stored
+        if stored is None:
+            problem = f"BentoML's store has no artifact {self.tag}"
+            remedy = "run `tuneport export … --out ARTIFACT` first, or build with `tuneport build ARTIFACT`"
+            raise NotFound(f"{problem}; {remedy}")
+        try:
+            tag = pack(stored.tag, [name.strip() for name in self.variants.split(",") if name.strip()])
+        except TuneportError as error:
+            raise BentoMLException(str(error)) from error
+        return BentoModelInfo.from_bento_model(bentoml.models.get(tag), alias)
+
+
+def artifact_model(tag: str, variants: str) -> ArtifactModel:
+    """Return the model of a service's class."""
+    return ArtifactModel(tag, variants)  # type: ignore[call-arg]  # mypy does not see attrs through bentoml
+
+
+def pack(tag: str, names: Sequence[str] = ()) -> str:
+    """Store the part of a registered artifact that a bento packs, as a model of its own; returns its tag.
+
+    Raises ArtifactError for a damaged file or an unknown variant, TuneportError where no image has all engines.
+    """
+    source = Path(bentoml.models.get(tag).path)
+    manifest = load_manifest(source)
+    part = manifest.with_only(tuple(dict.fromkeys(names)) or serving_variants(manifest))
+    check_files(source, part)
+    requirements = read_requirements(part)
+    selection = Selection(variants=tuple(variant.name for variant in part.variants))
+    identity = digest([selection.variants, requirements, _signature_hash(source)])[:8]
+    packed = f"tuneport:{manifest.version}-{sha256(source / MANIFEST)[:8]}-{identity}"
+    try:
+        check_files(Path(bentoml.models.get(packed).path), part)
+        return packed
+    except NotFound:
+        pass
+    labels = {**model_labels(source, manifest), "variants": ",".join(selection.variants)}
+    with bentoml.models.create(packed, labels=labels) as stored:
+        folder = Path(stored.path)
+        copy_artifact(source, part, folder, may_link=True)
+        (folder / SELECTION).write_text(selection.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        (folder / REQUIREMENTS).write_text(requirements, encoding="utf-8")
+        folder.chmod(0o755)  # BentoML's is private; in the image another user reads it
+    return packed
+
+
+def copy_artifact(source: Path, manifest: Manifest, target: Path, *, may_link: bool = False) -> None:
+    """Copy the files that a manifest lists, the manifest itself and its signature; link them where that is possible."""
+    signature = [SIGNATURE] if (source / SIGNATURE).is_file() else []
+    selection = [SELECTION] if (source / SELECTION).is_file() else []
+    for file in [MANIFEST, *signature, *selection, *(file.path for file in listed_files(manifest))]:
+        (target / file).parent.mkdir(parents=True, exist_ok=True)
+        copy = os.link if may_link and file not in (SIGNATURE, SELECTION) else shutil.copyfile
+        try:
+            copy(source / file, target / file)
+        except OSError:
+            if copy is shutil.copyfile:
+                raise
+            shutil.copyfile(source / file, target / file)
+
+
+def model_labels(folder: Path, manifest: Manifest) -> dict[str, str]:
+    """Return the identity of an artifact, for the labels of its model, its bento and its image."""
+    return {
+        "name": manifest.name,
+        "version": manifest.version,
+        "task": manifest.task,
+        "manifest_sha256": sha256(folder / MANIFEST),
+        "default_variant": manifest.default_variant,
+    }
+
+
+def serving_variants(manifest: Manifest) -> tuple[str, ...]:
+    """Name the variant that serves by default and, if there is one, what serves where that does not run."""
+    default = manifest.variant()
+    fallback = fallback_of(manifest, default)
+    return (default.name, fallback.name) if fallback else (default.name,)
+
+
+def fallback_of(manifest: Manifest, default: Variant) -> Variant | None:
+    """Return the variant that runs on every processor with the engine of the default variant, or None.
+
+    That is fp32 for CPUs. Another engine, and the size of its packages, is only worth it if the same has none.
+    """
+    if (default.execution.device, default.execution.precision) == ("cpu", "fp32"):
+        return None
+    able = [
+        variant
+        for variant in manifest.variants
+        if (variant.execution.device, variant.execution.precision) == ("cpu", "fp32")
+        and (default.execution.device == "cpu" or variant.execution.engine == "onnxruntime")
+    ]
+    same_engine = [variant for variant in able if variant.execution.engine == default.execution.engine]
+    return max(same_engine or able, key=lambda variant: variant.evidence.timing.texts_per_s, default=None)
+
+
+def requirements_for(manifest: Manifest) -> str:
+    """Return the file in serve/ with what an image of these variants installs.
+
+    ONNX Runtime for GPUs runs variants for CPUs as well. Raises TuneportError for variants of which no image has all
+    engines.
+    """
+    is_generative = task_spec(manifest.task).family == "generative"
+    devices = {variant.execution.device for variant in manifest.variants}
+    target = "tensorrt" if "tensorrt" in devices else "gpu" if "cuda" in devices else ""
+    if target == "tensorrt" and is_generative:
+        raise TuneportError("there is no image for generative models on TensorRT", "export with --device cuda")
+    if any(variant.execution.engine == "openvino" for variant in manifest.variants):
+        if target or is_generative:
+            remedy = "name other variants in --variants"
+            raise TuneportError("there is no image with OpenVINO beside CUDA or for generative models", remedy)
+        target = "openvino"
+    parts = ["requirements", *(["generate"] if is_generative else []), *([target] if target else [])]
+    return f"{'-'.join(parts)}.txt"
+
+
+def read_requirements(manifest: Manifest) -> str:
+    """Return what an image of these variants installs: pins with hashes."""
+    file = files("tuneport").joinpath("stages", "serve", requirements_for(manifest))
+    if not file.is_file():  # a bento's source, where the stage lies beside the core
+        file = Path(__file__).with_name(requirements_for(manifest))
+    return file.read_text(encoding="utf-8")
+
+
+def _signature_hash(folder: Path) -> str | None:
+    return sha256(folder / SIGNATURE) if (folder / SIGNATURE).is_file() else None

@@ -1,0 +1,31 @@
+"""`tuneport sign` and `tuneport keygen`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tuneport.cli.options import Artifact
+
+SecretKey = Annotated[Path, typer.Option("--key", help="Secret key of minisign's, or of `tuneport keygen`.")]
+NewKey = Annotated[Path, typer.Argument(help="File of the secret key; its public key is written beside it, as .pub.")]
+
+
+def sign(artifact: Artifact, key: SecretKey) -> None:
+    """Sign an artifact's manifest, and through its hashes every file, in minisign's format."""
+    from tuneport.signing import SIGNATURE
+    from tuneport.signing import sign as run_sign
+
+    signed = run_sign(artifact, key)
+    print(f"wrote {artifact / SIGNATURE}, signed by {signed.key_id}")
+
+
+def keygen(key: NewKey) -> None:
+    """Make a pair of keys for `tuneport sign`; with TUNEPORT_SIGNING_PASSWORD the secret key gets that password."""
+    import os
+
+    from tuneport.signing import PASSWORD, make_keys
+
+    public = make_keys(key, os.environ.get(PASSWORD))
+    line = public.read_text(encoding="ascii").splitlines()[-1]
+    print(f"wrote {key} and {public}; keep the first secret, and serve with TUNEPORT_PUBLIC_KEY={line}")

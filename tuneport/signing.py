@@ -1,0 +1,122 @@
+"""Signatures of artifacts in minisign's format: who vouches for a manifest, and through its hashes for every file.
+
+The signature is `manifest.json.minisig` beside the manifest, so that `minisign -V -m manifest.json -p KEY.pub` checks
+it without tuneport.
+"""
+
+import base64
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import minisign
+
+from tuneport.errors import SignatureError, TuneportError
+from tuneport.folders import sha256
+from tuneport.schema.artifact import MANIFEST
+from tuneport.schema.loading import load_manifest
+
+SIGNATURE = f"{MANIFEST}.minisig"
+PASSWORD = "TUNEPORT_SIGNING_PASSWORD"
+"""Variable with the password of a secret key that has one."""
+State = Literal["unsigned", "unchecked", "valid"]
+
+
+@dataclass(frozen=True)
+class SignatureCheck:
+    """What is known of an artifact's signature."""
+
+    state: State
+    """`unchecked`: there is a signature, and no key to check it with."""
+    key_id: str | None = None
+    """Of the public key that the signature is valid for, as minisign writes it."""
+    comment: str | None = None
+    """The trusted comment, which the signature covers."""
+
+
+def make_keys(secret: Path, password: str | None = None) -> Path:
+    """Write a new secret key, and beside it with the suffix .pub its public key; returns the public key's path."""
+    public = secret.with_name(f"{secret.name}.pub")
+    for path in (secret, public):
+        if path.exists():
+            raise TuneportError(f"{path} exists", "choose another file: a key that is replaced is lost")
+    pair = minisign.KeyPair.generate()
+    if password:
+        pair.secret_key.encrypt(password)
+    try:
+        descriptor = os.open(secret, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(bytes(pair.secret_key))
+        public.write_bytes(bytes(pair.public_key))
+    except OSError as error:
+        raise TuneportError(f"{secret} cannot be written ({error.strerror})", "choose another file") from error
+    return public
+
+
+def sign(artifact: Path, secret: Path) -> SignatureCheck:
+    """Sign an artifact's manifest with a secret key; a signature that is there is replaced.
+
+    Raises ArtifactError for a manifest that cannot be read, SignatureError for a key that cannot be used.
+    """
+    manifest = load_manifest(artifact)
+    try:
+        key = minisign.SecretKey.from_file(secret)
+        if key.is_encrypted():
+            key.decrypt(os.environ.get(PASSWORD, ""))
+        comment = f"tuneport {manifest.name} {manifest.version} sha256:{sha256(artifact / MANIFEST)}"
+        signature = key.sign((artifact / MANIFEST).read_bytes(), trusted_comment=comment)
+        (artifact / SIGNATURE).write_bytes(bytes(signature))
+        return SignatureCheck("valid", key_id(key.get_public_key()), comment)
+    except OSError as error:
+        raise SignatureError(f"{error.filename} cannot be used ({error.strerror})", "correct its path") from error
+    except minisign.Error as error:
+        remedy = f"give a secret key of minisign's; if it has a password, set {PASSWORD}"
+        raise SignatureError(f"{secret} cannot sign ({error})", remedy) from error
+
+
+def read_public_key(text: str) -> minisign.PublicKey:
+    """Read a public key: its line of base64, or the two lines of minisign's file."""
+    line = text.strip().splitlines()[-1] if text.strip() else ""
+    try:
+        return minisign.PublicKey.from_base64(line.strip())
+    except minisign.Error as error:
+        remedy = "give the last line of minisign's .pub file, which begins with RW"
+        raise SignatureError(f"{line[:60]!r} is no public key ({error})", remedy) from error
+
+
+def read_key_file(path: Path) -> str:
+    """Read the file of a public key."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SignatureError(f"{path} cannot be read ({error})", "give minisign's .pub file") from error
+
+
+def check_signature(artifact: Path, public_key: str | None, *, is_required: bool = False) -> SignatureCheck:
+    """Check an artifact's signature with a public key; the hashes of the files are checked where they are opened.
+
+    Raises SignatureError for a signature that is not the key's or not of this manifest, and for none if it is
+    required; ArtifactError for a manifest that cannot be read.
+    """
+    load_manifest(artifact)
+    path = artifact / SIGNATURE
+    if not path.is_file():
+        if is_required:
+            raise SignatureError(f"{artifact} is not signed", "sign it with `tuneport sign`")
+        return SignatureCheck("unsigned")
+    if public_key is None:
+        return SignatureCheck("unchecked")
+    key = read_public_key(public_key)
+    try:
+        signature = minisign.Signature.from_file(path)
+        key.verify((artifact / MANIFEST).read_bytes(), signature)
+    except (minisign.Error, OSError) as error:
+        problem = f"{path} is not a signature of this manifest with the key {key_id(key)} ({error})"
+        raise SignatureError(problem, "restore the artifact from its source, or give the key that signed it") from error
+    return SignatureCheck("valid", key_id(key), signature.trusted_comment)
+
+
+def key_id(key: minisign.PublicKey) -> str:
+    """Return a key's id in the hexadecimal form that minisign prints."""
+    return base64.b64decode(key.to_base64())[2:10][::-1].hex().upper()
