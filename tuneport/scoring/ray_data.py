@@ -3,6 +3,7 @@
 Every node needs tuneport, the artifact, the input, and the folder of the output, under the same paths.
 """
 
+import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -14,6 +15,8 @@ from tuneport.scoring.config import Plan
 from tuneport.scoring.journal import Part
 from tuneport.scoring.rows import Chunk
 from tuneport.scoring.scorer import ChunkScorer
+
+CONNECT_S = 10.0
 
 
 class RayScorer:
@@ -41,11 +44,11 @@ def run_on_ray(plan: Plan, chunks: Sequence[Chunk], address: str, workers: int |
         import ray.data
     except ImportError as error:
         raise EngineError(f"--ray needs {error.name}", "pip install 'tuneport[ray]'") from error
+    _check_reachable(address)
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except Exception as error:  # Ray's exceptions have no common base
-        problem = f"no Ray cluster answers at {address!r} ({' '.join(str(error).split())[:200]})"
-        raise EngineError(problem, "start one with `ray start --head`, or correct --ray") from error
+        raise _unreachable(address, error) from error
     try:
         ray.data.DataContext.get_current().enable_progress_bars = False
         nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
@@ -63,3 +66,18 @@ def run_on_ray(plan: Plan, chunks: Sequence[Chunk], address: str, workers: int |
             yield Part(**row)
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Raise EngineError if nothing listens at HOST:PORT, for which Ray itself would wait for minutes."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdigit() and "/" not in host:
+        try:
+            socket.create_connection((host, int(port)), CONNECT_S).close()
+        except OSError as error:
+            raise _unreachable(address, error) from error
+
+
+def _unreachable(address: str, error: Exception) -> EngineError:
+    problem = f"no Ray cluster answers at {address!r} ({' '.join(str(error).split())[:200]})"
+    return EngineError(problem, "start one with `ray start --head`, or correct --ray")

@@ -39,7 +39,8 @@ def run_in_processes(plan: Plan, chunks: Sequence[Chunk], workers: int, device: 
         context.Process(target=_work, args=(plan, tasks, results, gpus[i % len(gpus)] if gpus else None), daemon=True)
         for i in range(workers)
     ]
-    remaining = iter(chunks)
+    # A worker asks for its next chunk before it finishes one, so that it has to hear of the end.
+    remaining = itertools.chain(chunks, itertools.repeat(None, workers))
     try:
         for process in processes:
             process.start()
@@ -64,7 +65,7 @@ def _receive(results: Any, processes: Sequence[Any]) -> Part:
         try:
             result = results.get(timeout=POLL_S)
         except queue.Empty:
-            dead = [process for process in processes if not process.is_alive()]
+            dead = [process for process in processes if process.exitcode]
             if dead and results.empty():
                 problem = f"a worker ended with exit code {dead[0].exitcode}"
                 remedy = "the same command continues; with fewer --workers each has more memory"
