@@ -23,6 +23,7 @@ from ..admission import AdmissionController
 from ..framing import CANCELLED
 from ..json_text import parse_json
 from .middleware import RequestMiddleware
+from .model_management import routes as model_management_routes
 from .open_inference import routes as open_inference_routes
 from .openai import routes as openai_routes
 from .openapi import describe_api
@@ -42,6 +43,7 @@ def create_app(admission: AdmissionController, origins: list[str] | None = None)
     app = Starlette(
         routes=[
             Route("/predict", predict, methods=["POST"]),
+            *model_management_routes,  # before `/v2/models/{model}`, which would take `stats` for a model
             *open_inference_routes,
             *openai_routes,
             *playground_routes,

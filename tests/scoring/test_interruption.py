@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -94,6 +95,24 @@ def test_a_part_that_changed_on_the_disk_is_noticed(tiny_artifact: Path, source:
         score(config, out)
 
 
+def test_a_full_disk_is_one_line_and_the_run_continues(
+    tiny_artifact: Path, source: Path, whole: tuple[bytes, bytes], tmp_path: Path
+) -> None:
+    out = tmp_path / "out.jsonl"
+    options = ["--variant", "fp32", "--window-rows", str(ROWS_A_CHUNK)]
+    command = [sys.executable, "-m", "tuneport", "score", str(tiny_artifact), str(source), "--out", str(out), *options]
+    limit = len(whole[0]) // 2  # parts are smaller, and the joined file is not
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=60,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == f"error: no space left on the disk of {out}; free some space; the same command continues\n"
+    assert not out.exists()
+    assert score(config_of(tiny_artifact, source), out).continued == CHUNKS * ROWS_A_CHUNK
+    assert out.read_bytes() == whole[0]
+
+
 def test_two_processes_do_not_write_one_output(tiny_artifact: Path, source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     folder_of(out).mkdir()
@@ -143,7 +162,7 @@ def test_several_processes_end_together_and_continue(
     tiny_artifact: Path, whole: tuple[bytes, bytes], tmp_path: Path, victim: str
 ) -> None:
     texts = random_texts(5)
-    source = write_table(tmp_path / "in.jsonl", ({"id": i, "text": next(texts)} for i in range(20_000)))
+    source = write_table(tmp_path / "in.jsonl", ({"id": i, "text": next(texts)} for i in range(6_000)))
     out = tmp_path / "out.jsonl"
     options = ["--variant", "fp32", "--window-rows", "20", "--workers", "2"]
     command = [sys.executable, "-m", "tuneport", "score", str(tiny_artifact), str(source), "--out", str(out), *options]
@@ -169,4 +188,4 @@ def test_several_processes_end_together_and_continue(
     result = score(config_of(tiny_artifact, source, window_rows=20), out)
     assert result.continued >= 180
     lines = out.read_text().splitlines()
-    assert [int(line[7 : line.index(",")]) for line in lines] == list(range(20_000))
+    assert [int(line[7 : line.index(",")]) for line in lines] == list(range(6_000))

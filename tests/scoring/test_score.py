@@ -132,6 +132,13 @@ def test_columns_are_renamed_and_chosen(tiny_artifact: Path, tmp_path: Path) -> 
     assert len(row["p"]) == 2
 
 
+def test_columns_without_a_name_stay_in_their_place(tiny_artifact: Path, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text(",text,\n0,bank,x\n1,won,y\n")
+    score(config_of(tiny_artifact, tmp_path / "in.csv"), tmp_path / "out.csv")
+    lines = (tmp_path / "out.csv").read_text().splitlines()
+    assert [line.split(",")[:3] for line in lines] == [["", "text", ""], ["0", "bank", "x"], ["1", "won", "y"]]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "settings", "words"),
     [
@@ -159,7 +166,7 @@ def test_what_cannot_be_scored_is_one_error_and_leaves_no_output(
     with pytest.raises(TuneportError) as caught:
         score(config_of(tiny_artifact, tmp_path / name, **settings), out)
     assert all(word in str(caught.value) for word in words), str(caught.value)
-    assert not out.exists()
+    assert list(tmp_path.iterdir()) == [tmp_path / name]
 
 
 def test_an_output_in_a_format_that_cannot_hold_the_rows_is_refused(tiny_artifact: Path, tmp_path: Path) -> None:

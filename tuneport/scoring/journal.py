@@ -116,9 +116,11 @@ def open_journal(out: Path, job: Mapping[str, str], *, overwrite: bool) -> Itera
             journal = Journal(folder, file, parts, any(PUBLISHED in line for line in lines))
             if not lines:
                 journal._append(dict(job))
-            yield journal
-    if journal.is_published:
-        shutil.rmtree(folder, ignore_errors=True)
+            try:
+                yield journal
+            finally:
+                if journal.is_published or not journal.parts:
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _read(path: Path) -> tuple[list[dict[str, Any]], int]:

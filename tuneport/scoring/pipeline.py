@@ -65,7 +65,11 @@ def score(
     if out.exists() and not overwrite and not folder_of(out).exists():
         raise TuneportError(f"{out} exists", "choose another --out, or pass --overwrite to replace it")
     rows = config.window_rows or WINDOW_ROWS[task_spec(manifest.task).family]
-    with full_disk_is_an_error(out), open_journal(out, _job(plan, manifest, rows), overwrite=overwrite) as journal:
+    remedy = "free some space; the same command continues"
+    with (
+        full_disk_is_an_error(out, remedy),
+        open_journal(out, _job(plan, manifest, rows), overwrite=overwrite) as journal,
+    ):
         if journal.is_published:
             move_staged(_staged(journal, out))
             return _result(journal, out, continued=0)

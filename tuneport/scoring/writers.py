@@ -31,6 +31,8 @@ class Layout:
     """Whether the output has the format of the input."""
     columns: tuple[str, ...] | None
     """Columns of the input that it keeps; None for all those of each row."""
+    is_whole: bool
+    """Whether it keeps all columns of the input."""
     prediction: str
     """Column of the prediction, in tables as JSON."""
     parts: tuple[str, ...]
@@ -93,7 +95,7 @@ def json_line(value: Any) -> str:
 
 def _json_lines(chunk: ChunkRows, scored: Scored, layout: Layout) -> Iterator[str]:
     for row, prediction in scored:
-        if layout.copies and layout.columns is None:  # exactly as it was: numbers, escapes, order
+        if layout.copies and layout.is_whole:  # exactly as it was: numbers, escapes, order
             added = json.dumps({layout.prediction: prediction}, ensure_ascii=False)
             yield f"{row.raw[:-1].rstrip()}, {added[1:]}\n"
             continue
@@ -104,9 +106,10 @@ def _json_lines(chunk: ChunkRows, scored: Scored, layout: Layout) -> Iterator[st
 
 def _table_lines(chunk: ChunkRows, scored: Scored, layout: Layout) -> Iterator[str]:
     for row, prediction in scored:
-        whole = chunk.whole(row)
+        # Columns without a name can only be copied by their position.
+        kept = row.raw if layout.is_whole else [row.fields[name] for name in layout.columns or ()]
         added = [*_parts(prediction, layout), json.dumps(prediction, ensure_ascii=False)]
-        yield _cells([*(whole[name] for name in layout.columns or ()), *added], layout.delimiter)
+        yield _cells([*kept, *added], layout.delimiter)
 
 
 def _cells(values: Sequence[Any], delimiter: str) -> str:
@@ -161,5 +164,7 @@ def make_layout(
     """Return the layout of an output, without parts; raises DataError for unknown and colliding columns."""
     if available is not None and (unknown := [name for name in keep if name not in available]):
         raise DataError(f"the input has no column {unknown[0]!r}, only {', '.join(available)}", "correct --keep")
-    columns = keep or (tuple(name for name in available if name) if available is not None else None)
-    return Layout(format, copies, columns, prediction, ())
+    columns = keep or available
+    if columns is not None and format == "parquet" and not copies:  # which has no columns without a name
+        columns = tuple(name for name in columns if name)
+    return Layout(format, copies, columns, not keep, prediction, ())
