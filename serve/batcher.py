@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from tuneport.errors import DeviceLost, ServiceStopping
+from tuneport.errors import ServiceStopping
 from tuneport.runtime.batch import EncodedInput, RowOutputs, RunBatch
+from tuneport.runtime.runner import run_isolated
 from tuneport.runtime.scheduler import BatchLimits
 
 from .row_queue import Job, RowQueue
@@ -181,24 +182,6 @@ class Batcher:
         report = BatchReport.of([job.row for job in jobs], self._limits, seconds, waited_s)
         self._queue.policy.batch_ended(seconds)
         self._report(report)
-
-
-def run_isolated(run: RunBatch, rows: list[EncodedInput]) -> tuple[list[RowOutputs | Exception], float]:
-    """Run a batch; if it fails, run its rows one by one, so that only the request with the bad row fails.
-
-    Nothing runs again after the device was lost. Returns a result for each row, and the seconds of the first attempt.
-    """
-    began = time.perf_counter()
-    try:
-        results = run(rows)
-        if len(results) != len(rows):
-            raise ValueError(f"{len(results)} results for {len(rows)} row(s)")
-        return list(results), time.perf_counter() - began
-    except DeviceLost as error:
-        return [error] * len(rows), time.perf_counter() - began
-    except Exception as error:
-        seconds = time.perf_counter() - began
-        return [error] if len(rows) == 1 else [run_isolated(run, [row])[0][0] for row in rows], seconds
 
 
 def _call_in_loop(job: Job, function: Callable[..., object], *arguments: Any) -> None:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from tuneport.errors import TuneportError
 
+DISK_REMEDY = "free some space or choose an --out on another disk; nothing was left behind"
+
 
 def sha256(path: Path) -> str:
     """Return the hex SHA-256 of a file, read in blocks."""
@@ -85,13 +87,12 @@ def new_folder(out: Path, *, marker: str, overwrite: bool = False) -> Iterator[P
 
 
 @contextlib.contextmanager
-def full_disk_is_an_error(out: Path) -> Iterator[None]:
-    """Turn the many shapes of "no space left" into one line."""
+def full_disk_is_an_error(out: Path, remedy: str = DISK_REMEDY) -> Iterator[None]:
+    """Turn the many shapes of "no space left" into one line, which ends with `remedy`."""
     try:
         yield
     except Exception as error:
         if _no_space(error):
-            remedy = "free some space or choose an --out on another disk; nothing was left behind"
             raise TuneportError(f"no space left on the disk of {out}", remedy) from error
         raise
 

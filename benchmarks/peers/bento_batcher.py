@@ -14,8 +14,9 @@ from bentoml._internal.marshal.dispatcher import CorkDispatcher
 
 from tuneport.errors import ServiceStopping
 from tuneport.runtime.batch import EncodedInput, RowOutputs, RunBatch
+from tuneport.runtime.runner import run_isolated
 from tuneport.runtime.scheduler import BatchLimits
-from tuneport.stages.serve.batcher import BatchReport, Report, run_isolated
+from tuneport.stages.serve.batcher import BatchReport, Report
 
 MAX_BATCH_SIZE = 100
 MAX_LATENCY_MS = 60_000

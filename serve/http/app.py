@@ -22,6 +22,7 @@ from ..admission import AdmissionController
 from ..json_text import parse_json
 from .evidence import routes as evidence_routes
 from .middleware import FramedApp, client_disconnected
+from .model_management import routes as model_management_routes
 from .open_inference import routes as open_inference_routes
 from .openai import routes as openai_routes
 from .openapi import describe_api
@@ -42,6 +43,7 @@ def create_app(admission: AdmissionController, origins: list[str] | None = None)
             Route("/invocations", predict, methods=["POST"]),
             Route("/ping", ping),
             *tei_routes,
+            *model_management_routes,  # before `/v2/models/{model}`, which would take `stats` for a model
             *open_inference_routes,
             *evidence_routes,
             *openai_routes,

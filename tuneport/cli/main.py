@@ -19,6 +19,7 @@ from tuneport.cli.export import export
 from tuneport.cli.finetune import finetune, finetune_help
 from tuneport.cli.inspect import inspect
 from tuneport.cli.predict import predict
+from tuneport.cli.score import score
 from tuneport.cli.search import search
 from tuneport.cli.serve import serve
 from tuneport.cli.sign import keygen, sign
@@ -40,6 +41,7 @@ app.command()(search)
 app.command()(average)
 app.command()(export)
 app.command()(predict)
+app.command()(score)
 app.command()(verify)
 app.command()(inspect)
 app.command()(sign)

@@ -24,10 +24,11 @@ SetValues = Annotated[
 ]
 
 
-def with_config(config_class: type[BaseModel], positional: str) -> Callable[[Command], Command]:
+def with_config(config_class: type[BaseModel], positional: str | tuple[str, ...]) -> Callable[[Command], Command]:
     """Give a command one option for each field of a config; the command receives the config as `config`.
 
-    `positional` names the field that is a positional argument. Values that the config refuses are usage errors.
+    `positional` names the field, or the fields, that are positional arguments. Values that the config refuses are usage
+    errors.
     """
     fields = config_class.model_fields
 
@@ -37,8 +38,9 @@ def with_config(config_class: type[BaseModel], positional: str) -> Callable[[Com
         except ValidationError as error:
             raise usage_error(error) from error
 
-    parameters = [argument(positional, fields[positional])]
-    parameters += [option(name, field) for name, field in fields.items() if name != positional]
+    arguments = (positional,) if isinstance(positional, str) else positional
+    parameters = [argument(name, fields[name]) for name in arguments]
+    parameters += [option(name, field) for name, field in fields.items() if name not in arguments]
     return functools.partial(_with_parameters, name="config", parameters=parameters, build=build)
 
 

@@ -44,6 +44,15 @@ def explain_resume(out: Path) -> Iterator[None]:
         raise KeyboardInterrupt(f"interrupted; the same command with --resume continues {out}") from error
 
 
+@contextlib.contextmanager
+def explain_interruption(message: str) -> Iterator[None]:
+    """Say `message` when the block is interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(message) from error
+
+
 def _interrupt(*_: Any) -> None:
     _received.append(time.monotonic())
     if len(_received) == 1 or _received[-1] - _received[-2] > REPEAT_WINDOW_S:

@@ -24,18 +24,21 @@ def read_csv(path: Path) -> Iterator[dict[str, Any]]:
 
 def read_tsv(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the rows of a TSV. Quotes enclose a cell if all rows allow that reading, else they are text."""
-    return _read(path, "\t", is_quoted=_has_quoted_cells(path))
+    return _read(path, "\t", is_quoted=has_quoted_cells(path))
 
 
-def find_delimiter(path: Path) -> str:
-    """Find the delimiter that divides the header into most names, or that Excel's first line names."""
-    with open_text(path, newline="") as file:
+def find_delimiter(path: Path, errors: str = "strict") -> str:
+    """Find the delimiter that divides the header into most names, or that Excel's first line names.
+
+    `errors` is that of `open_text`.
+    """
+    with open_text(path, newline="", errors=errors) as file:
         hint = EXCEL_HINT.fullmatch(file.readline())
     if hint:
         return hint.group(1)
     counts = {}
     for delimiter in DELIMITERS:
-        with open_text(path, newline="") as file:
+        with open_text(path, newline="", errors=errors) as file:
             counts[delimiter] = len(_header(path, csv.reader(file, delimiter=delimiter)))
     return max(counts, key=lambda delimiter: counts[delimiter])  # the first of equals
 
@@ -79,13 +82,13 @@ def _skip_hint(file: IO[str]) -> None:
         file.seek(0)
 
 
-def _has_quoted_cells(path: Path) -> bool:
-    """Tell whether a TSV can be read with quoted cells.
+def has_quoted_cells(path: Path, errors: str = "strict") -> bool:
+    """Tell whether a TSV can be read with quoted cells; `errors` is that of `open_text`.
 
     In files without quoting a text may begin with a quote, which would swallow what follows up to the next quote: the
     rows then have too many cells, text after the closing quote, or a cell with both a tab and a line break.
     """
-    with open_text(path, newline="") as file:
+    with open_text(path, newline="", errors=errors) as file:
         reader = csv.reader(file, delimiter="\t", strict=True)
         try:
             width = len(next(reader, []))

@@ -15,10 +15,16 @@ UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 @contextlib.contextmanager
-def open_text(path: Path, newline: str | None = None) -> Iterator[IO[str]]:
-    """Open a file as UTF-8, with or without a byte order mark; raises DataError while it is read if it is not UTF-8."""
+def open_text(path: Path, newline: str | None = None, errors: str = "strict") -> Iterator[IO[str]]:
+    """Open a file as UTF-8, with or without a byte order mark.
+
+    Raises DataError while it is read if it is not UTF-8; with `errors="surrogateescape"` wrong bytes become surrogates.
+    """
     try:
-        with _open_bytes(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline=newline) as file:
+        with (
+            _open_bytes(path) as raw,
+            io.TextIOWrapper(raw, encoding="utf-8-sig", newline=newline, errors=errors) as file,
+        ):
             yield file
     except UnicodeDecodeError as error:
         raise _encoding_error(path) from error

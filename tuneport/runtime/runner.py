@@ -1,13 +1,14 @@
 """Runners turn encoded inputs into outputs. The export's gate, the benchmarks and serving use the same ones."""
 
 import sys
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from tuneport.errors import DeviceLost, DeviceOutOfMemory
 from tuneport.runtime.backends.base import Backend
-from tuneport.runtime.batch import Batch, EncodedInput, RowOutputs, packed_batch, padded_batch
+from tuneport.runtime.batch import Batch, EncodedInput, RowOutputs, RunBatch, packed_batch, padded_batch
 from tuneport.runtime.device_errors import classify, reason_of
 from tuneport.runtime.scheduler import BatchLimits, pack_batches
 from tuneport.runtime.tasks.base import RuntimeTask
@@ -108,3 +109,21 @@ def run_halved(
     on_halved()
     middle = len(rows) // 2
     return [part for half in (rows[:middle], rows[middle:]) for part in run_halved(run, half, on_halved)]
+
+
+def run_isolated(run: RunBatch, rows: list[EncodedInput]) -> tuple[list[RowOutputs | Exception], float]:
+    """Run a batch; if it fails, run its rows one by one, so that only the bad row fails.
+
+    Nothing runs again after the device was lost. Returns a result for each row, and the seconds of the first attempt.
+    """
+    began = time.perf_counter()
+    try:
+        results = run(rows)
+        if len(results) != len(rows):
+            raise ValueError(f"{len(results)} results for {len(rows)} row(s)")
+        return list(results), time.perf_counter() - began
+    except DeviceLost as error:
+        return [error] * len(rows), time.perf_counter() - began
+    except Exception as error:
+        seconds = time.perf_counter() - began
+        return [error] if len(rows) == 1 else [run_isolated(run, [row])[0][0] for row in rows], seconds

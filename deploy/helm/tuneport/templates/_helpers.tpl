@@ -1,0 +1,34 @@
+{{- define "tuneport.name" -}}
+{{- if contains .Chart.Name .Release.Name }}{{ .Release.Name | trunc 50 | trimSuffix "-" }}{{ else }}{{ printf "%s-%s" .Release.Name .Chart.Name | trunc 50 | trimSuffix "-" }}{{ end }}
+{{- end }}
+
+{{- define "tuneport.selector" -}}
+app.kubernetes.io/name: tuneport
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "tuneport.labels" -}}
+{{ include "tuneport.selector" . }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end }}
+
+{{- /* The versions that run: a dict of "stable" and, with canary, "canary". */ -}}
+{{- define "tuneport.tracks" -}}
+stable:
+  name: {{ include "tuneport.name" . }}
+  image: {{ .Values.image | toJson }}
+  replicas: {{ .Values.replicas }}
+  weight: {{ if .Values.canary.enabled }}{{ sub 100 .Values.canary.weight }}{{ else }}100{{ end }}
+{{- if .Values.canary.enabled }}
+canary:
+  name: {{ include "tuneport.name" . }}-canary
+  image: {{ merge (dict) .Values.canary.image (pick .Values.image "repository" "pullPolicy") | toJson }}
+  replicas: {{ .Values.canary.replicas }}
+  weight: {{ .Values.canary.weight }}
+{{- end }}
+{{- end }}
+
+{{- define "tuneport.image" -}}
+{{- if .digest }}{{ .repository }}@{{ .digest }}{{ else }}{{ .repository }}:{{ required "image.tag or image.digest is needed, also those of a canary" .tag }}{{ end }}
+{{- end }}

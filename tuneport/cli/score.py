@@ -1,0 +1,29 @@
+"""`tuneport score`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tuneport.cli.options import with_config
+from tuneport.cli.progress import print_warning, progress_rows
+from tuneport.cli.signals import explain_interruption
+from tuneport.scoring.config import ScoreConfig
+
+OutFile = Annotated[
+    Path,
+    typer.Option(help="File to write: in the format of the input, JSONL or, for a table, Parquet; must not exist."),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace --out, and start again a run of other settings.")]
+
+
+@with_config(ScoreConfig, positional=("artifact", "input"))
+def score(config: ScoreConfig, out: OutFile, overwrite: Overwrite = False) -> None:
+    """Score every row of a file of any size, in order; the same command continues what was interrupted."""
+    from tuneport.scoring.pipeline import score as run_score
+
+    with explain_interruption(f"interrupted; the same command continues {out}"), progress_rows() as progress:
+        result = run_score(config, out, overwrite=overwrite, progress=progress)
+    if result.rejected:
+        print_warning(f"{result.rejected} rows could not be scored: {result.rejects} has them, with the reasons")
+    print(f"scored {result.scored} rows; wrote {out}")
