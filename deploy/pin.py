@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 CONSTRAINTS = ROOT / "constraints.txt"
-EVERYTHING = "tuneport[cpu,demo,dev,generate,openvino]"
+EVERYTHING = "tuneport[cpu,demo,dev,docs,generate,openvino]"
 SERVING = (
     "bentoml", "grpcio", "grpcio-health-checking", "grpcio-reflection", "httptools", "numpy", "onnxruntime",
     "opentelemetry-exporter-otlp-proto-http", "openvino", "orjson", "prometheus-client", "protobuf", "psutil",
