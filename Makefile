@@ -32,7 +32,7 @@ check: $(INSTALLED)
 
 # The documentation site, in build/site.
 docs: $(VENV)/.docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Prove the project on this host's GPU: GPU_CHECK="--model M --data D --out DIR", see docs/gpu.md.
 gpu-check: $(GPU_INSTALLED)
