@@ -178,11 +178,12 @@ function setUpTheme() {
 }
 
 /* /?text=…&explain=1&run=1 fills in the form and runs it; example=1 takes the first example, theme=dark sets the colours,
-   tab=card shows the model card. */
+   examples=0 hides the examples, tab=card shows the model card. */
 function fillFromQuery() {
   const query = new URLSearchParams(location.search);
   const example = info.examples[Number(query.get("example")) - 1];
   if (example) fillIn(example);
+  if (query.get("examples") === "0") $("examples").hidden = true;
   for (const [name, value] of query) {
     const field = $("form").elements.namedItem(name) || $(name);
     if (!field || name === "key" || !$("form").contains(field)) continue;

@@ -26,7 +26,7 @@ MAX_EXAMPLE_CHARS = 1500
 
 
 def assemble(folder: Path = Path(__file__).parent) -> bytes:
-    """Return the page with its style sheet and scripts in it: one answer holds all, and its policy can name the script."""
+    """Return the page with style sheet and scripts in it: one response, whose policy names the script by its hash."""
     style = (folder / "style.css").read_text(encoding="utf-8")
     script = "\n".join((folder / name).read_text(encoding="utf-8") for name in SCRIPTS)
     page = (folder / "page.html").read_text(encoding="utf-8")
