@@ -100,7 +100,7 @@ def _callable(name: str, function: Any, level: int = 2) -> str:
     shown = (
         str(signature.replace(parameters=kept)).replace("'", "").replace("collections.abc.", "").replace("typing.", "")
     )
-    wrapped = shown if len(shown) < 100 else "(\n    " + shown[1:].replace(", ", ",\n    ")
+    wrapped = shown if len(shown) < 100 else "(\n    " + shown[1:].replace(", ", ",\n    ").replace(") ->", "\n) ->")
     return f"{'#' * level} {name}\n\n```text\n{kind}{name}{wrapped}\n```\n\n{_docstring(function)}\n"
 
 

@@ -129,6 +129,8 @@ def test_what_cannot_be_sent_is_refused_before(call: Call, address: str) -> None
         ("127.0.0.1:3000", {}, "no address"),
         ("ftp://host", {}, "no address"),
         ("http://", {}, "no address"),
+        ("http://host:port", {}, "no address"),
+        ("grpc://host", {"model": "tiny"}, "no address"),
         ("grpc://127.0.0.1:3001", {}, "without a model's name"),
     ],
 )

@@ -100,9 +100,10 @@ def locked(tiny_artifact: Path) -> Iterator[str]:
         yield service.url
 
 
-def serve_checkpoint(folder: Path, checkpoint: Path, task: str) -> Iterator[str]:
+def serve_checkpoint(folder: Path, checkpoint: Path, task: str, **settings: Any) -> Iterator[str]:
     with quick_exports():
-        export(ExportConfig(checkpoint=checkpoint, name="tiny", task=task, variants=("fp32",)), folder / "out")
+        config = ExportConfig(checkpoint=checkpoint, name="tiny", task=task, variants=("fp32",), **settings)
+        export(config, folder / "out")
     with local_service(folder / "out") as service:
         yield service.url
 
@@ -111,7 +112,7 @@ def serve_checkpoint(folder: Path, checkpoint: Path, task: str) -> Iterator[str]
 def tagger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("tagger")
     build_checkpoint(folder / "checkpoint", TAGS, BertForTokenClassification)
-    yield from serve_checkpoint(folder, folder / "checkpoint", "token-classification")
+    yield from serve_checkpoint(folder, folder / "checkpoint", "token-classification", tag_scheme="BIO")
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,6 @@ from tuneport.errors import RequestError, Unavailable
 class AsyncClient(Calls):
     """As `Client`, for the tasks of one event loop."""
 
-    _transport: Any = None
-
     async def __aenter__(self) -> Self:
         """Return the client."""
         return self
@@ -48,7 +46,8 @@ class AsyncClient(Calls):
 
         `timeout_s` limits the wait for the first piece, retries included, and then for each further one.
         """
-        return AsyncTextStream(self._http(), self._stream_call(value, parameters), self._attempts(timeout_s))
+        call = self._stream_call(value, parameters)
+        return AsyncTextStream(self._transport, call, self._attempts(timeout_s))
 
     async def metadata(self) -> ModelMetadata:
         """Return the model's versions and tensors, as the Open Inference Protocol describes them."""
@@ -65,10 +64,8 @@ class AsyncClient(Calls):
         return await self._check("is_ready", timeout_s)
 
     async def close(self) -> None:
-        """Close the connections; a later call opens them again."""
-        if self._transport is not None:
-            await self._transport.close()
-            self._transport = None
+        """Close the connections; the client cannot be used any more."""
+        await self._transport.close()
 
     async def _check(self, name: str, timeout_s: float) -> bool:
         try:
@@ -80,21 +77,16 @@ class AsyncClient(Calls):
         request_id = new_request_id()
         while True:
             try:
-                return await self._open().send(call, attempts.remaining_s(), request_id)
+                return await self._transport.send(call, attempts.remaining_s(), request_id)
             except (RequestError, TimeoutError) as error:
                 await asyncio.sleep(delay_before_retry(attempts, error, request_id))
 
-    def _open(self) -> Any:
-        if self._transport is None and self._endpoint.is_grpc:
-            from tuneport.client.grpc_transport import AsyncGrpcTransport
+    def _new_transport(self) -> Any:
+        if not self._endpoint.is_grpc:
+            return AsyncHttpTransport(self._endpoint)
+        from tuneport.client.grpc_transport import AsyncGrpcTransport
 
-            self._transport = AsyncGrpcTransport(self._endpoint)
-        return self._transport or self._http()
-
-    def _http(self) -> AsyncHttpTransport:
-        if self._transport is None:
-            self._transport = AsyncHttpTransport(self._endpoint)
-        return self._transport
+        return AsyncGrpcTransport(self._endpoint)
 
 
 class AsyncTextStream(AsyncIterator[str]):

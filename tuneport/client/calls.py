@@ -39,6 +39,11 @@ class Calls:
         check_limits(timeout_s, max_retries)
         self._endpoint = parse_endpoint(url, api_key, Path(ca_file) if ca_file else None, model)
         self._timeout_s, self._max_retries = timeout_s, max_retries
+        self._transport = self._new_transport()
+
+    def _new_transport(self) -> Any:
+        """Return what sends the calls of the address's protocol."""
+        raise NotImplementedError
 
     def _attempts(self, timeout_s: float | None, max_retries: int | None = None) -> Attempts:
         """Begin a call, by default within the client's limits."""

@@ -21,8 +21,6 @@ class Client(Calls):
     `tuneport.errors.RequestError` and its subclasses, with `problem`, `remedy`, `code` and `request_id`.
     """
 
-    _transport: Any = None
-
     def __enter__(self) -> Self:
         """Return the client."""
         return self
@@ -53,7 +51,8 @@ class Client(Calls):
 
         `timeout_s` limits the wait for the first piece, retries included, and then for each further one.
         """
-        return TextStream(self._http(), self._stream_call(value, parameters), self._attempts(timeout_s))
+        call = self._stream_call(value, parameters)
+        return TextStream(self._transport, call, self._attempts(timeout_s))
 
     def metadata(self) -> ModelMetadata:
         """Return the model's versions and tensors, as the Open Inference Protocol describes them."""
@@ -70,10 +69,8 @@ class Client(Calls):
         return self._check("is_ready", timeout_s)
 
     def close(self) -> None:
-        """Close the connections; a later call opens them again."""
-        if self._transport is not None:
-            self._transport.close()
-            self._transport = None
+        """Close the connections; the client cannot be used any more."""
+        self._transport.close()
 
     def _check(self, name: str, timeout_s: float) -> bool:
         try:
@@ -85,21 +82,16 @@ class Client(Calls):
         request_id = new_request_id()
         while True:
             try:
-                return self._open().send(call, attempts.remaining_s(), request_id)
+                return self._transport.send(call, attempts.remaining_s(), request_id)
             except (RequestError, TimeoutError) as error:
                 time.sleep(delay_before_retry(attempts, error, request_id))
 
-    def _open(self) -> Any:
-        if self._transport is None and self._endpoint.is_grpc:
-            from tuneport.client.grpc_transport import GrpcTransport
+    def _new_transport(self) -> Any:
+        if not self._endpoint.is_grpc:
+            return HttpTransport(self._endpoint)
+        from tuneport.client.grpc_transport import GrpcTransport
 
-            self._transport = GrpcTransport(self._endpoint)
-        return self._transport or self._http()
-
-    def _http(self) -> HttpTransport:
-        if self._transport is None:
-            self._transport = HttpTransport(self._endpoint)
-        return self._transport
+        return GrpcTransport(self._endpoint)
 
 
 class TextStream(Iterator[str]):

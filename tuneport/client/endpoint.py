@@ -37,8 +37,12 @@ class Endpoint:
 
 def parse_endpoint(url: str, api_key: str | None, ca_file: Path | None, model: str | None) -> Endpoint:
     """Check an address; raises TuneportError for one that cannot be a service's."""
-    parts = urlsplit(url)
-    if parts.scheme not in SCHEMES or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        has_port = parts.port is not None or not parts.scheme.startswith("grpc")
+    except ValueError:  # a port that is no number
+        has_port = False
+    if not has_port or parts.scheme not in SCHEMES or not parts.hostname:
         raise TuneportError(
             f"{url!r} is no address of a service", "give http://, https://, grpc:// or grpcs://HOST:PORT"
         )

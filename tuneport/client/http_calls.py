@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
+from urllib.parse import quote
 
 import orjson
 
@@ -54,7 +55,7 @@ def model_name() -> HttpCall[ModelName]:
 
 def metadata(name: str) -> HttpCall[ModelMetadata]:
     """`GET /v2/models/NAME`."""
-    return HttpCall("GET", f"/v2/models/{name}", lambda content, _: _metadata(content))
+    return HttpCall("GET", f"/v2/models/{quote(name, safe='')}", lambda content, _: _metadata(content))
 
 
 def _body(inputs: Any, parameters: Mapping[str, Any]) -> bytes:
