@@ -10,7 +10,7 @@ GPU_VENV := .venv-gpu
 GPU_INSTALLED := $(GPU_VENV)/.installed
 GPU_CHECK ?=
 
-.PHONY: demo test slow check gpu-check serve protocol clean
+.PHONY: demo test slow check docs gpu-check serve protocol clean
 
 demo: $(INSTALLED)
 	$(BIN)/tuneport demo --out demo --overwrite
@@ -30,6 +30,10 @@ check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The documentation site, in build/site.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 # Prove the project on this host's GPU: GPU_CHECK="--model M --data D --out DIR", see docs/gpu.md.
 gpu-check: $(GPU_INSTALLED)
 	$(GPU_VENV)/bin/python -m tuneport.stages.benchmarks.gpu_check $(GPU_CHECK)
@@ -47,6 +51,10 @@ clean:
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,cpu,demo,dev]'
+	touch $@
+
+$(VENV)/.docs: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	touch $@
 
 $(GPU_INSTALLED): pyproject.toml constraints.txt

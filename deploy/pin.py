@@ -20,7 +20,7 @@ from packaging.utils import canonicalize_name, parse_wheel_filename
 
 ROOT = Path(__file__).parents[1]
 CONSTRAINTS = ROOT / "constraints.txt"
-EVERYTHING = "tuneport[all,cpu,demo,dev]"
+EVERYTHING = "tuneport[all,cpu,demo,dev,docs]"
 SERVING = (
     "bentoml", "grpcio", "grpcio-health-checking", "grpcio-reflection", "httptools", "numpy",
     "opentelemetry-exporter-otlp-proto-http", "orjson", "prometheus-client", "protobuf", "psutil", "py-minisign",

@@ -86,6 +86,6 @@ def to_error_response(error: Exception) -> ErrorResponse:
         error.code,
         error.problem[:MAX_MESSAGE_CHARS],
         error.remedy[:MAX_MESSAGE_CHARS],
-        retry_after_s=max(1, math.ceil(error.retry_after_s)) if isinstance(error, Overloaded) else None,
+        retry_after_s=max(1, math.ceil(error.retry_after_s)) if error.retry_after_s is not None else None,
         allowed=error.allowed if isinstance(error, MethodNotAllowed) else None,
     )

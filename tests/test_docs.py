@@ -1,6 +1,11 @@
-"""The documents name every setting and every option, and no other."""
+"""The documents name every setting and every option, and no other; their links and code blocks are well-formed."""
 
+import ast
+import json
 import re
+import subprocess
+import tomllib
+from pathlib import Path
 
 import pytest
 import typer
@@ -12,7 +17,8 @@ from tuneport.stages.finetune.config import FinetuneConfig
 from tuneport.stages.serve.settings import Settings
 from tuneport.tasks import all_tasks
 
-DOCUMENTS = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"]
+DOCUMENTS = [*sorted((ROOT / "docs").rglob("*.md")), *sorted(ROOT.glob("*.md"))]
+LINK = re.compile(r"\]\((?![a-z]+:|#)([^)\s#]+)[^)]*\)")
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
@@ -70,4 +76,68 @@ def test_the_documents_show_no_option_that_does_not_exist() -> None:
 
 def test_the_python_api_is_documented() -> None:
     text = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
-    assert all(f"| `{name}(" in text for name in tuneport.__all__)
+    text += (ROOT / "docs" / "clients.md").read_text(encoding="utf-8")
+    assert all(f"| `{name}(" in text or f"tuneport.{name}(" in text for name in tuneport.__all__)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda each: str(each.relative_to(ROOT)))
+def test_links_lead_to_files_of_the_repository(document: Path) -> None:
+    """Anchors are checked by `make docs`, which knows the headings."""
+    links = LINK.findall(document.read_text(encoding="utf-8"))
+    assert [link for link in links if not (document.parent / link).exists()] == []
+
+
+def test_a_broken_link_is_found() -> None:
+    assert LINK.findall("[a](b.md) [c](d.md#e) [f](https://g) [h](#i) ![j](k.png)") == ["b.md", "d.md", "k.png"]
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    """Return the fenced blocks of a language with the names of their documents."""
+    return [
+        (str(document.relative_to(ROOT)), block)
+        for document in DOCUMENTS
+        for block in re.findall(rf"^```{language}\n(.*?)^```", document.read_text(encoding="utf-8"), re.M | re.S)
+    ]
+
+
+def well_formed(language: str, block: str) -> str:
+    """Return what is wrong with a code block; empty for nothing."""
+    try:
+        if language == "python":
+            compile(block, "block", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        elif language == "toml":
+            tomllib.loads(block)
+        elif language == "json":
+            json.loads(block)
+        else:
+            done = subprocess.run(["bash", "-n"], input=block, text=True, capture_output=True, check=False)
+            return done.stderr
+    except (SyntaxError, ValueError) as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("language", ["python", "toml", "json", "bash"])
+def test_code_blocks_are_well_formed(language: str) -> None:
+    found = blocks(language)
+    assert found or language == "json"
+    assert [(name, block, wrong) for name, block in found if (wrong := well_formed(language, block))] == []
+
+
+@pytest.mark.parametrize(
+    ("language", "block"), [("python", "a = ("), ("toml", "a = "), ("json", "{,}"), ("bash", "if true; then")]
+)
+def test_a_block_that_is_not_well_formed_is_found(language: str, block: str) -> None:
+    assert well_formed(language, block)
+
+
+def test_the_commands_of_code_blocks_exist() -> None:
+    found = {command for _, block in blocks("bash") for command in re.findall(r"^tuneport ([a-z-]+)", block, re.M)}
+    assert {"export", "serve"} <= found
+    assert found <= COMMANDS.keys()
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    pages = [str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")]
+    assert [page for page in pages if f": {page}\n" not in navigation] == []

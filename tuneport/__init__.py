@@ -5,6 +5,7 @@
     tuneport.finetune(task="text-classification", model="minilm-l6", data="reviews/", out="runs/reviews")
     tuneport.export("runs/reviews", out="artifacts/reviews")
     tuneport.load("artifacts/reviews").predict(["The best film of the year."])
+    tuneport.Client("http://127.0.0.1:3000").predict(["The best film of the year."])    # from a service
 
 Importing this module is quick: each function imports what it needs when it is called.
 """
@@ -23,12 +24,22 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable
 
+    from tuneport.client import AsyncClient, Client
     from tuneport.runtime.predictor import Predictor
     from tuneport.schema.artifact import Manifest
     from tuneport.schema.run import Run
 
 __version__ = VERSION
-__all__ = ["export", "finetune", "load"]
+__all__ = ["AsyncClient", "Client", "export", "finetune", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the clients when they are first used."""
+    if name in ("AsyncClient", "Client"):
+        import tuneport.client
+
+        return getattr(tuneport.client, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def finetune(

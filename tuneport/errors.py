@@ -7,9 +7,11 @@
         ├── MalformedRequest, UnsupportedEncoding, PayloadTooLarge, SlowRequest
         ├── Unauthenticated, NotFound, MethodNotAllowed
         ├── Overloaded, DeadlineExceeded, ServiceStopping
-        └── DeviceOutOfMemory, DeviceLost
+        ├── DeviceOutOfMemory, DeviceLost
+        └── Unavailable, ServiceFailed      raised by the client alone
 
-The service maps request errors to HTTP and gRPC statuses in one place, `serve/errors.py`.
+The service maps request errors to HTTP and gRPC statuses in one place, `serve/errors.py`; `tuneport/client/errors.py`
+maps them back.
 """
 
 
@@ -54,6 +56,10 @@ class RequestError(TuneportError):
     """A request that gets an error response instead of predictions."""
 
     code = "bad_request"
+    request_id: str | None = None
+    """Set by the client: the id under which the service logged the request."""
+    retry_after_s: float | None = None
+    """When to try again, for a request that was refused because of load."""
 
     def __init__(self, problem: str, remedy: str, code: str | None = None) -> None:
         """`code` is for programs, and by default that of the class; the two phrases are for people."""
@@ -167,3 +173,15 @@ class DeviceLost(RequestError):
             "send the request again, to another replica if there is one; a new worker opens the device again",
         )
         self.reason = reason
+
+
+class Unavailable(RequestError):
+    """The service cannot be reached, or cannot answer now."""
+
+    code = "unavailable"
+
+
+class ServiceFailed(RequestError):
+    """The service failed for a reason that is not the request's."""
+
+    code = "internal"

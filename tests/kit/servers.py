@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+KEY = "secret"
+"""The API key of servers that have one."""
+
 
 @dataclass(frozen=True)
 class Server:

@@ -28,7 +28,10 @@ DATA = {
     "tuneport/stages/serve/requirements-gpu.txt",
     "tuneport/stages/serve/requirements-tensorrt.txt",
     "tuneport/stages/serve/grpc/open_inference.proto",
-    "tuneport/stages/serve/http/playground/page.html",
+    *(
+        f"tuneport/stages/serve/http/playground/{name}"
+        for name in ("page.html", "style.css", "request.js", "predictions.js", "snippets.js", "card.js", "start.js")
+    ),
 }
 
 

@@ -1,6 +1,7 @@
 """Open Inference Protocol v2: over HTTP in this process, and through the public client against a real server."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from tuneport.stages.serve import tensors
 from tuneport.stages.serve.admission import AdmissionController
 from tuneport.stages.serve.bento import serve_command
 from tuneport.stages.serve.grpc import open_inference_pb2
+from tuneport.stages.serve.grpc.generate import CLIENT as CLIENT_PACKAGE
 from tuneport.stages.serve.grpc.generate import generate
 from tuneport.stages.serve.http.app import create_app
 from tuneport.stages.serve.http.openapi import describe_api
@@ -270,7 +272,9 @@ def test_random_texts_get_torch_s_answers_through_both_protocols(
 
 
 def test_the_committed_messages_are_those_of_the_proto_file(tmp_path: Path) -> None:
-    assert generate(tmp_path).read_text() == Path(open_inference_pb2.__file__).read_text()
+    server, client = generate(tmp_path, Path(shutil.copytree(CLIENT_PACKAGE, tmp_path / "client")))
+    assert server.read_text() == Path(open_inference_pb2.__file__).read_text()
+    assert client.read_text() == (CLIENT_PACKAGE / client.name).read_text()
 
 
 CLIENT = """

@@ -1,10 +1,13 @@
 """The page at `/`: served under a strict policy, and working in a real browser against a real server."""
 
+import ast
 import base64
 import hashlib
+import json
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -21,6 +24,7 @@ from kit.serving import local_service
 from kit.tokenizers import byte_tokenizer
 from transformers import BertForQuestionAnswering, BertForTokenClassification
 
+from tuneport.schema.loading import load_golden, load_manifest
 from tuneport.stages.export.config import ExportConfig
 from tuneport.stages.export.pipeline import export
 from tuneport.stages.serve.http.playground.routes import PAGE, policy
@@ -96,9 +100,10 @@ def locked(tiny_artifact: Path) -> Iterator[str]:
         yield service.url
 
 
-def serve_checkpoint(folder: Path, checkpoint: Path, task: str) -> Iterator[str]:
+def serve_checkpoint(folder: Path, checkpoint: Path, task: str, **settings: Any) -> Iterator[str]:
     with quick_exports():
-        export(ExportConfig(checkpoint=checkpoint, name="tiny", task=task, variants=("fp32",)), folder / "out")
+        config = ExportConfig(checkpoint=checkpoint, name="tiny", task=task, variants=("fp32",), **settings)
+        export(config, folder / "out")
     with local_service(folder / "out") as service:
         yield service.url
 
@@ -107,7 +112,7 @@ def serve_checkpoint(folder: Path, checkpoint: Path, task: str) -> Iterator[str]
 def tagger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("tagger")
     build_checkpoint(folder / "checkpoint", TAGS, BertForTokenClassification)
-    yield from serve_checkpoint(folder, folder / "checkpoint", "token-classification")
+    yield from serve_checkpoint(folder, folder / "checkpoint", "token-classification", tag_scheme="BIO")
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +167,25 @@ def test_the_page_is_told_what_the_model_is(classifier: str) -> None:
     assert not info["streams"]
 
 
+def test_examples_are_golden_inputs_that_the_form_can_hold(classifier: str, reader: str, tiny_artifact: Path) -> None:
+    golden = [case.input for case in load_golden(tiny_artifact)]
+    examples = httpx.get(f"{classifier}/info").json()["examples"]
+    assert 0 < len(examples) <= 6
+    assert all(each.keys() == {"text"} and each["text"].strip() and each["text"] in golden for each in examples)
+    assert len({each["text"] for each in examples}) == len(examples)
+    questions = httpx.get(f"{reader}/info").json()["examples"]
+    assert questions
+    assert all(each.keys() == {"question", "context"} for each in questions)
+    for example in questions[:2]:
+        assert httpx.post(f"{reader}/predict", json={"inputs": example}).status_code == 200
+
+
+def test_the_card_is_that_of_the_artifact(classifier: str, tiny_artifact: Path) -> None:
+    answer = httpx.get(f"{classifier}/card")
+    assert answer.content == (tiny_artifact / "README.md").read_bytes()
+    assert answer.headers["content-type"].startswith("text/markdown")
+
+
 def test_the_bento_serves_the_page_in_place_of_bentoml_s(server: Server) -> None:
     assert httpx.get(server.url).content == PAGE
     assert httpx.get(f"{server.url}/info").json()["name"] == "tiny"
@@ -171,6 +195,7 @@ def test_the_bento_serves_the_page_in_place_of_bentoml_s(server: Server) -> None
 def test_keys_protect_the_model_not_the_page(locked: str) -> None:
     assert httpx.get(locked).content == PAGE
     assert httpx.get(f"{locked}/info").status_code == 401
+    assert httpx.get(f"{locked}/card").status_code == 401
     assert httpx.get(f"{locked}/info", headers={"Authorization": "Bearer secret"}).status_code == 200
 
 
@@ -184,7 +209,9 @@ def test_classes_are_shown_with_their_probabilities(classifier: str, tmp_path: P
     assert [float(width[1]) for width in widths if width] == pytest.approx(
         [100 * each["score"] for each in expected], abs=0.06
     )
-    assert re.fullmatch(r"[\d.]+ ms round trip", page.one("p", id="latency"))
+    assert re.fullmatch(r"[\d.]+ ms round trip · answered by fp32", page.one("p", id="latency"))
+    best = f"{expected[0]['label']}, {100 * expected[0]['score']:.1f} %, "
+    assert re.fullmatch(re.escape(best) + r"[\d.]+ ms", page.one("p", id="status"))
     assert page.one("h1") == "tiny"
     assert page.find("div", role="alert") == []
     assert page.find("span", class_="word") == []
@@ -240,7 +267,7 @@ def test_generated_text_is_shown(generator: str, tmp_path: Path) -> None:
     expected = predict(generator, "one two", max_new_tokens=9)
     assert expected["text"]
     assert page.one("p", id="generated") == expected["text"]
-    assert '"max_new_tokens": 9' in page.one("pre")
+    assert '"max_new_tokens": 9' in page.find("pre")[-1]["text"]
 
 
 @in_browser
@@ -255,6 +282,46 @@ def test_text_is_shown_while_it_is_generated(generator: str, tmp_path: Path) -> 
         if shown:
             return
     raise AssertionError("nothing was shown")
+
+
+@in_browser
+def test_an_example_is_run(reader: str, tmp_path: Path) -> None:
+    page = browse(reader, tmp_path, example="1", run="1")
+    examples = httpx.get(f"{reader}/info").json()["examples"]
+    buttons = [each["text"] for each in page.find("button", type="button")]
+    assert all(any(next(iter(each.values()))[:20] in text for text in buttons) for each in examples)
+    body = page.find("pre")[-1]["text"].partition("\n\n")[0].partition("\n")[2]
+    assert json.loads(body)["inputs"] == examples[0]
+
+
+@in_browser
+def test_the_snippets_send_the_request_at_hand(classifier: str, tmp_path: Path) -> None:
+    text = 'it\'s "late" \\ 🙂 $HOME `id`'
+    page = browse(classifier, tmp_path, text=text, explain="1", run="1")
+    curl, python, raw = (each["text"] for each in page.find("pre"))
+    expected = predict(classifier, text, top_k=3, explain=True)
+    assert json.loads(raw.partition("\n\n")[2])["predictions"] == [expected]
+    printed = subprocess.run(["bash", "-c", curl], capture_output=True, text=True, check=True).stdout
+    assert json.loads(printed)["predictions"] == [expected]
+    done = subprocess.run([sys.executable, "-c", python], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert ast.literal_eval(done.stdout) == expected
+
+
+@in_browser
+def test_the_card_is_shown_in_its_tab(classifier: str, tmp_path: Path, tiny_artifact: Path) -> None:
+    page = browse(classifier, tmp_path, tab="card")
+    (panel,) = page.find("div", id="document")
+    assert "hidden" not in panel
+    assert "hidden" in page.find("div", id="try")[0]
+    cells = [each["text"] for each in page.find("td")]
+    assert all(
+        any(cell.split()[0] == each.name for cell in cells if cell) for each in load_manifest(tiny_artifact).variants
+    )
+    assert {"Evaluation", "Provenance"} <= {each["text"] for each in page.find("h3")}
+    assert "**" not in panel["text"]
+    assert [each["aria-selected"] for each in page.find("button", role="tab")] == ["false", "true"]
+    assert [each.get("tabindex") for each in page.find("button", role="tab")] == ["-1", "0"]
 
 
 @in_browser

@@ -43,6 +43,7 @@ class Predictor:
         ArtifactError for files that are missing or changed, EngineError for an engine that is not available, GateError
         for golden cases that differ from torch's.
         """
+        self.folder = folder
         self.manifest: Manifest = load_manifest(folder)
         self.variant: Variant = self.manifest.variant(variant)
         self.family: ModelFamily = family_of(self.manifest.task)

@@ -1,7 +1,9 @@
-"""The playground: `GET /` returns the page, `GET /info` what the page needs to know of the model."""
+"""The playground: `GET /` returns the page, `GET /info` what it needs to know of the model, `GET /card` its card."""
 
 import base64
 import hashlib
+import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +11,29 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from tuneport.schema.artifact import Manifest
+from tuneport.errors import NotFound
+from tuneport.schema.artifact import CARD, Manifest
+from tuneport.schema.loading import load_golden
 from tuneport.tasks import task_spec
 
 from ...tensors import fields_of
 from ..requests import admission_of
 from ..responses import json_response
 
-PAGE = Path(__file__).with_name("page.html").read_bytes()
+SCRIPTS = ("request.js", "predictions.js", "snippets.js", "card.js", "start.js")
+MAX_EXAMPLES = 6
+MAX_EXAMPLE_CHARS = 1500
+
+
+def assemble(folder: Path = Path(__file__).parent) -> bytes:
+    """Return the page with style sheet and scripts in it: one response, whose policy names the script by its hash."""
+    style = (folder / "style.css").read_text(encoding="utf-8")
+    script = "\n".join((folder / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    page = (folder / "page.html").read_text(encoding="utf-8")
+    return page.replace("/* style.css */\n", style).replace("/* scripts */\n", f'"use strict";\n{script}').encode()
+
+
+PAGE = assemble()
 
 
 def policy(page: bytes) -> str:
@@ -45,7 +62,30 @@ async def page(_: Request) -> Response:
 async def info(request: Request) -> Response:
     """Describe the model as far as the page needs it."""
     admission = admission_of(request)
-    return json_response(describe(admission.manifest, admission.model))
+    predictor = admission.inference.predictor
+    examples = golden_examples(predictor.folder, fields_of(admission.manifest))
+    return json_response({**describe(admission.manifest, admission.model), "examples": examples})
+
+
+async def card(request: Request) -> Response:
+    """Return the artifact's model card as Markdown."""
+    path = admission_of(request).inference.predictor.folder / CARD
+    if not path.is_file():
+        raise NotFound("the artifact has no model card", f"restore {CARD} in its folder", code="no_card")
+    return Response(path.read_bytes(), media_type="text/markdown")
+
+
+@lru_cache(maxsize=16)
+def golden_examples(folder: Path, fields: tuple[str, ...]) -> list[dict[str, str]]:
+    """Return golden inputs that the form can hold, as field → text: different ones, not empty and not very long."""
+    examples: dict[str, dict[str, str]] = {}
+    for case in load_golden(folder):
+        given = {"text": case.input} if isinstance(case.input, str) else case.input
+        texts = given if isinstance(given, dict) and given.keys() <= set(fields) else {}
+        is_shown = all(isinstance(text, str) for text in texts.values()) and "".join(map(str, texts.values())).strip()
+        if is_shown and sum(map(len, texts.values())) <= MAX_EXAMPLE_CHARS:
+            examples.setdefault(json.dumps(texts, sort_keys=True), texts)
+    return list(examples.values())[:MAX_EXAMPLES]
 
 
 def describe(manifest: Manifest, model: dict[str, str]) -> dict[str, Any]:
@@ -63,4 +103,4 @@ def describe(manifest: Manifest, model: dict[str, str]) -> dict[str, Any]:
     }
 
 
-routes = [Route("/", page, methods=["GET"]), Route("/info", info, methods=["GET"])]
+routes = [Route(path, each, methods=["GET"]) for path, each in (("/", page), ("/info", info), ("/card", card))]

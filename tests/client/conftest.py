@@ -1,0 +1,37 @@
+"""A service with an API key over both protocols, and one that generates text."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from kit.exports import quick_exports
+from kit.generative import build_causal
+from kit.servers import KEY
+from kit.serving import LocalService, local_service
+from kit.tokenizers import byte_tokenizer
+
+from tuneport.stages.export.pipeline import ExportConfig, export
+from tuneport.stages.serve.bento import SERVICE, register, serve_command
+from tuneport.stages.serve.process import free_port, running
+
+
+@pytest.fixture(scope="package")
+def addresses(tiny_artifact: Path) -> Iterator[dict[str, str]]:
+    """A service with an API key, over both protocols."""
+    port, grpc_port = free_port(), free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = serve_command(SERVICE, host="127.0.0.1", port=port, model=register(tiny_artifact))
+    settings = {"TUNEPORT_API_KEYS": KEY, "TUNEPORT_VARIANT": "fp32", "TUNEPORT_GRPC_PORT": str(grpc_port)}
+    with running(command, url, settings):
+        yield {"http": url, "grpc": f"grpc://127.0.0.1:{grpc_port}"}
+
+
+@pytest.fixture(scope="package")
+def generator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalService]:
+    folder = tmp_path_factory.mktemp("generator")
+    base = build_causal(folder / "checkpoint", "gpt2", byte_tokenizer(["one two three four five six"]))
+    with quick_exports():
+        config = ExportConfig(checkpoint=base, name="tiny", task="text-generation", variants=("fp32",))
+        export(config, folder / "out")
+    with local_service(folder / "out") as local:
+        yield local
