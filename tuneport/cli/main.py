@@ -14,6 +14,7 @@ from tuneport.cli.bench import bench
 from tuneport.cli.bench_endpoint import bench_endpoint
 from tuneport.cli.build import build
 from tuneport.cli.demo import demo
+from tuneport.cli.doctor import doctor
 from tuneport.cli.export import export
 from tuneport.cli.finetune import finetune, finetune_help
 from tuneport.cli.inspect import inspect
@@ -33,6 +34,7 @@ app = typer.Typer(
     epilog="Start with: tuneport demo",
 )
 app.command()(demo)
+app.command()(doctor)
 app.command(help=finetune_help())(finetune)
 app.command()(search)
 app.command()(average)
