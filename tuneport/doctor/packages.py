@@ -37,7 +37,7 @@ def check_packages() -> Iterator[Finding]:
         if missing:
             found = f"{', '.join(missing)} not installed, for {purpose}"
             yield Finding(name="packages", status="note", found=found, remedy=f"pip install 'tuneport[{extra}]'")
-    direct = {canonicalize_name(each.name) for each in declared if not _is_for_development(each)}
+    direct: set[str] = {canonicalize_name(each.name) for each in declared if not _is_for_development(each)}
     yield check_pins(tested_versions(), direct)
 
 
