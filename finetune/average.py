@@ -48,9 +48,7 @@ class Averages(Frozen):
     """Split → metric → value."""
 
 
-def average(
-    runs: Sequence[Path], out: Path, *, overwrite: bool = False, allow_repeated_runs: bool = False
-) -> Averages:
+def average(runs: Sequence[Path], out: Path, *, overwrite: bool = False, allow_repeated_runs: bool = False) -> Averages:
     """Average the weights of runs into a new run folder, and compare it with the runs and their ensemble.
 
     The folder can be exported like any run; averages.json has the comparison. A run that is named several times counts

@@ -10,6 +10,7 @@ from tuneport.cli.demo import demo
 from tuneport.cli.doctor import doctor
 from tuneport.cli.export import export
 from tuneport.cli.finetune import finetune, finetune_help
+from tuneport.cli.init import init
 from tuneport.cli.inspect import inspect
 from tuneport.cli.predict import predict
 from tuneport.cli.search import search
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 app.command()(demo)
 app.command()(doctor)
+app.command()(init)
 app.command(help=finetune_help())(finetune)
 app.command()(search)
 app.command()(average)

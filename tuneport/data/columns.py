@@ -67,12 +67,17 @@ def _with_numbers(rows: Dataset, file: str, column: str, problems: Problems) -> 
     return rows.remove_columns(column).add_column(column, numbers)
 
 
+def cells_are_no_lists(file: str, columns: Sequence[str]) -> DataError:
+    """Return the error for columns of a table whose values are lists."""
+    examples = ", ".join(LIST_COLUMNS.get(name, LIST_COLUMNS["labels"]) for name in columns)
+    problem = f"{file} is a table, whose cells are strings, and {' and '.join(columns)} must be lists"
+    return DataError(problem, f"write the rows as JSONL, one object a line: {{…, {examples}}}")
+
+
 def _refuse_lists(file: str, columns: Sequence[str]) -> None:
     """Raise a DataError if a table has columns of the task whose values are lists."""
     if lists := [name for name in columns if name in LIST_COLUMNS]:
-        example = ", ".join(LIST_COLUMNS[name] for name in lists)
-        problem = f"{file} is a table, whose cells are strings, and {' and '.join(lists)} must be lists"
-        raise DataError(problem, f"write the rows as JSONL, one object a line: {{…, {example}}}")
+        raise cells_are_no_lists(file, lists)
 
 
 def _number_remedy(cell: str) -> str | None:

@@ -3,7 +3,7 @@
 import csv
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -62,6 +62,14 @@ def has_header(path: Path, delimiter: str) -> bool:
     return not any(
         name and (NUMBER.fullmatch(name) or name in values or len(name.split()) > NAME_WORDS)
         for name, values in zip(names, columns, strict=True)
+    )
+
+
+def first_row_is_data(file: str, columns: Sequence[str]) -> DataError:
+    """Return the error for a table without names of columns."""
+    return DataError(
+        f"the first row of {file} looks like data: {', '.join(map(repr, columns))}",
+        "write a line with the columns' names above it, such as text,label",
     )
 
 
