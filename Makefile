@@ -10,7 +10,9 @@ GPU_VENV := .venv-gpu
 GPU_INSTALLED := $(GPU_VENV)/.installed
 GPU_CHECK ?=
 
-.PHONY: demo test slow check docs gpu-check serve protocol clean
+.PHONY: install demo test slow check docs gpu-check serve protocol clean
+
+install: $(INSTALLED)
 
 demo: $(INSTALLED)
 	$(BIN)/tuneport demo --out demo --overwrite
@@ -45,19 +47,26 @@ serve: $(INSTALLED)
 protocol: $(INSTALLED)
 	$(BIN)/python -m tuneport.stages.serve.grpc.generate
 
+# An environment and the extras in it: by uv, which takes a fraction of pip's time, where it is there. It does not read
+# pip's configuration, so that pip installs what uv cannot find.
+COMMA := ,
+define install
+$(PYTHON) -m venv $(1)
+{ command -v uv >/dev/null && uv pip install --quiet --python $(1)/bin/python -c constraints.txt -e '.[$(2)]'; } || \
+$(1)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(2)]'
+endef
+
 clean:
 	rm -rf $(VENV) $(GPU_VENV) build dist demo .mypy_cache .pytest_cache .ruff_cache *.egg-info
 
 $(INSTALLED): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,cpu,demo,dev]'
+	$(call install,$(VENV),all$(COMMA)cpu$(COMMA)demo$(COMMA)dev)
 	touch $@
 
 $(VENV)/.docs: $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(call install,$(VENV),docs)
 	touch $@
 
 $(GPU_INSTALLED): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(GPU_VENV)
-	$(GPU_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev,export,generate,gpu,train]'
+	$(call install,$(GPU_VENV),demo$(COMMA)dev$(COMMA)export$(COMMA)generate$(COMMA)gpu$(COMMA)train)
 	touch $@

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from tuneport.schema.artifact import CARD, PICTURE, File, Manifest, Variant
+from tuneport.schema.torch_setup import REFERENCE
 from tuneport.tasks import task_spec
 
 from .pareto import pareto_front
@@ -148,6 +149,28 @@ def evidence(manifest: Manifest) -> tuple[list[str], list[list[str]]]:
     head = ["variant", "engine", "size", "max Δ", "agreement", metric, "torch", "p50 ms", "inputs/s"]
     head += ["memory", "start", "speed-up", "against"]
     return head, [_evidence_row(variant, manifest) for variant in manifest.variants]
+
+
+def summary(manifest: Manifest) -> tuple[list[str], list[list[str]]]:
+    """Return the cells of a narrow table: its head, torch's row, and a row for each variant."""
+    metric = next((each.evidence.metric for each in manifest.variants if each.evidence.metric), None)
+    head = ["", metric.name if metric else "metric", "agrees", "p50 ms", "inputs/s", "size", "speed-up"]
+    speed = f"{manifest.torch_texts_per_s:.0f}" if manifest.torch_texts_per_s else ""
+    torch = [REFERENCE, f"{metric.torch:.4f}" if metric else "no data", "", "", speed, "", ""]
+    return head, [torch, *(_summary_row(variant, manifest) for variant in manifest.variants)]
+
+
+def _summary_row(variant: Variant, manifest: Manifest) -> list[str]:
+    evidence = variant.evidence
+    return [
+        f"{variant.name} *" if variant.name == manifest.default_variant else variant.name,
+        f"{evidence.metric.value:.4f}" if evidence.metric else "no data",
+        f"{evidence.parity.agreement:.2%}",
+        f"{evidence.timing.latency_ms_p50:.1f}",
+        f"{evidence.timing.texts_per_s:.0f}",
+        f"{variant.execution.size_bytes / 1e6:.1f} MB",
+        f"{evidence.timing.speed_up:.2f} x",
+    ]
 
 
 def _evidence_row(variant: Variant, manifest: Manifest) -> list[str]:

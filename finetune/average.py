@@ -48,14 +48,20 @@ class Averages(Frozen):
     """Split → metric → value."""
 
 
-def average(runs: Sequence[Path], out: Path, *, overwrite: bool = False) -> Averages:
+def average(runs: Sequence[Path], out: Path, *, overwrite: bool = False, allow_repeated_runs: bool = False) -> Averages:
     """Average the weights of runs into a new run folder, and compare it with the runs and their ensemble.
 
-    The folder can be exported like any run; averages.json has the comparison. Raises CheckpointError for runs that
-    differ in task, labels, data or the shapes of their weights.
+    The folder can be exported like any run; averages.json has the comparison. A run that is named several times counts
+    as often, which `allow_repeated_runs` must say is meant. Raises CheckpointError for runs that differ in task,
+    labels, data or the shapes of their weights.
     """
     if len(runs) < 2:
         raise TuneportError("one run has no average", "give at least two run folders")
+    resolved = [path.resolve() for path in runs]
+    if repeated := [str(path) for path, place in zip(runs, resolved, strict=True) if resolved.count(place) > 1]:
+        problem = f"{' and '.join(repeated)} are one run, which would count {len(repeated)} times"
+        if not allow_repeated_runs:
+            raise TuneportError(problem, "name each run once, or give --allow-repeated-runs")
     check_can_create(out)
     check_outside(out, runs)
     check_out(out, marker=RUN, overwrite=overwrite)

@@ -15,11 +15,20 @@ from tuneport.runtime.device_options import ArenaStrategy, DeviceOptions
 from tuneport.schema.artifact import Device
 from tuneport.signing import read_public_key
 
+from .supervision import COMMAND_PID, RUN_FOLDER, SUPERVISOR_PID
+from .tracing import USERS_SDK_DISABLED
+
 PREFIX = "TUNEPORT_"
 START_REPORT = "TUNEPORT_START_REPORT"
 """Variable with the path of the file for the reason why a worker cannot start; set by what starts the service."""
 METRICS_FOLDER = "TUNEPORT_METRICS_FOLDER"
 """Variable with the folder in which the workers of one supervisor share their metrics; the supervisor sets it."""
+OWN_VARIABLES = (START_REPORT, METRICS_FOLDER, COMMAND_PID, SUPERVISOR_PID, RUN_FOLDER, USERS_SDK_DISABLED)
+"""Variables with which the service's processes talk to each other."""
+KUBERNETES_LINK = re.compile(r"TUNEPORT(_[A-Z0-9_]+)?_(SERVICE_(HOST|PORT(_[A-Z0-9_]+)?)|PORT(_\d+_.+)?)")
+"""What Kubernetes sets in every container beside a Service whose name begins with tuneport."""
+MAX_THREADS = 512
+"""More threads than any one processor has; an engine with thousands fails while it starts."""
 API_KEY = re.compile(r"[!-~]+")
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s]+")
 
@@ -33,9 +42,9 @@ class Settings(BaseSettings):
     """The variant to serve; by default the manifest's, or the fastest here on a host unlike the export's."""
     device: Device | None = None
     """The device that the variant must be for; by default any."""
-    threads: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1, le=MAX_THREADS)
     """CPU threads of a worker's inference; by default its share of the container's quota."""
-    workers: int | None = Field(default=None, ge=1)
+    workers: int | None = Field(default=None, ge=1, le=MAX_THREADS)
     """Processes that serve, each with an engine of its own; by default one, or on GPUs one for each."""
     max_batch_tokens: int | None = Field(default=None, ge=1)
     """Padded tokens of one batch (rows x longest row); by default what the export measured to be best."""
@@ -187,11 +196,23 @@ def read_settings() -> Settings:
     return settings
 
 
+def unknown_variables() -> list[str]:
+    """Return the names of variables that begin as settings do and are none; the service ignores them."""
+    return [name for name in _other_variables() if not KUBERNETES_LINK.fullmatch(name)]
+
+
 def _check_names() -> None:
     """Raise TuneportError for a variable whose name is nearly a setting's; other names may belong to other software."""
-    known = [f"{PREFIX}{name}".upper() for name in Settings.model_fields]
-    for name in sorted(os.environ):
-        if name.startswith(PREFIX) and name not in (*known, START_REPORT, METRICS_FOLDER):
-            similar = difflib.get_close_matches(name, known, 1, cutoff=0.9)
-            if similar:
-                raise TuneportError(f"there is no setting {name}", f"did you mean {similar[0]}?")
+    for name in _other_variables():
+        if similar := difflib.get_close_matches(name, _setting_variables(), 1, cutoff=0.9):
+            raise TuneportError(f"there is no setting {name}", f"did you mean {similar[0]}?")
+
+
+def _other_variables() -> list[str]:
+    """Return the names of variables that begin with the prefix, and are neither settings nor the service's own."""
+    known = (*_setting_variables(), *OWN_VARIABLES)
+    return sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
+
+
+def _setting_variables() -> list[str]:
+    return [f"{PREFIX}{name}".upper() for name in Settings.model_fields]

@@ -12,7 +12,7 @@ import typer
 from kit import ROOT
 
 import tuneport
-from tuneport.cli.main import app
+from tuneport.cli.app import app
 from tuneport.stages.finetune.config import FinetuneConfig
 from tuneport.stages.serve.settings import Settings
 from tuneport.tasks import all_tasks

@@ -31,7 +31,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 
 def test_listing_options_loads_no_library_of_a_stage() -> None:
     libraries = tuple(name for name in HEAVY if name not in ("pydantic", "typer"))
-    assert loaded_after("import tuneport.cli.main", libraries) == []
+    assert loaded_after("import tuneport.cli.app", libraries) == []
 
 
 def test_a_model_goes_from_data_to_predictions(tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path) -> None:

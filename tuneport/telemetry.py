@@ -4,7 +4,6 @@ A value that the user has set stays, but for one that would keep a library from 
 """
 
 import os
-from importlib.metadata import entry_points
 
 OFF = {
     "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime
@@ -30,6 +29,8 @@ def drop_unknown_propagators() -> None:
     """
     if PROPAGATORS not in os.environ:
         return
+    from importlib.metadata import entry_points  # its imports are most of the time that `import tuneport` takes
+
     known = {each.name for each in entry_points(group="opentelemetry_propagator")}
     asked = [name.strip() for name in os.environ[PROPAGATORS].split(",")]
     os.environ[PROPAGATORS] = ",".join(name for name in asked if name in known) or "tracecontext"

@@ -9,7 +9,7 @@ import typer
 from pydantic_core import PydanticUndefined
 
 import tuneport
-from tuneport.cli.main import app
+from tuneport.cli.app import app
 from tuneport.client import AsyncClient, Client
 from tuneport.stages.export.config import ExportConfig
 from tuneport.stages.finetune.config import FinetuneConfig

@@ -23,6 +23,7 @@ from ..config import FinetuneConfig
 from ..processes import processes
 from ..resume import SETTINGS, TRAINER, check_can_create, check_outside, check_unchanged
 from ..setup import Prepared, load_model, prepare
+from ..toml import to_toml
 from ..train import write_json
 from .space import Range, check_space
 from .trials import PROBLEM, ended_trials, run_trial
@@ -130,15 +131,8 @@ def _table(trials: list[optuna.trial.FrozenTrial], metric: MetricSpec) -> list[d
 def _write_best(file: Path, config: FinetuneConfig, drawn: dict[str, Any]) -> None:
     """Write the settings that were given, and those that were drawn, so that a run of them is the best trial again."""
     best = {**config.model_dump(mode="json", exclude_none=True, exclude_defaults=True), **drawn}
-    lines = [f"{name} = {_toml(value)}" for name, value in best.items()]
+    lines = [f"{name} = {to_toml(value)}" for name, value in best.items()]
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def _toml(value: Any) -> str:
-    """Write a value as TOML, which differs from JSON only in its tables."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(key)} = {_toml(item)}" for key, item in value.items()) + "}"
-    return json.dumps(value, ensure_ascii=False)
 
 
 def _draw(file: Path, trials: list[optuna.trial.FrozenTrial], metric: str) -> None:

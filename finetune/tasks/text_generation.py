@@ -9,7 +9,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from tuneport.data.reader import Data
-from tuneport.data.rows import Problems, numbered_rows, preview
+from tuneport.data.rows import Problems, numbered_rows, preview, row_number
 from tuneport.errors import CheckpointError, DataError, TuneportError
 from tuneport.metrics.text import perplexity
 
@@ -89,7 +89,7 @@ class Task(FinetuneTask):
         problems = Problems("correct these rows, or the tokenizer's chat template")
         for _, row in numbered_rows(features.select_columns(["row", "problem"])):
             if row["problem"]:
-                problems.add(f"{file} row {row['row'] + 1}", row["problem"])
+                problems.add(f"{file} row {row_number(rows, row['row'])}", row["problem"])
         problems.raise_if_any()
         kept = features.remove_columns("problem").filter(lambda targets: targets > 0, input_columns="targets")
         if not len(kept):

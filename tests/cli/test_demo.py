@@ -1,4 +1,4 @@
-"""The whole chain on the embedded model and data, as `make demo` runs it."""
+"""The whole chain on the embedded model and data, as `make demo` runs it; its data and its choice of variants."""
 
 import json
 import subprocess
@@ -7,10 +7,15 @@ from pathlib import Path
 
 import pytest
 from kit import ROOT
+from kit.data import read_rows
 
+from tuneport.cli.demo_chain import EXCERPT_WORDS, likely_variants
+from tuneport.cli.demo_chain import ROWS as DEMO_ROWS
+from tuneport.host import Host
 from tuneport.runtime.verify import verify
 from tuneport.schema.loading import load_manifest
-from tuneport.stages.benchmarks.report import Report
+from tuneport.stages.export.card import summary
+from tuneport.stages.finetune.embedded import ROWS, write_bbc_news
 
 
 @pytest.mark.slow
@@ -30,11 +35,35 @@ def test_the_demo_trains_proves_serves_and_measures(tmp_path: Path) -> None:
     assert manifest.provenance.data is not None
     assert manifest.provenance.data.fingerprint == run["data"]["fingerprint"]
 
-    report = json.loads((tmp_path / "demo" / "report" / "report.json").read_text())
-    results = {result["name"]: result for result in report["results"]}
-    assert {"torch fp32", *speeds} <= results.keys()
-    assert all(result["metric"]["value"] >= 0.94 for result in results.values())
-    columns, _ = Report.model_validate(report).cells()
-    assert {"accuracy", "agreement", "p50 ms", "p99 ms", "size", "speed-up"} <= set(columns)
-    assert all(column in done.stdout for column in columns)
+    metrics = [variant.evidence.metric for variant in manifest.variants]
+    assert all(metric and metric.value >= 0.92 for metric in metrics)
+    columns, rows = summary(manifest)
+    assert [row[0].removesuffix(" *") for row in rows] == ["torch fp32", *speeds]
+    assert all(cell in done.stdout for cell in (*columns, *(cell for row in rows for cell in row)))
+    assert done.stdout.count(", about ") == 4
+    table = [line for line in done.stdout.splitlines() if line.startswith(("┃", "│"))]
+    assert max(map(len, table)) <= 80
     assert f"tuneport serve {tmp_path / 'demo' / 'artifact'}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"), [(DEMO_ROWS, EXCERPT_WORDS), (ROWS, (16, 32, 64, 96))], ids=["demo", "all"]
+)  # fmt: skip
+def test_no_excerpt_is_the_beginning_of_another(rows: dict[str, int], words: tuple[int, ...], tmp_path: Path) -> None:
+    write_bbc_news(tmp_path, rows=rows, excerpt_words=words)
+    splits = {split: read_rows(tmp_path / f"{split}.jsonl") for split in rows}
+    assert {split: len(content) for split, content in splits.items()} == rows
+    beginnings = [
+        " ".join(row["text"].split()[: min(words)]).casefold() for content in splits.values() for row in content
+    ]
+    assert len(set(beginnings)) == len(beginnings) == sum(rows.values())
+    assert {len(row["text"].split()) for content in splits.values() for row in content} == {*words}
+    assert {row["label"] for row in splits["test"]} == {row["label"] for row in splits["train"]}
+
+
+def test_only_variants_that_may_be_the_fastest_are_built() -> None:
+    here = Host.here()
+    without = likely_variants(here.model_copy(update={"instructions": ("avx2",)}))
+    assert {"fp32", "int8", "openvino-int8"} <= {*without}
+    assert "openvino" not in without
+    assert "openvino-int8" not in likely_variants(here.model_copy(update={"instructions": ("amx_bf16",)}))

@@ -12,9 +12,9 @@ from kit.command import tuneport
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from tuneport.cli.app import app
 from tuneport.cli.fields import option_type
 from tuneport.cli.finetune import FLAGS as FINETUNE_FLAGS
-from tuneport.cli.main import app
 from tuneport.cli.predict import PredictConfig
 from tuneport.cli.serve import SECRETS, ServeConfig
 from tuneport.stages.benchmarks.config import BenchConfig, EndpointConfig

@@ -39,7 +39,7 @@ def test_propagators_that_are_not_installed_keep_nothing_from_starting(
     assert done.stdout.strip() == left
 
 
-@pytest.mark.parametrize("module", ["tuneport", "tuneport.cli.main", "tuneport.stages.serve.inference"])
+@pytest.mark.parametrize("module", ["tuneport", "tuneport.cli.app", "tuneport.stages.serve.inference"])
 def test_telemetry_is_off_before_a_library_is_imported(module: str, tmp_path: Path) -> None:
     """An audit hook sees each import, and what the environment is at that time."""
     libraries = ["onnxruntime", "bentoml", "huggingface_hub", "nncf"]

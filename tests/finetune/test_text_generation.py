@@ -209,6 +209,11 @@ def test_what_a_template_refuses_is_named(settings: Settings, tmp_path: Path) ->
     assert "train.jsonl row 2" in str(caught.value)
     assert "train.jsonl row 3" in str(caught.value)
     assert "no system here" in str(caught.value)
+    rows = [{"messages": CHAT if number in (7, 30) else CHAT[1:3]} for number in range(1, 41)]
+    single = write_rows(tmp_path / "all.jsonl", rows)
+    with pytest.raises(DataError) as caught:
+        finetune(settings(data=str(single), chat_template=str(tmp_path / "strict.jinja")), tmp_path / "run")
+    assert {"7", "30"} >= set(re.findall(r" row (\d+):", str(caught.value))) != set()
 
 
 @pytest.mark.parametrize(

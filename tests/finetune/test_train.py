@@ -266,6 +266,10 @@ def test_averaged_weights_are_the_mean_and_both_averages_are_scored(settings: Se
     assert result.ensemble["test"]["accuracy"] >= 0.9
     run = Run.model_validate_json((tmp_path / "mean" / "run.json").read_text())
     assert run.metrics == result.weights
+    with pytest.raises(TuneportError, match="are one run, which would count 2 times; name each run once"):
+        average([tmp_path / "1", tmp_path / "2" / ".." / "1"], tmp_path / "twice")
+    twice = average([tmp_path / "1", tmp_path / "1"], tmp_path / "twice", allow_repeated_runs=True)
+    assert twice.weights == next(iter(twice.runs.values()))
     with pytest.raises(TuneportError, match="at least two"):
         average([tmp_path / "1"], tmp_path / "one")
     with pytest.raises(TuneportError, match=r"1 lies in .*, which is written anew"):

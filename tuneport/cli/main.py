@@ -1,62 +1,29 @@
-"""The command line's entry point: the commands, the exit codes, and one line on stderr for an error.
+"""The command line's entry point: exit codes, signals, and one line on stderr for an error.
 
 Exit codes: 0 done; 1 an error of the exception tree; 2 wrong usage; 130 interrupted.
+
+The commands take half a second to import. They are imported when the handlers of signals are there, so this module
+imports next to nothing.
 """
 
 import os
 import sys
 from typing import NoReturn
 
-import typer
-
-from tuneport.cli.average import average
-from tuneport.cli.bench import bench
-from tuneport.cli.bench_endpoint import bench_endpoint
-from tuneport.cli.build import build
-from tuneport.cli.containerize import containerize
-from tuneport.cli.demo import demo
-from tuneport.cli.export import export
-from tuneport.cli.finetune import finetune, finetune_help
-from tuneport.cli.inspect import inspect
-from tuneport.cli.predict import predict
-from tuneport.cli.score import score
-from tuneport.cli.search import search
-from tuneport.cli.serve import serve
-from tuneport.cli.sign import keygen, sign
-from tuneport.cli.signals import INTERRUPTED, install_handlers, was_interrupted
-from tuneport.cli.verify import verify
+from tuneport.cli.signals import INTERRUPTED, exit_on_signals, install_handlers, was_interrupted
 from tuneport.errors import TuneportError
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    help="Fine-tune a transformer, export it with proof, serve the fastest variant that passed.",
-    epilog="Start with: tuneport demo",
-)
-app.command()(demo)
-app.command(help=finetune_help())(finetune)
-app.command()(search)
-app.command()(average)
-app.command()(export)
-app.command()(predict)
-app.command()(score)
-app.command()(verify)
-app.command()(inspect)
-app.command()(sign)
-app.command()(keygen)
-app.command()(bench)
-app.command("bench-endpoint")(bench_endpoint)
-app.command()(serve)
-app.command()(build)
-app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(containerize)
+STANDARD_STREAMS = (0, 1, 2)
 
 
 def main() -> NoReturn:
     """Run a command and exit."""
-    install_handlers()
+    exit_on_signals()
+    open_closed_streams()
     _quiet_libraries()
+    from tuneport.cli.app import app
+
+    install_handlers()
     try:
         app(prog_name="tuneport", standalone_mode=True)
     except SystemExit as end:
@@ -75,6 +42,20 @@ def main() -> NoReturn:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(1)
     sys.exit(0)
+
+
+def open_closed_streams() -> None:
+    """Open those of the standard streams that are closed on the null device.
+
+    A file of the command's own would get their descriptors, and what libraries in C print would be written into it.
+    """
+    for descriptor in STANDARD_STREAMS:
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor, which is this one
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", closefd=False)
 
 
 def _quiet_libraries() -> None:

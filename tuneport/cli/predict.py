@@ -13,6 +13,7 @@ from pydantic import Field
 from tuneport.cli.options import with_config
 from tuneport.errors import TuneportError
 from tuneport.schema.base import Frozen
+from tuneport.stages.serve.settings import MAX_THREADS
 
 Inputs = Annotated[list[str] | None, typer.Argument(help="Inputs; read from stdin, one a line, when absent.")]
 
@@ -24,7 +25,7 @@ class PredictConfig(Frozen):
     """An artifact folder that `tuneport export` wrote."""
     variant: str | None = None
     """The variant. Default: the artifact's default variant."""
-    threads: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1, le=MAX_THREADS)
     """Processors for inference. Default: all that the container grants."""
     max_batch_tokens: int | None = Field(default=None, ge=1)
     """Padded tokens of a batch. Default: what was measured to be best at the export."""

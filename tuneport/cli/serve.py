@@ -8,8 +8,9 @@ import typer
 from pydantic import Field
 
 from tuneport.cli.options import check_flags, with_config, with_flags
+from tuneport.cli.progress import print_warning
 from tuneport.schema.base import Frozen
-from tuneport.stages.serve.settings import PREFIX, Settings
+from tuneport.stages.serve.settings import PREFIX, Settings, unknown_variables
 
 SECRETS = ("api_keys",)
 """Settings that are no options: every user of the machine can read a command line."""
@@ -41,6 +42,8 @@ def serve(config: ServeConfig, flags: dict[str, Any]) -> None:
     check_flags(Settings, flags)
     os.environ |= {f"{PREFIX}{name}".upper(): str(value) for name, value in flags.items()}
     settings = read_settings()  # a wrong variable or artifact is an error here, not in a worker's log
+    for name in unknown_variables():
+        print_warning(f"{name} is no setting of the service, and is ignored; docs/deployment.md lists them")
     load_manifest(config.artifact)
     check_port(config.host, config.port)
     command = supervisor_command(config.artifact, host=config.host, port=config.port)

@@ -1,9 +1,10 @@
 """SIGINT, SIGTERM and SIGHUP: unwind once, so that half-written folders are removed before the process ends."""
 
 import contextlib
+import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,18 @@ _received: list[float] = []
 """Times of the signals, of `time.monotonic`."""
 
 
+def exit_on_signals() -> None:
+    """End the process at once on a signal: while commands are imported there is nothing to clean up.
+
+    An exception would turn into others on its way through a library's imports.
+    """
+    _handle_with(_exit)
+
+
 def install_handlers() -> None:
     """Turn SIGINT, SIGTERM and SIGHUP into a KeyboardInterrupt, unless whoever started this process ignores them."""
     _received.clear()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _interrupt)
+    _handle_with(_interrupt)
 
 
 def was_interrupted() -> bool:
@@ -51,6 +58,18 @@ def explain_interruption(message: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(message) from error
+
+
+def _handle_with(handler: Callable[..., None]) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
+def _exit(*_: Any) -> None:
+    with contextlib.suppress(OSError):  # of a stderr that is closed
+        os.write(2, f"{INTERRUPTED}\n".encode())
+    os._exit(130)
 
 
 def _interrupt(*_: Any) -> None:

@@ -19,6 +19,7 @@ from tuneport.stages.export.card import (
     excluded_parts,
     long_inputs,
     refused_baselines,
+    summary,
 )
 from tuneport.tasks import task_spec
 
@@ -32,6 +33,17 @@ def print_report(report: Report) -> None:
     _print_table(header, rows, report.caption())
     for line in report.remarks():
         _print_plain(_console(), line)
+
+
+def print_summary(manifest: Manifest) -> None:
+    """Print what an export measured of its variants, beside torch, in a table of 80 columns."""
+    header, rows = summary(manifest)
+    texts = manifest.variants[0].evidence.timing.texts
+    caption = (
+        f"{texts} validation inputs on {device_text(manifest)}. * serves by default. p50: one input at a time. "
+        "Inputs/s: in batches. Speed-up: in inputs/s, against the fastest torch of the same class of precision."
+    )
+    _print_table(header, rows, caption)
 
 
 def print_artifact(folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -33,13 +33,13 @@ class Table:
     columns: list[str]
 
 
-def to_arrow(path: Path, read: Callable[[Path], Iterable[dict[str, Any]]], wanted: Iterable[str]) -> Table:
-    """Write the wanted columns of a file that `read` reads; a value that a row lacks is None.
+def to_arrow(path: Path, read: Callable[[Path], Iterable[dict[str, Any]]], wanted: Collection[str] | None) -> Table:
+    """Write the wanted columns of a file that `read` reads, with None all; a value that a row lacks is None.
 
     The file is read twice, so that memory does not grow with its rows: Arrow has one type for a column, and the rows
     decide it together.
     """
-    columns, kinds = _scan(path, read(path), set(wanted))
+    columns, kinds = _scan(path, read(path), None if wanted is None else set(wanted))
     kept = list(kinds)
     key = digest([READER_VERSION, path.name, sha256(path), kept])
     file = Path(datasets.config.HF_DATASETS_CACHE) / "tuneport" / f"{key}.arrow"
@@ -55,7 +55,7 @@ def to_arrow(path: Path, read: Callable[[Path], Iterable[dict[str, Any]]], wante
     return Table(Dataset.from_file(str(file)), columns)
 
 
-def _scan(path: Path, rows: Iterable[dict[str, Any]], wanted: set[str]) -> tuple[list[str], dict[str, Kind]]:
+def _scan(path: Path, rows: Iterable[dict[str, Any]], wanted: set[str] | None) -> tuple[list[str], dict[str, Kind]]:
     """Return the names of all columns, and the type of each wanted one; raises DataError if there are no rows."""
     columns: dict[str, None] = {}
     kinds: dict[str, Kind] = {}
@@ -63,7 +63,7 @@ def _scan(path: Path, rows: Iterable[dict[str, Any]], wanted: set[str]) -> tuple
     for row in rows:
         has_rows = True
         columns.update(dict.fromkeys(row))
-        for name in wanted & row.keys():
+        for name in row.keys() if wanted is None else wanted & row.keys():
             kinds[name] = _merge(kinds.get(name, "null"), _kind(row[name]))
     if not has_rows:
         raise DataError(f"{path} has no rows", "give a file with rows")

@@ -1,6 +1,7 @@
 """Maps the columns of a source to those of a task, and converts label numbers and cells of CSV files."""
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -11,6 +12,15 @@ from tuneport.data.rows import Problems, numbered_rows, preview
 from tuneport.errors import DataError
 
 NUMBER_COLUMNS = ("score",)
+DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d+\s*")
+LIST_COLUMNS = {
+    "labels": '"labels": ["a", "b"]',
+    "tokens": '"tokens": ["Ann", "sleeps"]',
+    "tags": '"tags": ["B-PER", "O"]',
+    "answers": '"answers": {"text": ["Paris"], "answer_start": [23]}',
+    "messages": '"messages": [{"role": "user", "content": "…"}]',
+}
+"""Columns whose values are lists or objects, which a cell of a table cannot hold → an example in JSON."""
 
 
 def source_columns(columns: Mapping[str, str], required: Sequence[str], optional: Sequence[str]) -> dict[str, str]:
@@ -32,6 +42,8 @@ def select_columns(split: LoadedSplit, names: Mapping[str, str], problems: Probl
     `problems`.
     """
     rows, file = split.rows, split.file
+    if split.delimiter:
+        _refuse_lists(file, [name for name in names if names[name] in rows.column_names])
     kept = {name: column for name, column in names.items() if column in rows.column_names}
     for name, column in kept.items():
         rows = _with_label_names(rows, column, f"{file}: {name} names")
@@ -49,9 +61,32 @@ def _with_numbers(rows: Dataset, file: str, column: str, problems: Problems) -> 
     for number, row in numbered_rows(rows.select_columns(column)):
         value = _parse_number(row[column])
         if not math.isfinite(value):
-            problems.add(f"{file} row {number}", f"{column} is {preview(row[column])}, and a number is expected")
+            problem = f"{column} is {preview(row[column])}, and a number is expected"
+            problems.add(f"{file} row {number}", problem, _number_remedy(row[column]))
         numbers.append(value)
     return rows.remove_columns(column).add_column(column, numbers)
+
+
+def cells_are_no_lists(file: str, columns: Sequence[str]) -> DataError:
+    """Return the error for columns of a table whose values are lists."""
+    examples = ", ".join(LIST_COLUMNS.get(name, LIST_COLUMNS["labels"]) for name in columns)
+    problem = f"{file} is a table, whose cells are strings, and {' and '.join(columns)} must be lists"
+    return DataError(problem, f"write the rows as JSONL, one object a line: {{…, {examples}}}")
+
+
+def _refuse_lists(file: str, columns: Sequence[str]) -> None:
+    """Raise a DataError if a table has columns of the task whose values are lists."""
+    if lists := [name for name in columns if name in LIST_COLUMNS]:
+        raise cells_are_no_lists(file, lists)
+
+
+def _number_remedy(cell: str) -> str | None:
+    """Return the remedy for a cell that is not a number, where it is known."""
+    if DECIMAL_COMMA.fullmatch(cell):
+        return f"write a decimal point: {cell.strip().replace(',', '.')}"
+    if cell.strip().startswith("["):
+        return 'write lists of numbers as JSONL, one object a line: {…, "score": [0.5, 2.0]}'
+    return None
 
 
 def _parse_number(cell: str) -> float:

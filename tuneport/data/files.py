@@ -1,6 +1,7 @@
 """Loads one file of labelled data as Arrow, by the format that its name tells."""
 
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from pyarrow import parquet
 from tuneport.data.arrow import to_arrow
 from tuneport.data.conll_rows import read_conll
 from tuneport.data.json_rows import read_json, read_json_lines
-from tuneport.data.table_rows import find_delimiter, read_csv, read_tsv
+from tuneport.data.table_rows import find_delimiter, has_header, read_csv, read_tsv
 from tuneport.data.textfile import GZIP
 from tuneport.errors import DataError
 
@@ -24,6 +25,8 @@ READERS: dict[str, Callable[[Path], Iterable[dict[str, Any]]]] = {
     **dict.fromkeys((".conll", ".iob", ".bio", ".txt"), read_conll),
 }
 PARQUET = ".parquet"
+SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})")
+"""The name, without its suffix, of one of several files of a split, as `datasets` writes them."""
 SUFFIXES = (*READERS, *(suffix + GZIP for suffix in READERS), PARQUET)
 FORMATS = f"{', '.join((*READERS, PARQUET))}, all but {PARQUET} also with {GZIP}"
 
@@ -39,6 +42,8 @@ class LoadedSplit:
     """The split's name in messages."""
     delimiter: str | None = None
     """Of a table, whose cells are all strings; None for formats that have types."""
+    has_header: bool = True
+    """Whether the first row of a table looks like the names of its columns."""
 
 
 def suffix_of(file: str) -> str | None:
@@ -46,8 +51,8 @@ def suffix_of(file: str) -> str | None:
     return next((each for each in SUFFIXES if file.lower().endswith(each)), None)
 
 
-def load_file(path: Path, wanted: Iterable[str]) -> LoadedSplit:
-    """Load the wanted columns of a file; raises DataError for one that cannot be read or has no rows."""
+def load_file(path: Path, wanted: Collection[str] | None) -> LoadedSplit:
+    """Load the wanted columns of a file, with None all; raises DataError if it cannot be read or has no rows."""
     suffix = suffix_of(path.name)
     if suffix is None:
         raise DataError(f"{path} has an unknown format", f"give one of {FORMATS}")
@@ -55,9 +60,25 @@ def load_file(path: Path, wanted: Iterable[str]) -> LoadedSplit:
         raise DataError(f"{path} is empty", "give a file with rows")
     kind = suffix.removesuffix(GZIP)
     if kind == PARQUET:
-        return _load_parquet(path)
+        return load_parquet([path])
+    delimiter = _delimiter(path, kind)
     table = to_arrow(path, READERS[kind], wanted)
-    return LoadedSplit(table.rows, table.columns, path.name, _delimiter(path, kind))
+    is_named = delimiter is None or has_header(path, delimiter)
+    return LoadedSplit(table.rows, table.columns, path.name, delimiter, is_named)
+
+
+def load_parquet(files: Sequence[Path]) -> LoadedSplit:
+    """Load a Parquet file, or all shards of a split in their order; raises DataError as `load_file` does."""
+    name = files[0].name if len(files) == 1 else SHARD.sub(r"\1-*-of-\3", files[0].name)
+    try:
+        if not sum(_count_rows(file) for file in files):
+            raise DataError(f"{files[0].parent / name} has no rows", "give a file with rows")
+        rows = datasets.load_dataset("parquet", data_files=[str(file) for file in files], split="train")
+    except DataError:
+        raise
+    except Exception as error:  # datasets raises its own exceptions, and pyarrow's
+        raise _unreadable(files[0].parent / name, error) from error
+    return LoadedSplit(rows, rows.column_names, name)
 
 
 def root_message(error: Exception) -> str:
@@ -74,13 +95,12 @@ def _delimiter(path: Path, kind: str) -> str | None:
     return "\t" if kind == ".tsv" else None
 
 
-def _load_parquet(path: Path) -> LoadedSplit:
+def _count_rows(file: Path) -> int:
     try:
-        if not parquet.read_metadata(path).num_rows:
-            raise DataError(f"{path} has no rows", "give a file with rows")
-        rows = datasets.load_dataset("parquet", data_files=str(path), split="train")
-    except DataError:
-        raise
-    except Exception as error:  # datasets raises its own exceptions, and pyarrow's
-        raise DataError(f"{path} cannot be read: {root_message(error)}", "correct the file") from error
-    return LoadedSplit(rows, rows.column_names, path.name)
+        return int(parquet.read_metadata(file).num_rows)
+    except Exception as error:  # pyarrow's
+        raise _unreadable(file, error) from error
+
+
+def _unreadable(file: Path, error: Exception) -> DataError:
+    return DataError(f"{file} cannot be read: {root_message(error)}", "correct the file")

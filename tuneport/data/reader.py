@@ -15,7 +15,7 @@ from tuneport.data.files import LoadedSplit
 from tuneport.data.rows import Problems, canonical_row, numbered_rows
 from tuneport.data.sources import load_splits
 from tuneport.data.splits import complete_splits
-from tuneport.data.targets import flags_to_indices, is_unlabelled
+from tuneport.data.targets import TARGET_COLUMNS, flags_to_indices, is_unlabelled
 from tuneport.errors import DataError
 from tuneport.folders import digest
 from tuneport.schema.run import DataSource
@@ -87,7 +87,7 @@ def read_files(
 ) -> Files:
     """Read the splits that the source has; raises DataError as `read_data` does, for all files at once."""
     names = source_columns(columns, required, optional)
-    loaded = load_splits(source, names.values(), splits or {})
+    loaded = load_splits(source, list(names.values()), splits or {})
     warnings = []
     if "test" in loaded and is_unlabelled(loaded["test"], loaded["train"], names):
         warnings.append(f"{loaded.pop('test').file} has no targets, so there is no test split")
@@ -133,6 +133,11 @@ def _check_columns(loaded: Mapping[str, LoadedSplit], names: Mapping[str, str], 
     ]
     if problems:
         first = next(name for absent in missing.values() for name in absent)
+        if headless := [each for split, each in loaded.items() if missing[split] and not each.has_header]:
+            wanted = dict.fromkeys([*needed, *(name for name in TARGET_COLUMNS if name in names)][: len(needed) + 1])
+            example = (headless[0].delimiter or ",").join(names[name] for name in wanted)
+            remedy = f"the first row looks like data: write a line with the columns' names above it, such as {example}"
+            raise DataError("; ".join(problems), remedy)
         raise DataError("; ".join(problems), f"rename with --columns {first}=YOUR_COLUMN")
 
 

@@ -19,12 +19,15 @@ class Problems:
     def __init__(self, remedy: str) -> None:
         """`remedy` is the end of the message."""
         self._remedy = remedy
+        self._remedies: list[str] = []
         self._found: list[str] = []
         self._count = 0
 
-    def add(self, place: str, problem: str) -> None:
-        """Add a problem and its place, such as `train.jsonl row 3`."""
+    def add(self, place: str, problem: str, remedy: str | None = None) -> None:
+        """Add a problem and its place, such as `train.jsonl row 3`; `remedy` is one for this problem in particular."""
         self._count += 1
+        if remedy and remedy not in self._remedies:
+            self._remedies.append(remedy)
         if len(self._found) < SHOWN_PROBLEMS:
             self._found.append(f"{place}: {problem}")
 
@@ -32,7 +35,7 @@ class Problems:
         """Raise a DataError that lists the first problems and counts the others."""
         if self._count:
             more = f" (and {self._count - len(self._found)} more)" if self._count > len(self._found) else ""
-            raise DataError(", ".join(self._found) + more, self._remedy)
+            raise DataError(", ".join(self._found) + more, ", and ".join(self._remedies) or self._remedy)
 
 
 def numbered_rows(rows: Dataset) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -68,7 +71,10 @@ def check_strings(rows: Dataset, file: str, problems: Problems, columns: Sequenc
 
 
 def with_string_labels(rows: Dataset) -> Dataset:
-    """Convert the column `label` to strings; None stays None."""
+    """Convert the column `label` to strings; None stays None, and rows keep their numbers in the source file."""
+    if rows._indices is not None:  # `map` would number the rows by their places in the split
+        source = Dataset(rows._data, info=rows.info, split=rows.split)
+        return with_string_labels(source)._select_with_indices_mapping(rows._indices.column(0).to_pylist())
     features = rows.features.copy()
     features["label"] = Value("string")
     return rows.map(

@@ -1,14 +1,14 @@
 """Finds the splits of a source: a file, a folder of files, a folder of `save_to_disk`, or a data set of the hub."""
 
 import contextlib
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
 from datasets import Dataset, DatasetDict
 
-from tuneport.data.files import FORMATS, LoadedSplit, load_file, root_message, suffix_of
+from tuneport.data.files import FORMATS, PARQUET, SHARD, LoadedSplit, load_file, load_parquet, root_message, suffix_of
 from tuneport.errors import DataError
 
 USUAL_NAMES = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
@@ -45,41 +45,65 @@ class SplitNames:
             raise DataError(f"{source} has no splits, and --splits names some", "leave out --splits")
 
 
-def load_splits(source: str, wanted: Iterable[str], chosen: Mapping[str, str]) -> dict[str, LoadedSplit]:
+def load_splits(source: str, wanted: Collection[str] | None, chosen: Mapping[str, str]) -> dict[str, LoadedSplit]:
     """Load the splits of a source; a single file, or a data set without splits, is the split `all`.
 
-    `wanted` are the columns to read, as the source calls them; `chosen` maps splits to their names in the source where
-    these are not the usual ones. Raises DataError for a source that cannot be read.
+    `wanted` are the columns to read, as the source calls them, or None for all; `chosen` maps splits to their names in
+    the source where these are not the usual ones. Raises DataError for a source that cannot be read.
     """
     if unknown := [name for name in chosen if name not in USUAL_NAMES]:
         raise DataError(f"--splits names {unknown}", f"name {', '.join(USUAL_NAMES)}: --splits test=YOUR_SPLIT")
     with _silenced():
-        return _load(Path(source), source, list(wanted), SplitNames(chosen))
+        return _load(Path(source), source, wanted, SplitNames(chosen))
 
 
-def _load(path: Path, source: str, wanted: list[str], names: SplitNames) -> dict[str, LoadedSplit]:
+def _load(path: Path, source: str, wanted: Collection[str] | None, names: SplitNames) -> dict[str, LoadedSplit]:
     if path.is_file():
         names.refuse(source)
         return {"all": load_file(path, wanted)}
     if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
         return _load_saved(path, names)
     if path.is_dir():
-        files = {split: file for split in USUAL_NAMES if (file := _find_file(path, names.of(split)))}
+        files = {split: found for split in USUAL_NAMES if (found := _find_files(path, names.of(split)))}
         names.check(source, files, sorted(file.name for file in path.iterdir() if suffix_of(file.name)))
-        return {split: load_file(file, wanted) for split, file in files.items()}
+        return {split: _load_files(found, wanted) for split, found in files.items()}
     if suffix_of(path.name) or source.startswith((".", "/", "~")):
         raise DataError(f"{source} does not exist", "give a file, a folder with a train file, or a hub name")
     return _load_hub(source, names)
 
 
-def _find_file(folder: Path, stems: Collection[str]) -> Path | None:
-    """Find the one file of a split; None if there is none, a DataError if there are several."""
-    files = ((file, suffix_of(file.name)) for file in sorted(folder.iterdir()) if file.is_file())
-    found = [file for file, suffix in files if suffix and {file.name, file.name[: -len(suffix)]} & set(stems)]
-    if len(found) > 1:
-        both = " and ".join(file.name for file in found)
+def _load_files(files: list[Path], wanted: Collection[str] | None) -> LoadedSplit:
+    return load_file(files[0], wanted) if len(files) == 1 else load_parquet(files)
+
+
+def _find_files(folder: Path, stems: Collection[str]) -> list[Path]:
+    """Find the one file of a split, or all its shards in Parquet; [] if there is none, a DataError for several."""
+    files = [file for file in sorted(folder.iterdir()) if file.is_file() and suffix_of(file.name)]
+    found = [file for file in files if {file.name, _stem(file)} & set(stems)]
+    shards = [file for file in files if (match := SHARD.fullmatch(_stem(file))) and match[1] in stems]
+    shards = [file for file in shards if suffix_of(file.name) == PARQUET]
+    names = [file.name for file in found] + list(dict.fromkeys(SHARD.sub(r"\1-*-of-\3", file.name) for file in shards))
+    if len(names) > 1:
+        both = " and ".join(names)
         raise DataError(f"{folder} has {both} for one split", "keep one of them, or choose one with --splits")
-    return found[0] if found else None
+    _check_shards(folder, shards)
+    return found or shards
+
+
+def _check_shards(folder: Path, shards: Sequence[Path]) -> None:
+    """Raise a DataError if a shard is missing."""
+    if not shards:
+        return
+    matches = [match for file in shards if (match := SHARD.fullmatch(_stem(file)))]
+    count = int(matches[0][3])
+    if missing := sorted({*range(count)} - {int(match[2]) for match in matches}):
+        example = f"{matches[0][1]}-{missing[0]:05}-of-{count:05}{PARQUET}"
+        raise DataError(f"{folder} has {len(shards)} of {count} files of {matches[0][1]}", f"add {example}")
+
+
+def _stem(file: Path) -> str:
+    """Return the name of a file without the suffix that tells its format."""
+    return file.name[: -len(suffix_of(file.name) or "")]
 
 
 def _load_saved(path: Path, names: SplitNames) -> dict[str, LoadedSplit]:

@@ -3,7 +3,8 @@
 import csv
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -11,6 +12,10 @@ from tuneport.data.textfile import open_text
 from tuneport.errors import DataError
 
 DELIMITERS = (",", ";", "\t", "|")
+HEADER_ROWS = 1000
+"""Rows that are looked at to tell whether there is a header."""
+NAME_WORDS = 4
+NUMBER = re.compile(r"[+-]?[\d.,]+")
 EXCEL_HINT = re.compile(r"sep=(.)\s*")
 """The first line that Excel writes and reads to name the delimiter."""
 
@@ -41,6 +46,34 @@ def find_delimiter(path: Path, errors: str = "strict") -> str:
         with open_text(path, newline="", errors=errors) as file:
             counts[delimiter] = len(_header(path, csv.reader(file, delimiter=delimiter)))
     return max(counts, key=lambda delimiter: counts[delimiter])  # the first of equals
+
+
+def has_header(path: Path, delimiter: str) -> bool:
+    """Tell whether the first row looks like names of columns.
+
+    It does not if a cell is a number, is among the values of its column, or has more words than a name.
+    """
+    with open_text(path, newline="") as file:
+        _skip_hint(file)
+        reader = csv.reader(file, delimiter=delimiter)
+        names = _header(path, reader)
+        try:
+            rows = [cells for cells in islice(reader, HEADER_ROWS) if cells]
+        except csv.Error:  # which reading the rows reports
+            rows = []
+    columns = [[cells[i].strip() for cells in rows if i < len(cells)] for i in range(len(names))]
+    return not any(
+        name and (NUMBER.fullmatch(name) or name in values or len(name.split()) > NAME_WORDS)
+        for name, values in zip(names, columns, strict=True)
+    )
+
+
+def first_row_is_data(file: str, columns: Sequence[str]) -> DataError:
+    """Return the error for a table without names of columns."""
+    return DataError(
+        f"the first row of {file} looks like data: {', '.join(map(repr, columns))}",
+        "write a line with the columns' names above it, such as text,label",
+    )
 
 
 def _read(path: Path, delimiter: str, *, is_quoted: bool) -> Iterator[dict[str, Any]]:

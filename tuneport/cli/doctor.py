@@ -1,0 +1,46 @@
+"""`tuneport doctor`."""
+
+import json
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+
+from tuneport.doctor.findings import Finding, ok
+from tuneport.errors import TuneportError
+from tuneport.stages.serve.settings import PREFIX, read_settings, unknown_variables
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object: ok, and findings.")]
+
+
+def doctor(as_json: AsJson = False) -> None:
+    """Check the machine, engines, packages and environment; a line for each finding, with its remedy.
+
+    Exits with 1 if something prevents fine-tuning, export or serving.
+    """
+    from tuneport.doctor.diagnose import diagnose
+
+    findings = []
+    for finding in diagnose({"service": check_service}):
+        findings.append(finding)
+        if not as_json:
+            print(finding.line(), flush=True)
+    is_ok = all(finding.status != "error" for finding in findings)
+    if as_json:
+        print(json.dumps({"ok": is_ok, "findings": [each.model_dump() for each in findings]}, ensure_ascii=False))
+    raise typer.Exit(0 if is_ok else 1)
+
+
+def check_service() -> Iterator[Finding]:
+    """Yield the findings on the variables that set up the service."""
+    try:
+        read_settings()
+    except TuneportError as error:
+        yield Finding(name="service", status="error", found=error.problem, remedy=error.remedy)
+        return
+    unknown = unknown_variables()
+    if unknown:
+        found = f"{', '.join(unknown)}: no setting of that name"
+        yield Finding(name="service", status="warning", found=found, remedy="correct or unset them")
+    else:
+        yield ok("service", f"{PREFIX}… variables are right")
