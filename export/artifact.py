@@ -22,6 +22,7 @@ from tuneport.schema.artifact import (
 )
 from tuneport.schema.torch_setup import TorchSetup
 
+from .benchmark import BenchmarkResult
 from .card import write_card
 from .config import ExportConfig
 from .graph import Signature
@@ -41,14 +42,18 @@ def write_artifact(
     processing: Processing,
     signature: Signature,
     variants: Sequence[Variant],
+    results: Mapping[str, BenchmarkResult],
     rejected: Sequence[Rejected],
     torch: TorchSetup,
     torch_timing: Timing,
     refused_baselines: Mapping[str, str],
     calibration: Calibration | None,
 ) -> Manifest:
-    """Write pareto.png, README.md and the sealed manifest.json into the artifact's folder; returns the manifest."""
-    default, reason = select_default(variants, config.objective)
+    """Write pareto.png, README.md and the sealed manifest.json into the artifact's folder; returns the manifest.
+
+    `results` are the timings of the variants, by name.
+    """
+    default, reason = select_default(variants, config.objective, results)
     inputs, outputs = signature
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,

@@ -14,6 +14,7 @@ import torch
 import transformers
 
 from tuneport.errors import CheckpointError, EngineError, TuneportError
+from tuneport.host import usable_cores
 from tuneport.runtime.batch import EncodedInput, Output, RowOutputs, padded_batch
 from tuneport.runtime.tasks.base import RuntimeTask
 from tuneport.schema.torch_setup import CPU_REFERENCE, TorchPrecision, TorchSetup
@@ -78,6 +79,7 @@ class TorchModel:
         Raises EngineError if torch cannot run on the device.
         """
         check_torch(setup.device)
+        torch.set_num_threads(usable_cores())  # as many as every engine has; torch would count the host's
         self._checkpoint = checkpoint
         self._task = task
         self._processing = task.processing()

@@ -144,7 +144,8 @@ def test_bench_writes_a_report_of_every_variant_against_torch(tiny_artifact: Pat
     assert results["torch fp32"]["timing"]["speed_up"] == 1.0
     for result in results.values():
         timing = result["timing"]
-        assert 0 < timing["latency_ms_p50"] <= timing["latency_ms_p95"] <= timing["latency_ms_p99"]
+        assert 0 < timing["latency_ms_p50"] <= timing["latency_ms_p95"]
+        assert timing["latency_ms_p99"] is None  # withheld: 40 samples
     table = (tmp_path / "report" / "report.md").read_text()
     assert all(name in table and name in answer.out for name in results)
     assert (tmp_path / "report" / "report.png").read_bytes().startswith(b"\x89PNG")
