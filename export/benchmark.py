@@ -18,7 +18,7 @@ from tuneport.schema.torch_setup import TorchSetup
 
 from .baselines import choose_baseline
 from .batch_size import best_limits
-from .intervals import half_width, median_interval, percentile, ratio_interval
+from .intervals import half_width, median_interval, percentile, quantiles, ratio_interval
 from .reference import TorchModel
 from .turns import Stop, Worker, pack, split_rows, time_single_rows, time_turns
 
@@ -211,6 +211,7 @@ def _results(
             latency_ms_p95=_rounded(percentile(samples, 95)),
             latency_ms_p99=_rounded(percentile(samples, 99)),
             latency_ms_p999=_rounded(percentile(samples, 99.9)),
+            latency_ms_quantiles=quantiles(samples),
             latency_ms_p50_interval=_significant(median_interval(samples)),
             texts_per_s=round(speeds[name], 1),
             texts_per_s_interval=_significant(median_interval(rates[name])),

@@ -41,6 +41,11 @@ def percentile(values: Sequence[float], percent: float) -> float | None:
     return float(np.percentile(values, percent))
 
 
+def quantiles(values: Sequence[float]) -> tuple[float, ...]:
+    """Return the values below which 0, 5, 10, … 100 % of the samples are."""
+    return tuple(round(float(value), 3) for value in np.percentile(values, range(0, 101, 5)))
+
+
 def _resampled_medians(values: Sequence[float]) -> np.ndarray:
     """Return the median of each resample, float64 (RESAMPLES,); equally many values are resampled alike."""
     indices = np.random.default_rng(SEED).integers(len(values), size=(RESAMPLES, len(values)))

@@ -7,8 +7,17 @@ import numpy as np
 
 from tuneport.errors import EngineError, TuneportError
 from tuneport.folders import check_out, new_folder
-from tuneport.schema.artifact import MANIFEST, Calibration, Evidence, Execution, Manifest, Processing, Rejected, Variant
-from tuneport.schema.torch_setup import REFERENCE
+from tuneport.schema.artifact import (
+    MANIFEST,
+    BaselineTiming,
+    Calibration,
+    Evidence,
+    Execution,
+    Manifest,
+    Processing,
+    Rejected,
+    Variant,
+)
 
 from .alternatives import best_alternative, open_alternatives
 from .applicable import select_variants
@@ -84,7 +93,12 @@ def export(
             results=timed_as_they_serve(variants, results, config.objective),
             rejected=[*rejected, *unopened],
             torch=reference.model.setup,
-            torch_timing=results[REFERENCE].timing,
+            baselines=[
+                BaselineTiming(
+                    setup=model.setup, timing=results[name].timing, max_batch_tokens=results[name].max_batch_tokens
+                )
+                for name, model in baselines.models.items()
+            ],
             refused_baselines=baselines.refused,
             calibration=calibration,
         )

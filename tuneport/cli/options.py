@@ -24,20 +24,25 @@ SetValues = Annotated[
 ]
 
 
-def with_config(config_class: type[BaseModel], positional: str) -> Callable[[Command], Command]:
+def with_config(
+    config_class: type[BaseModel], positional: str, *, is_required: bool = True
+) -> Callable[[Command], Command]:
     """Give a command one option for each field of a config; the command receives the config as `config`.
 
-    `positional` names the field that is a positional argument. Values that the config refuses are usage errors.
+    `positional` names the field that is a positional argument; unless it `is_required`, the command receives None
+    without it. Values that the config refuses are usage errors.
     """
     fields = config_class.model_fields
 
-    def build(values: Mapping[str, Any]) -> BaseModel:
+    def build(values: Mapping[str, Any]) -> BaseModel | None:
+        if values[positional] is None and not is_required:
+            return None
         try:
             return config_class.model_validate(parse(fields, values))
         except ValidationError as error:
             raise usage_error(error) from error
 
-    parameters = [argument(positional, fields[positional])]
+    parameters = [argument(positional, fields[positional], is_required=is_required)]
     parameters += [option(name, field) for name, field in fields.items() if name != positional]
     return functools.partial(_with_parameters, name="config", parameters=parameters, build=build)
 

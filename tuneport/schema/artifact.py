@@ -150,6 +150,8 @@ class Timing(Frozen):
     """None, as of each percentile, if there were too few samples for it."""
     latency_ms_p99: float | None
     latency_ms_p999: float | None = None
+    latency_ms_quantiles: tuple[float, ...] = ()
+    """Latencies below which 0, 5, 10, … 100 % of the inputs were answered."""
     latency_ms_p50_interval: Interval | None = None
     """None, as of each interval, in artifacts of versions that measured none."""
     texts_per_s: float
@@ -165,6 +167,14 @@ class Timing(Frozen):
     """The fastest torch of the same device and class of precision; for int8 and int4 the fastest of all."""
     is_noisy: bool = False
     """Whether the interval of the speed-up stayed wider than asked for when the time was over."""
+
+
+class BaselineTiming(Frozen):
+    """Torch, timed beside the variants."""
+
+    setup: TorchSetup
+    timing: Timing
+    max_batch_tokens: int
 
 
 class Footprint(Frozen):
@@ -299,6 +309,8 @@ class Manifest(Frozen):
     torch: TorchSetup = CPU_REFERENCE
     """How torch ran as the reference that every variant was compared with."""
     torch_texts_per_s: float | None
+    baselines: tuple[BaselineTiming, ...] = ()
+    """Torch in every precision that was timed, the reference first."""
     refused_baselines: dict[str, str] = Field(default_factory=dict)
     """Torch in lower precisions that was not timed, because it predicts otherwise, and why."""
     calibration: Calibration | None = None
