@@ -9,7 +9,6 @@ import argparse
 import shutil
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 from .registry import FAILED, PEERS, Peer
@@ -25,7 +24,8 @@ def install(peer: Peer, folder: Path) -> str | None:
         python = folder / "bin" / "python"
         # pip takes what tuneport's environment has for installed, and adds the rest, in front of it.
         packages = Path(_run([str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).strip())
-        (packages / "tuneport-environment.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
+        own = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
+        (packages / "tuneport-environment.pth").write_text("".join(f"{path}\n" for path in own), encoding="utf-8")
         _run([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *peer.requirements])
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired, OSError) as error:
         return _fail(folder, error)
