@@ -3,11 +3,8 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from tuneport.data.sample import Sample, read_sample
 from tuneport.errors import CheckpointError, DataError
-from tuneport.host import usable_cores
 from tuneport.schema.artifact import Manifest
 from tuneport.schema.torch_setup import TorchDevice
 from tuneport.stages.export.baselines import reference_setup
@@ -32,8 +29,7 @@ class TorchBaseline:
     task: ExportTask
 
     def load_reference(self, device: TorchDevice) -> TorchModel:
-        """Load the checkpoint as the reference on a device: fp32 without TF32; on the CPU with all of its cores."""
-        torch.set_num_threads(usable_cores())
+        """Load the checkpoint as the reference on a device: fp32 without TF32."""
         return load_reference(self.checkpoint, self.task, reference_setup(device))
 
 

@@ -8,6 +8,10 @@ from pydantic import Field
 from tuneport.schema.base import Frozen
 from tuneport.schema.torch_setup import TorchDevice
 
+SHAPES = (
+    "1x8", "1x16", "1x32", "1x64", "1x128", "1x256", "1x512", "8x128", "32x64", "128x128",
+)  # fmt: skip
+"""One row of every length shows how latency grows; the others are batches."""
 Connections = Annotated[int, Field(ge=1)]
 
 
@@ -26,8 +30,16 @@ class BenchConfig(Frozen):
     """Run Python code from the checkpoint's repository."""
     num_inputs: int = Field(default=300, ge=1)
     """Inputs to time, the first ones of the data."""
-    rounds: int = Field(default=3, ge=1)
-    """Rounds, in each of which every target is timed once."""
+    precision: float = Field(default=0.05, gt=0, lt=1)
+    """How wide the confidence interval of a speed-up may be to either side, as a share of it."""
+    max_seconds: float = Field(default=4.0, gt=0)
+    """Seconds for each target after which the machine is called too noisy for that."""
+    rounds: int | None = Field(default=None, ge=1)
+    """Most passes over the inputs, to be done sooner. Default: as many as the intervals need."""
+    shapes: tuple[str, ...] = SHAPES
+    """Batches of fixed shape, rows x tokens, that are timed as well; those longer than the model's maximum are not."""
+    remeasure: bool = False
+    """Time everything, even if the export did so on this machine within the last hour."""
     device: TorchDevice | None = None
     """Whose variants to time: cpu, or cuda with TensorRT's. Default: those of the default variant's device."""
     torch_compile: bool = False
@@ -57,3 +69,7 @@ class EndpointConfig(Frozen):
     """Rounds, in each of which every server is started and timed once."""
     num_inputs: int = Field(default=1000, ge=1)
     """Inputs to send in turn, the first ones of the data."""
+    slo_p99_ms: float | None = Field(default=None, gt=0)
+    """Search for the highest rate of random arrivals at which p99 stays within it. Default: no search."""
+    peers: Path | None = None
+    """Folder of the environments that python -m tuneport.stages.benchmarks.peers.install made. Default: no peers."""

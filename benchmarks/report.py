@@ -1,7 +1,8 @@
-"""The report of the engine benchmark: JSON, a Markdown table and a picture."""
+"""The report of the engine benchmark: JSON, a Markdown table, a page and a picture."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from tuneport.errors import TuneportError
 from tuneport.gpu import GpuUsage
@@ -10,10 +11,14 @@ from tuneport.schema.artifact import Metric, Timing
 from tuneport.schema.base import Frozen
 from tuneport.schema.run import DataSource
 from tuneport.schema.torch_setup import TorchDevice, TorchSetup
+from tuneport.stages.export.card import speed_up_text
 
-REPORT, TABLE, PICTURE = "report.json", "report.md", "report.png"
-TORCH_COLOR, VARIANT_COLOR, P95_COLOR = "#b8b8b8", "#2a6f97", "#e3e3e3"
-TORCH_PREFIX = "torch"
+from .machine import MachineState
+from .page import Page, write_page
+from .pictures import engine_figures
+from .shapes import ShapeTiming
+
+REPORT, TABLE, PICTURE, HTML = "report.json", "report.md", "report.png", "report.html"
 
 
 class ModelResult(Frozen):
@@ -30,17 +35,27 @@ class ModelResult(Frozen):
     """Share of the golden cases and inputs with the prediction of torch fp32."""
     size_bytes: int | None
     """Size of the variant's files; None for torch."""
+    memory_mib: float | None = None
+    """Memory that the variant adds to a process of its own, as its export measured it; None for torch."""
+    cold_start_ms: float | None = None
+    """From nothing opened to the first answer, as its export measured it; None for torch."""
     max_batch_tokens: int
     """Padded tokens of the batches that throughput was measured with: the best of the same choice for every target."""
     timing: Timing
+    product_share: float | None = None
+    """Share of the machine's highest measured rate of matrix products that its matrix products reach."""
+    shapes: tuple[ShapeTiming, ...] = ()
     gpu: GpuUsage
 
 
 class Report(Frozen):
     """report.json."""
 
+    schema_version: Literal[2] = 2
+    kind: Literal["engine"] = "engine"
     name: str
     version: str
+    manifest_sha256: str = ""
     default_variant: str
     data: DataSource | None
     split: str
@@ -49,6 +64,7 @@ class Report(Frozen):
     device: TorchDevice
     """What all targets ran on."""
     host: Host
+    machine: MachineState | None = None
     config: dict[str, object]
     git_commit: str | None
     created: str
@@ -61,9 +77,26 @@ class Report(Frozen):
         """Return the table as text: its header, and a row for each result."""
         metric = self.results[0].metric
         metric_name = metric.name if metric else "metric"
-        header = ["", metric_name, "agreement", "p50 ms", "p95 ms", "p99 ms", "texts/s", "size"]
+        header = [
+            "",
+            metric_name,
+            "agreement",
+            "p50 ms",
+            "p95 ms",
+            "p99 ms",
+            "texts/s",
+            "tokens/s",
+            "of ceiling",
+            "size",
+        ]
         gpu_header = ["GPU MiB", "GPU busy", "J/1000 texts"] if self.device == "cuda" else []
         return [*header, *gpu_header, "speed-up", "against"], [self._row(result) for result in self.results]
+
+    def shape_cells(self) -> tuple[list[str], list[list[str]]]:
+        """Return the table of fixed shapes, milliseconds a batch, as text; no row if none was timed."""
+        shapes = [shape.name for shape in self.results[0].shapes]
+        rows = [[each.name, *(f"{shape.latency_ms:.1f}" for shape in each.shapes)] for each in self.results]
+        return ["rows × tokens", *shapes], rows if shapes else []
 
     def caption(self) -> str:
         """Describe the inputs, the host, and how the columns were measured."""
@@ -72,18 +105,29 @@ class Report(Frozen):
         return (
             f"{num_inputs} texts of {source} ({self.split}), {self.mean_tokens:g} tokens on average; "
             f"{self._machine()}. Latency: one text at a time. Texts/s: in batches of similar length, of the size that "
-            "is best for each target. Speed-up: against the fastest torch of the same precision class, of all for int8 "
-            "and int4. * is the default variant."
+            "is best for each target; tokens/s without padding. Speed-up: against the fastest torch of the same "
+            "precision class, of all for int8 and int4, with its 95 % confidence interval. * is the default variant."
         )
 
     def remarks(self) -> list[str]:
-        """Return a sentence for each target that takes no part, and for each time of compilation."""
+        """Return a sentence for each thing that the table does not say: noise, what takes no part, compilation."""
         compiled = [
             f"torch.compile took {result.compile_s:g} s for {result.name}, which are in no timing."
             for result in self.results
             if result.compile_s is not None
         ]
-        return [*self.notes, *compiled]
+        noisy = [result.name for result in self.results if result.timing.is_noisy]
+        noise = f"The machine was too noisy to measure as closely as intended: {', '.join(noisy)}."
+        ceilings = self.machine.product_tflops if self.machine else {}
+        rates = ", ".join(f"{name} {rate:g} TFLOP/s" for name, rate in ceilings.items())
+        ceiling = f"Of ceiling: share of the fastest measured product of large matrices in torch: {rates}."
+        return [
+            *([noise] if noisy else []),
+            *([ceiling] if ceilings else []),
+            *([self.machine.describe()] if self.machine else []),
+            *self.notes,
+            *compiled,
+        ]
 
     def _machine(self) -> str:
         """Name the processor, or the GPU, that everything ran on."""
@@ -101,12 +145,14 @@ class Report(Frozen):
             f"{result.metric.value:.4f}" if result.metric else "no data",
             f"{result.agreement:.2%}",
             f"{timing.latency_ms_p50:.1f}",
-            f"{timing.latency_ms_p95:.1f}",
-            f"{timing.latency_ms_p99:.1f}",
+            milliseconds(timing.latency_ms_p95),
+            milliseconds(timing.latency_ms_p99),
             f"{timing.texts_per_s:.0f}",
+            "" if timing.tokens_per_s is None else f"{timing.tokens_per_s:.0f}",
+            "" if result.product_share is None else f"{result.product_share:.0%}",
             f"{result.size_bytes / 1e6:.1f} MB" if result.size_bytes else "",
             *(_gpu_cells(result.gpu) if self.device == "cuda" else ()),
-            f"{timing.speed_up:.2f} x",
+            speed_up_text(timing),
             timing.baseline,
         ]
 
@@ -119,6 +165,11 @@ def check_one_device(results: Sequence[ModelResult]) -> None:
         raise TuneportError(f"the report mixes devices: {named}", "bench one device at a time, with --device")
 
 
+def milliseconds(value: float | None) -> str:
+    """Write a percentile; a dash if there were too few samples for it."""
+    return "–" if value is None else f"{value:.1f}"
+
+
 def _gpu_cells(gpu: GpuUsage) -> tuple[str, str, str]:
     return (
         "" if gpu.memory_mib is None else f"{gpu.memory_mib:.0f}",
@@ -128,42 +179,28 @@ def _gpu_cells(gpu: GpuUsage) -> tuple[str, str, str]:
 
 
 def write_report(folder: Path, report: Report) -> None:
-    """Write report.json, report.md and report.png; raises TuneportError if the report mixes devices."""
+    """Write report.json, report.md, report.html and report.png; raises TuneportError if the report mixes devices."""
     check_one_device(report.results)
     (folder / REPORT).write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    table = markdown_table(*report.cells())
-    parts = [f"# {report.name} {report.version}", table, report.caption(), *report.remarks()]
+    title = f"{report.name} {report.version}"
+    tables = [markdown_table(*report.cells())]
+    shapes = report.shape_cells()
+    if shapes[1]:
+        tables.append("Milliseconds for a batch of a fixed shape:\n\n" + markdown_table(*shapes))
+    parts = [f"# {title}", tables[0], report.caption(), *report.remarks(), *tables[1:]]
     (folder / TABLE).write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    _draw(folder / PICTURE, report)
+    figures = engine_figures(report)
+    figures[0].picture.savefig(folder / PICTURE, dpi=120)
+    page = Page(
+        title=title,
+        tables=(("Results", report.cells()), *((("Batches of fixed shape, ms", shapes),) if shapes[1] else ())),
+        paragraphs=(report.caption(), *report.remarks()),
+        figures=figures,
+    )
+    write_page(folder / HTML, page)
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:
     """Format a table in Markdown: the first column left-aligned, the others right-aligned."""
     lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def _draw(file: Path, report: Report) -> None:
-    """Draw throughput and latency as horizontal bars, side by side."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    names = [result.name for result in report.results]
-    timings = [result.timing for result in report.results]
-    colors = [TORCH_COLOR if name.startswith(TORCH_PREFIX) else VARIANT_COLOR for name in names]
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 0.5 * len(names) + 1.6), layout="constrained")
-    left.barh(names, [timing.texts_per_s for timing in timings], color=colors)
-    left.set_xlabel("texts/s (more is better)")
-    right.barh(names, [timing.latency_ms_p95 for timing in timings], color=P95_COLOR, label="p95")
-    right.barh(names, [timing.latency_ms_p50 for timing in timings], color=colors, label="p50")
-    right.set_xlabel("latency of one text, ms: p50, and p95 in light grey (less is better)")
-    for axes in (left, right):
-        axes.invert_yaxis()
-        axes.spines[["top", "right"]].set_visible(False)
-    gpus = report.host.gpus
-    machine = gpus[0].name if report.device == "cuda" and gpus else f"{report.host.cores} cores"
-    figure.suptitle(f"{report.name} on {machine}", fontsize=11)
-    figure.savefig(file, dpi=120)
-    pyplot.close(figure)

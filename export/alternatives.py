@@ -1,6 +1,6 @@
 """The ways in which a variant may run on its device: streams and CUDA graphs. The benchmark decides among them."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from tuneport.errors import EngineError
 from tuneport.host import usable_cores
@@ -11,16 +11,12 @@ from .benchmark import BenchmarkResult
 from .build import Passed, VariantBuilder
 from .config import Objective
 from .provider_options import graph_shapes
+from .select import gain
 
 MIN_GAIN = 1.05
 """Factor by which an alternative must be better than the plain way: streams raise latency, CUDA graphs keep memory."""
 GPU_STREAMS = 2
 """One copies while the other computes."""
-_GAINS: dict[Objective, Callable[[BenchmarkResult], float]] = {
-    "latency": lambda result: 1 / result.timing.latency_ms_p50,
-    "throughput": lambda result: result.timing.texts_per_s,
-    "size": lambda result: result.timing.texts_per_s,
-}
 
 
 def open_alternatives(builder: VariantBuilder, passed: Passed) -> Iterator[tuple[str, Execution, ModelRunner]]:
@@ -57,8 +53,15 @@ def alternatives(builder: VariantBuilder, plain: Execution) -> Iterator[tuple[st
 
 
 def best_alternative(name: str, results: Mapping[str, BenchmarkResult], objective: Objective) -> str:
-    """Return the label of the best way to run a variant: the plain one unless another is better by `MIN_GAIN`."""
-    gain = _GAINS[objective]
-    labels = [label for label in results if label.startswith(f"{name}, ")]
-    best = max(labels, key=lambda label: gain(results[label]), default=name)
-    return best if gain(results[best]) > MIN_GAIN * gain(results[name]) else name
+    """Return the label of the best way to run a variant: the plain one unless another is better by `MIN_GAIN`.
+
+    It must also be better beyond noise.
+    """
+    gains = {
+        label: gain(objective, results[label], results[name]) for label in results if label.startswith(f"{name}, ")
+    }
+    best = max(gains, key=lambda label: sum(gains[label]), default=name)
+    if best == name:
+        return name
+    low, high = gains[best]
+    return best if low > 1 and (low + high) / 2 > MIN_GAIN else name

@@ -11,17 +11,18 @@ from tuneport.folders import git_commit
 from tuneport.host import Host
 from tuneport.schema.artifact import (
     SCHEMA_VERSION,
+    BaselineTiming,
     Calibration,
     File,
     Manifest,
     Processing,
     Provenance,
     Rejected,
-    Timing,
     Variant,
 )
 from tuneport.schema.torch_setup import TorchSetup
 
+from .benchmark import BenchmarkResult
 from .card import write_card
 from .config import ExportConfig
 from .graph import Signature
@@ -41,14 +42,18 @@ def write_artifact(
     processing: Processing,
     signature: Signature,
     variants: Sequence[Variant],
+    results: Mapping[str, BenchmarkResult],
     rejected: Sequence[Rejected],
     torch: TorchSetup,
-    torch_timing: Timing,
+    baselines: Sequence[BaselineTiming],
     refused_baselines: Mapping[str, str],
     calibration: Calibration | None,
 ) -> Manifest:
-    """Write pareto.png, README.md and the sealed manifest.json into the artifact's folder; returns the manifest."""
-    default, reason = select_default(variants, config.objective)
+    """Write pareto.png, README.md and the sealed manifest.json into the artifact's folder; returns the manifest.
+
+    `results` are the timings of the variants, by name; `baselines` are those of torch, the reference first.
+    """
+    default, reason = select_default(variants, config.objective, results)
     inputs, outputs = signature
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
@@ -64,7 +69,8 @@ def write_artifact(
         default_because=reason,
         host=Host.here(),
         torch=torch,
-        torch_texts_per_s=torch_timing.texts_per_s,
+        torch_texts_per_s=baselines[0].timing.texts_per_s,
+        baselines=tuple(baselines),
         refused_baselines=dict(refused_baselines),
         calibration=calibration,
         files=_shared_files(folder),

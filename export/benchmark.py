@@ -1,30 +1,40 @@
-"""Time models side by side on the same rows, in turns, so that noise on the host affects all of them."""
+"""Time models side by side on the same rows, in turns, until the intervals of their speed-ups are narrow enough."""
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from tuneport.gpu import GpuMeter
 from tuneport.runtime.batch import EncodedInput
-from tuneport.runtime.device_errors import classify
 from tuneport.runtime.runner import ModelRunner
-from tuneport.runtime.scheduler import BATCH_TOKENS, BatchLimits, candidate_limits, fastest_limits, pack_batches
-from tuneport.schema.artifact import Device, Precision, Timing
+from tuneport.runtime.scheduler import BATCH_TOKENS, BatchLimits, candidate_limits
+from tuneport.schema.artifact import Device, Interval, Precision, Timing
 from tuneport.schema.torch_setup import TorchSetup
 
 from .baselines import choose_baseline
+from .batch_size import best_limits
+from .intervals import half_width, median_interval, percentile, quantiles, ratio_interval
 from .reference import TorchModel
+from .turns import Stop, Worker, pack, split_rows, time_single_rows, time_turns
 
-TRIAL_ROWS, TRIALS = 64, 2
-"""Fewest rows, and repetitions, with which each batch size is tried."""
-MIN_SECONDS: dict[Device, float] = {"cpu": 0.0, "cuda": 0.5, "tensorrt": 0.5}
-"""Throughput is that of one pass over the rows, or of as many as take so long: a GPU needs milliseconds for one, and
-its counters of energy and utilization see no less than a few tenths of a second."""
+MIN_SECONDS: dict[Device, float] = {"cpu": 0.0, "cuda": 0.02, "tensorrt": 0.02}
+"""A turn lasts at least so long: a GPU needs a millisecond for a batch, and a single hiccup would count as much."""
+METERED_SECONDS = 0.5
+"""A GPU's counters of energy and utilization see no less than a few tenths of a second."""
+BATCHES_PER_TURN: dict[Device, int] = {"cpu": 2, "cuda": 1, "tensorrt": 1}
+"""Of the largest size that any target has, and for each of its streams."""
+MIN_TURNS, ENOUGH_TURNS, MAX_TURNS = 8, 5, 40
+"""Turns before an interval is trusted, those after which the limits of time hold, and those after which more of them
+would hardly narrow an interval."""
+PRECISION, MAX_SECONDS = 0.05, 4.0
+"""Defaults of `benchmark`."""
+ENOUGH_SINGLES = 20
+"""Single rows after which the limit of time holds: as many as p95 needs."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +46,11 @@ class BenchmarkTarget:
     torch: TorchSetup | None = None
     """Of a baseline; None for a variant."""
     precision: Precision = "fp32"
-    min_seconds: float = 0.0
-    """Throughput is measured for at least so long."""
+    device: Device = "cpu"
     streams: int = 1
     """Batches that it runs at the same time."""
     limits: tuple[BatchLimits, ...] = (BatchLimits(),)
-    """Batch limits to choose among, in ascending order."""
+    """Batch limits to try first, in ascending order."""
 
     @classmethod
     def of_runner(cls, runner: ModelRunner, device: Device, precision: Precision) -> "BenchmarkTarget":
@@ -51,7 +60,7 @@ class BenchmarkTarget:
         return cls(
             runner.run_batch,
             precision=precision,
-            min_seconds=MIN_SECONDS[device],
+            device=device,
             streams=runner.streams,
             limits=limits,
         )
@@ -61,15 +70,33 @@ class BenchmarkTarget:
         """Return a baseline, which has the same choice of limits as the variants of its device."""
         setup = model.setup
         limits = candidate_limits(BatchLimits(), setup.device) if has_batch_choice else (BatchLimits(),)
-        return cls(model.run_batch, setup, setup.precision, MIN_SECONDS[setup.device], limits=limits)
+        return cls(model.run_batch, setup, setup.precision, setup.device, limits=limits)
 
 
 @dataclass(frozen=True)
 class BenchmarkResult:
-    """The timing of a target, and the padded tokens of its fastest batches."""
+    """The timing of a target, the padded tokens of its fastest batches, and the samples behind its figures."""
 
     timing: Timing
     max_batch_tokens: int
+    turns_s: tuple[float, ...] = ()
+    """Seconds of each turn; the turns of all targets of a benchmark ran the same rows."""
+    latencies_ms: tuple[float, ...] = ()
+    """Of each single row; all targets ran the same."""
+
+    def speed_over(self, other: "BenchmarkResult") -> Interval:
+        """Return how many times the throughput of another target of the same benchmark this one has."""
+        if self.turns_s and len(self.turns_s) == len(other.turns_s):
+            return ratio_interval(other.turns_s, self.turns_s)
+        ratio = self.timing.texts_per_s / other.timing.texts_per_s
+        return ratio, ratio
+
+    def quickness_over(self, other: "BenchmarkResult") -> Interval:
+        """Return how many times shorter its median latency is than another target's of the same benchmark."""
+        if self.latencies_ms and len(self.latencies_ms) == len(other.latencies_ms):
+            return ratio_interval(other.latencies_ms, self.latencies_ms)
+        ratio = other.timing.latency_ms_p50 / self.timing.latency_ms_p50
+        return ratio, ratio
 
 
 def enough_rows(rows: Sequence[EncodedInput], device: Device) -> list[EncodedInput]:
@@ -84,101 +111,134 @@ def benchmark(
     targets: Mapping[str, BenchmarkTarget],
     rows: Sequence[EncodedInput],
     *,
-    rounds: int = 3,
+    precision: float = PRECISION,
+    max_seconds: float = MAX_SECONDS,
+    rounds: int | None = None,
     singles: int = 100,
     meter: GpuMeter | None = None,
     progress: Callable[[str], object] = lambda _: None,
 ) -> dict[str, BenchmarkResult]:
     """Time every target on rows, one row at a time and in batches of its best size.
 
-    Targets take turns in each of `rounds` rounds. Throughput is the median of the rounds; latencies are percentiles
-    over `singles` rows that ran alone. `speed_up` is relative to the fastest baseline among the targets that has the
-    precision class of the target. `meter` measures the GPU while throughput is measured.
+    Targets take turns, each over a few batches of the same rows, until the confidence interval of every speed-up is at
+    most `precision` wide to either side, as a share, or for `max_seconds` a target, or `rounds` passes over the rows.
+    Throughput is the median of the turns; latencies are percentiles over `singles` rows that ran alone. `speed_up` is
+    relative to the fastest baseline among the targets that has the precision class of the target. `meter` measures the
+    GPU, afterwards.
     """
-    meter = meter or GpuMeter()
-    single_rows = _spread(rows, singles)
-    latencies_ms: dict[str, list[float]] = {name: [] for name in targets}
-    throughputs: dict[str, list[float]] = {name: [] for name in targets}
-    best = {}
-    for name, target in targets.items():
-        progress(f"choosing the batch size of {name}")
-        best[name] = _best_limits(target, _spread(rows, _trial_rows(rows, target)))
-    for round_index in range(rounds):
+    with contextlib.ExitStack() as stack:
+        workers = {}
         for name, target in targets.items():
-            progress(f"round {round_index + 1} of {rounds}: {name}")
-            throughputs[name].append(_rows_per_s(target, rows, best[name], meter, name))
-            target.run_batch(single_rows[:1])
-            for row in single_rows[round_index::rounds]:
-                started = time.perf_counter()
-                target.run_batch([row])
-                latencies_ms[name].append((time.perf_counter() - started) * 1000)
-    speeds = {name: float(np.median(values)) for name, values in throughputs.items()}
-    baselines = {name: target.torch for name, target in targets.items() if target.torch}
-    results = {}
-    for name, target in targets.items():
-        baseline = choose_baseline(target.precision, baselines, speeds)
-        timing = _timing(len(rows), latencies_ms[name], speeds[name], baseline, speeds[baseline])
-        results[name] = BenchmarkResult(timing, best[name].tokens)
-    return results
+            workers[name] = Worker(target.run_batch, target.streams, MIN_SECONDS[target.device])
+            stack.callback(workers[name].close)
+        limits = {}
+        for name, target in targets.items():
+            progress(f"choosing the batch size of {name}")
+            with (meter or GpuMeter()).measure(name, only_memory=True):
+                limits[name] = best_limits(workers[name], target.limits, rows, target.device)
+        parts = split_rows(rows, _turn_tokens(targets, limits))
+        batches = {name: [pack(part, limits[name]) for part in parts] for name in targets}
+        stop = Stop(
+            is_precise=lambda seconds: _width(targets, seconds) <= precision,
+            min_turns=MIN_TURNS,
+            enough_turns=ENOUGH_TURNS,
+            max_turns=MAX_TURNS if rounds is None else min(MAX_TURNS, rounds * len(parts)),
+            max_seconds=max_seconds * len(targets),
+        )
+        seconds = time_turns(workers, batches, stop, progress)
+        progress("timing single inputs")
+        single_rows = _spread(rows, min(singles, len(rows)) if rounds else singles)
+        latencies_ms = time_single_rows(
+            workers, single_rows, enough=ENOUGH_SINGLES, max_seconds=max_seconds * len(targets) / 2
+        )
+        if meter and meter.has_gpu:
+            _meter_gpu(meter, workers, rows, limits)
+    return _results(targets, rows, parts, limits, seconds, latencies_ms, precision)
 
 
-def _trial_rows(rows: Sequence[EncodedInput], target: BenchmarkTarget) -> int:
-    """Return how many rows try each batch size: at least as many as fill the largest batch."""
-    mean_length = float(np.mean([len(row) for row in rows]))
-    return max(TRIAL_ROWS, math.ceil(target.limits[-1].tokens / mean_length))
-
-
-def _best_limits(target: BenchmarkTarget, rows: Sequence[EncodedInput]) -> BatchLimits:
-    """Return the smallest limits whose throughput is about the highest, of those that fit into the device's memory."""
-    if len(target.limits) == 1:
-        return target.limits[0]
-    trial = replace(target, min_seconds=0.0)
-    _rows_per_s(trial, rows, target.limits[0])  # warm-up
-    speeds: list[float] = []
-    for limits in target.limits:
-        try:
-            speeds.append(max(_rows_per_s(trial, rows, limits) for _ in range(TRIALS)))
-        except Exception as error:  # of any engine
-            if not speeds or classify(error) != "memory":
-                raise
-            break  # larger batches do not fit either
-    return fastest_limits(target.limits, speeds)
-
-
-def _rows_per_s(
-    target: BenchmarkTarget,
-    rows: Sequence[EncodedInput],
-    limits: BatchLimits,
-    meter: GpuMeter | None = None,
-    name: str = "",
-) -> float:
-    batches = [[rows[i] for i in batch] for batch in pack_batches([len(row) for row in rows], limits)]
-    with ThreadPoolExecutor(target.streams) as pool:
-        # Warm-up: caches hold the data of the target before this one, and each stream needs its thread.
-        list(pool.map(target.run_batch, [batches[0]] * target.streams))
-        with (meter or GpuMeter()).measure(name) as usage:
-            started, done = time.perf_counter(), 0
-            while done == 0 or time.perf_counter() - started < target.min_seconds:
-                list(pool.map(target.run_batch, batches[::-1]))  # the longest first, so that streams finish together
-                done += len(rows)
-            speed = done / (time.perf_counter() - started)
-            usage.texts += done
-        return speed
-
-
-def _timing(texts: int, latencies_ms: list[float], speed: float, baseline: str, baseline_speed: float) -> Timing:
-    p50, p95, p99 = (round(float(value), 3) for value in np.percentile(latencies_ms, (50, 95, 99)))
-    return Timing(
-        texts=texts,
-        latency_ms_p50=p50,
-        latency_ms_p95=p95,
-        latency_ms_p99=p99,
-        texts_per_s=round(speed, 1),
-        speed_up=round(speed / baseline_speed, 3),
-        baseline=baseline,
+def _turn_tokens(targets: Mapping[str, BenchmarkTarget], limits: Mapping[str, BatchLimits]) -> int:
+    return max(
+        BATCHES_PER_TURN[target.device] * target.streams * limits[name].tokens for name, target in targets.items()
     )
 
 
+def _width(targets: Mapping[str, BenchmarkTarget], seconds: Mapping[str, list[float]]) -> float:
+    """Return half the width of the widest interval of a speed-up."""
+    against = _baselines(targets, {name: 1 / float(np.median(each)) for name, each in seconds.items()})
+    return max(half_width(ratio_interval(seconds[against[name]], seconds[name])) for name in targets)
+
+
+def _baselines(targets: Mapping[str, BenchmarkTarget], speeds: Mapping[str, float]) -> dict[str, str]:
+    """Return the baseline of each target."""
+    baselines = {name: target.torch for name, target in targets.items() if target.torch}
+    return {name: choose_baseline(target.precision, baselines, speeds) for name, target in targets.items()}
+
+
+def _meter_gpu(
+    meter: GpuMeter, workers: Mapping[str, Worker], rows: Sequence[EncodedInput], limits: Mapping[str, BatchLimits]
+) -> None:
+    for name, worker in workers.items():
+        batches = pack(rows, limits[name])
+        with meter.measure(name) as usage:
+            started = time.perf_counter()
+            while time.perf_counter() - started < METERED_SECONDS:
+                worker.run(batches)
+                usage.texts += len(rows)
+
+
+def _results(
+    targets: Mapping[str, BenchmarkTarget],
+    rows: Sequence[EncodedInput],
+    parts: Sequence[Sequence[EncodedInput]],
+    limits: Mapping[str, BatchLimits],
+    seconds: Mapping[str, list[float]],
+    latencies_ms: Mapping[str, list[float]],
+    precision: float,
+) -> dict[str, BenchmarkResult]:
+    """Return figures and intervals of each target."""
+    # The parts have almost the same number of rows; rates make up for the rest.
+    sizes = [len(parts[turn % len(parts)]) for turn in range(len(next(iter(seconds.values()))))]
+    rates = {name: [size / each for size, each in zip(sizes, turns, strict=True)] for name, turns in seconds.items()}
+    speeds = {name: float(np.median(each)) for name, each in rates.items()}
+    against, tokens = _baselines(targets, speeds), sum(map(len, rows)) / len(rows)
+    results = {}
+    for name in targets:
+        baseline, samples = against[name], latencies_ms[name]
+        speed_up = ratio_interval(rates[name], rates[baseline])
+        timing = Timing(
+            texts=len(rows),
+            latency_ms_p50=round(float(np.median(samples)), 3),
+            latency_ms_p95=_rounded(percentile(samples, 95)),
+            latency_ms_p99=_rounded(percentile(samples, 99)),
+            latency_ms_p999=_rounded(percentile(samples, 99.9)),
+            latency_ms_quantiles=quantiles(samples),
+            latency_ms_p50_interval=_significant(median_interval(samples)),
+            texts_per_s=round(speeds[name], 1),
+            texts_per_s_interval=_significant(median_interval(rates[name])),
+            tokens_per_s=round(speeds[name] * tokens, 1),
+            speed_up=round(speeds[name] / speeds[baseline], 3),
+            speed_up_interval=_significant(speed_up),
+            baseline=baseline,
+            is_noisy=half_width(speed_up) > precision,
+        )
+        turns_s = tuple(1 / rate for rate in rates[name])
+        results[name] = BenchmarkResult(timing, limits[name].tokens, turns_s, tuple(samples))
+    return results
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
+
+
+def _significant(interval: Interval) -> Interval:
+    low, high = (float(f"{value:.4g}") for value in interval)
+    return low, high
+
+
 def _spread(rows: Sequence[EncodedInput], count: int) -> list[EncodedInput]:
-    """Choose `count` rows, evenly spaced and in their order, so that lengths are mixed as in the data."""
-    return [rows[i] for i in np.linspace(0, len(rows) - 1, min(count, len(rows)), dtype=int)]
+    """Choose `count` rows, evenly spaced and in their order, so that lengths are mixed as in the data.
+
+    Rows are repeated if there are fewer.
+    """
+    repeated = list(rows) * math.ceil(count / len(rows))
+    return [repeated[i] for i in np.linspace(0, len(repeated) - 1, count, dtype=int)]

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tuneport.schema.artifact import CARD, PICTURE, File, Manifest, Variant
+from tuneport.schema.artifact import CARD, PICTURE, File, Manifest, Timing, Variant
 from tuneport.schema.torch_setup import REFERENCE
 from tuneport.tasks import task_spec
 
@@ -59,8 +59,10 @@ def _evaluation(manifest: Manifest) -> list[str]:
         "throughput. `×2` runs two streams, each on its share of the cores. `¹` runs inputs one at a time. Measured on "
         f"{device_text(manifest)}, side by side with PyTorch, which makes {manifest.torch_texts_per_s:g} inputs/s in "
         "fp32. A speed-up is against the fastest PyTorch of the same class (fp32; fp16 and bf16; of all for int8 and "
-        "int4) on the same device, which the last column names.",
+        "int4) on the same device, which the last column names; "
+        "in brackets its 95 % confidence interval.",
         "",
+        *noisy(manifest),
         f"![Metric over latency and throughput]({PICTURE})",
         *(["", *(f"- {line}" for line in excluded)] if excluded else []),
         *(["", "Rejected variants:", ""] if manifest.rejected else []),
@@ -92,6 +94,22 @@ def device_text(manifest: Manifest) -> str:
         return f"{host.cpu}, {host.cores} cores"
     gpu = host.gpus[0].name if host.gpus else "a GPU that NVML does not name"
     return f"{gpu} (driver {host.driver or 'unknown'}), {host.cores} cores of {host.cpu}"
+
+
+def noisy(manifest: Manifest) -> list[str]:
+    """Return a paragraph that names the variants whose speed-up the machine was too noisy to measure well."""
+    names = [each.name for each in manifest.variants if each.evidence.timing.is_noisy]
+    if not names:
+        return []
+    return [f"The machine was too noisy to measure the speed-up of {', '.join(names)} as closely as intended.", ""]
+
+
+def speed_up_text(timing: Timing) -> str:
+    """Return a speed-up with its confidence interval, if that was measured."""
+    if timing.speed_up_interval is None:
+        return f"{timing.speed_up:.2f} x"
+    low, high = timing.speed_up_interval
+    return f"{timing.speed_up:.2f} x [{low:.2f}, {high:.2f}]"
 
 
 def labels(manifest: Manifest) -> str:
@@ -193,6 +211,6 @@ def _evidence_row(variant: Variant, manifest: Manifest) -> list[str]:
         f"{timing.texts_per_s:.0f}",
         f"{footprint.memory_mib:.0f} MiB" + (f" + {gpu_mib:.0f} MiB GPU" if gpu_mib is not None else ""),
         f"{footprint.cold_start_ms:.0f} ms",
-        f"{timing.speed_up:.2f} x",
+        speed_up_text(timing),
         timing.baseline,
     ]

@@ -7,8 +7,17 @@ import numpy as np
 
 from tuneport.errors import EngineError, TuneportError
 from tuneport.folders import check_out, new_folder
-from tuneport.schema.artifact import MANIFEST, Calibration, Evidence, Execution, Manifest, Processing, Rejected, Variant
-from tuneport.schema.torch_setup import REFERENCE
+from tuneport.schema.artifact import (
+    MANIFEST,
+    BaselineTiming,
+    Calibration,
+    Evidence,
+    Execution,
+    Manifest,
+    Processing,
+    Rejected,
+    Variant,
+)
 
 from .alternatives import best_alternative, open_alternatives
 from .applicable import select_variants
@@ -19,7 +28,7 @@ from .build import FP32, Passed, Requirements, VariantBuilder
 from .build_context import build_context
 from .calibration import calibrate
 from .checkpoint import Checkpoint
-from .config import ExportConfig, artifact_name
+from .config import ExportConfig, Objective, artifact_name
 from .device import check_device
 from .footprint import measure_footprint
 from .gate import Measurement
@@ -81,9 +90,15 @@ def export(
             processing=processing,
             signature=source.family.signature(graph),
             variants=variants,
+            results=timed_as_they_serve(variants, results, config.objective),
             rejected=[*rejected, *unopened],
             torch=reference.model.setup,
-            torch_timing=results[REFERENCE].timing,
+            baselines=[
+                BaselineTiming(
+                    setup=model.setup, timing=results[name].timing, max_batch_tokens=results[name].max_batch_tokens
+                )
+                for name, model in baselines.models.items()
+            ],
             refused_baselines=baselines.refused,
             calibration=calibration,
         )
@@ -173,6 +188,13 @@ def record_variants(
                 raise
             rejected.append(builder.reject(each.candidate.name, error, Measurement(each.parity, each.metric)))
     return variants, rejected
+
+
+def timed_as_they_serve(
+    variants: Sequence[Variant], results: Mapping[str, BenchmarkResult], objective: Objective
+) -> dict[str, BenchmarkResult]:
+    """Return the result of each variant in the way that it was recorded."""
+    return {variant.name: results[best_alternative(variant.name, results, objective)] for variant in variants}
 
 
 def record_variant(

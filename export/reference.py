@@ -14,6 +14,7 @@ import torch
 import transformers
 
 from tuneport.errors import CheckpointError, EngineError, TuneportError
+from tuneport.host import usable_cores
 from tuneport.runtime.batch import EncodedInput, Output, RowOutputs, padded_batch
 from tuneport.runtime.tasks.base import RuntimeTask
 from tuneport.schema.torch_setup import CPU_REFERENCE, TorchPrecision, TorchSetup
@@ -24,8 +25,15 @@ from .checkpoint_files import loading_error
 from .inputs import input_names
 from .tasks.base import ExportTask
 from .torch_device import check_torch, kernels
+from .torch_int8 import quantize_linear
 
-DTYPES: dict[TorchPrecision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+DTYPES: dict[TorchPrecision, torch.dtype] = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "int8": torch.float32,
+}
+"""Of the weights as they are loaded; those of int8 are quantized afterwards."""
 LAYER = re.compile(r"(.*?\.\d+)\.")
 """The layer of a weight: everything up to the first number in its name."""
 SAME = 1e-4
@@ -78,6 +86,7 @@ class TorchModel:
         Raises EngineError if torch cannot run on the device.
         """
         check_torch(setup.device)
+        torch.set_num_threads(usable_cores())  # as many as every engine has; torch would count the host's
         self._checkpoint = checkpoint
         self._task = task
         self._processing = task.processing()
@@ -121,6 +130,8 @@ class TorchModel:
     def _use(self, model: Any, setup: TorchSetup) -> None:
         """Move a model to the setup's device and precision, and run it from now on."""
         self.model = model.to(device=setup.device, dtype=DTYPES[setup.precision]).eval()
+        if setup.precision == "int8":
+            self.model = quantize_linear(self.model)
         # Lengths and numbers of rows vary: without `dynamic` each shape would be compiled.
         self._forward = torch.compile(self.model, dynamic=True) if setup.compiled else self.model
         attention = getattr(self.model.config, "_attn_implementation", None)

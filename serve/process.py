@@ -95,8 +95,10 @@ def run_service(command: Sequence[str], environment: dict[str, str]) -> int:
 
 
 @contextlib.contextmanager
-def running(command: Sequence[str], url: str, environment: dict[str, str] | None = None) -> Iterator[int]:
-    """Start a server, wait until `url`/readyz is 200, yield its process id, and stop it at the end.
+def running(
+    command: Sequence[str], url: str, environment: dict[str, str] | None = None, ready_path: str = "/readyz"
+) -> Iterator[int]:
+    """Start a server, wait until `url` with `ready_path` is 200, yield its process id, and stop it at the end.
 
     Raises TuneportError with the end of the server's log if it exits or is not ready in time.
     """
@@ -113,7 +115,7 @@ def running(command: Sequence[str], url: str, environment: dict[str, str] | None
             start_new_session=True,  # Ctrl-C goes to this process, which stops the server
         )
         try:
-            if not _ready(process, url, report):
+            if not _ready(process, url, ready_path, report):
                 if error := read_failed_start(report):
                     raise TuneportError(f"the server at {url} did not start: {error.problem}", error.remedy)
                 tail = " | ".join(line.strip() for line in _read(log).splitlines()[-8:])
@@ -141,14 +143,14 @@ def _run_variables(report: Path) -> dict[str, str]:
     return {START_REPORT: str(report), COMMAND_PID: str(os.getpid())}
 
 
-def _ready(process: "subprocess.Popen[bytes]", url: str, report: Path) -> bool:
+def _ready(process: "subprocess.Popen[bytes]", url: str, ready_path: str, report: Path) -> bool:
     import httpx  # of the checks of what was started, and not of `tuneport serve`, which it would keep waiting
 
     deadline = time.monotonic() + START_TIMEOUT_S
     verify = not url.startswith("https://127.0.0.1")  # a test's own certificate
     while time.monotonic() < deadline and process.poll() is None and not report.exists():
         with contextlib.suppress(httpx.TransportError):
-            if httpx.get(f"{url}/readyz", timeout=2, verify=verify).status_code == httpx.codes.OK:
+            if httpx.get(f"{url}{ready_path}", timeout=2, verify=verify).status_code == httpx.codes.OK:
                 return True
         time.sleep(0.05)
     return False

@@ -156,9 +156,17 @@ class GpuMeter:
         self._interval_s = interval_s
         self._totals: dict[str, GpuTotals] = {}
 
+    @property
+    def has_gpu(self) -> bool:
+        """Whether there is a GPU to measure."""
+        return self._uuid is not None
+
     @contextlib.contextmanager
-    def measure(self, name: str) -> Iterator[GpuTotals]:
-        """Add to the totals of a model what happens until the end of the context."""
+    def measure(self, name: str, *, only_memory: bool = False) -> Iterator[GpuTotals]:
+        """Add to the totals of a model what happens until the end of the context.
+
+        With `only_memory` neither energy nor utilization, for what is not the model's usual work.
+        """
         totals = self._totals.setdefault(name, GpuTotals())
         with contextlib.ExitStack() as stack:
             pynvml = stack.enter_context(nvml()) if self._uuid else None
@@ -167,10 +175,10 @@ class GpuMeter:
                 yield totals
                 return
             energy_before = ask(pynvml, pynvml.nvmlDeviceGetTotalEnergyConsumption, handle)
-            with _polling(pynvml, handle, totals, self._interval_s):
+            with _polling(pynvml, handle, totals, self._interval_s, only_memory=only_memory):
                 yield totals
             energy_after = ask(pynvml, pynvml.nvmlDeviceGetTotalEnergyConsumption, handle)
-            if energy_before is not None and energy_after is not None:
+            if not only_memory and energy_before is not None and energy_after is not None:
                 totals.energy_mj += energy_after - energy_before
                 totals.has_energy = True
 
@@ -188,7 +196,7 @@ class GpuMeter:
 
 
 @contextlib.contextmanager
-def _polling(pynvml: Any, handle: Any, totals: GpuTotals, interval_s: float) -> Iterator[None]:
+def _polling(pynvml: Any, handle: Any, totals: GpuTotals, interval_s: float, *, only_memory: bool) -> Iterator[None]:
     """Poll a GPU in a thread; at the end add the growth of its memory, and the utilization of each poll."""
     peak = before = _used(pynvml, handle)
     is_over = threading.Event()
@@ -197,7 +205,7 @@ def _polling(pynvml: Any, handle: Any, totals: GpuTotals, interval_s: float) -> 
         nonlocal peak
         while not is_over.wait(interval_s):
             peak = max(peak, _used(pynvml, handle))
-            rates = ask(pynvml, pynvml.nvmlDeviceGetUtilizationRates, handle)
+            rates = None if only_memory else ask(pynvml, pynvml.nvmlDeviceGetUtilizationRates, handle)
             if rates is not None:
                 totals.utilizations.append(rates.gpu)
 

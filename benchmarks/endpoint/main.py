@@ -8,11 +8,12 @@ from tuneport.folders import check_out, git_commit, new_folder
 from tuneport.host import Host
 
 from ..config import EndpointConfig
+from ..machine import MachineState
 from ..report import REPORT
 from .report import write_endpoint_report
-from .results import ClientCeiling, EndpointReport, OverloadResult, ShortTextResult, TargetResult
+from .results import ClientCeiling, EndpointReport, OverloadResult, RateSearch, ShortTextResult, TargetResult
 from .rounds import run_rounds
-from .scenarios import measure_client_ceilings, measure_overload, measure_short_text
+from .scenarios import measure_client_ceilings, measure_overload, measure_short_text, search_rates
 from .setup import EndpointSetup, prepare
 from .targets import absent_targets
 
@@ -20,7 +21,7 @@ from .targets import absent_targets
 def bench_endpoint(
     config: EndpointConfig, out: Path, *, overwrite: bool = False, progress: Callable[[str], object] = lambda _: None
 ) -> EndpointReport:
-    """Time every server and write report.md, report.json and report.png into `out`; returns the report.
+    """Time every server and write report.md, report.json, report.html and report.png into `out`; returns the report.
 
     Only one server runs at a time. Each start is checked against torch's golden predictions first. Raises GateError
     for a server that is wrong, TuneportError for one that does not start or answers nothing.
@@ -33,9 +34,13 @@ def bench_endpoint(
     results = run_rounds(setup, progress)
     progress("overload: twice the highest throughput")
     overload = measure_overload(setup, results[0])
+    slo = config.slo_p99_ms
+    if slo is not None:
+        progress(f"searching the highest rates with p99 within {slo:g} ms")
+    rate_searches = search_rates(setup, results, slo) if slo is not None else ()
     progress("one short text")
     short_text = measure_short_text(setup)
-    report = build_report(setup, results, ceilings, overload, short_text)
+    report = build_report(setup, results, ceilings, overload, rate_searches, short_text)
     with new_folder(out, marker=REPORT, overwrite=overwrite) as folder:
         write_endpoint_report(folder, report)
     return report
@@ -46,6 +51,7 @@ def build_report(
     results: tuple[TargetResult, ...],
     ceilings: tuple[ClientCeiling, ...],
     overload: OverloadResult,
+    rate_searches: tuple[RateSearch, ...],
     short_text: ShortTextResult | None,
 ) -> EndpointReport:
     """Put what was measured together with what it was measured on."""
@@ -65,6 +71,8 @@ def build_report(
         results=results,
         client_ceilings=ceilings,
         overload=overload,
+        rate_searches=rate_searches,
+        machine=MachineState.now(),
         short_text=short_text,
-        notes=tuple(absent_targets(setup.manifest, setup.device)),
+        notes=(*absent_targets(setup.manifest, setup.device), *setup.absent_peers),
     )

@@ -1,40 +1,49 @@
-"""The report of the endpoint benchmark: JSON, Markdown tables and a picture."""
+"""The report of the endpoint benchmark: JSON, Markdown tables, a page and a picture."""
 
 from pathlib import Path
 
-from ..report import PICTURE, REPORT, TABLE, markdown_table
+from ..page import Cells, Page, write_page
+from ..report import HTML, PICTURE, REPORT, TABLE, markdown_table, milliseconds
+from .pictures import endpoint_figures
 from .results import EndpointReport, LevelResult
 
 MAX_CLIENT_CPU_SHARE = 0.5
 """Of one core; a load generator that needs more may be what limits the throughput."""
-OWN_PREFIX = "tuneport"
-Cells = tuple[list[str], list[list[str]]]
-"""The header of a table, and its rows."""
 
 
 def write_endpoint_report(folder: Path, report: EndpointReport) -> None:
-    """Write report.json, report.md and report.png."""
+    """Write report.json, report.md, report.html and report.png."""
     (folder / REPORT).write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    title = f"# {report.name} {report.version}: the endpoint"
-    tables = markdown_table(*level_cells(report)), markdown_table(*server_cells(report))
-    (folder / TABLE).write_text("\n\n".join([title, *tables, *remarks(report)]) + "\n", encoding="utf-8")
-    _draw(folder / PICTURE, report)
+    title = f"{report.name} {report.version}: the endpoint"
+    tables: list[tuple[str, Cells]] = [("Closed loop", level_cells(report)), ("Servers", server_cells(report))]
+    if report.rate_searches:
+        objective = f"Open loop: the highest rate with p99 within {report.rate_searches[0].slo_p99_ms:g} ms"
+        tables.append((objective, rate_cells(report)))
+    parts = [f"# {title}", *(f"## {name}\n\n{markdown_table(*cells)}" for name, cells in tables), *remarks(report)]
+    (folder / TABLE).write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    figures = endpoint_figures(report)
+    figures[0].picture.savefig(folder / PICTURE, dpi=120)
+    page = Page(title=title, tables=tuple(tables), paragraphs=tuple(remarks(report)), figures=figures)
+    write_page(folder / HTML, page)
 
 
 def level_cells(report: EndpointReport) -> Cells:
     """Return the table with a row for each server and number of connections."""
-    header = ["", "connections", "requests/s", "p50 ms", "p95 ms", "p99 ms", "errors", "CPU ms/request", "padding"]
+    header = ["", "connections", "requests/s", "p50 ms", "p95 ms", "p99 ms"]
+    header += ["p99.9 ms", "errors", "CPU ms/request", "load cores", "padding"]
     header += ["GPU busy", "J/1000"] if report.device == "cuda" else []
     rows = [
         [
             result.name,
             str(level.connections),
-            f"{level.requests_per_s:.0f}",
+            _rate(level),
             f"{level.latency_ms_p50:.1f}",
             f"{level.latency_ms_p95:.1f}",
-            f"{level.latency_ms_p99:.1f}",
+            milliseconds(level.latency_ms_p99),
+            milliseconds(level.latency_ms_p999),
             str(level.errors),
             f"{level.cpu_ms_per_request:.2f}",
+            f"{level.client_cpu_share:.2f}",
             "" if level.padding_share is None else f"{level.padding_share:.1%}",
             *(_gpu_cells(level) if report.device == "cuda" else ()),
         ]
@@ -63,6 +72,33 @@ def server_cells(report: EndpointReport) -> Cells:
     return header, rows
 
 
+def rate_cells(report: EndpointReport) -> Cells:
+    """Return the table with a row for each server: the highest rate that holds the latency objective."""
+    rows = []
+    for search in report.rate_searches:
+        held = [rate for rate in search.rates if rate.holds]
+        best = max(held, key=lambda rate: rate.offered_per_s, default=None)
+        share = max(rate.client_cpu_share for rate in search.rates)
+        rows.append(
+            [
+                search.name,
+                "none" if search.highest_per_s is None else f"{search.highest_per_s:.0f}",
+                milliseconds(best.latency_ms_p50 if best else None),
+                milliseconds(best.latency_ms_p99 if best else None),
+                f"{share:.2f}",
+            ]
+        )
+    return ["", "requests/s", "p50 ms", "p99 ms", "load cores"], rows
+
+
+def _rate(level: LevelResult) -> str:
+    """Write the requests/s with their confidence interval."""
+    if level.requests_per_s_interval is None:
+        return f"{level.requests_per_s:.0f}"
+    low, high = level.requests_per_s_interval
+    return f"{level.requests_per_s:.0f} [{low:.0f}, {high:.0f}]"
+
+
 def _gpu_cells(level: LevelResult) -> tuple[str, str]:
     utilization = "" if level.gpu_utilization is None else f"{level.gpu_utilization:.0%}"
     return utilization, _number(level.energy_j_per_1000_requests)
@@ -79,6 +115,7 @@ def remarks(report: EndpointReport) -> list[str]:
         *_short_text_remarks(report),
         _overload_remark(report),
         *_client_remarks(report),
+        *([report.machine.describe()] if report.machine else []),
         *report.notes,
     ]
 
@@ -115,7 +152,8 @@ def _overload_remark(report: EndpointReport) -> str:
     return (
         f"Offered {over.offered_per_s:.0f} requests/s, twice its best: {over.goodput_per_s:.0f}/s answered "
         f"({over.goodput_per_s / over.best_per_s:.0%} of the best), p99 of the accepted "
-        f"{over.latency_ms_p99:.0f} ms ({over.full_load_ms_p99:.0f} ms at full load); statuses {over.statuses}."
+        f"{milliseconds(over.latency_ms_p99)} ms ({milliseconds(over.full_load_ms_p99)} ms at full load); "
+        f"statuses {over.statuses}."
     )
 
 
@@ -132,30 +170,9 @@ def _client_remarks(report: EndpointReport) -> list[str]:
         for level in result.levels
         if level.client_cpu_share > MAX_CLIENT_CPU_SHARE
     ]
+    limits += [
+        f"{search.name} in the open loop: the load generator used {share:.0%} of a core and may limit the rate."
+        for search in report.rate_searches
+        if (share := max(rate.client_cpu_share for rate in search.rates)) > MAX_CLIENT_CPU_SHARE
+    ]
     return [*ceilings, *limits]
-
-
-def _draw(file: Path, report: EndpointReport) -> None:
-    """Draw throughput and p99 latency over the number of connections, side by side."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
-    for result in report.results:
-        connections = [str(level.connections) for level in result.levels]
-        style: dict[str, object] = {"marker": "o", "linestyle": "-" if result.name.startswith(OWN_PREFIX) else "--"}
-        left.plot(connections, [level.requests_per_s for level in result.levels], label=result.name, **style)
-        right.plot(connections, [level.latency_ms_p99 for level in result.levels], **style)
-    left.set_ylabel("requests/s (more is better)")
-    left.set_ylim(bottom=0)
-    right.set_ylabel("p99 ms (less is better)")
-    right.set_yscale("log")
-    for axes in (left, right):
-        axes.set_xlabel("connections")
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
-    figure.suptitle(f"{report.name} ({report.variant}) on {report.host.cores} cores, the load included", fontsize=11)
-    figure.savefig(file, dpi=120)
-    pyplot.close(figure)

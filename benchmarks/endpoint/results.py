@@ -1,8 +1,13 @@
 """The records of the endpoint benchmark, as report.json holds them."""
 
+from typing import Literal
+
 from tuneport.host import Host
+from tuneport.schema.artifact import Interval
 from tuneport.schema.base import Frozen
 from tuneport.schema.torch_setup import TorchDevice
+
+from ..machine import MachineState
 
 
 class LevelResult(Frozen):
@@ -10,9 +15,16 @@ class LevelResult(Frozen):
 
     connections: int
     requests_per_s: float
+    requests_per_s_interval: Interval | None = None
+    """Of the median over the seconds of all rounds."""
     latency_ms_p50: float
+    latency_ms_p50_interval: Interval | None = None
     latency_ms_p95: float
-    latency_ms_p99: float
+    latency_ms_p99: float | None
+    """None, as of each percentile, if there were too few responses for it."""
+    latency_ms_p999: float | None = None
+    latency_ms_quantiles: tuple[float, ...] = ()
+    """Latencies below which 0, 5, 10, … 100 % of the requests were answered."""
     errors: int
     """Requests without status 200, those of the warm-up included."""
     cpu_ms_per_request: float
@@ -67,9 +79,9 @@ class OverloadResult(Frozen):
     """Responses with status 200 per second."""
     best_per_s: float
     """Highest throughput in a closed loop."""
-    latency_ms_p99: float
+    latency_ms_p99: float | None
     """Of the accepted requests."""
-    full_load_ms_p99: float
+    full_load_ms_p99: float | None
     """p99 latency at the highest throughput."""
     statuses: dict[int, int]
     """Status → number of requests."""
@@ -85,9 +97,38 @@ class ShortTextResult(Frozen):
     engine_cpu_ms: float
 
 
+class RateResult(Frozen):
+    """One server in an open loop: requests arrive at random times at a mean rate, answered or not."""
+
+    offered_per_s: float
+    answered_per_s: float
+    latency_ms_p50: float | None
+    """From the arrival, whether or not the request could be sent then; None if nothing was answered."""
+    latency_ms_p99: float | None
+    failed: int
+    """Requests without status 200."""
+    client_cpu_share: float
+    """Cores that the load generator kept busy."""
+    holds: bool
+    """Whether p99 was within the objective and no request failed."""
+
+
+class RateSearch(Frozen):
+    """The search for the highest rate at which a server holds a latency objective."""
+
+    name: str
+    slo_p99_ms: float
+    highest_per_s: float | None
+    """None if it holds the objective at no rate that was tried."""
+    rates: tuple[RateResult, ...]
+    """In the order in which they were tried."""
+
+
 class EndpointReport(Frozen):
     """report.json."""
 
+    schema_version: Literal[2] = 2
+    kind: Literal["endpoint"] = "endpoint"
     name: str
     version: str
     variant: str
@@ -106,6 +147,9 @@ class EndpointReport(Frozen):
     results: tuple[TargetResult, ...]
     client_ceilings: tuple[ClientCeiling, ...]
     overload: OverloadResult
+    rate_searches: tuple[RateSearch, ...] = ()
+    """Of each server; empty without an objective."""
+    machine: MachineState | None = None
     short_text: ShortTextResult | None
     """None for inputs that are not plain texts."""
     notes: tuple[str, ...]

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from tuneport.gpu import GpuMeter, GpuUsage
+from tuneport.schema.artifact import Interval
+from tuneport.stages.export.intervals import median_interval, percentile, quantiles
 
 from ..load.plan import OK, LoadResult
 from .check import check_agreement, count_changed, request_predictions
@@ -105,10 +107,32 @@ def summarize(name: str, rounds: Sequence[TargetRound], meter: GpuMeter) -> Targ
     )
 
 
-def latency_percentile(loads: Sequence[LoadResult], percent: float) -> float:
-    """Return a percentile of the latencies of several loads together, in ms; infinite if there is none."""
-    latencies_ms = np.concatenate([load.latencies_ms for load in loads])
-    return round(float(np.percentile(latencies_ms, percent)), 3) if len(latencies_ms) else float("inf")
+def all_latencies_ms(loads: Sequence[LoadResult]) -> list[float]:
+    """Return the latencies of several loads together."""
+    return [latency for load in loads for latency in load.latencies_ms]
+
+
+def latency_percentile(loads: Sequence[LoadResult], percent: float) -> float | None:
+    """Return a percentile of the latencies of several loads together, in ms; None if there are too few for it."""
+    value = percentile(all_latencies_ms(loads), percent)
+    return None if value is None else round(value, 3)
+
+
+def _rate_interval(loads: Sequence[LoadResult]) -> Interval:
+    """Return the confidence interval of the median rate of the loads' tenths."""
+    rates = [len(load.answered_by_slice) * count / load.seconds for load in loads for count in load.answered_by_slice]
+    low, high = median_interval(rates)
+    return round(low, 1), round(high, 1)
+
+
+def _p50_interval(loads: Sequence[LoadResult]) -> Interval:
+    """Return the interval from the lowest to the highest median of the rounds.
+
+    Latencies of one load depend on each other, because its requests share batches: a bootstrap over them would claim
+    too much.
+    """
+    medians = [round(float(np.median(load.latencies_ms)), 3) for load in loads]
+    return min(medians), max(medians)
 
 
 def _level_name(name: str, connections: int) -> str:
@@ -117,12 +141,17 @@ def _level_name(name: str, connections: int) -> str:
 
 def _summarize_level(connections: int, runs: Sequence[LevelRun], gpu: GpuUsage) -> LevelResult:
     loads = [run.load for run in runs]
+    latencies_ms = all_latencies_ms(loads)
     return LevelResult(
         connections=connections,
         requests_per_s=round(float(np.median([load.answered / load.seconds for load in loads])), 1),
-        latency_ms_p50=latency_percentile(loads, 50),
-        latency_ms_p95=latency_percentile(loads, 95),
+        requests_per_s_interval=_rate_interval(loads),
+        latency_ms_p50=round(float(np.median(latencies_ms)), 3),
+        latency_ms_p50_interval=_p50_interval(loads),
+        latency_ms_p95=round(float(np.percentile(latencies_ms, 95)), 3),
         latency_ms_p99=latency_percentile(loads, 99),
+        latency_ms_p999=latency_percentile(loads, 99.9),
+        latency_ms_quantiles=quantiles(latencies_ms),
         errors=sum(count for load in loads for status, count in load.statuses.items() if status != OK),
         cpu_ms_per_request=round(float(np.median([run.cpu_ms_per_request for run in runs])), 3),
         padding_share=padding_share([run.tokens for run in runs]),

@@ -17,6 +17,7 @@ from tuneport.stages.export.torch_device import check_torch
 from ..baselines import open_baseline, read_workload
 from ..config import EndpointConfig
 from .check import ExpectedPrediction, expected_predictions
+from .peers import peer_targets
 from .targets import EndpointTarget, endpoint_targets, served_device
 
 
@@ -35,6 +36,8 @@ class EndpointSetup:
     expected: list[ExpectedPrediction]
     targets: list[EndpointTarget]
     """The servers to time, tuneport over HTTP first."""
+    absent_peers: tuple[str, ...]
+    """A sentence for each peer that takes no part, with the reason."""
     device: TorchDevice
     """What all of them run on."""
     meter: GpuMeter
@@ -61,6 +64,7 @@ def prepare(config: EndpointConfig) -> EndpointSetup:
     runner = open_runner(config.artifact, manifest, variant)
     device, gpus = served_device(manifest, config.variant), visible_gpus()
     check_torch(device)
+    peers, absent_peers = peer_targets(config.peers, manifest, baseline.checkpoint.folder, device)
     windows = runner.task.encode([runner.task.parse_input(value) for value in workload.inputs])
     return EndpointSetup(
         config=config,
@@ -70,7 +74,11 @@ def prepare(config: EndpointConfig) -> EndpointSetup:
         runner=runner,
         mean_tokens=float(np.mean([sum(map(len, rows)) for rows in windows])),
         expected=expected_predictions(runner.task, load_golden(config.artifact)),
-        targets=endpoint_targets(config.artifact, manifest, baseline.checkpoint.folder, config.variant),
+        targets=[
+            *endpoint_targets(config.artifact, manifest, baseline.checkpoint.folder, config.variant),
+            *peers,
+        ],
+        absent_peers=absent_peers,
         device=device,
         meter=GpuMeter(gpus[0] if device == "cuda" and gpus else None),
     )

@@ -40,6 +40,8 @@ class EndpointTarget:
     """Response body → prediction, in the shape of `POST /predict`."""
     protocol: Literal["http", "grpc"] = "http"
     environment: dict[str, str] = field(default_factory=dict)
+    ready_path: str = "/readyz"
+    """Answers with 200 once the server is ready."""
 
 
 def endpoint_targets(artifact: Path, manifest: Manifest, checkpoint: Path, variant: str | None) -> list[EndpointTarget]:
@@ -57,7 +59,7 @@ def served_device(manifest: Manifest, variant: str | None) -> TorchDevice:
 
 def absent_targets(manifest: Manifest, device: TorchDevice) -> list[str]:
     """Return a sentence for each server that cannot take part: which, and why."""
-    if not _is_plain_classification(manifest):
+    if not is_plain_classification(manifest):
         return ["BentoML + torch: written for text classification with one label and one text."]
     if device == "cpu" and not Host.here().has_bf16:
         return [f"{TORCH_BF16}: this processor has no bfloat16 instructions."]
@@ -111,7 +113,7 @@ def grpc_target(http: EndpointTarget, manifest: Manifest) -> EndpointTarget:
 
 def torch_targets(manifest: Manifest, checkpoint: Path, device: TorchDevice) -> list[EndpointTarget]:
     """Return a transformers pipeline behind BentoML: on a GPU in fp16, else in fp32 and, if the processor can, bf16."""
-    if not _is_plain_classification(manifest):
+    if not is_plain_classification(manifest):
         return []
     if device == "cuda":
         dtypes = {TORCH_FP16: "float16"}
@@ -157,7 +159,7 @@ def _texts_by_field(value: Any, fields: tuple[str, ...]) -> dict[str, str]:
     return value if isinstance(value, dict) else {fields[0]: value}
 
 
-def _is_plain_classification(manifest: Manifest) -> bool:
+def is_plain_classification(manifest: Manifest) -> bool:
     """Tell whether transformers' text-classification pipeline answers the same: one label, one text."""
     is_single_label = manifest.processing.problem_type == "single_label_classification"
     return manifest.task == "text-classification" and is_single_label and not manifest.processing.accepts_pairs

@@ -28,6 +28,8 @@ RECONNECT_DELAY_S = 0.01
 SEED = 5
 BACK_OFF_S = (0.1, 3.2)
 """Pause of a client that backs off after its first refusal, which doubles with each further one, and the longest."""
+SLICES = 10
+"""Parts of the timed load whose responses are counted apart."""
 
 
 class Connection(Protocol):
@@ -55,6 +57,7 @@ class LoadGenerator:
         self._timed_from = time.perf_counter() + plan.warm_up_s
         self._ends_at = self._timed_from + plan.seconds
         self._latencies_ms: list[float] = []
+        self._answered = [0] * SLICES
         self._statuses: Counter[int] = Counter()
         self._last_bodies: dict[int, bytes] = {}
         self._idle: list[Connection] = []
@@ -71,7 +74,8 @@ class LoadGenerator:
         await asyncio.sleep(0)  # lets the event loop close the sockets
         return LoadResult(
             seconds=self._plan.seconds,
-            answered=len(self._latencies_ms),
+            answered=sum(self._answered),
+            answered_by_slice=tuple(self._answered),
             latencies_ms=tuple(sorted(round(latency, 3) for latency in self._latencies_ms)),
             statuses=dict(self._statuses),
             sent=sum(self._statuses.values()),
@@ -125,11 +129,20 @@ class LoadGenerator:
         self._statuses[status] += 1
         if status == OK:
             self._last_bodies[index] = body
-            if self._timed_from <= ended <= self._ends_at:
-                self._latencies_ms.append((ended - arrival) * 1000)
+            self._record(arrival, ended)
         elif status == LOST:
             await asyncio.sleep(RECONNECT_DELAY_S)
         return status
+
+    def _record(self, arrival: float, ended: float) -> None:
+        """Count a response, and its latency if it belongs to the timed load."""
+        is_within = self._timed_from <= ended <= self._ends_at
+        if is_within and self._plan.seconds:
+            share = (ended - self._timed_from) / self._plan.seconds
+            self._answered[min(SLICES - 1, int(SLICES * share))] += 1
+        is_open = self._plan.requests_per_s is not None
+        if is_within if not is_open else self._timed_from <= arrival:
+            self._latencies_ms.append((ended - arrival) * 1000)
 
     async def _acquire_connection(self) -> Connection:
         """Reuse an idle connection that is still open, or open one."""

@@ -48,8 +48,11 @@ class LoadResult(Frozen):
     """Duration of the timed load."""
     answered: int
     """Responses with status 200 that arrived during the timed load."""
+    answered_by_slice: tuple[int, ...] = ()
+    """The same, by tenths of the timed load, whose spread tells how certain their rate is."""
     latencies_ms: tuple[float, ...]
-    """Latencies of those responses, sorted."""
+    """Latencies of those responses, sorted; in an open loop of the requests that arrived during the timed load and
+    were answered with 200, however late, since to drop the last ones would be to drop the slowest."""
     statuses: dict[int, int]
     """Status → number of requests, those of the warm-up included; `LOST` and `UNSENT` count as statuses."""
     sent: int

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+from tuneport.errors import GateError
 from tuneport.folders import check_out, git_commit, new_folder
 from tuneport.host import Host
 from tuneport.schema.loading import load_golden, load_manifest
@@ -70,16 +71,19 @@ def bench_overload(
 
 
 def measure(target: EndpointTarget, plan: LoadPlan, name: str, max_queue_ms: float | None) -> OverloadLoad:
-    """Run one load."""
+    """Run one load; raises GateError if the server answers nothing."""
     load = load_server(target, plan)
+    p50, p99 = (latency_percentile([load], percent) for percent in (50, 99))
+    if p50 is None or p99 is None:
+        raise GateError(f"no request was answered: {name}", "see the server's log")
     statuses = dict(load.statuses)
     return OverloadLoad(
         name=name,
         max_queue_ms=max_queue_ms,
         connections=None if plan.requests_per_s else plan.connections,
         goodput_per_s=round(load.answered / load.seconds, 1),
-        latency_ms_p50=latency_percentile([load], 50),
-        latency_ms_p99=latency_percentile([load], 99),
+        latency_ms_p50=p50,
+        latency_ms_p99=p99,
         refused_per_s=round(statuses.get(REFUSED, 0) / (plan.seconds + plan.warm_up_s), 1),
         statuses=statuses,
     )

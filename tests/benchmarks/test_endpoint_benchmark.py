@@ -1,6 +1,7 @@
 """The endpoint benchmark: the load generator counts right, wrong servers are refused, the report is complete."""
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 
 import grpc
 import httpx
+import numpy as np
 import orjson
 import pytest
 from kit.artifacts import reseal
@@ -32,8 +34,11 @@ from tuneport.stages.benchmarks.endpoint.check import (
 )
 from tuneport.stages.benchmarks.endpoint.main import bench_endpoint
 from tuneport.stages.benchmarks.endpoint.metrics import TokenCounts, padding_share, tokens_between
+from tuneport.stages.benchmarks.endpoint.peers import SCRIPTS, peer_targets
 from tuneport.stages.benchmarks.endpoint.processes import ResourceUsage, resource_usage, run_load, start_server
+from tuneport.stages.benchmarks.endpoint.results import RateResult
 from tuneport.stages.benchmarks.endpoint.rounds import LevelRun, TargetRound, summarize
+from tuneport.stages.benchmarks.endpoint.scenarios import SEARCH_STEPS, highest_rate
 from tuneport.stages.benchmarks.endpoint.short import SHORT_TOKENS, select_short_text
 from tuneport.stages.benchmarks.endpoint.targets import (
     BENTO_BATCHER,
@@ -51,6 +56,8 @@ from tuneport.stages.benchmarks.endpoint.targets import (
 from tuneport.stages.benchmarks.load import null_server
 from tuneport.stages.benchmarks.load.main import LoadGenerator
 from tuneport.stages.benchmarks.load.plan import FAILED, LOST, OK, UNSENT, LoadPlan, LoadResult
+from tuneport.stages.benchmarks.peers.registry import FAILED as FAILED_FILE
+from tuneport.stages.benchmarks.peers.registry import PEERS
 from tuneport.stages.benchmarks.soak import soak
 from tuneport.stages.serve.process import free_port
 
@@ -103,6 +110,75 @@ def test_a_plan_with_once_sends_each_body_once(null_port: int) -> None:
 def test_an_open_loop_keeps_its_rate(null_port: int) -> None:
     result = generate_load(port=null_port, bodies=BODIES, connections=50, seconds=1.0, requests_per_s=200.0)
     assert 140 < result.sent < 260  # Poisson: 200 with a deviation of 14
+
+
+def test_an_open_loop_counts_latency_from_the_arrival_and_drops_no_late_response() -> None:
+    """A server that stops for half a second makes all who arrive meanwhile wait, and so do the figures."""
+    port = free_port()
+
+    async def run() -> LoadResult:
+        stopped_until = asyncio.get_running_loop().time() + 0.6
+
+        async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(asyncio.IncompleteReadError):
+                while True:
+                    await reader.readuntil(b"\r\n\r\n")
+                    await reader.readexactly(len(BODIES[0]))
+                    await asyncio.sleep(max(0.0, stopped_until - asyncio.get_running_loop().time()))
+                    writer.write(null_server.RESPONSE)
+            writer.close()
+
+        async with await asyncio.start_server(respond, "127.0.0.1", port):
+            plan = LoadPlan(path="/", port=port, bodies=BODIES, connections=500, seconds=0.5, requests_per_s=200.0)
+            return await LoadGenerator(plan).run()
+
+    result = asyncio.run(run())
+    assert result.statuses == {OK: result.sent}
+    assert len(result.latencies_ms) == result.sent  # though all responses came after the end of the load
+    assert result.answered < result.sent
+    assert max(result.latencies_ms) > 400
+    assert np.median(result.latencies_ms) > 150
+
+
+def test_responses_are_counted_by_tenths_of_the_load(null_port: int) -> None:
+    result = generate_load(port=null_port, bodies=BODIES, seconds=0.5)
+    assert len(result.answered_by_slice) == 10
+    assert sum(result.answered_by_slice) == result.answered
+    assert min(result.answered_by_slice) > 0
+
+
+@pytest.mark.parametrize(("limit", "found"), [(70.0, 70.0), (1000.0, 120.0), (0.5, None)])
+def test_the_search_finds_the_highest_rate_that_holds_the_objective(limit: float, found: float | None) -> None:
+    def measure(rate: float) -> RateResult:
+        return RateResult(
+            offered_per_s=rate, answered_per_s=rate, latency_ms_p50=1, latency_ms_p99=rate, failed=0,
+            client_cpu_share=0.1, holds=rate <= limit,
+        )  # fmt: skip
+
+    highest, rates = highest_rate(measure, 120.0)
+    assert highest == (pytest.approx(found, rel=0.04) if found else None)
+    assert len(rates) == SEARCH_STEPS
+    assert all(rate.holds == (rate.offered_per_s <= limit) for rate in rates)
+
+
+def test_peers_without_an_environment_are_named_with_the_reason(tmp_path: Path, manifest: Manifest) -> None:
+    failed = tmp_path / "infinity"
+    failed.mkdir()
+    (failed / FAILED_FILE).write_text("ERROR: no version fits.\n")
+    python = tmp_path / "litserve" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.touch()
+    targets, absent = peer_targets(tmp_path, manifest, tmp_path / "checkpoint", "cpu")
+    assert [each.name for each in targets] == ["LitServe + torch"]
+    command = targets[0].command(1234)
+    assert command[0] == str(python)
+    assert Path(command[1]).is_file()
+    assert absent == (
+        "FastAPI + torch: there is no environment in fastapi.",
+        "infinity + torch: it cannot be installed here (ERROR: no version fits).",
+    )
+    assert peer_targets(None, manifest, tmp_path, "cpu")[0] == []
+    assert all((SCRIPTS / f"{peer.folder}_server.py").is_file() for peer in PEERS)
 
 
 def test_an_open_loop_counts_requests_that_it_could_not_send() -> None:
@@ -258,7 +334,9 @@ def test_predictions_changed_by_load_are_counted_and_refused_when_many(tiny_arti
 
 @pytest.mark.slow
 def test_the_whole_benchmark(tiny_artifact: Path, tmp_path: Path) -> None:
-    config = EndpointConfig(artifact=tiny_artifact, connections=(1, 4), seconds=1.0, rounds=1, num_inputs=40)
+    config = EndpointConfig(
+        artifact=tiny_artifact, connections=(1, 4), seconds=1.0, rounds=1, num_inputs=40, slo_p99_ms=500
+    )
     report = bench_endpoint(config, tmp_path / "report")
     names = [result.name for result in report.results]
     assert names[0] == HTTP
@@ -270,10 +348,15 @@ def test_the_whole_benchmark(tiny_artifact: Path, tmp_path: Path) -> None:
         assert [level.connections for level in result.levels] == [1, 4]
         for level in result.levels:
             assert level.requests_per_s > 0
-            assert level.latency_ms_p50 <= level.latency_ms_p95 <= level.latency_ms_p99
+            assert level.latency_ms_p50 <= level.latency_ms_p95
+            assert level.latency_ms_p99 is None or level.latency_ms_p95 <= level.latency_ms_p99
+            low, high = level.requests_per_s_interval or (0.0, 0.0)
+            assert 0 <= low <= high
             assert level.errors == 0
             assert level.cpu_ms_per_request > 0
-    assert {file.name for file in (tmp_path / "report").iterdir()} == {"report.json", "report.md", "report.png"}
+    written = {"report.html", "report.json", "report.md", "report.png"}
+    assert {file.name for file in (tmp_path / "report").iterdir()} == written
+    assert [search.name for search in report.rate_searches] == names
     text = (tmp_path / "report" / "report.md").read_text()
     assert all(name in text for name in names)
     assert report.overload.goodput_per_s > 0

@@ -1,21 +1,27 @@
 """The engine benchmark: one device a report, and what the report says of torch and of the GPU."""
 
 import json
+import re
 from pathlib import Path
-from typing import Any
 
 import pytest
+import torch
+from kit.reports import engine_report, model_result
+from matplotlib.text import Text
 
 from tuneport.errors import ArtifactError, TuneportError
-from tuneport.gpu import Gpu, GpuUsage
-from tuneport.host import Host
-from tuneport.schema.artifact import Manifest, Timing
+from tuneport.gpu import GpuUsage
+from tuneport.runtime.batch import EncodedInput
+from tuneport.schema.artifact import Manifest
 from tuneport.schema.torch_setup import REFERENCE, TorchDevice, TorchSetup
 from tuneport.stages.benchmarks.config import BenchConfig
 from tuneport.stages.benchmarks.engine import bench, select_device
-from tuneport.stages.benchmarks.report import ModelResult, Report, check_one_device, write_report
-
-H100 = Gpu(name="NVIDIA H100", compute_capability="9.0", memory_gib=80.0)
+from tuneport.stages.benchmarks.flops import product_flops_per_token, product_share
+from tuneport.stages.benchmarks.pictures import engine_figures
+from tuneport.stages.benchmarks.report import check_one_device, write_report
+from tuneport.stages.benchmarks.reuse import timings_of_export
+from tuneport.stages.benchmarks.shapes import parse_shapes, time_shapes
+from tuneport.stages.export.benchmark import BenchmarkTarget
 
 
 def on_devices(manifest: Manifest, **devices: str) -> Manifest:
@@ -44,44 +50,30 @@ def test_a_report_has_the_variants_of_one_device(manifest: Manifest) -> None:
         select_device(manifest, "cuda")
 
 
-def result(name: str, device: TorchDevice = "cuda", **fields: Any) -> ModelResult:
-    timing = Timing(
-        texts=10, latency_ms_p50=1, latency_ms_p95=2, latency_ms_p99=3, texts_per_s=500, speed_up=2.5,
-        baseline="torch fp16",
-    )  # fmt: skip
-    values = {
-        "torch": None, "compile_s": None, "metric": None, "agreement": 1.0, "size_bytes": None, "gpu": GpuUsage(),
-        "max_batch_tokens": 1024, **fields,
-    }  # fmt: skip
-    return ModelResult(name=name, device=device, timing=timing, **values)
-
-
-def report(*results: ModelResult, device: TorchDevice = "cuda") -> Report:
-    host = Host(
-        cpu="a processor", cores=2, instructions=(), memory_gib=8, system="Linux x86_64", gpus=(H100,), driver="590.1"
-    )
-    return Report(
-        name="x", version="1", default_variant="fp16", data=None, split="test", mean_tokens=45.0, device=device,
-        host=host, config={}, git_commit=None, created="2026-01-01T00:00:00+00:00", results=results,
-        notes=("Not timed: torch bf16: it differs from torch fp32.",),
-    )  # fmt: skip
-
-
 def test_a_report_that_mixes_devices_is_refused(tmp_path: Path) -> None:
-    mixed = report(result(REFERENCE, "cpu", torch=TorchSetup()), result("fp16", "cuda"))
+    mixed = engine_report(model_result(REFERENCE, "cpu", torch=TorchSetup()), model_result("fp16", "cuda"))
     with pytest.raises(TuneportError, match=r"mixes devices: torch fp32 on cpu, fp16 on cuda; .*--device"):
         write_report(tmp_path, mixed)
     assert list(tmp_path.iterdir()) == []
-    check_one_device(report(result("a"), result("b")).results)
+    check_one_device(engine_report(model_result("a"), model_result("b")).results)
 
 
 def test_a_report_of_a_gpu_names_it_and_has_its_memory_utilization_and_energy(tmp_path: Path) -> None:
     usage = GpuUsage(memory_mib=812.4, utilization=0.87, energy_j_per_1000_texts=3.21)
     compiled = TorchSetup(device="cuda", precision="fp16", compiled=True)
-    write_report(tmp_path, report(result(compiled.name, torch=compiled, compile_s=21.5), result("fp16", gpu=usage)))
+    write_report(
+        tmp_path,
+        engine_report(model_result(compiled.name, torch=compiled, compile_s=21.5), model_result("fp16", gpu=usage)),
+    )
     text = (tmp_path / "report.md").read_text()
     row = next(line for line in text.splitlines() if line.startswith("| fp16 *"))
     assert [cell.strip() for cell in row.strip("|").split("|")][-5:] == ["812", "87%", "3.2", "2.50 x", "torch fp16"]
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<svg") == 4
+    assert not re.search(r'(src|href)="(?!#)', page)  # nothing is loaded
+    ids = re.findall(r' id="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'href="#([^"]+)"', page)) <= set(ids)
     for phrase in ("NVIDIA H100, driver 590.1", "torch.compile took 21.5 s", "Not timed: torch bf16"):
         assert phrase in text
     found = json.loads((tmp_path / "report.json").read_text())
@@ -89,8 +81,69 @@ def test_a_report_of_a_gpu_names_it_and_has_its_memory_utilization_and_energy(tm
     assert found["results"][1]["gpu"]["energy_j_per_1000_texts"] == 3.21
 
 
+def test_labels_of_pictures_lie_within_them() -> None:
+    """Long names and units, of which an axis once lost the end."""
+    names = ("torch fp32", "fp16-packed-mha with a very long name of a variant")
+    figures = engine_figures(
+        engine_report(*(model_result(name, latency_ms_quantiles=(1.0, 2.0, 9.0)) for name in names))
+    )
+    for figure in figures:
+        picture = figure.picture
+        picture.canvas.draw()
+        width, height = picture.get_size_inches() * picture.dpi
+        for text in picture.findobj(Text):
+            if text.get_visible() and text.get_text():
+                box = text.get_window_extent()
+                assert box.x0 >= -1, text.get_text()
+                assert box.y0 >= -1, text.get_text()
+                assert box.x1 <= width + 1, text.get_text()
+                assert box.y1 <= height + 1, text.get_text()
+
+
+@pytest.mark.parametrize("setting", [{}, {"rounds": 1}, {"data": "x"}, {"remeasure": True}])
+def test_timings_of_a_recent_export_on_this_machine_are_not_repeated(
+    manifest: Manifest, setting: dict[str, object]
+) -> None:
+    config = BenchConfig.model_validate({"artifact": "x", **setting})
+    here = manifest.host
+    found = timings_of_export(manifest, config, here)
+    assert (found.keys() >= {"torch fp32", "fp32", "int8"}) == (not setting)
+    assert timings_of_export(manifest, config, here.model_copy(update={"cores": 99})) == {}
+    old = manifest.provenance.model_copy(update={"created": "2020-01-01T00:00:00+00:00"})
+    assert timings_of_export(manifest.model_copy(update={"provenance": old}), config, here) == {}
+
+
+@pytest.mark.parametrize("text", ["8", "0x8", "8x", "8x-1", "x"])
+def test_what_is_no_shape_is_named(text: str) -> None:
+    with pytest.raises(TuneportError, match="is no shape"):
+        parse_shapes([text])
+
+
+def test_fixed_shapes_are_those_that_were_asked_for_unless_they_are_too_long() -> None:
+    seen: list[tuple[int, int]] = []
+    target = BenchmarkTarget(lambda rows: seen.append((len(rows), len(rows[0]))), TorchSetup())
+    rows = [EncodedInput([1, 2, 3], [0, 0, 0], False)]
+    shapes = parse_shapes(["1x2", "4x8", "1x99"])
+    timings, notes = time_shapes({"torch fp32": target}, rows, shapes, max_length=16)
+    assert set(seen) == {(1, 2), (4, 8)}
+    assert [shape.name for shape in timings["torch fp32"]] == ["1 × 2", "4 × 8"]
+    assert notes == ("Shapes longer than the model's 16 tokens are left out: 1 × 99.",)
+
+
+def test_operations_of_products_and_their_share_of_the_ceiling() -> None:
+    model = torch.nn.Sequential(torch.nn.Embedding(1000, 64), torch.nn.Linear(64, 128), torch.nn.Linear(128, 64))
+    flops = product_flops_per_token(model)
+    assert flops == 2 * 2 * 64 * 128
+    assert product_share(1e6, flops, {"fp32": 0.05, "bf16": 0.1}) == pytest.approx(1e6 * flops / 0.1e12, abs=1e-4)
+    assert product_share(None, flops, {"fp32": 0.05}) is None
+    assert product_share(1e6, flops, {}) is None
+
+
 def test_a_report_of_a_processor_has_no_figures_of_a_gpu(tmp_path: Path) -> None:
-    write_report(tmp_path, report(result(REFERENCE, "cpu", torch=TorchSetup()), result("fp16", "cpu"), device="cpu"))
+    write_report(
+        tmp_path,
+        engine_report(model_result(REFERENCE, "cpu", torch=TorchSetup()), model_result("fp16", "cpu"), device="cpu"),
+    )
     text = (tmp_path / "report.md").read_text()
     assert "GPU" not in text
     assert "H100" not in text

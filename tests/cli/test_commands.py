@@ -14,6 +14,7 @@ from kit.data import read_rows, write_rows
 from kit.encoders import LABELS, build_checkpoint
 from rich.console import Console
 
+from tuneport.folders import sha256
 from tuneport.schema.loading import load_manifest
 
 
@@ -110,6 +111,10 @@ def test_renamed_columns_are_read(tiny_checkpoint: Path, tiny_data: Path, tmp_pa
     assert metric.value == pytest.approx(0.9)
 
 
+QUICK = ("--rounds", "1", "--shapes", "1x8,2x16")
+"""Options of a short `tuneport bench`."""
+
+
 @pytest.mark.parametrize("command", ["export", "bench"])
 def test_an_out_that_exists_is_refused_before_any_work(
     tiny_checkpoint: Path, artifact: Path, monkeypatch: pytest.MonkeyPatch, command: str
@@ -132,11 +137,12 @@ def test_the_folder_that_one_is_in_is_no_out(
 
 
 def test_bench_writes_a_report_of_every_variant_against_torch(tiny_artifact: Path, tmp_path: Path) -> None:
-    answer = tuneport("bench", tiny_artifact, "--out", tmp_path / "report", "--num-inputs", "40", "--rounds", "1")
+    answer = tuneport("bench", tiny_artifact, "--out", tmp_path / "report", "--num-inputs", "40", *QUICK)
     assert answer.code == 0
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     results = {result["name"]: result for result in report["results"]}
-    assert {"torch fp32", "fp32", "int8"} <= results.keys() <= {"torch fp32", "torch bf16", "fp32", "int8"}
+    baselines = {"torch fp32", "torch bf16", "torch int8"}
+    assert {"torch fp32", "fp32", "int8"} <= results.keys() <= {*baselines, "fp32", "int8"}
     assert report["split"] == "test"
     assert results["fp32"]["agreement"] == 1.0
     assert results["fp32"]["metric"] == results["torch fp32"]["metric"]
@@ -144,10 +150,20 @@ def test_bench_writes_a_report_of_every_variant_against_torch(tiny_artifact: Pat
     assert results["torch fp32"]["timing"]["speed_up"] == 1.0
     for result in results.values():
         timing = result["timing"]
-        assert 0 < timing["latency_ms_p50"] <= timing["latency_ms_p95"] <= timing["latency_ms_p99"]
+        assert 0 < timing["latency_ms_p50"] <= timing["latency_ms_p95"]
+        assert timing["latency_ms_p99"] is None  # withheld: 40 samples
     table = (tmp_path / "report" / "report.md").read_text()
     assert all(name in table and name in answer.out for name in results)
     assert (tmp_path / "report" / "report.png").read_bytes().startswith(b"\x89PNG")
+    assert [(each["rows"], each["tokens"]) for each in results["int8"]["shapes"]] == [(1, 8), (2, 16)]
+    assert "1024 tokens are left out" not in table
+    assert report["schema_version"] == 2
+    assert report["manifest_sha256"] == sha256(tiny_artifact / "manifest.json")
+    assert report["machine"]["product_tflops"]["fp32"] > 0
+    assert report["machine"]["versions"]["torch"]
+    same = tuneport("bench", "--compare", tmp_path / "report", tmp_path / "report" / "report.json")
+    assert same.code == 0
+    assert "better" not in same.out.split("Beyond noise")[0]
 
 
 def test_bench_times_no_wrong_model(artifact: Path, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ CONFIGS: dict[str, tuple[type[BaseModel], ...]] = {
     "serve": (ServeConfig, Settings),
 }
 """Config classes whose fields are all options of the command."""
-OWN_OPTIONS = {"out", "overwrite", "resume", "config", "set", "space", "trials", "help"}
+OWN_OPTIONS = {"compare", "max_regression", "out", "overwrite", "resume", "config", "set", "space", "trials", "help"}
 """Options that say where to write and how to proceed; no config has them."""
 COMMAND_LINE = typer.main.get_command(app)
 

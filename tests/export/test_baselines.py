@@ -90,12 +90,12 @@ def test_every_timing_names_its_baseline() -> None:
     )
 
 
-def test_throughput_is_measured_for_as_long_as_the_device_needs() -> None:
+def test_a_turn_of_a_gpu_lasts_as_long_as_it_needs() -> None:
     calls = []
     rows = [EncodedInput([1] * 8, [0] * 8, False)] * 4
-    target = BenchmarkTarget(lambda batch: calls.append(time.sleep(0.01)), TorchSetup(), min_seconds=0.2)
-    benchmark({REFERENCE: target}, rows, rounds=1, singles=1)
-    assert len(calls) >= 10
+    target = BenchmarkTarget(lambda batch: calls.append(time.sleep(0.001)), TorchSetup(), device="cuda")
+    results = benchmark({REFERENCE: target}, rows, rounds=1, singles=1)
+    assert len(calls) >= 3 * len(results[REFERENCE].turns_s)
 
 
 def test_torch_has_the_choice_of_batches_of_its_device(prepared: Prepared) -> None:
@@ -105,7 +105,7 @@ def test_torch_has_the_choice_of_batches_of_its_device(prepared: Prepared) -> No
     on_cuda.setup = FP16
     target = BenchmarkTarget.of_torch(on_cuda, has_batch_choice=True)
     assert target.limits == candidate_limits(BatchLimits(), "cuda")
-    assert target.min_seconds > 0
+    assert target.device == "cuda"
     assert BenchmarkTarget.of_torch(on_cuda, has_batch_choice=False).limits == (BatchLimits(),)
 
 

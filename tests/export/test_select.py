@@ -1,11 +1,14 @@
 """Which variant is the default, which are on the Pareto front, and what the model card and `inspect` show of them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from kit.command import tuneport
 
 from tuneport.schema.artifact import Manifest, Rejected, Variant
+from tuneport.stages.export.benchmark import BenchmarkResult
 from tuneport.stages.export.card import card
 from tuneport.stages.export.config import Objective
 from tuneport.stages.export.pareto import draw_pareto, pareto_front
@@ -22,6 +25,11 @@ def renamed(variant: Variant, name: str, texts_per_s: float, p50: float) -> Vari
     return with_evidence(variant.model_copy(update={"name": name}), timing=timing)
 
 
+def untimed(variants: Sequence[Variant]) -> dict[str, BenchmarkResult]:
+    """Return results without samples, whose figures have no doubt."""
+    return {each.name: BenchmarkResult(each.evidence.timing, 128) for each in variants}
+
+
 @pytest.mark.parametrize(("objective", "best"), [("throughput", "a"), ("latency", "b"), ("size", "c")])
 def test_the_objective_selects_the_default(manifest: Manifest, objective: Objective, best: str) -> None:
     variants = []
@@ -30,9 +38,33 @@ def test_the_objective_selects_the_default(manifest: Manifest, objective: Object
         files = (variant.execution.files[0].model_copy(update={"size_bytes": size}),)
         execution = variant.execution.model_copy(update={"files": files})
         variants.append(variant.model_copy(update={"execution": execution}))
-    name, because = select_default(variants, objective)
+    name, because = select_default(variants, objective, untimed(variants))
     assert name == best
     assert all(f"{each.name} " in because for each in variants)
+
+
+@pytest.mark.parametrize("objective", ["throughput", "latency"])
+@pytest.mark.parametrize(("spread", "best"), [(0.01, "int8"), (0.6, "fp32")])
+def test_a_difference_within_noise_does_not_choose_the_approximate_variant(
+    manifest: Manifest, objective: Objective, spread: float, best: str
+) -> None:
+    """int8 is measured a tenth faster: proof on a quiet machine, and none on one that varies by half."""
+    chance = np.random.default_rng(4)
+    variants, results = [], {}
+    for source, seconds in zip(manifest.variants, (1.0, 0.9), strict=True):
+        samples = tuple(float(each) for each in seconds * chance.uniform(1 - spread, 1 + spread, 11))
+        variant = renamed(source, source.name, texts_per_s=1 / seconds, p50=seconds)
+        variants.append(variant)
+        results[source.name] = BenchmarkResult(variant.evidence.timing, 128, samples, samples)
+    assert [each.name for each in variants] == ["fp32", "int8"]
+    name, because = select_default(variants, objective, results)
+    assert name == best
+    assert ("no proof" in because) == (best == "fp32")
+    # What is simpler and measured faster needs no proof.
+    swapped = {"fp32": results["int8"], "int8": results["fp32"]}
+    figures = {"fp32": (1 / 0.9, 0.9), "int8": (1.0, 1.0)}
+    again = [renamed(each, each.name, *figures[each.name]) for each in variants]
+    assert select_default(again, objective, swapped)[0] == "fp32"
 
 
 def test_the_pareto_front_has_what_no_other_dominates(manifest: Manifest) -> None:

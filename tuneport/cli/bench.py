@@ -1,15 +1,43 @@
 """`tuneport bench`."""
 
-from tuneport.cli.options import Out, Overwrite, with_config
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tuneport.cli.options import Overwrite, with_config
 from tuneport.cli.progress import progress_steps
+from tuneport.errors import TuneportError
 from tuneport.extras import require_extras
 from tuneport.stages.benchmarks.config import BenchConfig
 
+Compare = Annotated[
+    tuple[Path, Path] | None,
+    typer.Option(metavar="OLD NEW", help="Two reports to compare, report.json or its folder, in place of a benchmark."),
+]
+MaxRegression = Annotated[
+    float, typer.Option(min=0, max=1, help="With --compare: what share of a figure may be lost; more exits with 1.")
+]
+OutUnlessComparing = Annotated[
+    Path | None, typer.Option(help="Folder to write; must not exist unless --overwrite. Required without --compare.")
+]
 
-@with_config(BenchConfig, positional="artifact")
-def bench(config: BenchConfig, out: Out, overwrite: Overwrite = False) -> None:
+
+@with_config(BenchConfig, positional="artifact", is_required=False)
+def bench(
+    config: BenchConfig | None,
+    out: OutUnlessComparing = None,
+    overwrite: Overwrite = False,
+    compare: Compare = None,
+    max_regression: MaxRegression = 0.05,
+) -> None:
     """Time the variants of a device against torch on the same device, in every precision that it has, on real text."""
     require_extras("the benchmark", "export")
+    if compare:
+        _compare(*compare, max_regression)
+        return
+    if config is None or out is None:
+        raise typer.BadParameter("give ARTIFACT and --out, or --compare OLD NEW")
     from tuneport.cli.tables import print_report
     from tuneport.stages.benchmarks.engine import bench as run_bench
 
@@ -17,3 +45,16 @@ def bench(config: BenchConfig, out: Out, overwrite: Overwrite = False) -> None:
         report = run_bench(config, out, overwrite=overwrite, progress=progress)
     print_report(report)
     print(f"wrote {out}")
+
+
+def _compare(old: Path, new: Path, max_regression: float) -> None:
+    """Print what became better or worse; raises TuneportError if a figure lost more than `max_regression`."""
+    from tuneport.cli.tables import print_comparison
+    from tuneport.stages.benchmarks.compare import compare
+
+    comparison = compare(old, new)
+    print_comparison(comparison)
+    worse = [each for each in comparison.changes if each.is_regression(max_regression)]
+    if worse:
+        named = ", ".join(f"{each.target} {each.figure} ({each.gain:+.1%})" for each in worse)
+        raise TuneportError(f"worse beyond noise and by more than {max_regression:.0%}: {named}", "find what changed")

@@ -9,10 +9,12 @@ import typer
 from pydantic.fields import FieldInfo
 
 
-def argument(name: str, field: FieldInfo) -> inspect.Parameter:
-    """Declare a field as a required positional argument."""
-    annotation: Any = Annotated[option_type(field.annotation), typer.Argument(help=help_text(field))]
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation)
+def argument(name: str, field: FieldInfo, *, is_required: bool) -> inspect.Parameter:
+    """Declare a field as a positional argument; None if it may be left out and is."""
+    field_type = option_type(field.annotation)
+    annotation: Any = Annotated[field_type if is_required else field_type | None, typer.Argument(help=help_text(field))]
+    default = inspect.Parameter.empty if is_required else None
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
 def option(name: str, field: FieldInfo) -> inspect.Parameter:

@@ -24,22 +24,26 @@ SetValues = Annotated[
 ]
 
 
-def with_config(config_class: type[BaseModel], positional: str | tuple[str, ...]) -> Callable[[Command], Command]:
+def with_config(
+    config_class: type[BaseModel], positional: str | tuple[str, ...], *, is_required: bool = True
+) -> Callable[[Command], Command]:
     """Give a command one option for each field of a config; the command receives the config as `config`.
 
-    `positional` names the field, or the fields, that are positional arguments. Values that the config refuses are usage
-    errors.
+    `positional` names the field, or the fields, that are positional arguments; unless they are `is_required`, the
+    command receives None without them. Values that the config refuses are usage errors.
     """
     fields = config_class.model_fields
+    arguments = (positional,) if isinstance(positional, str) else positional
 
-    def build(values: Mapping[str, Any]) -> BaseModel:
+    def build(values: Mapping[str, Any]) -> BaseModel | None:
+        if not is_required and all(values[name] is None for name in arguments):
+            return None
         try:
             return config_class.model_validate(parse(fields, values))
         except ValidationError as error:
             raise usage_error(error) from error
 
-    arguments = (positional,) if isinstance(positional, str) else positional
-    parameters = [argument(name, fields[name]) for name in arguments]
+    parameters = [argument(name, fields[name], is_required=is_required) for name in arguments]
     parameters += [option(name, field) for name, field in fields.items() if name not in arguments]
     return functools.partial(_with_parameters, name="config", parameters=parameters, build=build)
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from tuneport.runtime.availability import obstacles
 from tuneport.schema.artifact import Manifest
 from tuneport.schema.loading import load_manifest
+from tuneport.stages.benchmarks.compare import Comparison
 from tuneport.stages.benchmarks.report import Report
 from tuneport.stages.export.card import (
     calibration,
@@ -44,6 +45,14 @@ def print_summary(manifest: Manifest) -> None:
         "Inputs/s: in batches. Speed-up: in inputs/s, against the fastest torch of the same class of precision."
     )
     _print_table(header, rows, caption)
+
+
+def print_comparison(comparison: Comparison) -> None:
+    """Print what two reports have in common."""
+    header, rows = comparison.cells()
+    _print_table(header, rows, "Beyond noise: the 95 % confidence intervals have no value in common.")
+    for line in comparison.notes:
+        _print_plain(_console(), line)
 
 
 def print_artifact(folder: Path) -> None:

@@ -30,6 +30,8 @@ PROCESSOR = "processor"
 Engine = Literal["onnxruntime", "openvino"]
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
 Device = Literal["cpu", "cuda", "tensorrt"]
+Interval = tuple[float, float]
+"""A confidence interval, 95 %."""
 Shape = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
 """Rows and padded length of a batch."""
 Layout = Literal["padded", "packed"]
@@ -144,14 +146,35 @@ class Timing(Frozen):
     """Inputs that were timed."""
     latency_ms_p50: float
     """One input at a time."""
-    latency_ms_p95: float
-    latency_ms_p99: float
+    latency_ms_p95: float | None
+    """None, as of each percentile, if there were too few samples for it."""
+    latency_ms_p99: float | None
+    latency_ms_p999: float | None = None
+    latency_ms_quantiles: tuple[float, ...] = ()
+    """Latencies below which 0, 5, 10, … 100 % of the inputs were answered."""
+    latency_ms_p50_interval: Interval | None = None
+    """None, as of each interval, in artifacts of versions that measured none."""
     texts_per_s: float
-    """In batches of similar length of at most `Execution.max_batch_tokens`."""
+    """In batches of similar length of at most `Execution.max_batch_tokens`; the median of the turns."""
+    texts_per_s_interval: Interval | None = None
+    tokens_per_s: float | None = None
+    """Without padding."""
     speed_up: float
     """texts_per_s over that of `baseline`."""
+    speed_up_interval: Interval | None = None
+    """Narrower than the two intervals of texts_per_s: both ran by turns, and what slowed one slowed the other."""
     baseline: str = REFERENCE
     """The fastest torch of the same device and class of precision; for int8 and int4 the fastest of all."""
+    is_noisy: bool = False
+    """Whether the interval of the speed-up stayed wider than asked for when the time was over."""
+
+
+class BaselineTiming(Frozen):
+    """Torch, timed beside the variants."""
+
+    setup: TorchSetup
+    timing: Timing
+    max_batch_tokens: int
 
 
 class Footprint(Frozen):
@@ -286,6 +309,8 @@ class Manifest(Frozen):
     torch: TorchSetup = CPU_REFERENCE
     """How torch ran as the reference that every variant was compared with."""
     torch_texts_per_s: float | None
+    baselines: tuple[BaselineTiming, ...] = ()
+    """Torch in every precision that was timed, the reference first."""
     refused_baselines: dict[str, str] = Field(default_factory=dict)
     """Torch in lower precisions that was not timed, because it predicts otherwise, and why."""
     calibration: Calibration | None = None

@@ -8,9 +8,10 @@ from typing import Literal
 from tuneport.schema.base import Frozen
 
 TorchDevice = Literal["cpu", "cuda"]
-TorchPrecision = Literal["fp32", "fp16", "bf16"]
-PrecisionClass = Literal["fp32", "half"]
-"""fp32, TF32 included; fp16 and bf16."""
+TorchPrecision = Literal["fp32", "fp16", "bf16", "int8"]
+"""int8: torch's own dynamic quantization of linear layers, on a CPU."""
+PrecisionClass = Literal["fp32", "half", "int8"]
+"""fp32, TF32 included; fp16 and bf16; int8."""
 
 
 class TorchSetup(Frozen):
@@ -36,7 +37,8 @@ class TorchSetup(Frozen):
     @property
     def precision_class(self) -> PrecisionClass:
         """Return the class in which speeds are compared."""
-        return "fp32" if self.precision == "fp32" else "half"
+        classes: dict[TorchPrecision, PrecisionClass] = {"fp32": "fp32", "int8": "int8"}
+        return classes.get(self.precision, "half")
 
 
 CPU_REFERENCE = TorchSetup()

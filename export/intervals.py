@@ -1,0 +1,57 @@
+"""Confidence intervals of medians, and of ratios of two medians, by bootstrap (Efron, 1979)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tuneport.schema.artifact import Interval
+
+RESAMPLES = 1000
+LEVEL = 95
+"""Percent of the resamples that lie within an interval."""
+SEED = 17
+MIN_SAMPLES = {50: 1, 95: 20, 99: 100, 99.9: 1000}
+"""Percentile → fewest samples of which at least one is expected beyond it; with fewer it is withheld."""
+
+
+def median_interval(values: Sequence[float]) -> Interval:
+    """Return the confidence interval of a median."""
+    return _interval(_resampled_medians(values))
+
+
+def ratio_interval(numerators: Sequence[float], denominators: Sequence[float]) -> Interval:
+    """Return the confidence interval of the ratio of two medians.
+
+    The samples are paired: those of one index were taken one right after the other, so that what slowed the host then
+    slowed both. Resamples keep the pairs.
+    """
+    return _interval(_resampled_medians(numerators) / _resampled_medians(denominators))
+
+
+def half_width(interval: Interval) -> float:
+    """Return half of an interval's width, as a share of its middle."""
+    low, high = interval
+    return (high - low) / (high + low)
+
+
+def percentile(values: Sequence[float], percent: float) -> float | None:
+    """Return a percentile; None if there are too few samples for it."""
+    if len(values) < MIN_SAMPLES[percent]:
+        return None
+    return float(np.percentile(values, percent))
+
+
+def quantiles(values: Sequence[float]) -> tuple[float, ...]:
+    """Return the values below which 0, 5, 10, … 100 % of the samples are."""
+    return tuple(round(float(value), 3) for value in np.percentile(values, range(0, 101, 5)))
+
+
+def _resampled_medians(values: Sequence[float]) -> np.ndarray:
+    """Return the median of each resample, float64 (RESAMPLES,); equally many values are resampled alike."""
+    indices = np.random.default_rng(SEED).integers(len(values), size=(RESAMPLES, len(values)))
+    return np.median(np.asarray(values, np.float64)[indices], axis=1)
+
+
+def _interval(estimates: np.ndarray) -> Interval:
+    low, high = np.percentile(estimates, ((100 - LEVEL) / 2, (100 + LEVEL) / 2))
+    return float(low), float(high)
