@@ -145,15 +145,17 @@ class RefusalPacer:
     A refusal that is held back costs nothing meanwhile but its connection.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, per_s: float = REFUSALS_PER_S, burst: int = REFUSAL_BURST) -> None:
         """Start with a full burst."""
+        self._interval_s = 1 / per_s
+        self._burst_s = burst / per_s
         self._next_at = -math.inf
 
     def hold_s(self, now: float) -> float:
-        """Return how long to hold back a refusal: 0 up to a burst, then as `REFUSALS_PER_S` demands."""
-        self._next_at = max(self._next_at, now - REFUSAL_BURST / REFUSALS_PER_S)
+        """Return how long to hold back a refusal: 0 up to a burst, then as the rate demands."""
+        self._next_at = max(self._next_at, now - self._burst_s)
         held_s = max(0.0, self._next_at - now)
         if held_s > MAX_HOLD_S:
             return MAX_HOLD_S
-        self._next_at += 1 / REFUSALS_PER_S
+        self._next_at += self._interval_s
         return held_s
