@@ -12,6 +12,8 @@ MIN_KEPT = 0.5
 """Weight that earlier batches keep when a batch alone takes longer than the window."""
 RESUME_AT = 0.9
 """Share of its limit below which an estimate must fall before requests are accepted again: the estimate's precision."""
+LATE_SHARE = 0.1
+"""Share of a row's time, the last one, in which it is given up if a batch takes longer than what is left of it."""
 EMA_DECAY = 0.9
 """Weight of the old estimate when a batch updates the mean time of a batch (exponential moving average)."""
 REFUSALS_PER_S = 100.0
@@ -102,6 +104,14 @@ class AdmissionPolicy:
         """Estimate how long a new row would wait; 0 as long as nothing was measured."""
         rate = self._rate.tokens_per_s(now)
         return backlog.tokens / rate if rate else 0.0
+
+    def is_too_late(self, now: float, enqueued_at: float, deadline: float) -> bool:
+        """Tell whether a row that waits would be answered after its deadline.
+
+        An engine that becomes slower would otherwise run only rows that are about to expire, each for nothing.
+        """
+        left_s = deadline - now
+        return left_s <= 0 or (left_s < self._batch_s and left_s < LATE_SHARE * (deadline - enqueued_at))
 
     def check(
         self, now: float, backlog: Backlog, *, tokens: int = 0, time_left_s: float | None = None
