@@ -43,11 +43,11 @@ class AdmissionController:
         inference.predictor.runner.on_halved = self._record_halved
         self.ready = True
         """False as soon as the service is told to stop, or has lost its device."""
+        self.refusal_pacer = RefusalPacer()
         self._record_span = tracing.recorder(self.model)
         self._keys = settings.keys()
         self._has_several_labels = self.manifest.processing.problem_type == "multi_label_classification"
         self._active_requests = 0
-        self._pacer = RefusalPacer()
         self._cache = _open_cache(inference, settings)
         self._has_halved = False
 
@@ -145,7 +145,7 @@ class AdmissionController:
 
     async def hold_refusal(self) -> None:
         """Wait for as long as the answer to a refused request is to be held back; see `RefusalPacer`."""
-        held_s = self._pacer.hold_s(time.monotonic())
+        held_s = self.refusal_pacer.hold_s(time.monotonic())
         if held_s:
             await asyncio.sleep(held_s)
 

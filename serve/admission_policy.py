@@ -12,6 +12,8 @@ MIN_KEPT = 0.5
 """Weight that earlier batches keep when a batch alone takes longer than the window."""
 RESUME_AT = 0.9
 """Share of its limit below which an estimate must fall before requests are accepted again: the estimate's precision."""
+LATE_SHARE = 0.1
+"""Share of a row's time, the last one, in which it is given up if a batch takes longer than what is left of it."""
 EMA_DECAY = 0.9
 """Weight of the old estimate when a batch updates the mean time of a batch (exponential moving average)."""
 REFUSALS_PER_S = 100.0
@@ -103,6 +105,14 @@ class AdmissionPolicy:
         rate = self._rate.tokens_per_s(now)
         return backlog.tokens / rate if rate else 0.0
 
+    def is_too_late(self, now: float, enqueued_at: float, deadline: float) -> bool:
+        """Tell whether a row that waits would be answered after its deadline.
+
+        An engine that becomes slower would otherwise run only rows that are about to expire, each for nothing.
+        """
+        left_s = deadline - now
+        return left_s <= 0 or (left_s < self._batch_s and left_s < LATE_SHARE * (deadline - enqueued_at))
+
     def check(
         self, now: float, backlog: Backlog, *, tokens: int = 0, time_left_s: float | None = None
     ) -> Refusal | None:
@@ -145,15 +155,17 @@ class RefusalPacer:
     A refusal that is held back costs nothing meanwhile but its connection.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, per_s: float = REFUSALS_PER_S, burst: int = REFUSAL_BURST) -> None:
         """Start with a full burst."""
+        self._interval_s = 1 / per_s
+        self._burst_s = burst / per_s
         self._next_at = -math.inf
 
     def hold_s(self, now: float) -> float:
-        """Return how long to hold back a refusal: 0 up to a burst, then as `REFUSALS_PER_S` demands."""
-        self._next_at = max(self._next_at, now - REFUSAL_BURST / REFUSALS_PER_S)
+        """Return how long to hold back a refusal: 0 up to a burst, then as the rate demands."""
+        self._next_at = max(self._next_at, now - self._burst_s)
         held_s = max(0.0, self._next_at - now)
         if held_s > MAX_HOLD_S:
             return MAX_HOLD_S
-        self._next_at += 1 / REFUSALS_PER_S
+        self._next_at += self._interval_s
         return held_s

@@ -105,11 +105,14 @@ class RowQueue:
         return jobs
 
     def take_expired(self) -> list[Job]:
-        """Remove and return the rows whose deadline has passed."""
+        """Remove and return the rows whose deadline has passed, or that would be answered after it."""
         now = time.monotonic()
         expired = []
-        while self._deadlines and (self._deadlines[0][0] <= now or not self._deadlines[0][2].is_waiting):
-            job = heapq.heappop(self._deadlines)[2]
+        while self._deadlines:
+            deadline, _, job = self._deadlines[0]
+            if job.is_waiting and not self.policy.is_too_late(now, job.enqueued_at, deadline):
+                break
+            heapq.heappop(self._deadlines)
             if job.is_waiting:
                 self._leave(job)
                 if not job.outputs.done():

@@ -12,6 +12,7 @@ FAILED = 500
 LOST = 0
 """Status of a request whose connection could not be opened, or closed before the response."""
 REFUSED = 429
+"""Status of a request that was refused because of load."""
 UNSENT = -1
 """Status of a request that was due in an open loop while all connections were busy."""
 BASE64 = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")

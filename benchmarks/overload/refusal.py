@@ -1,8 +1,11 @@
 """What a refusal costs: the application under uvicorn in a thread of this process, which refuses every request."""
 
 import asyncio
+import contextlib
+import os
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import orjson
@@ -12,17 +15,19 @@ import uvloop
 from tuneport.errors import TuneportError
 from tuneport.schema.loading import load_golden
 from tuneport.stages.serve.admission import AdmissionController
+from tuneport.stages.serve.admission_policy import RefusalPacer
 from tuneport.stages.serve.http.app import create_app
 from tuneport.stages.serve.inference import Inference
+from tuneport.stages.serve.logs import STDERR
 from tuneport.stages.serve.process import free_port
 from tuneport.stages.serve.settings import Settings
 
 from ..endpoint.targets import HOST, PREDICT_PATH
 from ..load.http import HttpConnection
+from ..load.plan import REFUSED
 
-WARM_UP = 100
-REFUSALS = 300
-"""They leave at the pace that `RefusalPacer` allows, its timers included."""
+WARM_UP = 300
+REFUSALS = 3000
 START_TIMEOUT_S = 10.0
 
 
@@ -34,13 +39,14 @@ def refusal_cpu_us(artifact: Path, variant: str | None) -> float:
     settings = Settings(variant=variant, max_concurrent_requests=1)
     inference = Inference.open(artifact, settings)
     admission = AdmissionController(inference, settings)
+    admission.refusal_pacer = RefusalPacer(burst=WARM_UP + REFUSALS)  # holds none back
     port = free_port()
     config = uvicorn.Config(create_app(admission), HOST, port, log_config=None, lifespan="off", ws="none")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=lambda: uvloop.run(server.serve()))
     body = orjson.dumps({"inputs": load_golden(artifact)[0].input})
     request = HttpConnection.prepare(HOST, port, PREDICT_PATH, body)
-    with admission.acquire_slot():
+    with admission.acquire_slot(), _discarded_log():
         thread.start()
         try:
             _wait_for(server)
@@ -59,10 +65,23 @@ async def _send(port: int, request: bytes, count: int) -> None:
     connection = await HttpConnection.connect(HOST, port)
     for _ in range(count):
         status, _ = await connection.send(request)
-        if status != 429:
+        if status != REFUSED:
             raise TuneportError(f"a request that should be refused got {status}", "look at the log; report it")
     connection.close()
     await asyncio.sleep(0)
+
+
+@contextlib.contextmanager
+def _discarded_log() -> Iterator[None]:
+    """Send what the service logs to nowhere, as lines that are written all the same."""
+    stderr, nowhere = os.dup(STDERR), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, STDERR)
+        yield
+    finally:
+        os.dup2(stderr, STDERR)
+        os.close(stderr)
+        os.close(nowhere)
 
 
 def _wait_for(server: uvicorn.Server) -> None:

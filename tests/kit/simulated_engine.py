@@ -71,7 +71,7 @@ class SimulatedEngine:
                     push(again(event, now) if again else None)
                 else:
                     waiting.append(event)
-            waiting = [each for each in waiting if each.timeout_s is None or now < each.at + each.timeout_s]
+            waiting = self._without_late(waiting, now)
             while free and waiting:
                 batch, waiting = waiting[: self.batch_rows], waiting[self.batch_rows :]
                 free -= 1
@@ -81,6 +81,13 @@ class SimulatedEngine:
                 self.policy.batch_ended(seconds)
                 heapq.heappush(events, (now + seconds, next(number), batch))
         return self.requests
+
+    def _without_late(self, waiting: list[Request], now: float) -> list[Request]:
+        def is_too_late(request: Request) -> bool:
+            limit_s = request.timeout_s
+            return limit_s is not None and self.policy.is_too_late(now, request.at, request.at + limit_s)
+
+        return list(itertools.dropwhile(is_too_late, waiting))
 
     def answered(self) -> Iterator[Request]:
         """Iterate over the requests that have an answer."""

@@ -78,6 +78,26 @@ def test_accepted_requests_meet_their_deadline_and_refusals_cost_no_goodput(
     assert len(in_time) >= 0.95 * (2 - 2 * timeout_s) * streams * CAPACITY_PER_S
 
 
+def test_an_engine_that_becomes_slower_does_not_work_for_answers_that_come_too_late() -> None:
+    def seconds_of(now: float, rows: int) -> float:
+        return 0.01 if now % 1 < 0.5 else 0.016
+
+    engine = SimulatedEngine(AdmissionPolicy(batch_tokens=80), seconds_of=seconds_of)
+    engine.run(at_rate(2 * CAPACITY_PER_S, 6, timeout_s=0.5), until=6)
+    in_time = [each for each in engine.answered() if each.seconds <= 0.5]
+    best = 6 * 8 * (0.5 / 0.01 + 0.5 / 0.016)
+    assert len(in_time) >= 0.95 * best
+
+
+def test_a_row_is_given_up_only_at_the_end_of_its_time() -> None:
+    policy = measured(1000.0, batch_s=0.05)
+    assert not policy.is_too_late(0.0, 0.0, 0.04)  # has just come
+    assert not policy.is_too_late(0.94, 0.0, 1.0)
+    assert policy.is_too_late(0.96, 0.0, 1.0)
+    assert not AdmissionPolicy().is_too_late(0.99, 0.0, 1.0)
+    assert AdmissionPolicy().is_too_late(1.0, 0.0, 1.0)
+
+
 @pytest.mark.parametrize("pause_s", [0.02, 1.0], ids=["retry at once", "back off"])
 @pytest.mark.parametrize(("max_wait_s", "clients"), [(None, 64), (0.05, 64), (0.001, 64), (0.05, 200)])
 def test_goodput_and_latency_with_clients_that_retry(pause_s: float, max_wait_s: float | None, clients: int) -> None:
