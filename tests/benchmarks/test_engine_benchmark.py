@@ -89,7 +89,7 @@ def test_labels_of_pictures_lie_within_them() -> None:
     )
     for figure in figures:
         picture = figure.picture
-        picture.canvas.draw()
+        picture.draw_without_rendering()  # lays it out
         width, height = picture.get_size_inches() * picture.dpi
         for text in picture.findobj(Text):
             if text.get_visible() and text.get_text():
