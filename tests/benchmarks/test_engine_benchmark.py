@@ -18,7 +18,8 @@ from tuneport.stages.benchmarks.config import BenchConfig
 from tuneport.stages.benchmarks.engine import bench, select_device
 from tuneport.stages.benchmarks.flops import product_flops_per_token, product_share
 from tuneport.stages.benchmarks.pictures import engine_figures
-from tuneport.stages.benchmarks.report import check_one_device, write_report
+from tuneport.stages.benchmarks.report import check_one_device
+from tuneport.stages.benchmarks.report_files import write_report
 from tuneport.stages.benchmarks.reuse import timings_of_export
 from tuneport.stages.benchmarks.shapes import parse_shapes, time_shapes
 from tuneport.stages.export.benchmark import BenchmarkTarget
