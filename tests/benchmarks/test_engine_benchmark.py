@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from kit.reports import engine_report, model_result
-from matplotlib.text import Text
 
 from tuneport.errors import ArtifactError, TuneportError
 from tuneport.gpu import GpuUsage
@@ -91,14 +90,12 @@ def test_labels_of_pictures_lie_within_them() -> None:
     for figure in figures:
         picture = figure.picture
         picture.draw_without_rendering()  # lays it out
-        width, height = picture.get_size_inches() * picture.dpi
-        for text in picture.findobj(Text):
-            if text.get_visible() and text.get_text():
-                box = text.get_window_extent()
-                assert box.x0 >= -1, text.get_text()
-                assert box.y0 >= -1, text.get_text()
-                assert box.x1 <= width + 1, text.get_text()
-                assert box.y1 <= height + 1, text.get_text()
+        drawn = picture.get_tightbbox()  # in inches, of all that is visible
+        width, height = picture.get_size_inches()
+        assert drawn.x0 >= -0.01, figure.title
+        assert drawn.y0 >= -0.01, figure.title
+        assert drawn.x1 <= width + 0.01, figure.title
+        assert drawn.y1 <= height + 0.01, figure.title
 
 
 @pytest.mark.parametrize("setting", [{}, {"rounds": 1}, {"data": "x"}, {"remeasure": True}])
