@@ -29,7 +29,8 @@ from .baselines import TorchBaseline, open_baseline, read_workload
 from .config import BenchConfig
 from .flops import product_flops_per_token, product_share
 from .machine import MachineState
-from .report import REPORT, ModelResult, Report, write_report
+from .report import REPORT, ModelResult, Report
+from .report_files import write_report
 from .reuse import note, timings_of_export
 from .shapes import ShapeTiming, parse_shapes, time_shapes
 

@@ -14,9 +14,9 @@ from tuneport.schema.torch_setup import TorchDevice
 
 LIBRARIES = ("tuneport", "torch", "transformers", "onnxruntime", "onnxruntime-gpu", "openvino", "tokenizers", "bentoml")
 CPUFREQ = Path("/sys/devices/system/cpu/cpu0/cpufreq")
-PRODUCT_SIZE: dict[TorchDevice, int] = {"cpu": 2048, "cuda": 8192}
+PRODUCT_SIZE: dict[TorchDevice, int] = {"cpu": 1024, "cuda": 8192}
 """Rows and columns of the matrices whose product is timed."""
-PRODUCT_SECONDS = 0.3
+PRODUCT_SECONDS, MIN_PRODUCTS = 0.3, 3
 
 
 class MachineState(Frozen):
@@ -65,16 +65,16 @@ def product_tflops(device: TorchDevice) -> dict[str, float]:
 def _product_tflops(device: TorchDevice, dtype: torch.dtype) -> float:
     size = PRODUCT_SIZE[device]
     one = torch.ones((size, size), device=device, dtype=dtype)
-    fastest, ends_at = float("inf"), time.perf_counter() + PRODUCT_SECONDS
+    fastest, runs, ends_at = float("inf"), 0, time.perf_counter() + PRODUCT_SECONDS
     with torch.inference_mode():
         one @ one
-        while time.perf_counter() < ends_at:
+        while runs < MIN_PRODUCTS or time.perf_counter() < ends_at:
             _wait(device)
             started = time.perf_counter()
             one @ one
             _wait(device)
-            fastest = min(fastest, time.perf_counter() - started)
-    return round(2 * size**3 / fastest / 1e12, 3) if fastest < float("inf") else 0.0
+            fastest, runs = min(fastest, time.perf_counter() - started), runs + 1
+    return round(2 * size**3 / fastest / 1e12, 4)
 
 
 def _wait(device: TorchDevice) -> None:

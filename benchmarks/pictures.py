@@ -1,16 +1,14 @@
 """The pictures of the engine benchmark."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .page import ReportFigure
-
-if TYPE_CHECKING:
-    from .report import ModelResult, Report
+from .report import ModelResult, Report
 
 matplotlib.use("agg")
 
@@ -21,7 +19,7 @@ MIN_SPAN = 0.02
 """Smallest range of the metric's axis, so that differences of a tenth of a point look small."""
 
 
-def engine_figures(report: "Report") -> tuple[ReportFigure, ...]:
+def engine_figures(report: Report) -> tuple[ReportFigure, ...]:
     """Draw the pictures; the first is report.png."""
     figures = [
         ReportFigure(
@@ -94,7 +92,7 @@ def legend_beside(axes: Axes) -> None:
     axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, fontsize=9)
 
 
-def _bars(report: "Report") -> Figure:
+def _bars(report: Report) -> Figure:
     """Draw throughput and latency as horizontal bars, side by side."""
     names = [result.name for result in report.results]
     timings = [result.timing for result in report.results]
@@ -121,7 +119,7 @@ def _bars(report: "Report") -> Figure:
     return figure
 
 
-def _distribution(results: Sequence["ModelResult"]) -> Figure:
+def _distribution(results: Sequence[ModelResult]) -> Figure:
     """Draw the cumulative distribution of single latencies; the highest tenth counts most, so its axis is free."""
     figure, (axes,) = new_figure(9, 4.2)
     for name, style in styles([result.name for result in results]).items():
@@ -134,7 +132,7 @@ def _distribution(results: Sequence["ModelResult"]) -> Figure:
     return figure
 
 
-def _scatter(results: Sequence["ModelResult"], height: Any, label: str, min_span: float = 0.0) -> Figure:
+def _scatter(results: Sequence[ModelResult], height: Any, label: str, min_span: float = 0.0) -> Figure:
     """Draw a figure of each target over its median latency, with the confidence interval of the latter."""
     figure, (axes,) = new_figure(9, 4.2)
     values = [height(result) for result in results]
@@ -156,7 +154,7 @@ def _scatter(results: Sequence["ModelResult"], height: Any, label: str, min_span
     return figure
 
 
-def _lengths(results: Sequence["ModelResult"]) -> Figure:
+def _lengths(results: Sequence[ModelResult]) -> Figure:
     figure, (axes,) = new_figure(9, 4.2)
     for name, style in styles([result.name for result in results]).items():
         shapes = next(result.shapes for result in results if result.name == name)

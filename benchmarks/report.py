@@ -1,4 +1,4 @@
-"""The report of the engine benchmark: JSON, a Markdown table, a page and a picture."""
+"""The report of the engine benchmark: its records, and its tables as text."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +14,6 @@ from tuneport.schema.torch_setup import TorchDevice, TorchSetup
 from tuneport.stages.export.card import speed_up_text
 
 from .machine import MachineState
-from .page import Page, write_page
-from .pictures import engine_figures
 from .shapes import ShapeTiming
 
 REPORT, TABLE, PICTURE, HTML = "report.json", "report.md", "report.png", "report.html"
@@ -176,28 +174,6 @@ def _gpu_cells(gpu: GpuUsage) -> tuple[str, str, str]:
         "" if gpu.utilization is None else f"{gpu.utilization:.0%}",
         "" if gpu.energy_j_per_1000_texts is None else f"{gpu.energy_j_per_1000_texts:.1f}",
     )
-
-
-def write_report(folder: Path, report: Report) -> None:
-    """Write report.json, report.md, report.html and report.png; raises TuneportError if the report mixes devices."""
-    check_one_device(report.results)
-    (folder / REPORT).write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    title = f"{report.name} {report.version}"
-    tables = [markdown_table(*report.cells())]
-    shapes = report.shape_cells()
-    if shapes[1]:
-        tables.append("Milliseconds for a batch of a fixed shape:\n\n" + markdown_table(*shapes))
-    parts = [f"# {title}", tables[0], report.caption(), *report.remarks(), *tables[1:]]
-    (folder / TABLE).write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    figures = engine_figures(report)
-    figures[0].picture.savefig(folder / PICTURE, dpi=120)
-    page = Page(
-        title=title,
-        tables=(("Results", report.cells()), *((("Batches of fixed shape, ms", shapes),) if shapes[1] else ())),
-        paragraphs=(report.caption(), *report.remarks()),
-        figures=figures,
-    )
-    write_page(folder / HTML, page)
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:

@@ -90,7 +90,8 @@ def time_turns(
             worker.run(batches)
     started, turn = time.perf_counter(), 0
     while not _is_over(stop, seconds, turn, time.perf_counter() - started):
-        progress(f"timing batches: turn {turn + 1}")
+        if turn % CHECK_EVERY == 0:
+            progress(f"timing batches, turn {turn + 1}")
         for name in _shuffled(workers, shuffled):
             batches = parts[name][turn % count]
             if len(batches) > 1:

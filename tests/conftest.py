@@ -1,7 +1,6 @@
 """Real, offline, seeded fixtures: a checkpoint, data, an artifact, a built bento and its server."""
 # ruff: noqa: E402 -- the environment must be set before the imports
 
-import functools
 import os
 import shutil
 import tempfile
@@ -70,13 +69,13 @@ def tiny_data(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(scope="session")
 def tiny_artifact(tiny_checkpoint: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the real export makes of them: fp32 and int8."""
-    from tuneport.stages.export import pipeline
+    from kit.exports import one_round
+
     from tuneport.stages.export.pipeline import ExportConfig, export
 
     out = tmp_path_factory.mktemp("artifacts") / "tiny"
     config = ExportConfig(checkpoint=tiny_checkpoint, name="tiny", data=str(tiny_data), variants=("fp32", "int8"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "benchmark", functools.partial(pipeline.benchmark, rounds=1))
+    with one_round():
         export(config, out)
     return out
 

@@ -56,7 +56,7 @@ def test_every_option_is_in_the_documents(command: str) -> None:
     text = "".join(document.read_text(encoding="utf-8") for document in DOCUMENTS)
     assert f"tuneport {command} " in text
     assert {spelling for option in COMMANDS[command].params for spelling in option.opts if "--" in spelling} - set(
-        re.findall(r"--[a-z][a-z-]*", text)
+        re.findall(r"--[a-z][a-z0-9-]*", text)
     ) == set()
 
 
@@ -68,7 +68,7 @@ def test_the_documents_show_no_option_that_does_not_exist() -> None:
             r"tuneport ([a-z-]+)((?:[^`\n]*\\\n)*[^`\n]*)", document.read_text(encoding="utf-8")
         )
         if command in COMMANDS
-        for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*", rest)
+        for option in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", rest)
     ]
     assert len(shown) > 30
     assert [(command, option) for command, option in shown if option not in _options(command)] == []

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from kit.reports import engine_report, model_result
-from matplotlib.text import Text
 
 from tuneport.errors import ArtifactError, TuneportError
 from tuneport.gpu import GpuUsage
@@ -18,7 +17,8 @@ from tuneport.stages.benchmarks.config import BenchConfig
 from tuneport.stages.benchmarks.engine import bench, select_device
 from tuneport.stages.benchmarks.flops import product_flops_per_token, product_share
 from tuneport.stages.benchmarks.pictures import engine_figures
-from tuneport.stages.benchmarks.report import check_one_device, write_report
+from tuneport.stages.benchmarks.report import check_one_device
+from tuneport.stages.benchmarks.report_files import write_report
 from tuneport.stages.benchmarks.reuse import timings_of_export
 from tuneport.stages.benchmarks.shapes import parse_shapes, time_shapes
 from tuneport.stages.export.benchmark import BenchmarkTarget
@@ -89,15 +89,13 @@ def test_labels_of_pictures_lie_within_them() -> None:
     )
     for figure in figures:
         picture = figure.picture
-        picture.canvas.draw()
-        width, height = picture.get_size_inches() * picture.dpi
-        for text in picture.findobj(Text):
-            if text.get_visible() and text.get_text():
-                box = text.get_window_extent()
-                assert box.x0 >= -1, text.get_text()
-                assert box.y0 >= -1, text.get_text()
-                assert box.x1 <= width + 1, text.get_text()
-                assert box.y1 <= height + 1, text.get_text()
+        picture.draw_without_rendering()  # lays it out
+        drawn = picture.get_tightbbox()  # in inches, of all that is visible
+        width, height = picture.get_size_inches()
+        assert drawn.x0 >= -0.01, figure.title
+        assert drawn.y0 >= -0.01, figure.title
+        assert drawn.x1 <= width + 0.01, figure.title
+        assert drawn.y1 <= height + 0.01, figure.title
 
 
 @pytest.mark.parametrize("setting", [{}, {"rounds": 1}, {"data": "x"}, {"remeasure": True}])

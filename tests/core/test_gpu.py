@@ -142,6 +142,20 @@ def test_an_instance_has_memory_and_neither_energy_nor_utilization(nvml: FakeNvm
     assert meter.usage("a") == GpuUsage(memory_mib=0.0)
 
 
+def test_a_meter_of_memory_alone_counts_neither_energy_nor_utilization(nvml: FakeNvml) -> None:
+    """Opening a model takes energy, which is not that of its texts."""
+    gpu, before = WHOLE[0], WHOLE[0].used
+    meter = GpuMeter(visible_gpus()[0], interval_s=0.001)
+    with meter.measure("a", only_memory=True) as totals:
+        gpu.used += 2**20
+        gpu.energy_mj = (gpu.energy_mj or 0) + 500
+        polls = nvml.calls.count("nvmlDeviceGetMemoryInfo")
+        wait_until(lambda: nvml.calls.count("nvmlDeviceGetMemoryInfo") >= polls + 2)
+        totals.texts += 1
+    gpu.used = before
+    assert meter.usage("a") == GpuUsage(memory_mib=1.0)
+
+
 def test_without_a_gpu_a_meter_measures_nothing() -> None:
     meter = GpuMeter()
     with meter.measure("a") as totals:

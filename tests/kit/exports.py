@@ -29,6 +29,14 @@ from tuneport.stages.export.source import Reference, Source, compute_reference, 
 
 
 @contextlib.contextmanager
+def one_round() -> Iterator[None]:
+    """Let exports time one pass over the rows, however wide the intervals are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "benchmark", functools.partial(pipeline.benchmark, rounds=1))
+        yield
+
+
+@contextlib.contextmanager
 def quick_exports() -> Iterator[None]:
     """Let exports measure no footprints, draw no picture, and time few rows in one round."""
 
@@ -36,10 +44,9 @@ def quick_exports() -> Iterator[None]:
         (folder / PICTURE).write_bytes(b"")
         return File.of(folder, PICTURE)
 
-    with pytest.MonkeyPatch.context() as patch:
+    with one_round(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "measure_footprint", lambda *_: Footprint(memory_mib=1.0, cold_start_ms=1.0))
         patch.setattr(pipeline, "TIMED_ROWS", 4)
-        patch.setattr(pipeline, "benchmark", functools.partial(pipeline.benchmark, rounds=1))
         patch.setattr(artifact, "draw_pareto", draw_nothing)
         yield
 
@@ -83,9 +90,10 @@ def prepare(folder: Path, checkpoint: Path, data: Path, **settings: Any) -> Prep
 
 
 def export_variants(checkpoint: Path, data: Path, out: Path, *variants: str, **settings: Any) -> Manifest:
-    """Export named variants."""
+    """Export named variants, timed in one pass over the rows."""
     config = {"checkpoint": checkpoint, "data": str(data), "variants": variants, **settings}
-    return pipeline.export(ExportConfig.model_validate(config), out)
+    with one_round():
+        return pipeline.export(ExportConfig.model_validate(config), out)
 
 
 def predict(task: RuntimeTask, runner: ModelRunner, inputs: Sequence[Any]) -> list[Any]:

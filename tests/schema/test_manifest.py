@@ -153,9 +153,10 @@ def test_every_file_carries_its_evidence(manifest: Manifest, tiny_artifact: Path
     assert manifest.default_variant in manifest.default_because
 
 
-def test_the_default_is_the_fastest_that_passed(manifest: Manifest) -> None:
+def test_the_default_is_the_fastest_that_passed_unless_that_is_no_proof(manifest: Manifest) -> None:
     speeds = {variant.name: variant.evidence.timing.texts_per_s for variant in manifest.variants}
-    assert manifest.default_variant == max(speeds, key=speeds.__getitem__)
+    is_fastest = manifest.default_variant == max(speeds, key=speeds.__getitem__)
+    assert is_fastest != ("no proof" in manifest.default_because)
 
 
 def test_the_card_shows_every_variant_and_the_labels(tiny_artifact: Path, manifest: Manifest) -> None:
