@@ -83,11 +83,11 @@ class Worker:
         lifecycle.configure_server(settings, self.app, self._drain, self._hurry)
         loop = asyncio.get_running_loop()
         self.admission.inference.on_device_lost = lambda: loop.call_soon_threadsafe(self._leave)
-        supervision.report_ready()
-        logs.log("ready", model=self.admission.model, pid=os.getpid())
         # What was imported and opened lives as long as the process: later collections need not look at it.
         gc.collect()
         gc.freeze()
+        supervision.report_ready()
+        logs.log("ready", model=self.admission.model, pid=os.getpid())
 
     async def stop(self) -> None:
         """Let active gRPC requests finish within the grace time, and stop the engine."""

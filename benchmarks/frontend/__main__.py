@@ -1,6 +1,7 @@
 """Run the benchmark: `python -m tuneport.stages.benchmarks.frontend --out reports/frontend`."""
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=4.0, help="of each load in each round")
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--texts", type=int, default=64, help="texts of a large request")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # an exit that stops the servers
     options = vars(parser.parse_args(arguments))
     names = tuple(name.strip() for name in options.pop("servers").split(";") if name.strip())
     try:

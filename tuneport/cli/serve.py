@@ -35,7 +35,7 @@ def serve(config: ServeConfig, flags: dict[str, Any]) -> None:
 
     All options but --host and --port are settings of the service: each outweighs the variable TUNEPORT_… of its name.
     """
-    from tuneport.schema.loading import load_manifest
+    from tuneport.schema.loading import find_files, load_manifest
     from tuneport.stages.serve.process import check_port, run_service, supervisor_command
     from tuneport.stages.serve.settings import read_settings
 
@@ -44,7 +44,7 @@ def serve(config: ServeConfig, flags: dict[str, Any]) -> None:
     settings = read_settings()  # a wrong variable or artifact is an error here, not in a worker's log
     for name in unknown_variables():
         print_warning(f"{name} is no setting of the service, and is ignored; docs/deployment.md lists them")
-    load_manifest(config.artifact)
+    find_files(config.artifact, load_manifest(config.artifact))  # the hashes are left to the worker
     check_port(config.host, config.port)
     command = supervisor_command(config.artifact, host=config.host, port=config.port)
     environment = {f"{PREFIX}GRPC_HOST": os.environ.get(f"{PREFIX}GRPC_HOST", config.host), **settings.paths()}

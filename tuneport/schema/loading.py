@@ -64,17 +64,29 @@ def listed_files(manifest: Manifest, variant: str | None = None) -> tuple[File, 
     return tuple(dict.fromkeys((*manifest.files, *(file for each in chosen for file in each.execution.files))))
 
 
-def check_files(folder: Path, manifest: Manifest, variant: str | None = None) -> None:
-    """Compare size and hash of the shared files and of one variant's, or of every variant's."""
+def find_files(folder: Path, manifest: Manifest, variant: str | None = None) -> list[tuple[File, Path]]:
+    """Return the files that `listed_files` lists with their paths; an ArtifactError unless each has its size."""
+    found = []
     for file in listed_files(manifest, variant):
         path = resolve_inside(folder, file.path)
         if not path.is_file():
             raise ArtifactError(f"{path} is missing", "restore it or export again")
-        if path.stat().st_size != file.size_bytes or sha256(path) != file.sha256:
-            raise ArtifactError(
-                f"{path} is not the file that passed the gate: its SHA-256 differs from the manifest's",
-                "restore it or export again",
-            )
+        if path.stat().st_size != file.size_bytes:
+            raise _other_file(path)
+        found.append((file, path))
+    return found
+
+
+def check_files(folder: Path, manifest: Manifest, variant: str | None = None) -> None:
+    """Compare size and hash of the shared files and of one variant's, or of every variant's."""
+    for file, path in find_files(folder, manifest, variant):
+        if sha256(path) != file.sha256:
+            raise _other_file(path)
+
+
+def _other_file(path: Path) -> ArtifactError:
+    problem = f"{path} is not the file that passed the gate: its SHA-256 differs from the manifest's"
+    return ArtifactError(problem, "restore it or export again")
 
 
 def load_golden(folder: Path) -> list[GoldenCase]:
