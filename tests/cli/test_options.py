@@ -135,11 +135,7 @@ def test_every_option_arrives_in_the_config(
 
     received: list[tuple[Any, Path, bool]] = []
     monkeypatch.setattr(function, receive)
-    required = {
-        name: "some/path"
-        for name in config.model_fields
-        if name in POSITIONAL and config.model_fields[name].is_required()
-    }
+    required = {name: "some/path" for name, field in config.model_fields.items() if field.is_required()}
     names = [name for name in config.model_fields if name not in required]
     examples = {name: example(name, config.model_fields[name]) for name in names}
     arguments = [argument for given, _ in examples.values() for argument in given]
