@@ -17,6 +17,7 @@ from tuneport.cli.fields import option_type
 from tuneport.cli.finetune import FLAGS as FINETUNE_FLAGS
 from tuneport.cli.predict import PredictConfig
 from tuneport.cli.serve import SECRETS, ServeConfig
+from tuneport.scoring.config import ScoreConfig
 from tuneport.stages.benchmarks.config import BenchConfig, EndpointConfig
 from tuneport.stages.export.config import ExportConfig
 from tuneport.stages.finetune.config import FinetuneConfig
@@ -24,12 +25,13 @@ from tuneport.stages.serve.settings import Settings
 from tuneport.tasks import all_tasks
 
 COMMANDS = (
-    "average", "bench", "bench-endpoint", "build", "demo", "export", "finetune", "inspect", "predict", "search",
-    "serve", "verify",
+    "average", "bench", "bench-endpoint", "build", "demo", "export", "finetune", "inspect", "predict", "score",
+    "search", "serve", "verify",
 )  # fmt: skip
 CONFIGS: dict[str, tuple[type[BaseModel], ...]] = {
     "export": (ExportConfig,),
     "predict": (PredictConfig,),
+    "score": (ScoreConfig,),
     "bench": (BenchConfig,),
     "bench-endpoint": (EndpointConfig,),
     "serve": (ServeConfig, Settings),
@@ -67,7 +69,7 @@ def example(name: str, field: FieldInfo) -> tuple[list[str], Any]:
     elif kind is Path:
         value = Path("some/path")
     else:
-        value = "regression" if name == "task" else "some-name"
+        value = {"task": "regression", "parameters": '{"top_k": 2}'}.get(name, "some-name")
     return [flag, str(value)], value
 
 
@@ -116,6 +118,7 @@ def test_commands_without_a_config_have_only_shared_options(command: str) -> Non
     ("command", "config", "function"),
     [
         ("export", ExportConfig, "tuneport.stages.export.pipeline.export"),
+        ("score", ScoreConfig, "tuneport.scoring.pipeline.score"),
         ("bench", BenchConfig, "tuneport.stages.benchmarks.engine.bench"),
         ("bench-endpoint", EndpointConfig, "tuneport.stages.benchmarks.endpoint.main.bench_endpoint"),
     ],
@@ -132,16 +135,17 @@ def test_every_option_arrives_in_the_config(
 
     received: list[tuple[Any, Path, bool]] = []
     monkeypatch.setattr(function, receive)
-    positional, *names = config.model_fields
+    required = {name: "some/path" for name, field in config.model_fields.items() if field.is_required()}
+    names = [name for name in config.model_fields if name not in required]
     examples = {name: example(name, config.model_fields[name]) for name in names}
     arguments = [argument for given, _ in examples.values() for argument in given]
     for given in ([], [*arguments, "--overwrite"]):
         with pytest.raises(Done):
-            tuneport(command, "some/path", "--out", tmp_path, *given)
+            tuneport(command, *required.values(), "--out", tmp_path, *given)
     assert received == [
-        (config.model_validate({positional: "some/path"}), tmp_path, False),
+        (config.model_validate(required), tmp_path, False),
         (
-            config.model_validate({positional: "some/path", **{n: value for n, (_, value) in examples.items()}}),
+            config.model_validate({**required, **{n: value for n, (_, value) in examples.items()}}),
             tmp_path,
             True,
         ),

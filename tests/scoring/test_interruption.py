@@ -19,7 +19,7 @@ from kit.texts import random_texts
 from tuneport.errors import TuneportError
 from tuneport.scoring.config import ScoreConfig
 from tuneport.scoring.journal import folder_of
-from tuneport.scoring.pipeline import rejects_of, score
+from tuneport.scoring.pipeline import Progress, rejects_of, score
 
 CHUNKS, ROWS_A_CHUNK = 5, 20
 
@@ -62,8 +62,12 @@ def test_a_killed_run_continues(
     score_until_killed(config, out, at, number)
     with (folder_of(out) / "journal.jsonl").open("a") as file:
         file.write("" if number > 2 * CHUNKS else '{"chunk": 4, "sc')  # a line that was cut
-    result = score(config, out)
+    seen: list[Progress] = []
+    result = score(config, out, progress=seen.append)
     assert (result.scored, result.rejected, result.continued) == (95, 5, continued)
+    assert len(seen) == (
+        0 if number > 2 * CHUNKS else CHUNKS - continued // ROWS_A_CHUNK
+    )  # what was done is not done again
     assert (out.read_bytes(), rejects_of(out).read_bytes()) == whole
     assert sorted(tmp_path.iterdir()) == [out, rejects_of(out)]
 

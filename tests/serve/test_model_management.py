@@ -55,9 +55,7 @@ def test_the_statistics_count_what_was_asked(client: triton.InferenceServerClien
     assert all_models[0]["inference_stats"]["compute_infer"]["ns"] > 0
 
 
-@pytest.mark.parametrize(
-    "path", ["/v2/models/other/stats", "/v2/models/other/config", "/v2/models/tiny/versions/0/stats"]
-)
+@pytest.mark.parametrize("path", ["other/stats", "other/config", "tiny/versions/0/stats"])
 def test_another_model_is_not_found(service: LocalService, path: str) -> None:
     response = service.get(f"/v2/models/{path}")
     assert response.status_code == 404
