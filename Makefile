@@ -10,7 +10,7 @@ GPU_VENV := .venv-gpu
 GPU_INSTALLED := $(GPU_VENV)/.installed
 GPU_CHECK ?=
 
-.PHONY: demo test slow check gpu-check serve protocol clean
+.PHONY: demo test slow check gpu-check serve protocol audit sbom container-test clean
 
 demo: $(INSTALLED)
 	$(BIN)/tuneport demo --out demo --overwrite
@@ -40,6 +40,18 @@ serve: $(INSTALLED)
 # Generate the gRPC messages, after a change of their .proto file.
 protocol: $(INSTALLED)
 	$(BIN)/python -m tuneport.stages.serve.grpc.generate
+
+# Look up known advisories of what images install; needs the advisories' service.
+audit: $(INSTALLED)
+	$(BIN)/python deploy/audit.py
+
+# Write the software bill of materials (CycloneDX) of each kind of image to build/.
+sbom: $(INSTALLED)
+	$(BIN)/python deploy/sbom.py build
+
+# Build the image of ARTIFACT's bento with buildah, run it, and compare its answers. Needs root, debootstrap and buildah.
+container-test: $(INSTALLED)
+	$(BIN)/python deploy/container_test.py $(ARTIFACT)
 
 clean:
 	rm -rf $(VENV) $(GPU_VENV) build dist demo .mypy_cache .pytest_cache .ruff_cache *.egg-info
