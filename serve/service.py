@@ -140,7 +140,7 @@ class ModelService:
             # In its own images BentoML restarts no worker that dies: the others would go on with its GPU idle.
             os.environ.pop("BENTOML_CONTAINERIZED", None)
         from .autotune import select_for_host, warn_of_other_processor
-        from .evidence import Origin
+        from .origin import Origin
 
         try:
             Origin.check(_artifact(), settings)  # before autotuning runs what is in the artifact

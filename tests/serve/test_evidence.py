@@ -1,9 +1,11 @@
 """GET /evidence, and serving that asks for a signature."""
 
+import asyncio
 import json
 from pathlib import Path
 
 import bentoml
+import grpc
 import httpx
 import pytest
 from kit.artifacts import change_byte
@@ -15,8 +17,13 @@ from tuneport.folders import sha256
 from tuneport.schema.artifact import MANIFEST
 from tuneport.schema.loading import load_manifest
 from tuneport.signing import SIGNATURE, make_keys, sign
+from tuneport.stages.serve.admission import AdmissionController
 from tuneport.stages.serve.bento import build, register
+from tuneport.stages.serve.grpc import open_inference_pb2 as messages
+from tuneport.stages.serve.grpc.server import GrpcServer
+from tuneport.stages.serve.grpc.servicer import SERVICE
 from tuneport.stages.serve.inference import Inference
+from tuneport.stages.serve.process import free_port
 from tuneport.stages.serve.settings import Settings, read_settings
 
 
@@ -90,8 +97,6 @@ def test_the_command_refuses_in_one_line(tiny_artifact: Path, tmp_path: Path, mo
     monkeypatch.setenv("TUNEPORT_PUBLIC_KEY", make_keys(tmp_path / "key").read_text().splitlines()[-1])
     monkeypatch.setenv("TUNEPORT_REQUIRE_SIGNATURE", "1")
     monkeypatch.setenv("TUNEPORT_GRPC_PORT", "0")
-    from tuneport.stages.serve.process import free_port
-
     done = tuneport("serve", tiny_artifact, "--port", str(free_port()))
     assert done.code == 1
     assert_one_line(done.err.splitlines(keepends=True)[-1], "is not signed", "tuneport sign")
@@ -122,6 +127,31 @@ def test_a_signature_made_later_reaches_the_store_and_the_bento(artifact: Path, 
     [model] = build(artifact).info.all_models
     packed = Path(model.to_model().resolve().path)
     assert (packed / SIGNATURE).read_bytes() == (stored / SIGNATURE).read_bytes() == (artifact / SIGNATURE).read_bytes()
+
+
+def test_grpc_s_metadata_names_manifest_and_signature(artifact: Path, public_key: str) -> None:
+    async def ask() -> dict[str, str | bytes]:
+        settings = Settings(
+            variant="fp32", public_key=public_key, grpc_port=free_port(), grpc_host="127.0.0.1", log_requests=False
+        )
+        inference = Inference.open(artifact, settings)
+        server = GrpcServer(AdmissionController(inference, settings))
+        port = await server.start()
+        try:
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+                request = messages.ModelMetadataRequest(name="tiny").SerializeToString()
+                call = channel.unary_unary(f"/{SERVICE}/ModelMetadata")(request)
+                await call
+                return dict(await call.trailing_metadata())
+        finally:
+            await server.stop(1)
+            inference.close()
+
+    metadata = asyncio.run(ask())
+    assert metadata["manifest-sha256"] == sha256(artifact / MANIFEST)
+    assert metadata["signature-state"] == "valid"
+    assert len(metadata["signature-key-id"]) == 16
+    assert metadata["x-request-id"]
 
 
 def test_a_bento_shows_its_evidence(client: httpx.Client, tiny_artifact: Path) -> None:
