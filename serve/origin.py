@@ -22,5 +22,4 @@ class Origin:
     def check(cls, artifact: Path, settings: Settings) -> Self:
         """Read an artifact's hash and check its signature as the settings say; raises SignatureError."""
         signature = check_signature(artifact, settings.public_key, is_required=settings.require_signature)
-        path = artifact / MANIFEST
-        return cls(sha256(path) if path.is_file() else None, signature)
+        return cls(sha256(artifact / MANIFEST), signature)
