@@ -11,8 +11,8 @@ from kit import ROOT
 from kit.encoders import LABELS
 
 HEAVY = (
-    "torch", "transformers", "onnx", "optimum", "datasets", "sklearn", "safetensors", "matplotlib", "peft", "accelerate",
-    "optuna",
+    "torch", "transformers", "onnx", "optimum", "datasets", "sklearn", "safetensors",
+    "matplotlib", "peft", "accelerate", "optuna",
 )  # fmt: skip
 
 
