@@ -24,7 +24,8 @@ from tuneport.stages.serve.settings import Settings
 from tuneport.tasks import all_tasks
 
 COMMANDS = (
-    "average", "bench", "bench-endpoint", "build", "containerize", "demo", "export", "finetune", "inspect", "keygen", "predict", "search",
+    "average", "bench", "bench-endpoint", "build", "containerize", "demo", "export", "finetune", "inspect",
+    "keygen", "predict", "search",
     "serve", "sign", "verify",
 )  # fmt: skip
 CONFIGS: dict[str, tuple[type[BaseModel], ...]] = {
