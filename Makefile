@@ -10,7 +10,7 @@ GPU_VENV := .venv-gpu
 GPU_INSTALLED := $(GPU_VENV)/.installed
 GPU_CHECK ?=
 
-.PHONY: install demo test slow check docs gpu-check serve protocol clean
+.PHONY: install demo test slow check docs gpu-check serve protocol audit sbom container-test clean
 
 install: $(INSTALLED)
 
@@ -46,6 +46,18 @@ serve: $(INSTALLED)
 # Generate the gRPC messages, after a change of their .proto file.
 protocol: $(INSTALLED)
 	$(BIN)/python -m tuneport.stages.serve.grpc.generate
+
+# Look up known advisories of what images install; needs the advisories' service.
+audit: $(INSTALLED)
+	$(BIN)/python deploy/audit.py
+
+# Write the software bill of materials (CycloneDX) of each kind of image to build/.
+sbom: $(INSTALLED)
+	$(BIN)/python deploy/sbom.py build
+
+# Build the image of ARTIFACT's bento with buildah, run it, and compare its answers. Needs root, debootstrap and buildah.
+container-test: $(INSTALLED)
+	$(BIN)/python deploy/container_test.py $(ARTIFACT)
 
 # An environment and the extras in it: by uv, which takes a fraction of pip's time, where it is there. It does not read
 # pip's configuration, so that pip installs what uv cannot find.

@@ -174,6 +174,12 @@ def _is_older_abi3(interpreter: str, abi: str) -> bool:
     return abi == "abi3" and interpreter.startswith("cp3") and int(interpreter[3:]) <= PYTHON
 
 
+def pins_of(requirements: Path) -> list[str]:
+    """Return the pins of a requirements file, without hashes and options."""
+    lines = [line.removesuffix("\\").strip() for line in requirements.read_text().splitlines()]
+    return [line for line in lines if line and not line.startswith(("#", "--"))]
+
+
 def write_constraints() -> None:
     """Write constraints.txt from this environment."""
     everything = closure((EVERYTHING,))

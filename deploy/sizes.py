@@ -10,7 +10,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from pin import IMAGES, ROOT, TENSORRT
+from pin import IMAGES, ROOT, TENSORRT, pins_of
 
 MB = 10**6
 LARGEST = 6
@@ -32,7 +32,7 @@ def main() -> None:
     """Print each image's size: wheels, installed, and the largest packages."""
     for name in sys.argv[1:] or IMAGES:
         with tempfile.TemporaryDirectory() as folder:
-            pins = [line for line in (ROOT / "serve" / name).read_text().splitlines() if not line.startswith("#")]
+            pins = pins_of(ROOT / "serve" / name)
             download([pin for pin in pins if pin != TENSORRT], Path(folder))
             found = {wheel.name.partition("-")[0]: wheel for wheel in Path(folder).glob("*.whl")}
             installed = {package: unpacked_bytes(wheel) for package, wheel in found.items()}

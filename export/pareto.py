@@ -2,12 +2,7 @@
 
 from pathlib import Path
 
-import matplotlib
-from matplotlib.figure import Figure
-
 from tuneport.schema.artifact import PICTURE, File, Manifest, Variant
-
-matplotlib.use("agg")
 
 LABEL_OFFSETS = (6, -13, -24, 17)
 """Vertical offsets of the names beside their points, in typographic points, used in turn."""
@@ -32,6 +27,8 @@ def pareto_front(variants: tuple[Variant, ...]) -> set[str]:
 
 def draw_pareto(folder: Path, manifest: Manifest) -> File:
     """Draw pareto.png, the metric over latency and over throughput, and return its record."""
+    from matplotlib.figure import Figure  # `tuneport inspect`, which needs the front alone, does without
+
     best = pareto_front(manifest.variants)
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     latency, throughput = figure.subplots(1, 2, sharey=True)

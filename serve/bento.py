@@ -71,8 +71,12 @@ def _store(artifact: Path, manifest: Manifest, tag: str) -> None:
         with bentoml.models.create(tag, labels=model_labels(artifact, manifest)) as stored_model:
             copy_artifact(artifact, manifest, Path(stored_model.path))
     except OSError as error:
-        problem = f"{artifact} cannot be copied into BentoML's store ({_reason(error)})"
-        raise TuneportError(problem, "make room there, or set BENTOML_HOME; the artifact itself is whole") from error
+        raise _full_store(artifact, error) from error
+
+
+def _full_store(artifact: Path, error: OSError) -> TuneportError:
+    problem = f"{artifact} cannot be copied into BentoML's store ({_reason(error)})"
+    return TuneportError(problem, "make room there, or set BENTOML_HOME; the artifact itself is whole")
 
 
 def _update_signature(artifact: Path, stored: Path) -> None:
@@ -98,8 +102,10 @@ def build(artifact: Path, variants: Sequence[str] = ()) -> bentoml.Bento:
     fallback. Its image installs what these need.
     """
     tag = register(artifact)
-    # For errors of its own: BentoML would report them with a traceback.
-    pack(tag, variants)
+    try:  # for errors of its own: BentoML would report them with a traceback
+        pack(tag, variants)
+    except OSError as error:
+        raise _full_store(artifact, error) from error
     with tempfile.TemporaryDirectory(prefix="tuneport-build-") as folder, _remove_unfinished_bentos():
         write_build_context(Path(folder))
         # BentoML reads the Dockerfile's template only below the working directory.

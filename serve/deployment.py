@@ -44,7 +44,7 @@ def prepare_deployment(settings: Settings, artifact: Path) -> None:
         os.environ[METRICS_FOLDER] = str(folder / "metrics")
         (folder / "metrics").mkdir()
     from .autotune import select_for_host, warn_of_other_processor
-    from .evidence import Origin
+    from .origin import Origin
 
     try:
         Origin.check(artifact, settings)  # before autotuning runs what is in the artifact

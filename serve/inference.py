@@ -16,8 +16,8 @@ from tuneport.schema.artifact import Variant
 from tuneport.schema.loading import load_manifest
 
 from .batcher import Batcher, BatchReport, MakeBatcher, RowBatcher
-from .evidence import Origin
 from .lanes import Lanes
+from .origin import Origin
 from .settings import Settings
 
 SHORT_TEXT_CHARS = 1000

@@ -16,7 +16,7 @@ from bentoml._internal.bento.bento import BentoModelInfo
 from bentoml.exceptions import BentoMLException, NotFound
 from bentoml.models import BentoModel
 
-from tuneport.errors import TuneportError
+from tuneport.errors import ArtifactError, TuneportError
 from tuneport.folders import digest, sha256
 from tuneport.schema.artifact import MANIFEST, Manifest, Variant
 from tuneport.schema.loading import check_files, listed_files, load_manifest
@@ -56,6 +56,8 @@ def artifact_model(tag: str, variants: str) -> ArtifactModel:
 def pack(tag: str, names: Sequence[str] = ()) -> str:
     """Store the part of a registered artifact that a bento packs, as a model of its own; returns its tag.
 
+    A damaged copy in the store is written again.
+
     Raises ArtifactError for a damaged file or an unknown variant, TuneportError where no image has all engines.
     """
     source = Path(bentoml.models.get(tag).path)
@@ -71,6 +73,8 @@ def pack(tag: str, names: Sequence[str] = ()) -> str:
         return packed
     except NotFound:
         pass
+    except ArtifactError:
+        bentoml.models.delete(packed)
     labels = {**model_labels(source, manifest), "variants": ",".join(selection.variants)}
     with bentoml.models.create(packed, labels=labels) as stored:
         folder = Path(stored.path)

@@ -12,6 +12,7 @@ from tuneport.version import VERSION
 from .. import tensors
 from ..admission import AdmissionController
 from ..errors import ErrorResponse
+from ..evidence import evidence_metadata
 from ..framing import RequestFrame
 from ..open_inference import EXTENSIONS, PLATFORM, check_model, check_output_parameters, infer
 from . import open_inference_pb2 as pb
@@ -72,6 +73,8 @@ class Servicer:
         """Return the model's input and output tensors."""
         manifest = self._admission.manifest
         check_model(manifest, request.name, request.version)
+        proof = evidence_metadata(self._admission.inference)
+        context.set_trailing_metadata((("x-request-id", frame.request_id), *proof))
         metadata = pb.ModelMetadataResponse.TensorMetadata
         fields, outputs = tensors.fields_of(manifest), tensors.output_datatypes(manifest)
         return pb.ModelMetadataResponse(

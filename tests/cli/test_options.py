@@ -25,8 +25,8 @@ from tuneport.stages.serve.settings import Settings
 from tuneport.tasks import all_tasks
 
 COMMANDS = (
-    "average", "bench", "bench-endpoint", "build", "demo", "export", "finetune", "inspect", "predict", "score",
-    "search", "serve", "verify",
+    "average", "bench", "bench-endpoint", "build", "containerize", "demo", "doctor", "export", "finetune", "init",
+    "inspect", "keygen", "predict", "score", "search", "serve", "sign", "verify",
 )  # fmt: skip
 CONFIGS: dict[str, tuple[type[BaseModel], ...]] = {
     "export": (ExportConfig,),

@@ -1,6 +1,7 @@
 """What an installation brings: a server without torch, and extras for the commands that need more."""
 
 import importlib.metadata
+import importlib.util
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from kit import ROOT
+from kit.artifacts import of_devices
 from kit.command import tuneport
 from kit.imports import external_packages, import_graph, sources
 from packaging.requirements import Requirement
@@ -18,6 +20,7 @@ from packaging.requirements import Requirement
 from tuneport import extras
 from tuneport.errors import TuneportError
 from tuneport.extras import packages_of, require_extras
+from tuneport.schema.loading import load_manifest
 
 BASE = [Requirement(line).name for line in importlib.metadata.requires("tuneport") or () if "extra ==" not in line]
 ENGINES = {"onnxruntime", "openvino"}
@@ -141,6 +144,16 @@ except EngineError as error:
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
     assert "needs ONNX Runtime; install tuneport[cpu] or tuneport[gpu]" in done.stdout
+
+
+def test_verify_passes_over_an_engine_that_is_not_installed(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    of_devices(load_manifest(artifact), ("fp32", {}), ("other", {"engine": "openvino"})).save(artifact)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "openvino" else find(name))
+    done = tuneport("verify", str(artifact))
+    assert done.code == 0
+    assert "other: files right; golden cases not run, because it needs the package openvino" in done.out
+    assert "fp32: files and golden cases right" in done.out
 
 
 @pytest.mark.slow

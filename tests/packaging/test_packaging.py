@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from kit import ROOT
-from kit.artifacts import of_devices
+from kit.artifacts import change_byte, of_devices
 from kit.command import assert_one_line, tuneport
 from kit.imports import import_graph, packages
 from kit.servers import Server
@@ -20,7 +20,7 @@ from tuneport.errors import ArtifactError, TuneportError
 from tuneport.folders import sha256
 from tuneport.runtime.predictor import Predictor
 from tuneport.schema.artifact import MANIFEST, Manifest
-from tuneport.schema.loading import load_manifest
+from tuneport.schema.loading import check_files, load_manifest
 from tuneport.stages.serve import bento as bento_module
 from tuneport.stages.serve.bento import build, register
 from tuneport.stages.serve.packing import requirements_for, serving_variants
@@ -288,6 +288,14 @@ def test_a_bento_holds_the_variants_that_are_asked_for(artifact: Path) -> None:
     with pytest.raises(ArtifactError, match=r"no variant 'fp32' \(it was left out of this bento"):
         packed.variant("fp32")
     assert Predictor(folder).predict(["bank"]) == Predictor(artifact, "int8").predict(["bank"])
+
+
+def test_a_damaged_part_in_the_store_is_written_again(artifact: Path) -> None:
+    load_manifest(artifact).model_copy(update={"default_because": "damaged"}).save(artifact)
+    folder = packed_model(build(artifact, ["int8"]))
+    change_byte(folder / "onnx" / "int8" / "model.onnx")
+    assert packed_model(build(artifact, ["int8"])) == folder
+    check_files(folder, load_manifest(folder))
 
 
 def test_an_unknown_variant_is_one_line(artifact: Path) -> None:

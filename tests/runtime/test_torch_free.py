@@ -10,7 +10,10 @@ import pytest
 from kit import ROOT
 from kit.encoders import LABELS
 
-HEAVY = ("torch", "transformers", "onnx", "optimum", "datasets", "sklearn", "safetensors")
+HEAVY = (
+    "torch", "transformers", "onnx", "optimum", "datasets", "sklearn", "safetensors",
+    "matplotlib", "peft", "accelerate", "optuna",
+)  # fmt: skip
 
 
 def modules_after(script: str, environment: dict[str, str] | None = None) -> tuple[list[str], list[str]]:
@@ -70,7 +73,7 @@ print([name for name in ("onnxruntime", "tokenizers") if name in sys.modules])
     assert modules_after(script) == (["[]"], [])
 
 
-@pytest.mark.parametrize("arguments", [("verify",), ("predict",)])
+@pytest.mark.parametrize("arguments", [("verify",), ("predict",), ("inspect",)])
 def test_commands_that_serve_are_torch_free(tiny_artifact: Path, arguments: tuple[str, ...]) -> None:
     argv = ["tuneport", *arguments, str(tiny_artifact), *(["bank"] if "predict" in arguments else [])]
     script = f"""

@@ -22,4 +22,4 @@ def build(artifact: Artifact, variants: Variants = "") -> None:
     from tuneport.stages.serve.bento import build as run_build
 
     bento = run_build(artifact, PARSERS[tuple](variants))
-    print(f"built {bento.tag}; next: bentoml serve {bento.tag}, or bentoml containerize {bento.tag}")
+    print(f"built {bento.tag}; next: bentoml serve {bento.tag}, or tuneport containerize {bento.tag}")

@@ -94,7 +94,7 @@ def run_demo(out: Path, *, overwrite: bool) -> None:
     print(f"\nAll of it took {time.monotonic() - schedule.started:.0f} s. Next:\n")
     print(f'  tuneport predict {artifact} "Shares rose after the bank raised its forecast"')
     print(f"  tuneport serve {artifact}")
-    print(f"  bentoml containerize {tag}")
+    print(f"  tuneport containerize {tag}")
 
 
 def export_variants(run: Path, artifact: Path, *, overwrite: bool) -> Manifest:

@@ -1,5 +1,6 @@
 """Verify an artifact on this host: the hashes of its files, and the golden cases of every variant that runs here."""
 
+import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -7,6 +8,7 @@ from typing import NamedTuple
 from tuneport.runtime.availability import obstacles
 from tuneport.runtime.golden import check_golden
 from tuneport.runtime.loading import open_runner
+from tuneport.schema.artifact import Execution
 from tuneport.schema.loading import check_files, load_golden, load_manifest
 
 
@@ -15,7 +17,7 @@ class Verified(NamedTuple):
 
     name: str
     difference: float | None
-    """The largest from torch on the golden cases; None where they cannot run, for want of a GPU."""
+    """The largest from torch on the golden cases; None where they cannot run, for want of a GPU or an engine."""
     tolerance: float
     obstacle: str | None = None
     """What they need that this host lacks."""
@@ -25,16 +27,21 @@ def verify(folder: Path) -> Iterator[Verified]:
     """Yield each variant, verified.
 
     Raises ArtifactError for a damaged file, GateError for a variant whose outputs differ by more than its tolerance,
-    EngineError for one that cannot be opened. A variant for a GPU that is not here is an error only if no other
-    variant runs: an artifact may hold variants for several devices.
+    EngineError for one that cannot be opened. A variant for a GPU or an engine that is not here is an error only if no
+    other variant runs: an artifact may hold variants for several devices and engines.
     """
     manifest = load_manifest(folder)
     check_files(folder, manifest)
     golden, found = load_golden(folder), obstacles(manifest)
     for variant in manifest.variants:
         tolerance, obstacle = variant.evidence.tolerance, found[variant.name]
-        if obstacle and variant.execution.device != "cpu" and None in found.values():
+        if obstacle and _is_absent(variant.execution) and None in found.values():
             yield Verified(variant.name, None, tolerance, obstacle)
         else:
             difference = check_golden(open_runner(folder, manifest, variant), golden, variant)
             yield Verified(variant.name, difference, tolerance)
+
+
+def _is_absent(execution: Execution) -> bool:
+    """Tell whether what lacks for a variant is its GPU or its engine's package, and not an instruction of the CPU."""
+    return execution.device != "cpu" or importlib.util.find_spec(execution.engine) is None
