@@ -18,7 +18,7 @@ from tuneport.tasks import task_spec
 from ..config import FinetuneConfig, load_config
 from ..embedded import MODEL, resolve_model
 from ..setup import Prepared, prepare
-from .columns import Column, describe_columns
+from .columns import describe_columns
 from .lengths import MAX_LENGTH, Lengths, suggest_lengths
 from .recognize import Recognized, recognize
 
@@ -144,9 +144,11 @@ def _recognize(source: str, task: str | None, columns: Mapping[str, str], splits
     if lists := [column.name for column in described if column.kind == "written list"]:
         raise cells_are_no_lists(split.file, lists)
     names = {column: name for name, column in columns.items()}
-    described = [replace(column, name=names.get(column.name, column.name)) for column in described]
+    # A column whose name the user gave to another one is hidden by that.
+    shown = [column for column in described if column.name in names or column.name not in columns]
+    shown = [replace(column, name=names.get(column.name, column.name)) for column in shown]
     _check_named(split, columns)
-    found = recognize(_without_hidden(described, columns), task, source)
+    found = recognize(shown, task, source)
     return replace(found, columns={name: columns.get(name, column) for name, column in found.columns.items()})
 
 
@@ -154,16 +156,6 @@ def _check_named(split: LoadedSplit, columns: Mapping[str, str]) -> None:
     if absent := [column for column in columns.values() if column not in split.columns]:
         has = ", ".join(map(repr, split.columns))
         raise TuneportError(f"{split.file} has no column {absent[0]!r}, only {has}", "correct --columns")
-
-
-def _without_hidden(described: list[Column], columns: Mapping[str, str]) -> list[Column]:
-    """Leave out columns whose own name the user gave to another one."""
-    taken = {name for name, column in columns.items() if name != column}
-    kept: dict[str, Column] = {}
-    for column in described:
-        if column.name not in kept or column.name not in taken:
-            kept[column.name] = column
-    return list(kept.values())
 
 
 def _default_model(recognized: Recognized) -> str:

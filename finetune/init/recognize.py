@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tuneport.errors import DataError
+from tuneport.tasks import task_spec
 
 from .columns import Column
 
@@ -52,6 +53,8 @@ def recognize(columns: Sequence[Column], task: str | None, source: str) -> Recog
             return replace(found, task=str(task))
         if task in (None, found.task):
             return _with_alternative(found, fitting) if task is None else found
+    if task is not None and (found := _by_names(columns, task)):
+        return found
     has = ", ".join(f"{column.name} ({column.kind})" for column in columns) or "no columns"
     if task is None:
         remedy = (
@@ -60,6 +63,15 @@ def recognize(columns: Sequence[Column], task: str | None, source: str) -> Recog
         raise DataError(f"the columns of {source} fit no task: {has}", remedy)
     remedy = "name them with --columns, as docs/data.md lists them"
     raise DataError(f"the columns of {source} do not fit {task}: {has}", remedy)
+
+
+def _by_names(columns: Sequence[Column], task: str) -> Recognized | None:
+    """Return the columns that have the names of a task's, for one that a package brings; None if one is missing."""
+    spec, names = task_spec(task), {column.name for column in columns}
+    found = {name: name for name in (*spec.columns, *spec.optional_columns) if name in names}
+    if not found or not set(spec.columns) <= names:
+        return None
+    return Recognized(task, found, "the columns have its names")
 
 
 def _with_alternative(found: Recognized, fitting: Sequence[Recognized]) -> Recognized:

@@ -17,6 +17,7 @@ from kit.imports import sources
 SOURCES = ("tuneport", "finetune", "export", "serve", "benchmarks")
 FILES = ("pyproject.toml", "README.md", "LICENSE", "bentofile.yaml")
 DATA = {
+    "tuneport/doctor/constraints.txt",
     "tuneport/py.typed",
     "tuneport/stages/finetune/report.html.j2",
     "tuneport/stages/serve/bentofile.yaml",

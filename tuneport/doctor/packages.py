@@ -11,7 +11,7 @@ from packaging.utils import canonicalize_name
 
 from .findings import Finding, ok
 
-CONSTRAINTS = "constraints.txt"
+CONSTRAINTS = files("tuneport") / "doctor" / "constraints.txt"
 SHOWN_PACKAGES = 6
 """Packages that a finding names; it counts the others."""
 PYTHON = ">=3.11,<3.13"
@@ -79,13 +79,13 @@ def check_pins(tested: dict[str, str], direct: set[str]) -> Finding:
     found = f"{len(others)} of {len(present)} packages are not those that the tests passed with: "
     found += _shown([f"{name} {others[name]} (tested {tested[name]})" for name in named])
     status = "warning" if direct & others.keys() else "note"
-    remedy = f"pip install -c {files('tuneport') / CONSTRAINTS} tuneport"
+    remedy = f"pip install -c {CONSTRAINTS} tuneport"
     return Finding(name="versions", status=status, found=found, remedy=remedy)  # type: ignore[arg-type]
 
 
 def tested_versions() -> dict[str, str]:
     """Return package → the version that the tests passed with."""
-    lines = (files("tuneport") / CONSTRAINTS).read_text(encoding="utf-8").splitlines()
+    lines = CONSTRAINTS.read_text(encoding="utf-8").splitlines()
     pins = [line.partition("==") for line in lines if "==" in line]
     return {canonicalize_name(name): number for name, _, number in pins}
 
