@@ -122,6 +122,7 @@ class VariantBuilder:
         if passes:
             shutil.rmtree(target, ignore_errors=True)
             target.mkdir()
+            self._built.pop(passes, None)  # its files are replaced
         with tempfile.TemporaryDirectory(dir=self.folder) as scratch:
             for number, run_pass in enumerate(passes[done:], done + 1):
                 folder = target if number == len(passes) else Path(tempfile.mkdtemp(dir=scratch))

@@ -205,7 +205,7 @@ def check(measurement: Measurement, thresholds: Thresholds, agreement_means: str
     if metric is not None and thresholds.rests_on_metric and _has_nothing_to_lose(metric, thresholds.max_drop):
         failures.append(
             f"torch's own {metric.name} is {metric.torch:.4f}, so that no fall of {thresholds.max_drop:g} could show; "
-            "give data that the model was trained for"
+            "give data that the model was trained for, or a smaller --max-drop"
         )
     if failures:
         raise GateError(", ".join(failures), "see the manifest for the evidence")

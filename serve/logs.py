@@ -84,17 +84,22 @@ def write_pending() -> None:
 
     If the disk is full, or nobody reads them, they are lost.
     """
-    while _pending:
-        piece = _pending.popleft() + b"\n"
-        with contextlib.suppress(IndexError):  # another thread has taken the last line
-            while _pending and len(piece) + len(_pending[0]) < select.PIPE_BUF:
-                piece += _pending.popleft() + b"\n"
+    while piece := _next_piece():
         rest = memoryview(piece)
         with contextlib.suppress(OSError, ValueError):
             while rest:
                 if not _is_writable(STDERR):
                     break
                 rest = rest[os.write(STDERR, rest[: select.PIPE_BUF]) :]
+
+
+def _next_piece() -> bytes:
+    """Take one line of those that wait, and more that fit into `PIPE_BUF` with it; nothing if none waits."""
+    piece = b""
+    with contextlib.suppress(IndexError):  # there is none, or another thread has just taken it
+        while not piece or len(piece) + len(_pending[0]) < select.PIPE_BUF:
+            piece += _pending.popleft() + b"\n"
+    return piece
 
 
 def _is_writable(file: int) -> bool:

@@ -49,7 +49,7 @@ class LoadResult(Frozen):
     """Duration of the timed load."""
     answered: int
     """Responses with status 200 that arrived during the timed load."""
-    answered_by_slice: tuple[int, ...] = ()
+    answered_by_slice: tuple[int, ...]
     """The same, by tenths of the timed load, whose spread tells how certain their rate is."""
     latencies_ms: tuple[float, ...]
     """Latencies of those responses, sorted; in an open loop of the requests that arrived during the timed load and

@@ -39,21 +39,13 @@ def describe_api(manifest: Manifest, settings: Settings) -> dict[str, Any]:
         "/v2/health/ready": {"get": _health("ready", "Is the server ready?")},
         "/evidence": {"get": _operation("What proves the variant that serves.", {"type": "object"})},
         "/v2": {"get": _operation("The server's metadata.", {"type": "object"})},
+        "/v2/repository/index": {method: _operation("The models of the service.", INDEX) for method in ("get", "post")},
+        "/v2/models/stats": {"get": _operation("The counts and times of all models.", STATISTICS)},
+        **_model_paths("/v2/models/{model}", [MODEL]),
+        **_model_paths("/v2/models/{model}/versions/{version}", [MODEL, VERSION_OF_MODEL]),
     }
     if not settings.metrics_port:
         paths["/metrics"] = {"get": {"summary": "Metrics for Prometheus.", "responses": metrics | _errors((401, 429))}}
-    named = "/v2/models/{model}/versions/{version}"
-    for path, parameters in (("/v2/models/{model}", [MODEL]), (named, [MODEL, VERSION_OF_MODEL])):
-        paths[path] = {
-            "parameters": parameters,
-            "get": _operation("The model's metadata.", {"type": "object"}, MODEL_ERRORS),
-        }
-        ready = _health("ready", "Is the model ready?")
-        ready["responses"] |= _errors((401, 404, 429))
-        paths[f"{path}/ready"] = {"parameters": parameters, "get": ready}
-        errors = (*MODEL_ERRORS, *BODY_ERRORS)
-        infer = _operation("Predict from tensors.", {"type": "object"}, errors, body=_ref("InferRequest"))
-        paths[f"{path}/infer"] = {"parameters": parameters, "post": infer}
     has_keys = bool(settings.api_keys or settings.api_keys_file)
     return {
         "openapi": VERSION,
@@ -84,6 +76,19 @@ RESPONSE = {
             "additionalProperties": TEXT,
         },
     },
+}
+INDEX = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "required": ["name", "version", "state", "reason"],
+        "additionalProperties": TEXT,
+    },
+}
+STATISTICS = {
+    "type": "object",
+    "required": ["model_stats"],
+    "properties": {"model_stats": {"type": "array", "items": {"type": "object", "required": ["name", "version"]}}},
 }
 ERROR = {
     "type": "object",
@@ -170,19 +175,33 @@ def _infer_request(manifest: Manifest, settings: Settings) -> dict[str, Any]:
     }
 
 
+def _model_paths(path: str, parameters: list[dict[str, Any]]) -> dict[str, Any]:
+    """Describe the routes of the Open Inference Protocol, and Triton's, that name the model."""
+    ready = _health("ready", "Is the model ready?")
+    ready["responses"] |= _errors((401, 404, 429))
+    errors, anything = (*MODEL_ERRORS, *BODY_ERRORS), {"type": "object"}
+    operations = {
+        path: {"get": _operation("The model's metadata.", anything, MODEL_ERRORS)},
+        f"{path}/ready": {"get": ready},
+        f"{path}/config": {"get": _operation("The model's tensors, limits and execution.", anything, MODEL_ERRORS)},
+        f"{path}/stats": {"get": _operation("The model's counts and times.", STATISTICS, MODEL_ERRORS)},
+        f"{path}/infer": {"post": _operation("Predict from tensors.", anything, errors, body=_ref("InferRequest"))},
+    }
+    return {name: {"parameters": parameters, **each} for name, each in operations.items()}
+
+
 def _tei_paths(manifest: Manifest) -> dict[str, Any]:
     """Describe the routes of Text Embeddings Inference that are for the model."""
     errors = (*MODEL_ERRORS, *BODY_ERRORS)
     ranks = {"type": "array", "items": {"type": "object", "required": ["index", "score"]}}
-    routes: list[tuple[str, str, dict[str, Any], Any]] = []
+    paths: dict[str, Any] = {}
     if tei.predicts(manifest):
-        routes.append(("/tei/predict", "Predict all labels, best first.", {"type": "array"}, tei.PredictRequest))
+        body, summary = tei.describe_predict(manifest), "Predict all labels, best first."
+        paths["/tei/predict"] = {"post": _operation(summary, {"type": "array"}, errors, body=body)}
     if tei.reranks(manifest):
-        routes += [(path, "Rank texts.", ranks, tei.RerankRequest) for path in ("/rerank", "/tei/rerank")]
-    return {
-        path: {"post": _operation(summary, response, errors, body=kind.model_json_schema())}
-        for path, summary, response, kind in routes
-    }
+        rank = _operation("Rank texts.", ranks, errors, body=tei.RerankRequest.model_json_schema())
+        paths |= {path: {"post": rank} for path in ("/rerank", "/tei/rerank")}
+    return paths
 
 
 def _ping() -> dict[str, Any]:

@@ -113,6 +113,20 @@ def predicts(manifest: Manifest) -> bool:
     return manifest.task == CLASSIFICATION or (manifest.task == REGRESSION and len(manifest.labels) <= 1)
 
 
+def describe_predict(manifest: Manifest) -> dict[str, Any]:
+    """Return the schema of the body of `/tei/predict`: what of `PredictRequest` a model takes."""
+    processing, schema = manifest.processing, PredictRequest.model_json_schema()
+    text, most = {"type": "string"}, 2 if processing.accepts_pairs else 1
+    fewest = 1 if processing.accepts_single_texts else most
+    texts = {"type": "array", "items": text, "minItems": fewest, "maxItems": most}
+    batch = {"type": "array", "items": texts, "minItems": 1}
+    fields = schema["properties"]
+    fields["inputs"]["anyOf"] = [*([text] if fewest == 1 else []), texts, batch]
+    if manifest.task != REGRESSION:
+        fields["raw_scores"]["enum"] = [False]
+    return schema
+
+
 def reranks(manifest: Manifest) -> bool:
     """Tell whether `/rerank` is for a model."""
     return manifest.task == REGRESSION and manifest.processing.accepts_pairs and len(manifest.labels) <= 1

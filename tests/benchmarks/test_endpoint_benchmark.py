@@ -53,7 +53,7 @@ from tuneport.stages.benchmarks.endpoint.targets import (
     torch_targets,
 )
 from tuneport.stages.benchmarks.load import null_server
-from tuneport.stages.benchmarks.load.main import LoadGenerator
+from tuneport.stages.benchmarks.load.main import SLICES, LoadGenerator
 from tuneport.stages.benchmarks.load.plan import FAILED, LOST, OK, UNSENT, LoadPlan, LoadResult
 from tuneport.stages.benchmarks.peers.registry import FAILED as FAILED_FILE
 from tuneport.stages.benchmarks.peers.registry import PEERS
@@ -301,15 +301,21 @@ def target() -> EndpointTarget:
     )
 
 
+def untimed(statuses: dict[int, int], **fields: Any) -> LoadResult:
+    """Return the result of a plan that sends each body once and times nothing."""
+    return LoadResult(
+        seconds=0, answered=0, answered_by_slice=(0,) * SLICES, latencies_ms=(), statuses=statuses,
+        sent=sum(statuses.values()), client_cpu_s=0, **fields,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(("num_wrong", "is_refused"), [(0, False), (1, False), (3, True)])
 def test_an_endpoint_that_is_wrong_is_not_timed(
     tiny_artifact: Path, task: RuntimeTask, monkeypatch: pytest.MonkeyPatch, num_wrong: int, is_refused: bool
 ) -> None:
     expected = expected_predictions(task, load_golden(tiny_artifact))
     bodies = responses(expected, num_wrong)
-    result = LoadResult(
-        seconds=0, answered=0, latencies_ms=(), statuses={OK: len(bodies)}, sent=0, client_cpu_s=0, last_bodies=bodies
-    )
+    result = untimed({OK: len(bodies)}, last_bodies=bodies)
     monkeypatch.setattr("tuneport.stages.benchmarks.endpoint.check.run_load", lambda _: result)
     if is_refused:
         with pytest.raises(GateError, match="torch predicts"):
@@ -321,7 +327,7 @@ def test_an_endpoint_that_is_wrong_is_not_timed(
 def test_an_endpoint_that_fails_is_not_timed(
     tiny_artifact: Path, task: RuntimeTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result = LoadResult(seconds=0, answered=0, latencies_ms=(), statuses={OK: 3, 500: 1}, sent=4, client_cpu_s=0)
+    result = untimed({OK: 3, 500: 1})
     monkeypatch.setattr("tuneport.stages.benchmarks.endpoint.check.run_load", lambda _: result)
     with pytest.raises(GateError, match="500"):
         check_agreement(target(), 1, task, expected_predictions(task, load_golden(tiny_artifact)))
@@ -443,7 +449,10 @@ def test_torch_is_served_on_the_device_of_the_variant(manifest: Manifest, tiny_c
 
 
 def test_a_level_on_a_gpu_has_utilization_and_energy() -> None:
-    load = LoadResult(seconds=1, answered=10, latencies_ms=(1.0,), statuses={OK: 10}, sent=10, client_cpu_s=0.1)
+    load = LoadResult(
+        seconds=1, answered=10, answered_by_slice=(1,) * SLICES, latencies_ms=(1.0,), statuses={OK: 10}, sent=10,
+        client_cpu_s=0.1,
+    )  # fmt: skip
     levels = {4: LevelRun(load, 1.0, None, 0)}
     target_round = TargetRound(1.0, 1.0, levels, ResourceUsage(1.0, 100.0, 200.0))
     meter = GpuMeter()
@@ -455,4 +464,5 @@ def test_a_level_on_a_gpu_has_utilization_and_energy() -> None:
     meter.usage = usages.__getitem__  # type: ignore[assignment]
     result = summarize("a", [target_round, target_round], meter)
     assert result.gpu_memory_mib == 400.0  # the meter adds up the starts of both rounds
+    assert result.levels[0].requests_per_s_interval == (10.0, 10.0)
     assert (result.levels[0].gpu_utilization, result.levels[0].energy_j_per_1000_requests) == (0.6, 9.0)

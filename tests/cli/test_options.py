@@ -18,6 +18,7 @@ from tuneport.cli.finetune import FLAGS as FINETUNE_FLAGS
 from tuneport.cli.predict import PredictConfig
 from tuneport.cli.serve import SECRETS, ServeConfig
 from tuneport.scoring.config import ScoreConfig
+from tuneport.signing import make_keys
 from tuneport.stages.benchmarks.config import BenchConfig, EndpointConfig
 from tuneport.stages.export.config import ExportConfig
 from tuneport.stages.finetune.config import FinetuneConfig
@@ -110,7 +111,10 @@ def test_options_of_fine_tuning_are_settings_of_its_config(command: str) -> None
 
 @pytest.mark.parametrize("command", ["demo", "average", "verify", "inspect", "build"])
 def test_commands_without_a_config_have_only_shared_options(command: str) -> None:
-    arguments = {"average": {"runs", "allow_repeated_runs"}, "demo": set()}.get(command, {"artifact"})
+    arguments = {
+        "average": {"runs", "allow_repeated_runs"}, "demo": set(), "verify": {"artifact", "key"},
+        "build": {"artifact", "variants"},
+    }.get(command, {"artifact"})  # fmt: skip
     assert options_of(command).keys() - OWN_OPTIONS == arguments
 
 
@@ -185,7 +189,11 @@ def test_every_setting_of_the_service_arrives_in_its_environment(
     monkeypatch.setenv("TUNEPORT_WORKERS", "7")
     (tmp_path / "keys").write_text("key\n")
     monkeypatch.chdir(tmp_path)
-    paths = {"api_keys_file": "keys", "tls_certfile": None, "tls_keyfile": None, "cors_origins": "https://a.example"}
+    public_key = make_keys(tmp_path / "signing").read_text(encoding="ascii").split()[-1]
+    paths = {
+        "api_keys_file": "keys", "tls_certfile": None, "tls_keyfile": None, "cors_origins": "https://a.example",
+        "public_key": public_key,
+    }  # fmt: skip
     examples = {
         name: ([f"--{name.replace('_', '-')}", paths[name]], paths[name]) if name in paths else example(name, field)
         for name, field in Settings.model_fields.items()

@@ -239,7 +239,7 @@ def test_a_pruned_model_is_distilled_from_the_full_one(prepared: Prepared, tmp_p
 
 def test_a_pruned_model_is_quantized_too(prepared: Prepared, tmp_path: Path) -> None:
     builder = prepared.builder(tmp_path, prune_layers=1, distill_steps=120, max_drop=1)
-    spec = replace(VARIANTS["pruned-int8"], min_agreement=0)
+    spec = replace(VARIANTS["pruned-int8"], min_agreement=0.5)
     passed = builder.build_and_validate("pruned-int8", spec)
     assert isinstance(passed, Passed)
     assert passed.candidate.execution.precision == "int8"
@@ -248,7 +248,6 @@ def test_a_pruned_model_is_quantized_too(prepared: Prepared, tmp_path: Path) -> 
     assert any("layer.0" in name for name in names)
     assert not any("layer.1" in name for name in names)
     assert onnx.TensorProto.INT8 in {each.data_type for each in graph.graph.initializer}
-    assert passed.parity.agreement > 0.5
 
 
 def test_a_pruned_model_in_int8_is_for_cpus_alone() -> None:

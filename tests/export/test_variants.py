@@ -86,7 +86,7 @@ def test_variants_without_their_packages_are_refused(monkeypatch: pytest.MonkeyP
             select_variants((name,), "cpu")
     assert set(select_variants((), "cpu")) == {"fp32", "int8"}
     set_host(monkeypatch, has_bf16=True, packages=("openvino",))
-    with pytest.raises(TuneportError, match=r"openvino-int8 needs NNCF.*tuneport\[openvino\]"):
+    with pytest.raises(TuneportError, match=r"openvino-int8 needs NNCF.*tuneport\[export\]"):
         select_variants(("openvino-int8",), "cpu")
     assert set(select_variants((), "cpu")) == {"fp32", "int8", "openvino", "openvino-bf16"}
 

@@ -177,7 +177,7 @@ def test_impossible_combinations_are_refused_in_one_line(
     with pytest.raises(TuneportError, match="leave out pooling"):
         settings(strategy="adapter", pooling="mean")
     with pytest.raises(CheckpointError, match="what adapter trains is not in the weights"):
-        average([out, out], tmp_path / "mean")
+        average([out, out], tmp_path / "mean", allow_repeated_runs=True)
     monkeypatch.setattr(optional_packages, "version", Mock(side_effect=PackageNotFoundError))
     done = tuneport(
         "finetune", "--task", config.task, "--model", config.model, "--data", config.data, "--out", tmp_path / "no",

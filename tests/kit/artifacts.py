@@ -1,4 +1,4 @@
-"""Damage to artifacts."""
+"""Damage to artifacts, and where bentos keep them."""
 
 import json
 from pathlib import Path
@@ -52,3 +52,9 @@ def of_devices(manifest: Manifest, *executions: tuple[str, dict[str, Any]]) -> M
         evidence = source.evidence.model_copy(update={"timing": timing})
         variants.append(Variant(name=name, execution=execution, evidence=evidence))
     return manifest.model_copy(update={"variants": tuple(variants), "default_variant": executions[0][0]})
+
+
+def packed_model(bento: Any) -> Path:
+    """Return the folder of the artifact that a bento packs."""
+    [model] = bento.info.all_models
+    return Path(model.to_model().resolve().path)

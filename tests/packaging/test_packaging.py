@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from kit import ROOT
-from kit.artifacts import change_byte, of_devices
+from kit.artifacts import change_byte, of_devices, packed_model
 from kit.command import assert_one_line, tuneport
 from kit.imports import import_graph, packages
 from kit.servers import Server
@@ -42,12 +42,6 @@ def packed_files(tag: str) -> set[str]:
 
     source = Path(bentoml.bentos.get(tag).path) / "src"
     return {str(path.relative_to(source)) for path in source.rglob("*") if path.is_file() and path.suffix != ".pyc"}
-
-
-def packed_model(bento: Any) -> Path:
-    """Return the folder of the artifact that a bento packs."""
-    [model] = bento.info.all_models
-    return Path(model.to_model().resolve().path)
 
 
 def dockerfile(bento: Any) -> str:
@@ -127,7 +121,7 @@ def test_a_bento_has_every_module_that_the_service_imports(bento_tag: str) -> No
 def test_a_bento_holds_no_more_than_serving_needs(bento_tag: str) -> None:
     files = packed_files(bento_tag)
     assert {file.partition("/")[0] for file in files} == {"serve", "tuneport", "bentofile.yaml"}
-    assert {Path(file).suffix for file in files} == {".py", ".html", ".txt", ".typed", ".yaml"}
+    assert {Path(file).suffix for file in files} == {".css", ".html", ".js", ".py", ".txt", ".typed", ".yaml"}
     assert {file.split("/")[1] for file in files if file.startswith("tuneport/")} == {
         "__init__.py", "errors.py", "folders.py", "gpu.py", "host.py", "py.typed", "runtime", "schema", "scripts.py",
         "signing.py", "stages", "tags.py", "tasks.py", "telemetry.py", "version.py",

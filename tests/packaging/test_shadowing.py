@@ -47,7 +47,7 @@ def test_every_command_ignores_modules_of_the_working_directory(
     commands = [
         ["finetune", "--out=run", *source],
         ["search", "--out=search", "--space=space.toml", "--trials=1", *source],
-        ["average", "run", "run", "--out=average"],
+        ["average", "run", "run", "--out=average", "--allow-repeated-runs"],
         ["export", "run", "--out=artifact", "--variants=fp32"],
         ["predict", artifact, "bank"],
         ["verify", artifact],

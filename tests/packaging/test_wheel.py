@@ -15,7 +15,7 @@ from kit.hostile import ask_server, write_hostile_modules
 from kit.imports import sources
 
 SOURCES = ("tuneport", "finetune", "export", "serve", "benchmarks")
-FILES = ("pyproject.toml", "README.md", "LICENSE", "bentofile.yaml")
+FILES = ("pyproject.toml", "README.md", "LICENSE", "bentofile.yaml", "constraints.txt")
 DATA = {
     "tuneport/doctor/constraints.txt",
     "tuneport/py.typed",

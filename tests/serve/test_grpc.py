@@ -23,6 +23,7 @@ from kit.texts import random_texts
 from tuneport import __version__
 from tuneport.errors import TuneportError
 from tuneport.schema.artifact import Manifest
+from tuneport.stages.serve import logs
 from tuneport.stages.serve.admission import AdmissionController
 from tuneport.stages.serve.grpc import open_inference_pb2 as messages
 from tuneport.stages.serve.grpc.server import GrpcServer
@@ -82,6 +83,7 @@ def call_server(tiny_artifact: Path) -> Callable[..., Any]:
             finally:
                 await server.stop(1)
                 inference.close()
+                logs.write_pending()
 
         return asyncio.run(run())
 

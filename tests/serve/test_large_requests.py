@@ -25,9 +25,21 @@ def service(tiny_artifact: Path) -> Iterator[LocalService]:
         yield opened
 
 
-@pytest.mark.parametrize("size", ["small", "large"])
-def test_all_work_on_a_long_text_is_done_outside_of_the_event_loop(
-    service: LocalService, monkeypatch: pytest.MonkeyPatch, size: str
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        (["bank"], {"parse_input": "loop", "encode_request": "loop", "decode_request": "loop"}),
+        (["bank " * 400], {"parse_input": "loop", "encode_request": "small", "decode_request": "loop"}),
+        (["bank " * 4000], {"parse_input": "small", "encode_request": "small", "decode_request": "loop"}),
+        (
+            ["the bank fell " * 200] * 200,
+            {"parse_input": "large", "encode_request": "large", "decode_request": "small"},
+        ),
+    ],
+    ids=["short", "quick", "small", "large"],
+)
+def test_work_that_takes_a_while_is_done_outside_of_the_event_loop(
+    service: LocalService, monkeypatch: pytest.MonkeyPatch, texts: list[str], expected: dict[str, str]
 ) -> None:
     threads: dict[str, str] = {}
     task = service.runner.task
@@ -36,18 +48,16 @@ def test_all_work_on_a_long_text_is_done_outside_of_the_event_loop(
         inner = getattr(task, name)
 
         def spied(*arguments: Any) -> Any:
-            threads[name] = threading.current_thread().name
+            lane, is_lane, _ = threading.current_thread().name.partition("_requests")
+            threads[name] = lane if is_lane else "loop"
             return inner(*arguments)
 
         monkeypatch.setattr(task, name, spied)
 
-    for name in ("parse_input", "encode", "decode"):
+    for name in expected:
         spy_on(name)
-    texts = ["bank " * 400] if size == "small" else ["the bank fell " * 200] * 200
     assert service.post(texts).status_code == 200
-    assert threads["parse_input"].startswith(f"{size}_requests")
-    assert threads["encode"].startswith(f"{size}_requests")
-    assert size == "small" or "_requests" in threads["decode"]
+    assert threads == expected
 
 
 def test_a_large_request_that_is_read_holds_no_smaller_one(service: LocalService) -> None:

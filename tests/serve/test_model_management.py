@@ -8,6 +8,7 @@ import tritonclient.http as triton
 from kit.serving import LocalService, local_service
 
 from tuneport.schema.artifact import Manifest
+from tuneport.stages.serve.http import model_management, open_inference
 from tuneport.stages.serve.http.model_management import outcome_of
 
 
@@ -53,6 +54,13 @@ def test_the_statistics_count_what_was_asked(client: triton.InferenceServerClien
     assert change == {"success": 1, "fail": 1, "cancel": 0, "queue": 3, "inputs": 3}
     all_models = client.get_inference_statistics()["model_stats"]
     assert all_models[0]["inference_stats"]["compute_infer"]["ns"] > 0
+
+
+def test_every_route_is_described(service: LocalService) -> None:
+    described = service.get("/docs.json").json()["paths"]
+    for route in (*model_management.routes, *open_inference.routes):
+        methods = {name.upper() for name in described.get(route.path, ())} - {"PARAMETERS"}
+        assert methods == (route.methods or set()) - {"HEAD"}, route.path
 
 
 @pytest.mark.parametrize("path", ["other/stats", "other/config", "tiny/versions/0/stats"])

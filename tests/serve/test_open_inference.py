@@ -38,12 +38,17 @@ HEADER = "Inference-Header-Content-Length"
 
 
 @pytest.fixture(scope="module")
-def local(tiny_artifact: Path) -> Iterator[TestClient]:
+def admission(tiny_artifact: Path) -> Iterator[AdmissionController]:
     chosen = Settings(variant="fp32", log_requests=False)
     inference = Inference.open(tiny_artifact, chosen)
-    with TestClient(create_app(AdmissionController(inference, chosen))) as client:
-        yield client
+    yield AdmissionController(inference, chosen)
     inference.close()
+
+
+@pytest.fixture(scope="module")
+def local(admission: AdmissionController) -> Iterator[TestClient]:
+    with TestClient(create_app(admission)) as client:
+        yield client
 
 
 def text_tensor(texts: Any, **fields: Any) -> dict[str, Any]:
@@ -85,8 +90,7 @@ def test_the_server_is_live_ready_and_named(local: TestClient) -> None:
     assert local.get("/v2").json() == server
 
 
-def test_a_server_that_stops_says_that_it_is_not_ready(local: TestClient) -> None:
-    admission = local.app.state.admission  # type: ignore[attr-defined]
+def test_a_server_that_stops_says_that_it_is_not_ready(local: TestClient, admission: AdmissionController) -> None:
     admission.ready = False
     try:
         for path, content in (("health", {"ready": False}), ("models/tiny", {"name": "tiny", "ready": False})):

@@ -38,7 +38,7 @@ def bench(
         return
     if config is None or out is None:
         raise typer.BadParameter("give ARTIFACT and --out, or --compare OLD NEW")
-    from tuneport.cli.tables import print_report
+    from tuneport.cli.bench_tables import print_report
     from tuneport.stages.benchmarks.engine import bench as run_bench
 
     with progress_steps() as progress:
@@ -49,7 +49,7 @@ def bench(
 
 def _compare(old: Path, new: Path, max_regression: float) -> None:
     """Print what became better or worse; raises TuneportError if a figure lost more than `max_regression`."""
-    from tuneport.cli.tables import print_comparison
+    from tuneport.cli.bench_tables import print_comparison
     from tuneport.stages.benchmarks.compare import compare
 
     comparison = compare(old, new)

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from tuneport.cli.options import with_config
-from tuneport.cli.progress import print_warning, progress_rows
+from tuneport.cli.progress import print_warning
+from tuneport.cli.row_progress import progress_rows
 from tuneport.cli.signals import explain_interruption
 from tuneport.scoring.config import ScoreConfig
 

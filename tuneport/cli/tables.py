@@ -1,4 +1,4 @@
-"""Tables of an artifact's evidence and of a benchmark's results, on stdout."""
+"""Tables on stdout: any, and those of an artifact's evidence, for commands that work without torch."""
 
 from pathlib import Path
 
@@ -11,8 +11,6 @@ from rich.table import Table
 from tuneport.runtime.availability import obstacles
 from tuneport.schema.artifact import Manifest
 from tuneport.schema.loading import load_manifest
-from tuneport.stages.benchmarks.compare import Comparison
-from tuneport.stages.benchmarks.report import Report
 from tuneport.stages.export.card import (
     calibration,
     device_text,
@@ -28,14 +26,6 @@ MAX_TABLE_WIDTH = 1000
 WIDTH_WITHOUT_TERMINAL = 160
 
 
-def print_report(report: Report) -> None:
-    """Print a benchmark's table."""
-    header, rows = report.cells()
-    _print_table(header, rows, report.caption())
-    for line in report.remarks():
-        _print_plain(_console(), line)
-
-
 def print_summary(manifest: Manifest) -> None:
     """Print what an export measured of its variants, beside torch, in a table of 80 columns."""
     header, rows = summary(manifest)
@@ -44,15 +34,7 @@ def print_summary(manifest: Manifest) -> None:
         f"{texts} validation inputs on {device_text(manifest)}. * serves by default. p50: one input at a time. "
         "Inputs/s: in batches. Speed-up: in inputs/s, against the fastest torch of the same class of precision."
     )
-    _print_table(header, rows, caption)
-
-
-def print_comparison(comparison: Comparison) -> None:
-    """Print what two reports have in common."""
-    header, rows = comparison.cells()
-    _print_table(header, rows, "Beyond noise: the 95 % confidence intervals have no value in common.")
-    for line in comparison.notes:
-        _print_plain(_console(), line)
+    print_table(header, rows, caption)
 
 
 def print_artifact(folder: Path) -> None:
@@ -61,18 +43,18 @@ def print_artifact(folder: Path) -> None:
     console = _console()
     console.print(f"[bold]{manifest.name}[/] {manifest.version}: {manifest.task}", highlight=False)
     if task_spec(manifest.task).has_labels:
-        _print_plain(console, f"{len(manifest.labels)} labels: {', '.join(manifest.labels)}")
-    _print_plain(console, long_inputs(manifest))
+        print_plain(f"{len(manifest.labels)} labels: {', '.join(manifest.labels)}")
+    print_plain(long_inputs(manifest))
     header, rows = evidence(manifest)
     parity = manifest.variants[0].evidence.parity
-    _print_table(
+    print_table(
         header,
         rows,
         f"{parity.golden_cases} golden cases and {parity.texts} validation inputs. * serves by default, † another "
         "variant is better in every respect, ×2: in two streams, ¹: inputs run one at a time.",
     )
     for line in [*_availability(manifest), *_provenance(manifest)]:
-        _print_plain(console, line)
+        print_plain(line)
 
 
 def _availability(manifest: Manifest) -> list[str]:
@@ -106,7 +88,7 @@ def _provenance(manifest: Manifest) -> list[str]:
     ]
 
 
-def _print_table(header: list[str], rows: list[list[str]], caption: str) -> None:
+def print_table(header: list[str], rows: list[list[str]], caption: str) -> None:
     """Print a table or, where the terminal is too narrow for it, a paragraph a row, so that no figure is cut off."""
     console = _console()
     table = Table(caption=caption, caption_justify="left")
@@ -124,8 +106,9 @@ def _print_table(header: list[str], rows: list[list[str]], caption: str) -> None
     console.print(caption, style="italic", highlight=False)
 
 
-def _print_plain(console: Console, line: str) -> None:
-    console.print(_printable(line), highlight=False, markup=False)
+def print_plain(line: str) -> None:
+    """Print a line without markup and colours."""
+    _console().print(_printable(line), highlight=False, markup=False)
 
 
 def _printable(text: str) -> str:

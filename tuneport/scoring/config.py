@@ -1,15 +1,12 @@
-"""Settings of batch scoring, and what the workers are told."""
+"""Settings of batch scoring."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, field_validator
 
 from tuneport.schema.base import Frozen
-from tuneport.scoring.inputs import InputColumns
-from tuneport.scoring.writers import Layout
 
 
 class ScoreConfig(Frozen):
@@ -56,16 +53,3 @@ class ScoreConfig(Frozen):
     def parameter_values(self) -> dict[str, Any]:
         """The parameters as values."""
         return dict(json.loads(self.parameters))
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a worker needs to know; it is sent to other processes."""
-
-    config: ScoreConfig
-    variant: str
-    columns: InputColumns
-    layout: Layout
-    folder: Path
-    """Where the parts of the output are written."""
-    threads: int | None

@@ -11,9 +11,10 @@ from tuneport.gpu import visible_gpus
 from tuneport.host import usable_cores
 from tuneport.schema.artifact import Manifest
 from tuneport.schema.loading import load_manifest
-from tuneport.scoring.config import Plan, ScoreConfig
+from tuneport.scoring.config import ScoreConfig
 from tuneport.scoring.inputs import input_columns
 from tuneport.scoring.journal import Journal, Part, folder_of, move_staged, open_journal
+from tuneport.scoring.plan import Plan
 from tuneport.scoring.rows import Chunk, Source
 from tuneport.scoring.sources import open_source, output_format
 from tuneport.scoring.workers import run_here, run_in_processes

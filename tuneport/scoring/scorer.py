@@ -13,8 +13,8 @@ from tuneport.runtime.batch import EncodedInput, RowOutputs, group_by_input
 from tuneport.runtime.predictor import Predictor
 from tuneport.runtime.runner import run_isolated
 from tuneport.runtime.scheduler import pack_batches
-from tuneport.scoring.config import Plan
 from tuneport.scoring.journal import Part
+from tuneport.scoring.plan import Plan
 from tuneport.scoring.rows import Chunk, ChunkRows, Row
 from tuneport.scoring.sources import open_source
 from tuneport.scoring.writers import json_line, write_part

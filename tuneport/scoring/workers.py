@@ -11,8 +11,8 @@ from typing import Any
 
 from tuneport.errors import EngineError, TuneportError
 from tuneport.gpu import VISIBLE, visible_gpus
-from tuneport.scoring.config import Plan
 from tuneport.scoring.journal import Part
+from tuneport.scoring.plan import Plan
 from tuneport.scoring.rows import Chunk
 from tuneport.scoring.scorer import ChunkScorer
 

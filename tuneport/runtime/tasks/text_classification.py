@@ -90,7 +90,7 @@ class Task(RuntimeTask):
         parameters: Any,
     ) -> list[Any]:
         """Decode as `decode` does; without parameters, and with one label an input, all inputs at once."""
-        if self._is_multi_label or parameters != DEFAULTS:
+        if not outputs or self._is_multi_label or parameters != DEFAULTS:
             return super().decode_request(parsed_inputs, windows, outputs, parameters)
         probabilities = self.probabilities(np.stack([rows[0]["logits"] for rows in outputs]))
         best = probabilities.argmax(-1)
