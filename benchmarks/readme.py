@@ -2,19 +2,18 @@
 
     python -m tuneport.stages.benchmarks.readme demo/report
 
-Copies report.json to benchmarks/reports/demo.json and writes its table between the two marks in README.md; both are
+Writes the report to benchmarks/reports/demo.json, without folders of the machine, and writes its table between the two marks in README.md; both are
 committed together, and a test compares them.
 """
 
 import argparse
-import shutil
 import sys
 from pathlib import Path
 
 from tuneport.errors import TuneportError
 
 from .compare import read_report
-from .report import REPORT, Report
+from .report import Report
 
 ROOT = Path(__file__).resolve().parents[1]
 README, COMMITTED = ROOT / "README.md", Path(__file__).resolve().parent / "reports" / "demo.json"
@@ -34,6 +33,12 @@ def table_of(report: Report) -> str:
         for line in lines
     ]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (aligned[0], rule, *aligned[1:]))
+
+
+def without_folders(report: Report) -> Report:
+    """Return the report without folders of the machine that made it: its data by name, and no settings."""
+    data = report.data and report.data.model_copy(update={"source": Path(report.data.source).name})
+    return report.model_copy(update={"data": data, "config": {}})
 
 
 def with_table(text: str, table: str) -> str:
@@ -58,7 +63,7 @@ def main() -> None:
     except TuneportError as error:
         sys.exit(f"error: {error}")
     COMMITTED.parent.mkdir(exist_ok=True)
-    shutil.copyfile(folder / REPORT if folder.is_dir() else folder, COMMITTED)
+    COMMITTED.write_text(without_folders(report).model_dump_json(indent=2) + "\n", encoding="utf-8")
     README.write_text(text, encoding="utf-8")
 
 
