@@ -2,8 +2,8 @@
 
     python -m tuneport.stages.benchmarks.readme demo/report
 
-Writes the report to benchmarks/reports/demo.json, without folders of the machine, and writes its table between the two marks in README.md; both are
-committed together, and a test compares them.
+Writes the report to benchmarks/reports/demo.json, without folders of the machine, and its table between the two marks
+in README.md; both are committed together, and a test compares them.
 """
 
 import argparse
