@@ -68,14 +68,7 @@ def prepare(config: FinetuneConfig) -> Prepared:
     source = resolve_model(config.model)
     spec = task_spec(config.task)
     with processes().local_main_process_first():  # the other processes then find the cached rows
-        data = read_data(
-            config.data,
-            columns=config.columns,
-            required=spec.columns,
-            optional=spec.optional_columns,
-            seed=config.seed,
-            splits=config.splits,
-        )
+        data = read_rows(config)
         warnings = [*data.warnings, *find_leakage(data)]
         data = add_rehearsal_split(data, config)
         task: FinetuneTask = spec.task_class("finetune")(data, config)
@@ -90,6 +83,19 @@ def prepare(config: FinetuneConfig) -> Prepared:
         warnings += count_truncated(data, features)
     warnings += device_warnings(config, device, processes().num_processes)
     return Prepared(config, task, data, source, processor, features, tuple(warnings))
+
+
+def read_rows(config: FinetuneConfig) -> Data:
+    """Read the data that the settings name, with the columns of the task; raises DataError."""
+    spec = task_spec(config.task)
+    return read_data(
+        config.data,
+        columns=config.columns,
+        required=spec.columns,
+        optional=spec.optional_columns,
+        seed=config.seed,
+        splits=config.splits,
+    )
 
 
 def with_settings(prepared: Prepared, config: FinetuneConfig) -> Prepared:

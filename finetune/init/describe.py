@@ -7,7 +7,7 @@ from typing import Any
 
 from tuneport.data.columns import cells_are_no_lists
 from tuneport.data.files import LoadedSplit
-from tuneport.data.reader import Data, read_data
+from tuneport.data.reader import Data
 from tuneport.data.rows import canonical_row, numbered_rows
 from tuneport.data.sources import load_splits
 from tuneport.data.table_rows import first_row_is_data
@@ -17,7 +17,7 @@ from tuneport.tasks import task_spec
 
 from ..config import FinetuneConfig, load_config
 from ..embedded import MODEL, resolve_model
-from ..setup import Prepared, prepare
+from ..setup import Prepared, prepare, read_rows
 from .columns import describe_columns
 from .lengths import MAX_LENGTH, Lengths, suggest_lengths
 from .recognize import Recognized, recognize
@@ -170,14 +170,7 @@ def _default_model(recognized: Recognized) -> str:
 def _suggest(config: FinetuneConfig, fixed: set[str]) -> tuple[dict[str, Any], list[Lengths]]:
     """Check every row, and suggest lengths for those settings that the user did not fix."""
     spec = task_spec(config.task)
-    data = read_data(
-        config.data,
-        columns=config.columns,
-        required=spec.columns,
-        optional=spec.optional_columns,
-        seed=config.seed,
-        splits=config.splits,
-    )
+    data = read_rows(config)
     wide = config if "max_length" in fixed else config.model_copy(update={"max_length": MAX_LENGTH})
     task = spec.task_class("finetune")(data, wide)
     source = resolve_model(config.model)
