@@ -24,102 +24,12 @@ from tuneport.schema.torch_setup import TorchDevice
 from tuneport.stages.finetune.embedded import MODEL
 
 from ..report import REPORT
-from .config import MINUTES, SCALES
+from .config import MINUTES
+from .plan import PACKAGE, plan_steps
 from .report import GpuCheckReport, write_gpu_report
-from .steps import Step, run_steps
+from .steps import run_steps
 
 REPORTS = Path("benchmarks/reports/gpu")
-PACKAGE = "tuneport.stages.benchmarks.gpu_check"
-TUNED, RANDOM, GENERATIVE = "tuned", "random-bert", "random-gpt2"
-
-
-def plan_steps(device: TorchDevice, model: str, data: str | None, work: Path) -> tuple[Step, ...]:
-    """Return the steps of the check; the most important ones come first, in case the time does not suffice."""
-    scale = SCALES[device]
-    rows = data or str(work / "data")
-    run, checkpoint = work / "run", work / RANDOM / "checkpoint"
-    artifact, generative = work / f"{TUNED}-artifact", work / f"{GENERATIVE}-artifact"
-
-    def step(name: str, *arguments: object, limit_s: float, needs: Sequence[str] = (), writes: bool = False) -> Step:
-        result = work / f"{name}.json" if writes else None
-        command = ("-P", "-m", *map(str, arguments), *([str(result)] if result else []))
-        return Step(name, command, limit_s * scale.limit_factor, tuple(needs), result)
-
-    def module(name: str) -> str:
-        return f"{PACKAGE}.{name}"
-
-    def chain(name: str, source: Path, rows: str, needs: str, *variants: str) -> list[Step]:
-        """Return export, verification, placement and speed of one checkpoint; of its default variants unless named."""
-        made, exported = work / f"{name}-artifact", f"export-{name}"
-        settings = ["--name", name, "--device", device, "--max-gate-rows", scale.gate_rows]
-        settings += ["--variants", ",".join(variants)] if variants else []
-        return [
-            step(
-                exported, "tuneport", "export", source, "--out", made, "--data", rows, *settings,
-                limit_s=180, needs=[needs],
-            ),
-            step(f"verify-{name}", "tuneport", "verify", made, limit_s=60, needs=[exported]),
-            step(
-                f"placement-{name}", module("placement"), made, device, limit_s=60, needs=[exported], writes=True
-            ),
-            step(
-                f"speed-{name}", module("speed"), made, source, device, limit_s=120, needs=[exported], writes=True
-            ),
-        ]  # fmt: skip
-
-    tuning = (
-        "--set",
-        f"max_steps={scale.train_steps}",
-        "--set",
-        "learning_rate=2e-4",
-        "--set",
-        f"max_length={scale.max_length}",
-    )
-    quiet = ("--set", "eval_strategy=no", "--set", "save_strategy=no")
-    made_data = [] if data else [step("data", module("models"), "data", rows, limit_s=60)]
-    needs_data = [each.name for each in made_data]
-    bench = ("--device", device, "--num-inputs", scale.bench_inputs, "--rounds", 1)
-    load = ("--connections", scale.connections, "--seconds", scale.load_seconds, "--rounds", 1)
-    return (
-        step("environment", module("environment"), device, limit_s=90, writes=True),
-        *made_data,
-        step(
-            "finetune", "tuneport", "finetune", "--task", "text-classification", "--model", model, "--data", rows,
-            "--out", run, *tuning, *quiet, limit_s=120, needs=needs_data,
-        ),
-        *chain(TUNED, run, rows, "finetune"),
-        step(
-            "answers", module("answers"), artifact, run, device,
-            limit_s=90, needs=[f"export-{TUNED}"], writes=True,
-        ),
-        step(
-            RANDOM, module("models"), RANDOM, model, rows, work / RANDOM, scale.layers, scale.hidden_size,
-            limit_s=90, needs=needs_data,
-        ),
-        *chain(RANDOM, checkpoint, str(work / RANDOM / "data"), RANDOM, *scale.random_variants),
-        step("gpu-tests", module("gpu_tests"), device, limit_s=150, writes=True),
-        step(
-            "bench", "tuneport", "bench", artifact, "--out", work / "bench", *bench,
-            limit_s=100, needs=[f"export-{TUNED}"],
-        ),
-        step(
-            "bench-endpoint", "tuneport", "bench-endpoint", artifact, "--out", work / "endpoint", "--num-inputs",
-            scale.bench_inputs, *load, limit_s=150, needs=[f"export-{TUNED}"],
-        ),
-        step(
-            GENERATIVE, module("models"), GENERATIVE, model, rows, work / GENERATIVE, scale.layers, scale.hidden_size,
-            limit_s=60, needs=needs_data,
-        ),
-        step(
-            f"export-{GENERATIVE}", "tuneport", "export", work / GENERATIVE / "checkpoint", "--task", "text-generation",
-            "--data", work / GENERATIVE / "data", "--out", generative, "--name", GENERATIVE, "--device", device,
-            "--max-gate-rows", scale.gate_rows, limit_s=120, needs=[GENERATIVE],
-        ),
-        step(
-            f"bench-{GENERATIVE}", "tuneport", "bench", generative, "--out", work / "generation", *bench,
-            limit_s=60, needs=[f"export-{GENERATIVE}"],
-        ),
-    )  # fmt: skip
 
 
 def gpu_check(

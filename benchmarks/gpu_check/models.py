@@ -49,7 +49,7 @@ def random_bert(tokenizer_folder: Path, data: Path, out: Path, *, layers: int, h
         initializer_range=INITIALIZER_RANGE, pad_token_id=tokenizer.pad_token_id,
         id2label=dict(enumerate(LABELS)), label2id={label: i for i, label in enumerate(LABELS)},
     )  # fmt: skip
-    model = BertForSequenceClassification(config).eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    model = BertForSequenceClassification(config).eval().to(_device())
     texts = {split: _texts(data / f"{split}.jsonl", count) for split, count in SPLITS.items()}
     logits = {split: _logits(model, tokenizer, rows) for split, rows in texts.items()}
     mean, scale = logits["train"].mean(0), DEVIATION / logits["train"].std(0)
@@ -95,7 +95,7 @@ def random_gpt2(tokenizer_folder: Path, data: Path, out: Path, *, layers: int, h
     model.save_pretrained(out / "checkpoint")
     tokenizer.save_pretrained(out / "checkpoint")
     (out / "data").mkdir()
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(_device())
     for split in ("train", "validation"):
         texts = [_continued(model, tokenizer, text) for text in _texts(data / f"{split}.jsonl", GENERATIVE_ROWS)]
         write_lines(out / "data" / f"{split}.jsonl", [{"text": text} for text in texts])
@@ -111,6 +111,10 @@ def _continued(model: Any, tokenizer: Any, text: str) -> str:
             max_new_tokens=count,
         )  # fmt: skip
     return str(tokenizer.decode(ids[0]))
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _texts(file: Path, count: int) -> list[str]:

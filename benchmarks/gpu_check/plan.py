@@ -1,0 +1,155 @@
+"""Which steps the check has, in which order, and what each needs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tuneport.schema.torch_setup import TorchDevice
+
+from .config import SCALES, Scale
+from .steps import Step
+
+PACKAGE = "tuneport.stages.benchmarks.gpu_check"
+TUNED, RANDOM, GENERATIVE = "tuned", "random-bert", "random-gpt2"
+
+
+def plan_steps(device: TorchDevice, model: str, data: str | None, work: Path) -> tuple[Step, ...]:
+    """Return the steps of the check; the most important ones come first, in case the time does not suffice."""
+    plan = Plan(device, model, data or str(work / "data"), work, makes_data=data is None)
+    return (
+        plan.step("environment", plan.module("environment"), device, limit_s=90, writes=True),
+        *plan.make_data(),
+        plan.finetune(),
+        *plan.chain(TUNED, plan.run, plan.rows, "finetune"),
+        plan.step(
+            "answers", plan.module("answers"), plan.artifact(TUNED), plan.run, device,
+            limit_s=90, needs=[f"export-{TUNED}"], writes=True,
+        ),
+        plan.random_model(RANDOM, limit_s=90),
+        *plan.chain(RANDOM, plan.checkpoint(RANDOM), plan.data(RANDOM), RANDOM, *plan.scale.random_variants),
+        plan.step("gpu-tests", plan.module("gpu_tests"), device, limit_s=150, writes=True),
+        *plan.benchmarks(),
+        *plan.generation(),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Makes the steps for one device, model and folder."""
+
+    device: TorchDevice
+    model: str
+    rows: str
+    """The folder of labelled texts."""
+    work: Path
+    makes_data: bool
+    """Whether a step writes the texts."""
+
+    @property
+    def scale(self) -> Scale:
+        """How much each step does."""
+        return SCALES[self.device]
+
+    @property
+    def run(self) -> Path:
+        """The run folder of the model that is fine-tuned."""
+        return self.work / "run"
+
+    def artifact(self, name: str) -> Path:
+        """Locate the artifact of a checkpoint."""
+        return self.work / f"{name}-artifact"
+
+    def checkpoint(self, name: str) -> Path:
+        """Locate a random model."""
+        return self.work / name / "checkpoint"
+
+    def data(self, name: str) -> Path:
+        """Locate the data of a random model."""
+        return self.work / name / "data"
+
+    def module(self, name: str) -> str:
+        """Return the name of a step's own module."""
+        return f"{PACKAGE}.{name}"
+
+    def step(
+        self, name: str, *arguments: object, limit_s: float, needs: Sequence[str] = (), writes: bool = False
+    ) -> Step:
+        """Return a step that runs a module with arguments; one that `writes` gets the file of its result, too."""
+        result = self.work / f"{name}.json" if writes else None
+        command = ("-P", "-m", *map(str, arguments), *([str(result)] if result else []))
+        return Step(name, command, limit_s * self.scale.limit_factor, tuple(needs), result)
+
+    def make_data(self) -> list[Step]:
+        """Return the step that writes the texts, unless they are given."""
+        return [self.step("data", self.module("models"), "data", self.rows, limit_s=60)] if self.makes_data else []
+
+    def finetune(self) -> Step:
+        """Return the training, with neither evaluations nor checkpoints between its steps."""
+        values = {
+            "max_steps": self.scale.train_steps, "learning_rate": "2e-4", "max_length": self.scale.max_length,
+            "eval_strategy": "no", "save_strategy": "no",
+        }  # fmt: skip
+        settings = [part for name, value in values.items() for part in ("--set", f"{name}={value}")]
+        return self.step(
+            "finetune", "tuneport", "finetune", "--task", "text-classification", "--model", self.model,
+            "--data", self.rows, "--out", self.run, *settings, limit_s=120, needs=self._needs_data,
+        )  # fmt: skip
+
+    def random_model(self, name: str, *, limit_s: float) -> Step:
+        """Return the step that makes a random model and its data."""
+        sizes = (self.scale.layers, self.scale.hidden_size)
+        arguments = (name, self.model, self.rows, self.work / name, *sizes)
+        return self.step(name, self.module("models"), *arguments, limit_s=limit_s, needs=self._needs_data)
+
+    def chain(self, name: str, source: Path, rows: object, needs: str, *variants: str) -> list[Step]:
+        """Return export, verification, placement and speed of one checkpoint; of its default variants unless named."""
+        made, exported = self.artifact(name), f"export-{name}"
+        settings = ["--name", name, "--device", self.device, "--max-gate-rows", self.scale.gate_rows]
+        settings += ["--variants", ",".join(variants)] if variants else []
+        return [
+            self.step(
+                exported, "tuneport", "export", source, "--out", made, "--data", rows, *settings,
+                limit_s=180, needs=[needs],
+            ),
+            self.step(f"verify-{name}", "tuneport", "verify", made, limit_s=60, needs=[exported]),
+            self.step(
+                f"placement-{name}", self.module("placement"), made, self.device,
+                limit_s=60, needs=[exported], writes=True,
+            ),
+            self.step(
+                f"speed-{name}", self.module("speed"), made, source, self.device,
+                limit_s=120, needs=[exported], writes=True,
+            ),
+        ]  # fmt: skip
+
+    def benchmarks(self) -> list[Step]:
+        """Return both benchmarks of the tuned model."""
+        load = ("--connections", self.scale.connections, "--seconds", self.scale.load_seconds, "--rounds", 1)
+        return [
+            self._bench("bench", TUNED, "bench", limit_s=100),
+            self.step(
+                "bench-endpoint", "tuneport", "bench-endpoint", self.artifact(TUNED), "--out", self.work / "endpoint",
+                "--num-inputs", self.scale.bench_inputs, *load, limit_s=150, needs=[f"export-{TUNED}"],
+            ),
+        ]  # fmt: skip
+
+    def generation(self) -> list[Step]:
+        """Return the steps of a generative model."""
+        return [
+            self.random_model(GENERATIVE, limit_s=60),
+            self.step(
+                f"export-{GENERATIVE}", "tuneport", "export", self.checkpoint(GENERATIVE), "--task", "text-generation",
+                "--data", self.data(GENERATIVE), "--out", self.artifact(GENERATIVE), "--name", GENERATIVE,
+                "--device", self.device, "--max-gate-rows", self.scale.gate_rows, limit_s=120, needs=[GENERATIVE],
+            ),
+            self._bench(f"bench-{GENERATIVE}", GENERATIVE, "generation", limit_s=60),
+        ]  # fmt: skip
+
+    def _bench(self, step: str, name: str, folder: str, *, limit_s: float) -> Step:
+        options = ("--device", self.device, "--num-inputs", self.scale.bench_inputs, "--rounds", 1)
+        arguments = (self.artifact(name), "--out", self.work / folder, *options)
+        return self.step(step, "tuneport", "bench", *arguments, limit_s=limit_s, needs=[f"export-{name}"])
+
+    @property
+    def _needs_data(self) -> tuple[str, ...]:
+        return tuple(step.name for step in self.make_data())
