@@ -1,0 +1,23 @@
+"""NVIDIA GPUs through NVML: which of them this process may use, and what they do while something is measured.
+
+Imported while services start, so it needs only the standard library and pydantic; NVML is asked where it is installed.
+"""
+
+from tuneport.gpu.devices import Driver, Gpu, nvidia_driver
+from tuneport.gpu.meter import GpuMeter, GpuTotals, GpuUsage
+from tuneport.gpu.nvml import ask, nvml
+from tuneport.gpu.selection import VISIBLE, unknown_entry, visible_gpus
+
+__all__ = [
+    "VISIBLE",
+    "Driver",
+    "Gpu",
+    "GpuMeter",
+    "GpuTotals",
+    "GpuUsage",
+    "ask",
+    "nvidia_driver",
+    "nvml",
+    "unknown_entry",
+    "visible_gpus",
+]

@@ -1,0 +1,79 @@
+"""Which GPUs CUDA_VISIBLE_DEVICES leaves to this process."""
+
+import itertools
+import os
+
+from tuneport.gpu.devices import MIG_NAME, Card, Device, Gpu, list_cards
+from tuneport.gpu.nvml import nvml
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+GPU_NAME = "GPU-"
+"""How UUIDs of whole GPUs start."""
+
+
+def visible_gpus() -> tuple[Gpu, ...]:
+    """Return the GPUs and MIG instances that this process may use, in CUDA's order; empty without a driver.
+
+    CUDA_VISIBLE_DEVICES is read as CUDA reads it: numbers, UUIDs or unique beginnings of them, MIG names; what follows
+    an invalid one does not count, and a repeated one leaves none. A GPU in MIG mode stands for all of its instances.
+    CUDA opens only the first instance that a process may use: give each process the `uuid` of one.
+    Numbers count in the order of the PCI bus, which is CUDA's for like GPUs and with CUDA_DEVICE_ORDER=PCI_BUS_ID.
+    """
+    with nvml() as pynvml:
+        if pynvml is None:
+            return ()
+        try:
+            cards = list_cards(pynvml)
+            return tuple(device.describe(pynvml) for device in _selected(cards, os.environ.get(VISIBLE)))
+        except pynvml.NVMLError:  # lost while it was asked
+            return ()
+
+
+def unknown_entry() -> str | None:
+    """Return the first entry of CUDA_VISIBLE_DEVICES that is no GPU of this host; None without one, or a driver.
+
+    CUDA ignores such an entry and all that follow. An empty value, and a number below 0, hide every GPU on purpose.
+    """
+    with nvml() as pynvml:
+        if pynvml is None:
+            return None
+        try:
+            cards = list_cards(pynvml)
+        except pynvml.NVMLError:
+            return None
+    entries = [each.strip() for each in os.environ.get(VISIBLE, "").split(",")]
+    for entry in itertools.takewhile(lambda each: each and not each.startswith("-"), entries):
+        if _find(cards, entry) is None:
+            return entry
+    return None
+
+
+def _selected(cards: list[Card], visible: str | None) -> list[Device]:
+    """Return what CUDA_VISIBLE_DEVICES leaves of the devices, in its order."""
+    if visible is None:
+        return [device for card in cards for device in card.usable]
+    selected: list[Device] = []
+    for entry in (each.strip() for each in visible.split(",")):
+        found = _find(cards, entry)
+        if found is None:
+            break
+        if any(device in selected for device in found):
+            return []
+        selected += found
+    return selected
+
+
+def _find(cards: list[Card], entry: str) -> tuple[Device, ...] | None:
+    """Return the devices of one entry; None if it names none, or several."""
+    if entry.isdecimal():
+        return cards[int(entry)].usable if int(entry) < len(cards) else None
+    candidates: list[tuple[tuple[Device, ...], tuple[str, ...]]]
+    if entry.startswith(MIG_NAME):
+        candidates = [((each,), each.names) for card in cards for each in card.instances or ()]
+    elif entry.startswith(GPU_NAME):
+        candidates = [(card.usable, card.device.names) for card in cards]
+    else:
+        return None
+    exact = [devices for devices, names in candidates if entry in names]  # …/1/1 is also the beginning of …/1/10
+    found = exact or [devices for devices, names in candidates if any(name.startswith(entry) for name in names)]
+    return found[0] if len(found) == 1 else None
