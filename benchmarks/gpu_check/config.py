@@ -8,6 +8,8 @@ from tuneport.schema.torch_setup import TorchDevice
 MINUTES = 6.0
 """Within which the check ends on an H100."""
 MIXED = "mixed lengths"
+EAGER, COMPILED = "eager", "compiled"
+"""Names of the baselines: torch as it is, and with torch.compile."""
 MEAN_TOKENS = 45
 
 
@@ -64,12 +66,12 @@ class Floor(Frozen):
 
 
 FLOORS = (
-    Floor(workload="1 x 16", against="eager", factor=3.0),
-    Floor(workload="1 x 128", against="eager", factor=3.0),
-    Floor(workload="8 x 128", against="eager", factor=1.4),
-    Floor(workload=MIXED, against="eager", factor=2.0),
+    Floor(workload="1 x 16", against=EAGER, factor=3.0),
+    Floor(workload="1 x 128", against=EAGER, factor=3.0),
+    Floor(workload="8 x 128", against=EAGER, factor=1.4),
+    Floor(workload=MIXED, against=EAGER, factor=2.0),
     *(
-        Floor(workload=workload, against="compiled", factor=1.0)
+        Floor(workload=workload, against=COMPILED, factor=1.0)
         for workload in ("1 x 16", "1 x 128", "8 x 128", "32 x 128", MIXED)
     ),
 )

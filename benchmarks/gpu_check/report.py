@@ -8,8 +8,8 @@ from tuneport.schema.base import Frozen
 from tuneport.schema.torch_setup import TorchDevice
 
 from ..report import PICTURE, REPORT, TABLE, markdown_table
-from .config import FLOORS
-from .speed import EAGER, SpeedReport
+from .config import EAGER, FLOORS
+from .speed_report import SpeedReport
 from .steps import PASSED, StepResult
 
 SPEED_PREFIX = "speed-"

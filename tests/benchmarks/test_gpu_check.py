@@ -20,22 +20,15 @@ from tuneport.stages.benchmarks.baselines import open_baseline
 from tuneport.stages.benchmarks.config import BenchConfig
 from tuneport.stages.benchmarks.gpu_check import main as gpu_check_main
 from tuneport.stages.benchmarks.gpu_check.answers import compare_answers
-from tuneport.stages.benchmarks.gpu_check.config import FLOORS, MEAN_TOKENS, MIXED, SCALES, Floor
+from tuneport.stages.benchmarks.gpu_check.config import COMPILED, EAGER, FLOORS, MEAN_TOKENS, MIXED, SCALES, Floor
 from tuneport.stages.benchmarks.gpu_check.gpu_tests import ROOT, count_cases, gpu_test_files, run_gpu_tests
 from tuneport.stages.benchmarks.gpu_check.main import main, plan_steps, report_name
 from tuneport.stages.benchmarks.gpu_check.models import LABELS, random_bert
+from tuneport.stages.benchmarks.gpu_check.outputs import compare
 from tuneport.stages.benchmarks.gpu_check.placement import count_nodes, fallbacks, placement
 from tuneport.stages.benchmarks.gpu_check.report import GpuCheckReport, write_gpu_report
-from tuneport.stages.benchmarks.gpu_check.speed import (
-    COMPILED,
-    EAGER,
-    Rows,
-    SpeedReport,
-    WorkloadResult,
-    check_floors,
-    compare,
-    mixed_lengths,
-)
+from tuneport.stages.benchmarks.gpu_check.rows import Rows, mixed_lengths
+from tuneport.stages.benchmarks.gpu_check.speed_report import SpeedReport, WorkloadResult, check_floors
 from tuneport.stages.benchmarks.gpu_check.steps import Step, StepResult, run_steps
 
 
