@@ -4,6 +4,7 @@ NAME.tar.sha256 beside it has its hash, in the form of sha256sum, and NAME.tar.s
 hash is written last, so that half an upload is no bento.
 """
 
+import tarfile
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,11 +68,24 @@ def pull_bento(url: str, public_key: str | None = None) -> str:
         remote.download(remote.path, archive)
         if sha256(archive) != hash_file.read_text(encoding="ascii", errors="replace").partition(" ")[0]:
             raise TuneportError(f"{url} is damaged: its SHA-256 is not that beside it", "push it again")
+        _check_members(archive)
         bento = Bento.import_from(str(archive), "tar")
         for model in bento.info.all_models:
             _check_artifact(Path(bento._path, "models", model.tag.path()), None)
         bento.save()
     return str(bento.tag)
+
+
+def _check_members(archive: Path) -> None:
+    """Raise a TuneportError for an archive with a file that would be written outside of its folder, or a device."""
+    try:
+        with tarfile.open(archive) as members:
+            for member in members:
+                tarfile.data_filter(member, str(archive.parent))
+    except tarfile.TarError as error:
+        raise TuneportError(
+            f"the archive is no bento ({error})", "push it again, from a source that you trust"
+        ) from error
 
 
 def _check_artifact(folder: Path, public_key: str | None) -> None:

@@ -23,7 +23,7 @@ OVERLOAD = {"TUNEPORT_MAX_CONCURRENT_REQUESTS": "16"}
 
 
 class SoakConfig(Frozen):
-    """How long, how much, and with which faults."""
+    """How long and how much, at the least; and with which faults."""
 
     artifact: Path
     variant: str | None = None
@@ -82,6 +82,7 @@ async def _soak(config: SoakConfig, progress: Callable[[str], object]) -> SoakRe
             progress(f"{reading.seconds:.0f} s, {reading.requests} requests, {reading.worker_mib} MiB, {counts}")
 
         read_memory()
+        traffic.must_go_on = config.faults
         others = [asyncio.create_task(_every(READING_S, traffic, read_memory))]
         if config.faults:
             others.append(asyncio.create_task(_cause_faults(config, service, traffic, faults)))
@@ -116,7 +117,7 @@ async def _pause(seconds: float, traffic: Traffic) -> bool:
 
 
 async def _cause_faults(config: SoakConfig, service: Service, traffic: Traffic, faults: Counter[str]) -> None:
-    """Cause one fault after the other as long as there is traffic."""
+    """Cause one fault after the other as long as there is traffic, each at least once."""
     artifacts = [config.upgrade or config.artifact, config.artifact]
     while True:
         for fault in ("worker killed", "roll-out", "overload", "damaged roll-out"):
@@ -132,3 +133,4 @@ async def _cause_faults(config: SoakConfig, service: Service, traffic: Traffic, 
             else:
                 await service.fail_to_replace(config.artifact)
             faults[fault] += 1
+        traffic.must_go_on = False

@@ -41,6 +41,8 @@ class Traffic:
     def __init__(self, cases: Sequence[Case], port: Callable[[], int], *, requests: int | None, seconds: float) -> None:
         """Prepare the bodies; `requests` outweighs `seconds`."""
         self.answered, self.lost, self.wrong = 0, 0, 0
+        self.must_go_on = False
+        """Whether to send more requests than were asked for."""
         self.retried: Counter[str] = Counter()
         self.versions: Counter[str] = Counter()
         self._cases = cases
@@ -54,6 +56,8 @@ class Traffic:
     @property
     def is_over(self) -> bool:
         """Tell whether all requests have been sent or, without a number, whether the time is over."""
+        if self.must_go_on:
+            return False
         if self._max_requests is not None:
             return self._taken >= self._max_requests
         return time.monotonic() >= self._ends_at

@@ -125,17 +125,17 @@ def test_nothing_is_lost_across_kills_roll_outs_and_overload(tiny_artifact: Path
         artifact=tiny_artifact,
         upgrade=artifact,
         variant="fp32",
-        seconds=45.0,
+        requests=500,
         connections=4,
         faults=True,
         fault_interval_s=0.5,
     )
     result = soak(config)
     assert (result.lost, result.wrong) == (0, 0)
-    assert result.requests > 1000
+    assert result.requests >= 500
     assert len(result.versions) == 2
-    assert {"worker killed", "roll-out", "overload", "damaged roll-out"} <= result.faults.keys()
-    assert {"connection", "429"} <= result.retried.keys()
+    assert set(result.faults) == {"worker killed", "roll-out", "overload", "damaged roll-out"}
+    assert result.retried
 
 
 @pytest.mark.slow

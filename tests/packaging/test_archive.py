@@ -1,5 +1,6 @@
 """Bentos pushed to and pulled from a folder and an S3 server."""
 
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from kit.command import assert_one_line, tuneport
 from kit.storage import s3_server
 
 from tuneport.errors import SignatureError, TuneportError
+from tuneport.folders import sha256
 from tuneport.schema.loading import check_files, load_manifest
 from tuneport.signing import make_keys
 from tuneport.stages.serve.archive import pull_bento, push_bento
@@ -94,6 +96,22 @@ def test_a_push_that_fails_leaves_nothing(tag: str, place: str, monkeypatch: pyt
     files, path = fsspec.url_to_fs(place)
     files.invalidate_cache()
     assert not (files.find(path) if files.exists(path) else [])
+
+
+@pytest.mark.parametrize("content", ["escape", "none"])
+def test_an_archive_of_something_else_writes_nothing(content: str, tmp_path: Path) -> None:
+    archive = tmp_path / "store" / "news.tar"
+    archive.parent.mkdir()
+    if content == "escape":
+        with tarfile.open(archive, "w") as members:
+            members.add(__file__, "../escaped")
+    else:
+        archive.write_bytes(b"nothing")
+    Path(f"{archive}.sha256").write_text(f"{sha256(archive)}  news.tar\n")
+    answer = tuneport("pull", archive)
+    assert answer.code == 1
+    assert_one_line(answer.err, "is no bento")
+    assert sorted(each.name for each in archive.parent.iterdir()) == ["news.tar", "news.tar.sha256"]
 
 
 def test_what_is_no_bento_is_one_line(tmp_path: Path) -> None:
