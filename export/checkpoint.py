@@ -9,9 +9,8 @@ from typing import Any
 from transformers import AutoConfig, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedTokenizerFast
 
 from tuneport.errors import CheckpointError
-from tuneport.folders import digest, sha256
-from tuneport.modeling.adapters import NAME as ADAPTER
 from tuneport.modeling.heads import PooledClassifier, PooledConfig, encoder_config
+from tuneport.modeling.identity import hash_checkpoint
 from tuneport.modeling.positions import declared_positions, position_limit
 from tuneport.schema.loading import load_run
 from tuneport.schema.run import CHECKPOINT, RUN, Run
@@ -23,7 +22,6 @@ from .facts import Facts
 from .generative import checkpoint as generative
 
 DEFAULT_MAX_LENGTH = 512
-HASHED_SUFFIXES = {".json", ".safetensors", ".txt", ".model", ".spm", ".jinja"}
 
 # Pooling heads are loaded from tuneport and not from the copy of their code in the checkpoint.
 AutoModelForSequenceClassification.register(PooledConfig, PooledClassifier, exist_ok=True)
@@ -62,10 +60,8 @@ class Checkpoint:
         return self.facts.accepts_single_texts
 
     def hash(self) -> str:
-        """Hash the files that determine the model's outputs: configuration, weights, tokenizer, adapter."""
-        files = sorted(path for path in self.folder.iterdir() if path.suffix in HASHED_SUFFIXES and path.is_file())
-        files += sorted((self.folder / ADAPTER).glob("*"))
-        return digest([(path.relative_to(self.folder).as_posix(), sha256(path)) for path in files])
+        """Hash the files that determine the model's outputs."""
+        return hash_checkpoint(self.folder)
 
 
 def open_checkpoint(
@@ -79,6 +75,8 @@ def open_checkpoint(
     run = load_run(path) if (path / RUN).is_file() else None
     folder = path / CHECKPOINT if run else path
     check_files(path, folder)
+    if run:
+        _check_unchanged(run, folder)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         task = task or (run.task if run else infer_task(config, folder))
@@ -90,6 +88,13 @@ def open_checkpoint(
         raise
     except Exception as error:  # the tokenizers library raises exceptions without a class of their own
         raise loading_error(folder, error) from error
+
+
+def _check_unchanged(run: Run, folder: Path) -> None:
+    """Raise a CheckpointError for files that are not those of the run: its metrics say nothing of them."""
+    if run.checkpoint_sha256 not in (None, hash_checkpoint(folder)):
+        remedy = f"restore it or fine-tune again; after a change of your own export {folder} itself, with --data"
+        raise CheckpointError(f"{folder} is not what the run wrote: a file in it was changed or damaged", remedy)
 
 
 def _open_encoder(checkpoint: Checkpoint, max_length: int | None) -> Checkpoint:

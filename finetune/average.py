@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from tuneport.errors import CheckpointError, TuneportError
 from tuneport.folders import check_out, new_folder
+from tuneport.modeling.identity import hash_checkpoint
 from tuneport.schema.base import Frozen
 from tuneport.schema.loading import load_run
 from tuneport.schema.run import CHECKPOINT, RUN, Run
@@ -174,6 +175,7 @@ def _write(
     write_json(folder / EVALUATION, details)
     write_json(folder / AVERAGES, averages.model_dump(mode="json"))
     train_seconds = sum(record.train_seconds for record in records)
-    record = records[0].model_copy(update={"metrics": averages.weights, "train_seconds": train_seconds})
+    changes = {"metrics": averages.weights, "train_seconds": train_seconds}
+    record = records[0].model_copy(update={**changes, "checkpoint_sha256": hash_checkpoint(folder / CHECKPOINT)})
     config = {**records[0].config, "averaged_runs": [str(path.resolve()) for path in runs]}
     write_json(folder / RUN, {**record.model_dump(mode="json"), "config": config})

@@ -24,6 +24,7 @@ from tuneport.data.reader import fingerprint
 from tuneport.folders import check_out, full_disk_is_an_error, git_commit
 from tuneport.host import Host
 from tuneport.modeling.attention import cudnn_attention
+from tuneport.modeling.identity import hash_checkpoint
 from tuneport.schema.run import CHECKPOINT, RUN, Run, Training
 
 from .arguments import training_arguments
@@ -131,7 +132,7 @@ def _finish(out: Path, prepared: Prepared, trainer: TuneportTrainer, train_secon
     run = _record(prepared, trainer, evaluations, train_seconds, trained_parameters)
     state = processes()
     if state.is_main_process:
-        _write(out, run, evaluations, trainer.state.log_history)
+        run = _write(out, run, evaluations, trainer.state.log_history)
     state.wait_for_everyone()
     return run
 
@@ -197,14 +198,16 @@ def _training(config: FinetuneConfig, trainer: TuneportTrainer) -> Training:
     )
 
 
-def _write(out: Path, run: Run, evaluations: dict[str, Evaluation], history: list[dict[str, Any]]) -> None:
-    """Write the files that only the main process writes, run.json last and in one step."""
+def _write(out: Path, run: Run, evaluations: dict[str, Evaluation], history: list[dict[str, Any]]) -> Run:
+    """Write the files that only the main process writes, run.json last and in one step; returns its content."""
     (out / CHECKPOINT / "training_args.bin").unlink(missing_ok=True)  # a pickle of what run.json has as text
+    run = run.model_copy(update={"checkpoint_sha256": hash_checkpoint(out / CHECKPOINT)})
     write_json(out / EVALUATION, {name: evaluation.model_dump(mode="json") for name, evaluation in evaluations.items()})
     write_report(out, run, evaluations, history)
     shutil.rmtree(out / TRAINER, ignore_errors=True)
     write_json(out / f".{RUN}", run.model_dump(mode="json"))
     (out / f".{RUN}").rename(out / RUN)
+    return run
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -76,6 +76,12 @@ class ErrorResponse:
 
 def to_error_response(error: Exception) -> ErrorResponse:
     """Map an error to its response; an error that is not the request's fault is 500 and names no details."""
+    if isinstance(error, MemoryError):  # while a request was read or decoded; the engine's own is DeviceOutOfMemory
+        problem, remedy = (
+            "there is too little memory for the request",
+            "send fewer inputs at a time",
+        )
+        return ErrorResponse(503, grpc.StatusCode.UNAVAILABLE, "out_of_memory", problem, remedy)
     if not isinstance(error, RequestError):
         problem = f"the model failed ({type(error).__name__})"
         return ErrorResponse(500, grpc.StatusCode.INTERNAL, "internal", problem, "see the service's log; report it")

@@ -51,8 +51,8 @@ def configure_server(
     server.config.loaded_app = PathSwitch(app, server.config.loaded_app)
     server.config.timeout_keep_alive = settings.keep_alive_s
     server.config.timeout_graceful_shutdown = settings.shutdown_grace_s
-    server.config.http_protocol_class = with_header_timeout(
-        server.config.http_protocol_class, settings.header_timeout_s
+    server.config.http_protocol_class = with_timeouts(
+        server.config.http_protocol_class, settings.header_timeout_s, settings.body_timeout_s
     )
     loop = asyncio.get_running_loop()
     _replace_listener(loop, server, settings)
@@ -151,13 +151,15 @@ def read_failed_start(report: Path) -> TuneportError | None:
     return None
 
 
-class _HeaderTimeout(asyncio.Protocol):
+class _Timeouts(asyncio.Protocol):
     """A mixin for uvicorn's httptools protocol: it bounds the time for headers, and answers half-closed clients.
 
-    uvicorn itself waits for headers without limit, and drops the request of a client that closes its sending side.
+    uvicorn itself waits for headers without limit, and drops the request of a client that closes its sending side. It
+    also waits without limit for a client that does not read its responses.
     """
 
     header_timeout_s: float
+    write_timeout_s: float
     loop: asyncio.AbstractEventLoop
     transport: asyncio.Transport
     cycle: Any
@@ -165,6 +167,7 @@ class _HeaderTimeout(asyncio.Protocol):
     on_change: Callable[[], None] = staticmethod(lambda: None)
     """Called when a connection begins or ends."""
     _timer: asyncio.TimerHandle | None = None
+    _write_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -208,10 +211,24 @@ class _HeaderTimeout(asyncio.Protocol):
         else:
             self.loop.call_later(PROBE_S, self._watch, cycle)
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._write_timer = self.loop.call_later(self.write_timeout_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_write_timer()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
+        self._stop_write_timer()
         super().connection_lost(exc)
         self.on_change()
+
+    def _stop_write_timer(self) -> None:
+        if self._write_timer:
+            self._write_timer.cancel()
+            self._write_timer = None
 
     def _wait_for_headers(self) -> None:
         self._stop_waiting()
@@ -227,11 +244,12 @@ class _HeaderTimeout(asyncio.Protocol):
             self.transport.close()
 
 
-def with_header_timeout(protocol: Any, timeout_s: float) -> Any:
-    """Add the timeout to uvicorn's HTTP protocol class; its h11 protocol has no callbacks for that and stays."""
+def with_timeouts(protocol: Any, header_timeout_s: float, write_timeout_s: float) -> Any:
+    """Add the timeouts to uvicorn's HTTP protocol class; its h11 protocol has no callbacks for that and stays."""
     if not hasattr(protocol, "on_headers_complete"):
         return protocol
-    return type("HeaderTimeoutProtocol", (_HeaderTimeout, protocol), {"header_timeout_s": timeout_s})
+    timeouts = {"header_timeout_s": header_timeout_s, "write_timeout_s": write_timeout_s}
+    return type("TimeoutsProtocol", (_Timeouts, protocol), timeouts)
 
 
 def _is_reset(socket: Any) -> bool:

@@ -53,17 +53,24 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def check_port(host: str, port: int) -> None:
-    """Raise a TuneportError if HTTP cannot listen there; the service would print a traceback."""
+def listen(host: str, port: int, backlog: int) -> socket.socket:
+    """Open a port for HTTP; raises a TuneportError where that is impossible, such as on a port in use."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        # As uvicorn does: a port that was just closed is free.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            problem = f"HTTP cannot listen on {host}:{port} ({error.strerror})"
-            raise TuneportError(problem, "free it, or choose another --host or --port") from error
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was just closed is free
+        listening.bind((host, port))
+        listening.listen(backlog)
+    except OSError as error:
+        listening.close()
+        problem = f"HTTP cannot listen on {host}:{port} ({error.strerror})"
+        raise TuneportError(problem, "free it, or choose another --host or --port") from error
+    return listening
+
+
+def check_port(host: str, port: int) -> None:
+    """Raise a TuneportError if HTTP cannot listen there, before the service starts."""
+    listen(host, port, 1).close()
 
 
 def run_service(command: Sequence[str], environment: dict[str, str]) -> int:

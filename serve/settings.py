@@ -77,7 +77,7 @@ class Settings(BaseSettings):
     header_timeout_s: float = Field(default=10.0, gt=0, allow_inf_nan=False)
     """Time for a request's headers to arrive, after which the connection is closed."""
     body_timeout_s: float = Field(default=20.0, gt=0, allow_inf_nan=False)
-    """Time for a request's body to arrive, after which it is refused with 408."""
+    """Time for a request's body to arrive, after which it is refused with 408; and for a client to read."""
     keep_alive_s: int = Field(default=30, ge=1)
     """Time after which a connection without a request is closed."""
     drain_s: float = Field(default=0.0, ge=0, allow_inf_nan=False)

@@ -70,6 +70,12 @@ def report_ready() -> None:
             Path(folder, str(os.getpid())).touch()
 
 
+def was_ready(worker: int) -> bool:
+    """Tell whether a worker has recorded that it is ready."""
+    folder = os.environ.get(RUN_FOLDER)
+    return folder is not None and Path(folder, str(worker)).exists()
+
+
 def end_supervisor_unless_others_serve() -> None:
     """End the supervisor where no other worker is ready: it would start this one again for ever."""
     supervisor = _supervisor()

@@ -60,13 +60,17 @@ def sign(artifact: Path, secret: Path) -> SignatureCheck:
     Raises ArtifactError for a manifest that cannot be read, SignatureError for a key that cannot be used.
     """
     manifest = load_manifest(artifact)
+    comment = f"tuneport {manifest.name} {manifest.version} sha256:{sha256(artifact / MANIFEST)}"
+    return sign_file(artifact / MANIFEST, artifact / SIGNATURE, secret, comment)
+
+
+def sign_file(file: Path, signature: Path, secret: Path, comment: str) -> SignatureCheck:
+    """Sign a file with a secret key; the signature covers the comment. A signature that is there is replaced."""
     try:
         key = minisign.SecretKey.from_file(secret)
         if key.is_encrypted():
             key.decrypt(os.environ.get(PASSWORD, ""))
-        comment = f"tuneport {manifest.name} {manifest.version} sha256:{sha256(artifact / MANIFEST)}"
-        signature = key.sign((artifact / MANIFEST).read_bytes(), trusted_comment=comment)
-        (artifact / SIGNATURE).write_bytes(bytes(signature))
+        signature.write_bytes(bytes(key.sign(file.read_bytes(), trusted_comment=comment)))
         return SignatureCheck("valid", key_id(key.get_public_key()), comment)
     except OSError as error:
         raise SignatureError(f"{error.filename} cannot be used ({error.strerror})", "correct its path") from error
@@ -107,14 +111,19 @@ def check_signature(artifact: Path, public_key: str | None, *, is_required: bool
         return SignatureCheck("unsigned")
     if public_key is None:
         return SignatureCheck("unchecked")
+    return check_file_signature(artifact / MANIFEST, path, public_key)
+
+
+def check_file_signature(file: Path, signature: Path, public_key: str) -> SignatureCheck:
+    """Check the signature of a file; raises SignatureError for none, and for that of another key or file."""
     key = read_public_key(public_key)
     try:
-        signature = minisign.Signature.from_file(path)
-        key.verify((artifact / MANIFEST).read_bytes(), signature)
+        read = minisign.Signature.from_file(signature)
+        key.verify(file.read_bytes(), read)
     except (minisign.Error, OSError) as error:
-        problem = f"{path} is not a signature of this manifest with the key {key_id(key)} ({error})"
-        raise SignatureError(problem, "restore the artifact from its source, or give the key that signed it") from error
-    return SignatureCheck("valid", key_id(key), signature.trusted_comment)
+        problem = f"{signature} is not a signature of this {file.name} with the key {key_id(key)} ({error})"
+        raise SignatureError(problem, "restore it from its source, or give the key that signed it") from error
+    return SignatureCheck("valid", key_id(key), read.trusted_comment)
 
 
 def key_id(key: minisign.PublicKey) -> str:

@@ -57,7 +57,7 @@ from tuneport.stages.benchmarks.load.main import SLICES, LoadGenerator
 from tuneport.stages.benchmarks.load.plan import FAILED, LOST, OK, UNSENT, LoadPlan, LoadResult
 from tuneport.stages.benchmarks.peers.registry import FAILED as FAILED_FILE
 from tuneport.stages.benchmarks.peers.registry import PEERS
-from tuneport.stages.benchmarks.soak import soak
+from tuneport.stages.benchmarks.soak.run import SoakConfig, soak
 from tuneport.stages.serve.process import free_port
 
 BODIES = tuple(b'{"inputs": "text %d"}' % i for i in range(5))
@@ -399,11 +399,11 @@ def test_a_server_that_does_not_reproduce_its_golden_cases_is_not_timed(artifact
 
 
 @pytest.mark.slow
-def test_a_soak_reports_memory_and_every_status(tiny_artifact: Path) -> None:
-    result = soak(tiny_artifact, seconds=1.0, connections=2)
-    assert result.statuses == {OK: result.requests}
-    assert len(result.worker_mib) >= 2
-    assert all(each > 50 for each in result.worker_mib)
+def test_a_soak_reports_memory_and_every_request(tiny_artifact: Path) -> None:
+    result = soak(SoakConfig(artifact=tiny_artifact, requests=500, connections=2))
+    assert (result.requests, result.lost, result.wrong, result.retried) == (500, 0, 0, {})
+    assert len(result.memory) >= 2
+    assert all(each.worker_mib > 50 for each in result.memory)
 
 
 def test_every_server_command_names_a_service_that_exists(

@@ -109,4 +109,5 @@ def test_every_guide_is_run() -> None:
         *QUICK_STARTS[1:],
         *GUIDES,
         "howto/extend.md",
+        "howto/rollout.md",  # tests/deploy/test_rollout.py
     }

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from kit.disks import disk_of
 
 from tuneport.errors import TuneportError
 from tuneport.folders import check_out, digest, new_folder, sha256
@@ -32,16 +33,8 @@ def names(folder: Path) -> list[str]:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real file system of 64 KiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounting = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True, text=True, check=False
-    )
-    if mounting.returncode:
-        pytest.skip(f"no right to mount here: {mounting.stderr.strip()}")
-    yield disk
-    subprocess.run(["umount", disk], check=True)
+    with disk_of(64, tmp_path) as disk:
+        yield disk
 
 
 def test_the_folder_appears_whole_when_the_block_ends(tmp_path: Path) -> None:

@@ -4,69 +4,21 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import bentoml
-import httpx
 import psutil
 import pytest
 from kit.artifacts import change_byte
+from kit.processes import HOST, alive, is_free, is_ready, served, wait
 
 from tuneport.stages.serve.bento import SERVICE, register, serve_command
 from tuneport.stages.serve.process import free_port, serve_environment
 
-HOST = "127.0.0.1"
 WITHIN_S = 10.0
 COMMAND, SUPERVISOR = 0, 1
 HALF_A_REQUEST = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 50\r\n\r\n{"
-
-
-@contextmanager
-def served(artifact: Path, log: Path, **settings: str) -> Iterator[tuple[list[psutil.Process], list[int]]]:
-    """Run `tuneport serve` in a session of its own; yields its processes, the command first, and its ports."""
-    ports = [free_port(), free_port()]
-    command = [sys.executable, "-m", "tuneport", "serve", str(artifact), "--port", str(ports[0])]
-    environment = {**os.environ, "TUNEPORT_VARIANT": "fp32", "TUNEPORT_GRPC_PORT": str(ports[1]), **settings}
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, env=environment, stdout=out, stderr=out, start_new_session=True)
-    tree = [psutil.Process(process.pid)]
-    try:
-        wait(lambda: is_ready(ports[0]) or process.poll() is not None, 90, log)
-        assert process.poll() is None, log.read_text()
-        tree += tree[0].children(recursive=True)
-        yield tree, ports
-    finally:
-        for each in tree:
-            if each.is_running():
-                each.kill()
-        process.wait()
-
-
-def is_ready(port: int) -> bool:
-    try:
-        return httpx.get(f"http://{HOST}:{port}/readyz").status_code == 200
-    except httpx.TransportError:
-        return False
-
-
-def wait(condition: object, seconds: float, log: Path) -> None:
-    limit = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < limit, log.read_text()
-        time.sleep(0.05)
-
-
-def alive(tree: list[psutil.Process]) -> list[psutil.Process]:
-    return [each for each in tree if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
-
-
-def is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex((HOST, port)) != 0
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ from tuneport.cli.finetune import finetune, finetune_help
 from tuneport.cli.init import init
 from tuneport.cli.inspect import inspect
 from tuneport.cli.predict import predict
+from tuneport.cli.pull import pull
+from tuneport.cli.push import push
 from tuneport.cli.score import score
 from tuneport.cli.search import search
 from tuneport.cli.serve import serve
@@ -41,6 +43,8 @@ app.command()(verify)
 app.command()(inspect)
 app.command()(sign)
 app.command()(keygen)
+app.command()(push)
+app.command()(pull)
 app.command()(bench)
 app.command("bench-endpoint")(bench_endpoint)
 app.command()(serve)

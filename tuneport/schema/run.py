@@ -142,6 +142,8 @@ class Run(Frozen):
     trained_parameters: int
     train_seconds: float
     training: Training
+    checkpoint_sha256: str | None = None
+    """Of the files in checkpoint/ that determine the outputs; None where nothing was saved yet."""
     warnings: tuple[str, ...] = ()
     """What was odd about data or device, though not wrong."""
     host: Host

@@ -1,0 +1,34 @@
+"""`tuneport pull`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tuneport.cli.options import Overwrite
+
+From = Annotated[str, typer.Argument(help="What `tuneport push` wrote: a folder or a URL; of a bento it ends in .tar.")]
+Out = Annotated[Path | None, typer.Option(help="Folder to write an artifact to; a bento goes to BentoML's store.")]
+PublicKey = Annotated[Path | None, typer.Option("--key", help="Public key (.pub) of the signature that must be there.")]
+
+
+def pull(url: From, out: Out = None, key: PublicKey = None, overwrite: Overwrite = False) -> None:
+    """Copy an artifact, or a bento, from a folder or an object store, and check its hashes and its signature."""
+    from tuneport.signing import read_key_file
+
+    public_key = read_key_file(key) if key else None
+    if url.endswith(".tar"):
+        from tuneport.stages.serve.archive import pull_bento
+
+        if out is not None or overwrite:
+            raise typer.BadParameter("a bento goes to BentoML's store, without --out and --overwrite")
+        print(f"pulled {pull_bento(url, public_key)}")
+        return
+    from tuneport.storage.artifacts import pull as pull_artifact
+
+    if out is None:
+        raise typer.BadParameter("an artifact needs --out")
+    manifest, signature = pull_artifact(
+        url, out, public_key=public_key, is_required=key is not None, overwrite=overwrite
+    )
+    print(f"pulled {manifest.name} {manifest.version} to {out}; signature: {signature.state}")

@@ -1,0 +1,28 @@
+"""`tuneport push`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+What = Annotated[str, typer.Argument(help="An artifact folder, or the tag of a bento that `tuneport build` made.")]
+To = Annotated[str, typer.Argument(help="A folder or a URL such as s3://bucket/news; for a bento ending in .tar.")]
+SecretKey = Annotated[
+    Path | None, typer.Option("--key", help="Secret key that signs a bento; an artifact is signed by `tuneport sign`.")
+]
+Replace = Annotated[bool, typer.Option("--overwrite", help="Replace an artifact or a bento that is there.")]
+
+
+def push(what: What, url: To, key: SecretKey = None, overwrite: Replace = False) -> None:
+    """Copy an artifact, or a bento, to a folder or an object store, after a check of its hashes."""
+    if Path(what).exists() or ":" not in what:
+        from tuneport.storage.artifacts import push as push_artifact
+
+        if key is not None:
+            raise typer.BadParameter("--key signs bentos; sign an artifact with `tuneport sign` before it is pushed")
+        manifest = push_artifact(Path(what), url, overwrite=overwrite)
+        print(f"pushed {manifest.name} {manifest.version} to {url}")
+        return
+    from tuneport.stages.serve.archive import push_bento
+
+    print(f"pushed {push_bento(what, url, secret_key=key, overwrite=overwrite)} to {url}")

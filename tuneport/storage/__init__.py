@@ -1,0 +1,1 @@
+"""Artifacts and bentos in another folder or in an object store."""
