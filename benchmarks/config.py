@@ -44,6 +44,9 @@ class BenchConfig(Frozen):
     """Whose variants to time: cpu, or cuda with TensorRT's. Default: those of the default variant's device."""
     torch_compile: bool = False
     """Also time torch.compile; the report has the seconds that it compiles."""
+    peers: Path | None = None
+    """Also time what Olive, Optimum and CTranslate2 make of the checkpoint, with the environments in this folder, which
+    python -m tuneport.stages.benchmarks.peers.install made. Default: not."""
 
 
 class EndpointConfig(Frozen):

@@ -8,7 +8,7 @@ from tuneport.errors import DataError, TuneportError
 
 from .compare import read_report
 from .config import PlanConfig
-from .endpoint.results import EndpointReport, TargetResult
+from .endpoint.results import EndpointReport, LevelResult, TargetResult
 from .report import milliseconds
 
 HOURS_PER_MONTH = 730
@@ -110,12 +110,16 @@ def capacity_of(report: EndpointReport, result: TargetResult, p99_ms: float) -> 
         if rate.latency_ms_p99 is not None and rate.latency_ms_p99 <= p99_ms and not rate.failed
     ]
     closed_loop = [
-        Capacity((level.requests_per_s_interval or (level.requests_per_s,))[0], level.latency_ms_p99, is_open_loop=False)
+        Capacity(_lowest_rate(level), level.latency_ms_p99, is_open_loop=False)
         for level in result.levels
         if level.latency_ms_p99 is not None and level.latency_ms_p99 <= p99_ms and not level.errors
     ]
     found: Sequence[Capacity] = open_loop if searched else closed_loop
     return max((each for each in found if each.requests_per_s > 0), key=lambda each: each.requests_per_s, default=None)
+
+
+def _lowest_rate(level: LevelResult) -> float:
+    return level.requests_per_s if level.requests_per_s_interval is None else level.requests_per_s_interval[0]
 
 
 def _plan_server(report: EndpointReport, result: TargetResult, config: PlanConfig) -> ServerPlan:

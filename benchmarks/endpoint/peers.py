@@ -10,11 +10,8 @@ import orjson
 from tuneport.schema.artifact import Manifest
 from tuneport.schema.torch_setup import TorchDevice
 
-from .. import peers
-from ..peers.registry import FAILED, PEERS, Peer
+from ..peers.registry import Peer, peers_of
 from .targets import EndpointTarget, is_plain_classification, text_of, torch_environment
-
-SCRIPTS = Path(peers.__file__).parent
 
 
 @dataclass(frozen=True)
@@ -85,26 +82,17 @@ def peer_targets(
         return [], ("Other servers take no part: --peers names the folder of their environments.",)
     if not is_plain_classification(manifest):
         return [], ("Other servers: written for text classification with one label and one text.",)
-    reasons = {peer: _absence(folder / peer.folder) for peer in PEERS}
+    reasons = {peer: peer.absence(folder) for peer in peers_of("server")}
     absent = tuple(f"{peer.name}: {reason}." for peer, reason in reasons.items() if reason)
     present = [peer for peer, reason in reasons.items() if not reason]
     return [_target(peer, folder, manifest, checkpoint, device) for peer in present], absent
 
 
-def _absence(folder: Path) -> str | None:
-    """Say why a peer has no environment; None if it has one."""
-    if (folder / FAILED).is_file():
-        return f"it cannot be installed here ({(folder / FAILED).read_text(encoding='utf-8').strip().rstrip('.')})"
-    return None if (folder / "bin" / "python").exists() else f"there is no environment in {folder.name}"
-
-
 def _target(peer: Peer, folder: Path, manifest: Manifest, checkpoint: Path, device: TorchDevice) -> EndpointTarget:
     protocol = _PROTOCOLS[peer.folder]
-    python = (folder / peer.folder / "bin" / "python").absolute()
-    script = SCRIPTS / f"{peer.folder}_server.py"
     return EndpointTarget(
         name=peer.name,
-        command=lambda port: [str(python), str(script), str(port)],
+        command=lambda port: [str(peer.python(folder)), str(peer.script), str(port)],
         path=protocol.path,
         encode_request=lambda value: protocol.encode_request(text_of(value)),
         decode_response=protocol.decode_response,

@@ -63,7 +63,8 @@ def main() -> None:
         runtime_env={"env_vars": {"OMP_NUM_THREADS": os.environ["OMP_NUM_THREADS"]}},
     )
     serve.start(http_options={"host": "127.0.0.1", "port": int(sys.argv[1])})
-    serve.run(TextClassification.bind(), route_prefix="/")
+    # mypy does not see what a decorator makes of a class.
+    serve.run(TextClassification.bind(), route_prefix="/")  # type: ignore[attr-defined]
     signal.sigwait({signal.SIGTERM, signal.SIGINT})
     serve.shutdown()
     ray.shutdown()

@@ -1,18 +1,43 @@
-"""The servers that users run instead, one file each, and what each needs to be installed."""
+"""What users run instead, one file each, and what each needs to be installed."""
 
+import sys
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+FAILED = "failed.txt"
+"""Why an environment could not be made; in place of it."""
+Kind = Literal["server", "graph", "translator"]
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A server with an environment of its own, which `install.py` makes."""
+    """A program with an environment of its own, which `install.py` makes."""
 
     name: str
     """In reports."""
     folder: str
-    """Of its environment, below the folder of all of them; also the name of its file."""
+    """Of its environment, below the folder of all of them; also the beginning of its file's name."""
     requirements: tuple[str, ...]
     """Pinned. torch and transformers are those of tuneport's environment, so that the engine is the same."""
+    kind: Kind = "server"
+    """A server of the endpoint benchmark; or of the engine benchmark: a graph for ONNX Runtime, or a translator."""
+
+    @property
+    def script(self) -> Path:
+        """Return its file."""
+        return Path(__file__).parent / f"{self.folder}_{self.kind}.py"
+
+    def absence(self, folder: Path) -> str | None:
+        """Say why it has no environment below the folder of all of them; None if it has one."""
+        failed = folder / self.folder / FAILED
+        if failed.is_file():
+            return f"it cannot be installed here ({failed.read_text(encoding='utf-8').strip().rstrip('.')})"
+        return None if self.python(folder).exists() else f"there is no environment in {self.folder}"
+
+    def python(self, folder: Path) -> Path:
+        """Return its interpreter; tuneport's own where that has all it needs."""
+        return Path(sys.executable) if not self.requirements else (folder / self.folder / "bin" / "python").absolute()
 
 
 PEERS = (
@@ -22,6 +47,12 @@ PEERS = (
     Peer("Ray Serve + torch", "rayserve", ("ray[serve]==2.60.0",)),
     Peer("MLServer, Hugging Face runtime", "mlserver", ("mlserver==1.7.1", "mlserver-huggingface==1.7.1")),
     Peer("Triton's Python backend (PyTriton)", "pytriton", ("nvidia-pytriton==0.7.0",)),
+    Peer("Olive's optimize, int8", "olive", ("olive-ai==0.13.0",), "graph"),
+    Peer("Optimum's dynamic int8", "optimum", (), "graph"),
+    Peer("CTranslate2", "ctranslate2", ("ctranslate2==4.8.5",), "translator"),
 )
-FAILED = "failed.txt"
-"""Why an environment could not be made; in place of it."""
+
+
+def peers_of(kind: Kind) -> tuple[Peer, ...]:
+    """Return the peers of a kind."""
+    return tuple(peer for peer in PEERS if peer.kind == kind)
