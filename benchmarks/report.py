@@ -108,8 +108,8 @@ class Report(Frozen):
             f"{self._machine()}. Latency: one text at a time. Texts/s: in batches of similar length, of the size that "
             "is best for each target; tokens/s without padding. Speed-up: against the fastest torch of the same "
             "precision class, of all for int8 and int4, with its 95 % confidence interval. Change: of the metric, "
-            "against torch fp32. Memory and cold start: of a process of its own that opens the model; the import of the "
-            "engine is included. * is the default variant."
+            "against torch fp32. Memory and cold start: of a process of its own that opens the model; the import of "
+            "the engine is included. * is the default variant."
         )
 
     def remarks(self) -> list[str]:

@@ -56,7 +56,8 @@ def start_server(target: EndpointTarget) -> Iterator[RunningServer]:
     started = time.perf_counter()
     http_port, grpc_port = free_port(), free_port()
     environment = {"TUNEPORT_GRPC_PORT": str(grpc_port), **target.environment}
-    with running(target.command(http_port), f"http://{HOST}:{http_port}", environment, target.ready_path) as pid:
+    command, url = target.command(http_port), f"http://{HOST}:{http_port}"
+    with running(command, url, environment, target.ready_path, target.start_timeout_s) as pid:
         port = grpc_port if target.protocol == "grpc" else http_port
         yield RunningServer(pid, port, http_port, time.perf_counter() - started)
 

@@ -13,6 +13,7 @@ from tuneport.schema.artifact import Manifest
 from tuneport.schema.torch_setup import TorchDevice
 from tuneport.stages.export.torch_device import TORCH_DEVICES
 from tuneport.stages.serve.bento import SERVICE, register, serve_command
+from tuneport.stages.serve.process import START_TIMEOUT_S
 
 HTTP, GRPC = "tuneport HTTP", "tuneport gRPC"
 BENTO_BATCHER = "tuneport HTTP, BentoML's batcher"
@@ -43,6 +44,7 @@ class EndpointTarget:
     environment: dict[str, str] = field(default_factory=dict)
     ready_path: str = "/readyz"
     """Answers with 200 once the server is ready."""
+    start_timeout_s: float = START_TIMEOUT_S
 
 
 def endpoint_targets(artifact: Path, manifest: Manifest, checkpoint: Path, variant: str | None) -> list[EndpointTarget]:

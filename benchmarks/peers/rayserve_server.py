@@ -11,6 +11,8 @@ import signal
 import sys
 from typing import Any
 
+os.environ["RAY_AUTH_MODE"] = "disabled"  # it would write a token into the home directory
+
 import ray
 import torch
 from ray import serve
