@@ -26,8 +26,6 @@ from .translator import last_line, running_translator
 TIMEOUT_S = 900
 GRAPH = "model.onnx"
 TRANSLATED = ("translation", "summarization")
-COMPUTE_TYPES: tuple[Precision, ...] = ("fp32", "int8")
-"""Of CTranslate2, each a target; the first is the type of the checkpoint."""
 
 
 def open_peers(
@@ -49,20 +47,21 @@ def open_peers(
     models: dict[str, TimedModel] = {}
     notes = []
     for peer in peers_of("graph" if is_encoder else "translator"):
-        progress(f"opening {peer.name}")
-        try:
-            if reason := _obstacle(peer, config.peers, manifest):
-                raise EngineError(reason, "see the benchmarks' documentation")
-            if is_encoder:
-                models[peer.name] = _graph_model(peer, config, manifest, checkpoint, inputs, work)
-            else:
-                task = open_task(config.artifact, manifest.task, manifest.labels, manifest.processing)
-                for precision in COMPUTE_TYPES:
+        for precision in peer.precisions:
+            name = f"{peer.name} {precision}"
+            progress(f"opening {name}")
+            try:
+                if reason := _obstacle(peer, config.peers, manifest):
+                    raise EngineError(reason, "see the benchmarks' documentation")
+                if is_encoder:
+                    folder = work / f"{peer.folder}-{precision}"
+                    models[name] = _graph_model(peer, precision, config, manifest, checkpoint, inputs, folder)
+                else:
+                    task = open_task(config.artifact, manifest.task, manifest.labels, manifest.processing)
                     command = _translator_command(peer, config.peers, checkpoint, precision)
-                    runner = stack.enter_context(running_translator(command, task))
-                    models[f"{peer.name} {precision}"] = TimedModel(runner, precision)
-        except EngineError as error:
-            notes.append(f"{peer.name}: {error.problem.rstrip('.')}.")
+                    models[name] = TimedModel(stack.enter_context(running_translator(command, task)), precision)
+            except EngineError as error:
+                notes.append(f"{name}: {error.problem.rstrip('.')}.")
     return models, tuple(notes)
 
 
@@ -90,13 +89,18 @@ def _obstacle(peer: Peer, folder: Path, manifest: Manifest) -> str | None:
 
 
 def _graph_model(
-    peer: Peer, config: BenchConfig, manifest: Manifest, checkpoint: Path, inputs: list[Any], work: Path
+    peer: Peer,
+    precision: Precision,
+    config: BenchConfig,
+    manifest: Manifest,
+    checkpoint: Path,
+    inputs: list[Any],
+    folder: Path,
 ) -> TimedModel:
     """Let a tool write its graph, and open it in the engine and with the tokenizer that the variants have."""
-    folder = work / peer.folder
     folder.mkdir()
     spec = task_spec(manifest.task)
-    arguments = [str(checkpoint.resolve()), spec.onnx_task, str(folder)]
+    arguments = [str(checkpoint.resolve()), spec.onnx_task, str(folder), precision]
     assert config.peers
     _run([str(peer.python(config.peers)), str(peer.script), *arguments], peer.name)
     if not (folder / GRAPH).is_file():
@@ -104,11 +108,11 @@ def _graph_model(
     shutil.copyfile(config.artifact / TOKENIZER, folder / TOKENIZER)
     names = sorted(path.name for path in folder.iterdir() if path.name.startswith("model."))
     files = tuple(File.of(folder, name) for name in sorted(names, key=lambda name: name != GRAPH))
-    execution = Execution(engine="onnxruntime", precision="int8", device="cpu", files=files)
+    execution = Execution(engine="onnxruntime", precision=precision, device="cpu", files=files)
     task = open_task(folder, manifest.task, manifest.labels, manifest.processing)
     runner = build_runner(folder, manifest.task, task, execution, manifest.processing)
     footprint = measure_footprint(folder, manifest.task, manifest.labels, manifest.processing, execution, inputs)
-    return TimedModel(runner, "int8", size_bytes=execution.size_bytes, footprint=footprint)
+    return TimedModel(runner, precision, size_bytes=execution.size_bytes, footprint=footprint)
 
 
 def _translator_command(peer: Peer, environments: Path, checkpoint: Path, precision: Precision) -> list[str]:

@@ -27,7 +27,10 @@ def install(peer: Peer, folder: Path) -> str | None:
         packages = Path(_run([str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).strip())
         own = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
         (packages / "tuneport-environment.pth").write_text("".join(f"{path}\n" for path in own), encoding="utf-8")
-        _run([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *peer.requirements])
+        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        _run([*pip, *peer.requirements])
+        if peer.alone:
+            _run([*pip, "--no-deps", *peer.alone])
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired, OSError) as error:
         return _fail(folder, error)
     return None

@@ -1,6 +1,6 @@
 """What Optimum's documentation shows for a faster model: an export, and its own dynamic quantization to int8.
 
-    python optimum_graph.py CHECKPOINT TASK OUT
+    python optimum_graph.py CHECKPOINT TASK OUT int8
 
 TASK is a task of Optimum's exporter. Writes OUT/model.onnx.
 """

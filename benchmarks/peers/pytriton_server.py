@@ -8,6 +8,7 @@ Environment variables: `CHECKPOINT`, `DTYPE`, `DEVICE` and `MAX_LENGTH`, as for 
 import os
 import socket
 import sys
+import sysconfig
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,9 @@ def main() -> None:
         labels = np.array([[each["label"].encode()] for each in found], dtype=object)
         return {"label": labels, "score": np.array([[each["score"]] for each in found], dtype=np.float32)}
 
+    # Triton's backend loads libpython, and the system may have another patch version, to which this library is foreign.
+    paths = [sysconfig.get_config_var("LIBDIR"), os.environ.get("LD_LIBRARY_PATH", "")]
+    os.environ["LD_LIBRARY_PATH"] = ":".join(filter(None, paths))
     config = TritonConfig(
         http_address="127.0.0.1", http_port=int(sys.argv[1]), grpc_port=free_port(), metrics_port=free_port()
     )

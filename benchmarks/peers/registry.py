@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from tuneport.schema.artifact import Precision
+
 FAILED = "failed.txt"
 """Why an environment could not be made; in place of it."""
 Kind = Literal["server", "graph", "translator"]
@@ -20,8 +22,12 @@ class Peer:
     """Of its environment, below the folder of all of them; also the beginning of its file's name."""
     requirements: tuple[str, ...]
     """Pinned. torch and transformers are those of tuneport's environment, so that the engine is the same."""
+    alone: tuple[str, ...] = ()
+    """Pinned, too, and installed without the packages that they ask for, which do not work with the others."""
     kind: Kind = "server"
     """A server of the endpoint benchmark; or of the engine benchmark: a graph for ONNX Runtime, or a translator."""
+    precisions: tuple[Precision, ...] = ()
+    """Of a graph or translator, each a target of its own."""
 
     @property
     def script(self) -> Path:
@@ -43,13 +49,24 @@ class Peer:
 PEERS = (
     Peer("LitServe + torch", "litserve", ("litserve==0.2.19",)),
     Peer("FastAPI + torch", "fastapi", ("fastapi==0.165.0", "uvicorn[standard]==0.54.0")),
-    Peer("infinity + torch", "infinity", ("infinity-emb[server,torch]==0.0.78",)),
+    Peer(
+        "infinity + torch",
+        "infinity",
+        # It wants NumPy 1, for which tuneport's own pandas, scikit-learn and SciPy were not built.
+        ("infinity-emb[server,torch]==0.0.78", "pandas==2.2.3", "scikit-learn==1.6.1", "scipy==1.15.3"),
+    ),
     Peer("Ray Serve + torch", "rayserve", ("ray[serve]==2.60.0",)),
-    Peer("MLServer, Hugging Face runtime", "mlserver", ("mlserver==1.7.1", "mlserver-huggingface==1.7.1")),
+    Peer(
+        "MLServer, Hugging Face runtime",
+        "mlserver",
+        ("mlserver==1.7.1", "tensorflow==2.21.0", "tf-keras==2.21.0"),
+        # It wants Optimum 1, which cannot be imported with this torch; its pipelines in torch do not use Optimum.
+        alone=("mlserver-huggingface==1.7.1",),
+    ),
     Peer("Triton's Python backend (PyTriton)", "pytriton", ("nvidia-pytriton==0.7.0",)),
-    Peer("Olive's optimize, int8", "olive", ("olive-ai==0.13.0",), "graph"),
-    Peer("Optimum's dynamic int8", "optimum", (), "graph"),
-    Peer("CTranslate2", "ctranslate2", ("ctranslate2==4.8.5",), "translator"),
+    Peer("Olive", "olive", ("olive-ai==0.13.0",), kind="graph", precisions=("fp32", "int8")),
+    Peer("Optimum", "optimum", (), kind="graph", precisions=("int8",)),
+    Peer("CTranslate2", "ctranslate2", ("ctranslate2==4.8.5",), kind="translator", precisions=("fp32", "int8")),
 )
 
 
