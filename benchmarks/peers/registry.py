@@ -52,9 +52,19 @@ PEERS = (
     Peer(
         "infinity + torch",
         "infinity",
-        # It wants NumPy 1, for which tuneport's own pandas, scikit-learn and SciPy were not built.
-        ("infinity-emb[server,torch]==0.0.78", "pandas==2.2.3", "scikit-learn==1.6.1", "scipy==1.15.3"),
-    ),
+        (
+            "click==8.1.8",
+            "fastapi==0.165.0",
+            "posthog==7.91.1",
+            "prometheus-fastapi-instrumentator==8.1.0",
+            "rich==13.9.4",
+            "sentence-transformers==3.4.1",
+            "typer==0.12.5",
+            "uvicorn[standard]==0.32.1",
+        ),
+        # It wants NumPy 1, for which this pandas and this pyarrow were not built.
+        alone=("infinity-emb==0.0.78",),
+    ),  # fmt: skip
     Peer("Ray Serve + torch", "rayserve", ("ray[serve]==2.60.0",)),
     Peer(
         "MLServer, Hugging Face runtime",
