@@ -64,7 +64,7 @@ PEERS = (
         ),
         # It wants NumPy 1, for which this pandas and this pyarrow were not built.
         alone=("infinity-emb==0.0.78",),
-    ),  # fmt: skip
+    ),
     Peer("Ray Serve + torch", "rayserve", ("ray[serve]==2.60.0",)),
     Peer(
         "MLServer, Hugging Face runtime",
