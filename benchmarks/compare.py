@@ -1,5 +1,6 @@
 """Compare two reports: what became better or worse beyond noise."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from tuneport.schema.base import Frozen, first_problem
 from .endpoint.results import EndpointReport
 from .report import REPORT, ModelResult, Report
 
+ENDPOINT_KIND = re.compile(r'"kind"\s*:\s*"endpoint"')
 Figure = tuple[float, Interval | None]
 """A figure with its confidence interval."""
 Verdict = Literal["better", "worse", "same"]
@@ -99,7 +101,7 @@ def read_report(file: Path) -> Report | EndpointReport:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file} cannot be read ({error})", f"give the {REPORT} of a benchmark") from error
     remedy = "repeat the benchmark with this version"
-    kind = EndpointReport if '"kind": "endpoint"' in text else Report
+    kind: type[Report | EndpointReport] = EndpointReport if ENDPOINT_KIND.search(text) else Report
     try:
         return kind.model_validate_json(text)
     except ValidationError as error:

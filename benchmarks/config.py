@@ -44,6 +44,9 @@ class BenchConfig(Frozen):
     """Whose variants to time: cpu, or cuda with TensorRT's. Default: those of the default variant's device."""
     torch_compile: bool = False
     """Also time torch.compile; the report has the seconds that it compiles."""
+    peers: Path | None = None
+    """Also time what Olive, Optimum and CTranslate2 make of the checkpoint, with the environments in this folder, which
+    python -m tuneport.stages.benchmarks.peers.install made. Default: not."""
 
 
 class EndpointConfig(Frozen):
@@ -73,3 +76,18 @@ class EndpointConfig(Frozen):
     """Search for the highest rate of random arrivals at which p99 stays within it. Default: no search."""
     peers: Path | None = None
     """Folder of the environments that python -m tuneport.stages.benchmarks.peers.install made. Default: no peers."""
+
+
+class PlanConfig(Frozen):
+    """A traffic, and the report whose figures say what carries it."""
+
+    rate: float = Field(gt=0)
+    """Requests a second at the busiest time."""
+    p99_ms: float = Field(gt=0)
+    """What p99 of the latency may be, in milliseconds."""
+    report: Path
+    """A report of bench-endpoint, report.json or its folder."""
+    headroom: float = Field(default=0.2, ge=0, lt=1)
+    """Share of each machine's capacity that is kept free, for uneven balancing and failures."""
+    cost_per_hour: float | None = Field(default=None, ge=0)
+    """Cost of one machine like that of the report, in any currency. Default: no costs."""

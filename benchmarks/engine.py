@@ -1,61 +1,42 @@
 """The engine benchmark: every variant against torch, on the same real inputs, in one process, without a server."""
 
+import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-
-import numpy as np
 
 from tuneport.data.sample import Sample
 from tuneport.errors import ArtifactError
-from tuneport.folders import check_out, git_commit, new_folder, sha256
+from tuneport.folders import check_out, new_folder
 from tuneport.gpu import GpuMeter
 from tuneport.host import Host
 from tuneport.runtime.golden import check_golden
 from tuneport.runtime.loading import open_runner, open_task
-from tuneport.runtime.runner import ModelRunner
-from tuneport.schema.artifact import MANIFEST, GoldenCase, Manifest, Variant
+from tuneport.schema.artifact import Footprint, GoldenCase, Manifest, Variant
 from tuneport.schema.loading import check_files, load_golden, load_manifest
 from tuneport.schema.torch_setup import REFERENCE, TorchDevice, TorchSetup
 from tuneport.stages.export.baselines import Baselines, baseline_setups, honest_baselines
-from tuneport.stages.export.benchmark import BenchmarkResult, BenchmarkTarget, benchmark
+from tuneport.stages.export.benchmark import BenchmarkTarget, benchmark
 from tuneport.stages.export.families import ExportFamily, export_family
 from tuneport.stages.export.gate import Gate, Measurement
 from tuneport.stages.export.reference import TorchModel
 from tuneport.stages.export.torch_device import TORCH_DEVICES
+from tuneport.tasks import task_spec
 
 from .baselines import TorchBaseline, open_baseline, read_workload
 from .config import BenchConfig
-from .flops import product_flops_per_token, product_share
+from .engine_peers import honest_peers, open_peers
+from .engine_report import Models, Times, build_report
 from .machine import MachineState
-from .report import REPORT, ModelResult, Report
+from .report import REPORT, Report
 from .report_files import write_report
 from .reuse import note, timings_of_export
-from .shapes import ShapeTiming, parse_shapes, time_shapes
+from .shapes import parse_shapes, time_shapes
+from .timed_model import TimedModel
+from .torch_footprint import torch_footprint
 
 Progress = Callable[[str], object]
-
-
-@dataclass(frozen=True)
-class Models:
-    """What is compared: the checkpoint in torch, and the artifact's variants, by name."""
-
-    baselines: Baselines
-    runners: Mapping[str, ModelRunner]
-    variants: tuple[Variant, ...]
-    """The runners' records."""
-
-
-@dataclass(frozen=True)
-class Times:
-    """What was timed, by the name of the model."""
-
-    results: Mapping[str, BenchmarkResult]
-    shapes: Mapping[str, tuple[ShapeTiming, ...]]
-    """Batches of fixed shapes."""
-    notes: tuple[str, ...]
-    """Where the timings come from, and what was not timed."""
+FOOTPRINT_ROWS = 16
+"""Golden rows that torch runs while its memory is measured."""
 
 
 def bench(config: BenchConfig, out: Path, *, overwrite: bool = False, progress: Progress = lambda _: None) -> Report:
@@ -78,23 +59,31 @@ def bench(config: BenchConfig, out: Path, *, overwrite: bool = False, progress: 
     reference = baseline.load_reference(device)
     host = Host.here()
     meter = GpuMeter(host.gpus[0] if device != "cpu" and host.gpus else None)
-    runners = open_variants(config.artifact, manifest, variants, golden, meter)
-
-    progress("comparing answers with torch")
-    gate = build_gate(config.artifact, manifest, baseline, reference, golden, workload)
-    setups = timed_setups(device, is_encoder=family.is_calibrated, is_compiled=config.torch_compile)
-    reused = timings_of_export(manifest, config, host)
-    if reused:
-        setups = tuple(setup for setup in setups if setup.name in reused)
-    models = Models(honest_baselines(gate, family, reference, setups), runners, variants)
-    measurements = measure_models(gate, models)
-    progress("measuring the machine")
-    machine = MachineState.now(device)
-    times = Times(reused, {}, (note(manifest),))
-    if not reused:
-        times = time_models(gate, family, models, config, meter, progress)
-
-    report = build_report(config, manifest, host, machine, workload, gate, models, measurements, times, meter, left_out)
+    timed = open_variants(config.artifact, manifest, variants, golden, meter)
+    with contextlib.ExitStack() as stack:
+        inputs = [case.input for case in golden]
+        peers, absent = open_peers(config, manifest, baseline.checkpoint.folder, inputs, stack, progress)
+        progress("comparing answers with torch")
+        gate = build_gate(config.artifact, manifest, baseline, reference, golden, workload)
+        setups = timed_setups(device, is_encoder=family.is_calibrated, is_compiled=config.torch_compile)
+        reused = timings_of_export(manifest, config, host)
+        if reused:
+            setups = tuple(setup for setup in setups if setup.name in reused)
+        baselines = honest_baselines(gate, family, reference, setups)
+        measured_peers, refused = honest_peers(gate, family, peers)
+        models = Models(baselines, timed | {name: peers[name] for name in measured_peers})
+        measurements = measure_models(gate, baselines, timed) | measured_peers
+        progress("measuring memory and cold start")
+        footprints = measure_footprints(models, baseline, gate)
+        progress("measuring the machine")
+        machine = MachineState.now(device)
+        times = Times(reused, {}, (note(manifest),))
+        if not reused:
+            times = time_models(gate, family, models, config, meter, progress)
+    notes = (*left_out, *absent, *times.notes, *refused)
+    report = build_report(
+        config, manifest, host, machine, workload, gate, models, measurements, footprints, times, meter, notes
+    )
     with new_folder(out, marker=REPORT, overwrite=overwrite) as folder:
         write_report(folder, report)
     return report
@@ -126,14 +115,14 @@ def select_device(
 
 def open_variants(
     artifact: Path, manifest: Manifest, variants: tuple[Variant, ...], golden: list[GoldenCase], meter: GpuMeter
-) -> dict[str, ModelRunner]:
+) -> dict[str, TimedModel]:
     """Open variants; a GateError if one does not reproduce the golden cases."""
-    runners = {}
+    models = {}
     for variant in variants:
         with meter.measure(variant.name, only_memory=True):
-            runners[variant.name] = open_runner(artifact, manifest, variant)
-            check_golden(runners[variant.name], golden, variant)
-    return runners
+            models[variant.name] = TimedModel.of_variant(variant, open_runner(artifact, manifest, variant))
+            check_golden(models[variant.name].runner, golden, variant)
+    return models
 
 
 def build_gate(
@@ -151,11 +140,25 @@ def build_gate(
     return Gate(baseline.task, runtime_task, golden, workload, expected)
 
 
-def measure_models(gate: Gate, models: Models) -> dict[str, Measurement]:
-    """Measure parity and the task's metric of every model, torch first."""
-    reference = gate.measure_torch(models.baselines.models[REFERENCE])
-    variants = {name: gate.measure(runner) for name, runner in models.runners.items()}
-    return {REFERENCE: reference, **models.baselines.measurements, **variants}
+def measure_models(gate: Gate, baselines: Baselines, timed: Mapping[str, TimedModel]) -> dict[str, Measurement]:
+    """Measure parity and the task's metric of torch, first, and of every variant."""
+    reference = gate.measure_torch(baselines.models[REFERENCE])
+    variants = {name: gate.measure(model.runner) for name, model in timed.items()}
+    return {REFERENCE: reference, **baselines.measurements, **variants}
+
+
+def measure_footprints(models: Models, baseline: TorchBaseline, gate: Gate) -> dict[str, Footprint]:
+    """Return the footprints of the timed models as they were measured, and measure torch's, of encoders on a CPU."""
+    footprints = {name: model.footprint for name, model in models.timed.items() if model.footprint}
+    spec = task_spec(baseline.checkpoint.task)
+    for name, model in models.baselines.models.items():
+        setup = model.setup
+        if spec.family == "encoder" and setup.device == "cpu" and not setup.compiled:
+            found = torch_footprint(
+                baseline.checkpoint.folder, spec.auto_model, setup.precision, gate.golden_rows[:FOOTPRINT_ROWS]
+            )
+            footprints |= {name: found} if found else {}
+    return footprints
 
 
 def time_models(
@@ -167,9 +170,7 @@ def time_models(
         name: BenchmarkTarget.of_torch(model, has_batch_choice=has_batch_choice)
         for name, model in models.baselines.models.items()
     }
-    for variant in models.variants:
-        runner, execution = models.runners[variant.name], variant.execution
-        targets[variant.name] = BenchmarkTarget.of_runner(runner, execution.device, execution.precision)
+    targets |= {name: model.target for name, model in models.timed.items()}
     rows = family.timed_rows(gate.rows, gate.expected)
     results = benchmark(
         targets,
@@ -182,66 +183,7 @@ def time_models(
     )
     if not has_batch_choice:
         return Times(results, {}, ())
-    max_length = next(iter(models.runners.values())).limits.longest
+    max_length = next(iter(models.timed.values())).runner.limits.longest
     return Times(
         results, *time_shapes(targets, rows, parse_shapes(config.shapes), max_length=max_length, progress=progress)
-    )
-
-
-def build_report(
-    config: BenchConfig,
-    manifest: Manifest,
-    host: Host,
-    machine: MachineState,
-    workload: Sample,
-    gate: Gate,
-    models: Models,
-    measurements: Mapping[str, Measurement],
-    times: Times,
-    meter: GpuMeter,
-    left_out: tuple[str, ...],
-) -> Report:
-    """Put what was measured together with what it was measured on."""
-    executions = {variant.name: variant.execution for variant in models.variants}
-    footprints = {variant.name: variant.evidence.footprint for variant in models.variants}
-    results = times.results
-    baselines = models.baselines.models
-    # A generative model generates token by token: tokens of its prompts say little of its products.
-    is_encoder = export_family(manifest.task).has_batch_choice
-    flops_per_token = product_flops_per_token(baselines[REFERENCE].model) if is_encoder else 0.0
-    refused = tuple(f"Not timed: {name}: {reason}." for name, reason in models.baselines.refused.items())
-    return Report(
-        name=manifest.name,
-        version=manifest.version,
-        manifest_sha256=sha256(config.artifact / MANIFEST),
-        default_variant=manifest.default_variant,
-        data=workload.source,
-        split=workload.split,
-        mean_tokens=round(float(np.mean([len(row) for row in gate.rows])), 1),
-        device=baselines[REFERENCE].setup.device,
-        host=host,
-        machine=machine,
-        config=config.model_dump(mode="json"),
-        git_commit=git_commit(Path(__file__).parent),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        results=tuple(
-            ModelResult(
-                name=name,
-                device=TORCH_DEVICES[executions[name].device] if name in executions else baselines[name].setup.device,
-                torch=baselines[name].setup if name in baselines else None,
-                compile_s=baselines[name].compile_s if name in baselines else None,
-                metric=measurement.metric,
-                agreement=measurement.parity.agreement,
-                size_bytes=executions[name].size_bytes if name in executions else None,
-                memory_mib=footprints[name].memory_mib if name in footprints else None,
-                cold_start_ms=footprints[name].cold_start_ms if name in footprints else None,
-                max_batch_tokens=results[name].max_batch_tokens,
-                timing=results[name].timing,
-                product_share=product_share(results[name].timing.tokens_per_s, flops_per_token, machine.product_tflops),
-                shapes=times.shapes.get(name, ()),
-                gpu=meter.usage(name),
-            )
-            for name, measurement in measurements.items()
-        ),
-        notes=(*left_out, *times.notes, *refused),
     )

@@ -34,9 +34,9 @@ class ModelResult(Frozen):
     size_bytes: int | None
     """Size of the variant's files; None for torch."""
     memory_mib: float | None = None
-    """Memory that the variant adds to a process of its own, as its export measured it; None for torch."""
+    """Resident memory that opening it and a full batch add to a process of its own; None where it was not measured."""
     cold_start_ms: float | None = None
-    """From nothing opened to the first answer, as its export measured it; None for torch."""
+    """From nothing opened to the first answer in such a process."""
     max_batch_tokens: int
     """Padded tokens of the batches that throughput was measured with: the best of the same choice for every target."""
     timing: Timing
@@ -78,6 +78,7 @@ class Report(Frozen):
         header = [
             "",
             metric_name,
+            "change",
             "agreement",
             "p50 ms",
             "p95 ms",
@@ -86,6 +87,8 @@ class Report(Frozen):
             "tokens/s",
             "of ceiling",
             "size",
+            "memory",
+            "cold start",
         ]
         gpu_header = ["GPU MiB", "GPU busy", "J/1000 texts"] if self.device == "cuda" else []
         return [*header, *gpu_header, "speed-up", "against"], [self._row(result) for result in self.results]
@@ -104,7 +107,9 @@ class Report(Frozen):
             f"{num_inputs} texts of {source} ({self.split}), {self.mean_tokens:g} tokens on average; "
             f"{self._machine()}. Latency: one text at a time. Texts/s: in batches of similar length, of the size that "
             "is best for each target; tokens/s without padding. Speed-up: against the fastest torch of the same "
-            "precision class, of all for int8 and int4, with its 95 % confidence interval. * is the default variant."
+            "precision class, of all for int8 and int4, with its 95 % confidence interval. Change: of the metric, "
+            "against torch fp32. Memory and cold start: of a process of its own that opens the model; the import of "
+            "the engine is included. * is the default variant."
         )
 
     def remarks(self) -> list[str]:
@@ -141,6 +146,7 @@ class Report(Frozen):
         return [
             f"{result.name} *" if result.name == self.default_variant else result.name,
             f"{result.metric.value:.4f}" if result.metric else "no data",
+            _change(result.metric),
             f"{result.agreement:.2%}",
             f"{timing.latency_ms_p50:.1f}",
             milliseconds(timing.latency_ms_p95),
@@ -149,6 +155,8 @@ class Report(Frozen):
             "" if timing.tokens_per_s is None else f"{timing.tokens_per_s:.0f}",
             "" if result.product_share is None else f"{result.product_share:.0%}",
             f"{result.size_bytes / 1e6:.1f} MB" if result.size_bytes else "",
+            "" if result.memory_mib is None else f"{result.memory_mib:.0f} MiB",
+            "" if result.cold_start_ms is None else f"{result.cold_start_ms / 1000:.1f} s",
             *(_gpu_cells(result.gpu) if self.device == "cuda" else ()),
             speed_up_text(timing),
             timing.baseline,
@@ -161,6 +169,11 @@ def check_one_device(results: Sequence[ModelResult]) -> None:
     if len(set(devices.values())) > 1:
         named = ", ".join(f"{name} on {device}" for name, device in devices.items())
         raise TuneportError(f"the report mixes devices: {named}", "bench one device at a time, with --device")
+
+
+def _change(metric: Metric | None) -> str:
+    """Write the difference of a metric from torch fp32's; nothing where there is no metric."""
+    return "" if metric is None else f"{metric.value - metric.torch:+.4f}"
 
 
 def milliseconds(value: float | None) -> str:

@@ -11,7 +11,9 @@ from tuneport.stages.export.pipeline import TIMED_ROWS
 from .config import BenchConfig
 
 MAX_AGE = timedelta(hours=1)
-MEASURED = ("data", "columns", "rounds", "torch_compile", "remeasure", "precision", "max_seconds", "shapes", "device")
+MEASURED = (
+    "data", "columns", "rounds", "torch_compile", "remeasure", "precision", "max_seconds", "shapes", "device", "peers",
+)  # fmt: skip
 """Settings that ask for figures which the export did not take, if they are not the default."""
 
 

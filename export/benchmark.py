@@ -33,6 +33,10 @@ MIN_TURNS, ENOUGH_TURNS, MAX_TURNS = 8, 5, 40
 would hardly narrow an interval."""
 PRECISION, MAX_SECONDS = 0.05, 4.0
 """Defaults of `benchmark`."""
+TIE = 1.05
+"""Up to this ratio of two speeds the simpler model is as good: 5 % is what the benchmark resolves by default."""
+PATIENCE = 2
+"""How many times as long it goes on where the fastest variant and a simpler one cannot be told apart."""
 ENOUGH_SINGLES = 20
 """Single rows after which the limit of time holds: as many as p95 needs."""
 
@@ -99,6 +103,14 @@ class BenchmarkResult:
         return ratio, ratio
 
 
+_APPROXIMATION: dict[Precision, int] = {"fp32": 0, "bf16": 1, "fp16": 1, "int8": 2, "int4": 3}
+
+
+def simplicity(precision: Precision) -> int:
+    """Return how far a precision is from the model as it was trained; the simplest is 0."""
+    return _APPROXIMATION[precision]
+
+
 def enough_rows(rows: Sequence[EncodedInput], device: Device) -> list[EncodedInput]:
     """Repeat rows until they fill the largest batch of a GPU twice; on a CPU one pass over them is enough."""
     if device == "cpu" or not rows:
@@ -122,6 +134,7 @@ def benchmark(
 
     Targets take turns, each over a few batches of the same rows, until the confidence interval of every speed-up is at
     most `precision` wide to either side, as a share, or for `max_seconds` a target, or `rounds` passes over the rows.
+    The limit of time is `PATIENCE` times as high while the fastest variant and a simpler one cannot be told apart.
     Throughput is the median of the turns; latencies are percentiles over `singles` rows that ran alone. `speed_up` is
     relative to the fastest baseline among the targets that has the precision class of the target. `meter` measures the
     GPU, afterwards.
@@ -139,7 +152,9 @@ def benchmark(
         parts = split_rows(rows, _turn_tokens(targets, limits))
         batches = {name: [pack(part, limits[name]) for part in parts] for name in targets}
         stop = Stop(
-            is_precise=lambda seconds: _width(targets, seconds) <= precision,
+            is_precise=lambda seconds: _width(targets, seconds) <= precision and is_decided(targets, seconds),
+            is_decided=lambda seconds: is_decided(targets, seconds),
+            patience=PATIENCE if rounds is None else 1,
             min_turns=MIN_TURNS,
             enough_turns=ENOUGH_TURNS,
             max_turns=MAX_TURNS if rounds is None else min(MAX_TURNS, rounds * len(parts)),
@@ -166,6 +181,18 @@ def _width(targets: Mapping[str, BenchmarkTarget], seconds: Mapping[str, list[fl
     """Return half the width of the widest interval of a speed-up."""
     against = _baselines(targets, {name: 1 / float(np.median(each)) for name, each in seconds.items()})
     return max(half_width(ratio_interval(seconds[against[name]], seconds[name])) for name in targets)
+
+
+def is_decided(targets: Mapping[str, BenchmarkTarget], seconds: Mapping[str, list[float]]) -> bool:
+    """Tell whether the fastest variant is proven faster than every simpler one, or proven to be no more than a tie."""
+    variants = [name for name, target in targets.items() if target.torch is None]
+    if not variants:
+        return True
+    best = min(variants, key=lambda name: np.median(seconds[name]))
+    limit = simplicity(targets[best].precision)
+    simpler = [name for name in variants if simplicity(targets[name].precision) < limit]
+    intervals = [ratio_interval(seconds[name], seconds[best]) for name in simpler]
+    return all(low > 1 or high <= TIE for low, high in intervals)
 
 
 def _baselines(targets: Mapping[str, BenchmarkTarget], speeds: Mapping[str, float]) -> dict[str, str]:

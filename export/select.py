@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from tuneport.schema.artifact import Interval, Precision, Variant
+from tuneport.schema.artifact import Interval, Variant
 
-from .benchmark import BenchmarkResult
+from .benchmark import TIE, BenchmarkResult, simplicity
 from .config import Objective
 
 _COSTS: dict[Objective, Callable[[Variant], float]] = {
@@ -25,8 +25,6 @@ _GAINS: dict[Objective, Callable[[BenchmarkResult, BenchmarkResult], Interval]] 
     "throughput": BenchmarkResult.speed_over,
 }
 """Interval of how many times better one result is than another; a file's size has none."""
-_APPROXIMATION: dict[Precision, int] = {"fp32": 0, "bf16": 1, "fp16": 1, "int8": 2, "int4": 3}
-"""How far a precision is from the model as it was trained."""
 
 
 def gain(objective: Objective, result: BenchmarkResult, other: BenchmarkResult) -> Interval:
@@ -39,8 +37,10 @@ def select_default(
 ) -> tuple[str, str]:
     """Return the name of the best variant by the objective, and the reason in a sentence.
 
-    A variant that the best one is not faster than beyond noise is preferred if it is simpler: closer to the model as
-    it was trained, or earlier in the list. `results` are those of the variants, by name.
+    A simpler variant, which is closer to the model as it was trained or earlier in the list, is preferred where the two
+    tie: the best one is not better beyond noise, and was measured at most `TIE` times as good. Beyond that the measured
+    figure decides, proven or not: simplicity is worth 5 % of the speed, and no more. `results` are those of
+    the variants, by name.
     """
     best = min(variants, key=_COSTS[objective])
     reason, show = _REASONS[objective]
@@ -49,15 +49,20 @@ def select_default(
     sentence = f"{reason} of those that passed, measured on {texts} inputs of mixed length: {figures}"
     if objective == "size":
         return best.name, sentence
-    for variant in sorted(variants, key=_simplicity):
+    doubts = []
+    for variant in sorted(variants, key=lambda each: simplicity(each.execution.precision)):
         if variant is best:
             break
         low, high = gain(objective, results[best.name], results[variant.name])
+        doubt = f"{best.name} is {low:.2f} to {high:.2f} times as good as {variant.name}"
+        if low <= 1 and _ratio(objective, best, variant) <= TIE:
+            return variant.name, f"{sentence}; {doubt}, no proof, so the simpler one serves"
         if low <= 1:
-            doubt = f"{best.name} is {low:.2f} to {high:.2f} times as good, no proof, so the simpler one serves"
-            return variant.name, f"{sentence}; {doubt}"
-    return best.name, sentence
+            doubts.append(f"{doubt}, which more measurements would have to confirm")
+    return best.name, "; ".join([sentence, *doubts])
 
 
-def _simplicity(variant: Variant) -> int:
-    return _APPROXIMATION[variant.execution.precision]
+def _ratio(objective: Objective, best: Variant, other: Variant) -> float:
+    """Return how many times as good the best variant was measured."""
+    one, two = _COSTS[objective](best), _COSTS[objective](other)
+    return two / one if objective == "latency" else one / two

@@ -53,6 +53,9 @@ class Stop:
 
     is_precise: Callable[[Mapping[str, list[float]]], bool]
     """Whether the seconds of the turns so far suffice."""
+    is_decided: Callable[[Mapping[str, list[float]]], bool]
+    """Whether they tell which target is the best; if not, the limits of time and turns are `patience` times as high."""
+    patience: int
     min_turns: int
     """Turns before `is_precise` is asked."""
     enough_turns: int
@@ -128,8 +131,13 @@ def time_single_rows(
 def _is_over(stop: Stop, seconds: Mapping[str, list[float]], turns: int, elapsed_s: float) -> bool:
     if turns >= stop.min_turns and turns % CHECK_EVERY == 0 and stop.is_precise(seconds):
         return True
-    is_long = elapsed_s > stop.max_seconds or turns >= stop.max_turns
-    return turns >= stop.enough_turns and is_long
+    if turns < stop.enough_turns or not _is_long(stop, turns, elapsed_s):
+        return False
+    return _is_long(stop, turns / stop.patience, elapsed_s / stop.patience) or stop.is_decided(seconds)
+
+
+def _is_long(stop: Stop, turns: float, elapsed_s: float) -> bool:
+    return elapsed_s > stop.max_seconds or turns >= stop.max_turns
 
 
 def _shuffled(names: Iterable[str], chance: random.Random) -> list[str]:

@@ -103,7 +103,11 @@ def run_service(command: Sequence[str], environment: dict[str, str]) -> int:
 
 @contextlib.contextmanager
 def running(
-    command: Sequence[str], url: str, environment: dict[str, str] | None = None, ready_path: str = "/readyz"
+    command: Sequence[str],
+    url: str,
+    environment: dict[str, str] | None = None,
+    ready_path: str = "/readyz",
+    timeout_s: float = START_TIMEOUT_S,
 ) -> Iterator[int]:
     """Start a server, wait until `url` with `ready_path` is 200, yield its process id, and stop it at the end.
 
@@ -122,11 +126,12 @@ def running(
             start_new_session=True,  # Ctrl-C goes to this process, which stops the server
         )
         try:
-            if not _ready(process, url, ready_path, report):
+            if not _ready(process, url, ready_path, report, timeout_s):
                 if error := read_failed_start(report):
                     raise TuneportError(f"the server at {url} did not start: {error.problem}", error.remedy)
                 tail = " | ".join(line.strip() for line in _read(log).splitlines()[-8:])
-                raise TuneportError(f"the server at {url} did not become ready: {tail}", "fix what its log says")
+                end = f"did not become ready within {timeout_s:g} s" if process.poll() is None else "ended at its start"
+                raise TuneportError(f"the server at {url} {end}: {tail or 'its log is empty'}", "fix what its log says")
             yield process.pid
         finally:
             _stop(process)
@@ -150,10 +155,10 @@ def _run_variables(report: Path) -> dict[str, str]:
     return {START_REPORT: str(report), COMMAND_PID: str(os.getpid())}
 
 
-def _ready(process: "subprocess.Popen[bytes]", url: str, ready_path: str, report: Path) -> bool:
+def _ready(process: "subprocess.Popen[bytes]", url: str, ready_path: str, report: Path, timeout_s: float) -> bool:
     import httpx  # of the checks of what was started, and not of `tuneport serve`, which it would keep waiting
 
-    deadline = time.monotonic() + START_TIMEOUT_S
+    deadline = time.monotonic() + timeout_s
     verify = not url.startswith("https://127.0.0.1")  # a test's own certificate
     while time.monotonic() < deadline and process.poll() is None and not report.exists():
         with contextlib.suppress(httpx.TransportError):

@@ -7,15 +7,14 @@ from typing import Any
 
 import orjson
 
-from tuneport.host import usable_cores
 from tuneport.schema.artifact import Manifest
 from tuneport.schema.torch_setup import TorchDevice
 
-from .. import peers
-from ..peers.registry import FAILED, PEERS, Peer
-from .targets import EndpointTarget, is_plain_classification
+from ..peers.registry import Peer, peers_of
+from .targets import EndpointTarget, is_plain_classification, text_of, torch_environment
 
-SCRIPTS = Path(peers.__file__).parent
+START_TIMEOUT_S = 180.0
+"""Some start several processes, or import TensorFlow."""
 
 
 @dataclass(frozen=True)
@@ -28,22 +27,52 @@ class _Protocol:
     ready_path: str = "/readyz"
 
 
-def _best(body: bytes) -> Any:
-    """Return the label with the highest score of infinity's response."""
+def _json_text(text: str) -> bytes:
+    return orjson.dumps({"text": text})
+
+
+def _infinity_request(text: str) -> bytes:
+    return orjson.dumps({"input": [text], "model": "model"})
+
+
+def _infinity_best(body: bytes) -> Any:
+    """Return the label with the highest score."""
     (scores,) = orjson.loads(body)["data"]
     return max(scores, key=lambda each: each["score"])
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else value["text"]
+def _inference_request(name: str, shape: list[int]) -> Callable[[str], bytes]:
+    """Return the encoder of a request of the Open Inference Protocol: one text as a BYTES tensor."""
+    return lambda text: orjson.dumps({"inputs": [{"name": name, "shape": shape, "datatype": "BYTES", "data": [text]}]})
 
 
-_PIPELINE = _Protocol("/classify", lambda text: orjson.dumps({"text": text}), orjson.loads)
+def _mlserver_prediction(body: bytes) -> Any:
+    """Return the pipeline's answer, which the runtime writes as JSON into a BYTES tensor."""
+    (output,) = orjson.loads(body)["outputs"]
+    return orjson.loads(output["data"][0])
+
+
+def _triton_prediction(body: bytes) -> Any:
+    values = {output["name"]: output["data"][0] for output in orjson.loads(body)["outputs"]}
+    return {"label": values["label"], "score": values["score"]}
+
+
 _PROTOCOLS = {
-    "litserve": _Protocol("/predict", _PIPELINE.encode_request, orjson.loads),
-    "fastapi": _PIPELINE,
-    "infinity": _Protocol(
-        "/classify", lambda text: orjson.dumps({"input": [text], "model": "model"}), _best, ready_path="/health"
+    "litserve": _Protocol("/predict", _json_text, orjson.loads),
+    "fastapi": _Protocol("/classify", _json_text, orjson.loads),
+    "infinity": _Protocol("/classify", _infinity_request, _infinity_best, ready_path="/health"),
+    "rayserve": _Protocol("/", _json_text, orjson.loads, ready_path="/"),
+    "mlserver": _Protocol(
+        "/v2/models/model/infer",
+        _inference_request("array_inputs", [1]),
+        _mlserver_prediction,
+        ready_path="/v2/models/model/ready",
+    ),
+    "pytriton": _Protocol(
+        "/v2/models/model/infer",
+        _inference_request("text", [1, 1]),
+        _triton_prediction,
+        ready_path="/v2/models/model/ready",
     ),
 }
 
@@ -56,35 +85,21 @@ def peer_targets(
         return [], ("Other servers take no part: --peers names the folder of their environments.",)
     if not is_plain_classification(manifest):
         return [], ("Other servers: written for text classification with one label and one text.",)
-    reasons = {peer: _absence(folder / peer.folder) for peer in PEERS}
+    reasons = {peer: peer.absence(folder) for peer in peers_of("server")}
     absent = tuple(f"{peer.name}: {reason}." for peer, reason in reasons.items() if reason)
     present = [peer for peer, reason in reasons.items() if not reason]
     return [_target(peer, folder, manifest, checkpoint, device) for peer in present], absent
 
 
-def _absence(folder: Path) -> str | None:
-    """Say why a peer has no environment; None if it has one."""
-    if (folder / FAILED).is_file():
-        return f"it cannot be installed here ({(folder / FAILED).read_text(encoding='utf-8').strip().rstrip('.')})"
-    return None if (folder / "bin" / "python").exists() else f"there is no environment in {folder.name}"
-
-
 def _target(peer: Peer, folder: Path, manifest: Manifest, checkpoint: Path, device: TorchDevice) -> EndpointTarget:
     protocol = _PROTOCOLS[peer.folder]
-    python = (folder / peer.folder / "bin" / "python").absolute()
-    script = SCRIPTS / f"{peer.folder}_server.py"
     return EndpointTarget(
         name=peer.name,
-        command=lambda port: [str(python), str(script), str(port)],
+        command=lambda port: [str(peer.python(folder)), str(peer.script), str(port)],
         path=protocol.path,
-        encode_request=lambda value: protocol.encode_request(_text(value)),
+        encode_request=lambda value: protocol.encode_request(text_of(value)),
         decode_response=protocol.decode_response,
         ready_path=protocol.ready_path,
-        environment={
-            "CHECKPOINT": str(checkpoint.resolve()),
-            "DTYPE": "float16" if device == "cuda" else "float32",
-            "DEVICE": device,
-            "MAX_LENGTH": str(manifest.processing.max_length),
-            "OMP_NUM_THREADS": str(usable_cores()),
-        },
+        start_timeout_s=START_TIMEOUT_S,
+        environment=torch_environment(manifest, checkpoint, device, "float16" if device == "cuda" else "float32"),
     )

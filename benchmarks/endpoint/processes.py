@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from tuneport.errors import TuneportError
 from tuneport.stages.serve.process import free_port, running
 
@@ -56,9 +58,28 @@ def start_server(target: EndpointTarget) -> Iterator[RunningServer]:
     started = time.perf_counter()
     http_port, grpc_port = free_port(), free_port()
     environment = {"TUNEPORT_GRPC_PORT": str(grpc_port), **target.environment}
-    with running(target.command(http_port), f"http://{HOST}:{http_port}", environment, target.ready_path) as pid:
-        port = grpc_port if target.protocol == "grpc" else http_port
-        yield RunningServer(pid, port, http_port, time.perf_counter() - started)
+    command, url = target.command(http_port), f"http://{HOST}:{http_port}"
+    children: list[psutil.Process] = []
+    try:
+        with running(command, url, environment, target.ready_path, target.start_timeout_s) as pid:
+            port = grpc_port if target.protocol == "grpc" else http_port
+            try:
+                yield RunningServer(pid, port, http_port, time.perf_counter() - started)
+            finally:
+                children = descendants(pid)
+    finally:
+        # LitServe's processes outlive the one that started them, and would slow the next server.
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+
+
+def descendants(pid: int) -> list[psutil.Process]:
+    """Return the processes that a process has started, and theirs; none if it has ended."""
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
 
 
 def plan_load(

@@ -13,6 +13,7 @@ from tuneport.schema.artifact import Manifest
 from tuneport.schema.torch_setup import TorchDevice
 from tuneport.stages.export.torch_device import TORCH_DEVICES
 from tuneport.stages.serve.bento import SERVICE, register, serve_command
+from tuneport.stages.serve.process import START_TIMEOUT_S
 
 HTTP, GRPC = "tuneport HTTP", "tuneport gRPC"
 BENTO_BATCHER = "tuneport HTTP, BentoML's batcher"
@@ -23,6 +24,7 @@ PREDICT_PATH = "/predict"
 GRPC_PATH = "/inference.GRPCInferenceService/ModelInfer"
 NULL_SERVER = "tuneport.stages.benchmarks.load.null_server"
 TORCH_SERVICE = "tuneport.stages.benchmarks.peers.bento_torch:TextClassification"
+BATCHABLE_SERVICE = "tuneport.stages.benchmarks.peers.bento_torch_batchable:TextClassification"
 BATCHED_SERVICE = "tuneport.stages.benchmarks.peers.bento_batched:BentoBatched"
 
 
@@ -42,6 +44,7 @@ class EndpointTarget:
     environment: dict[str, str] = field(default_factory=dict)
     ready_path: str = "/readyz"
     """Answers with 200 once the server is ready."""
+    start_timeout_s: float = START_TIMEOUT_S
 
 
 def endpoint_targets(artifact: Path, manifest: Manifest, checkpoint: Path, variant: str | None) -> list[EndpointTarget]:
@@ -112,31 +115,52 @@ def grpc_target(http: EndpointTarget, manifest: Manifest) -> EndpointTarget:
 
 
 def torch_targets(manifest: Manifest, checkpoint: Path, device: TorchDevice) -> list[EndpointTarget]:
-    """Return a transformers pipeline behind BentoML: on a GPU in fp16, else in fp32 and, if the processor can, bf16."""
+    """Return a transformers pipeline behind BentoML: on a GPU in fp16, else in fp32 and, if the processor can, bf16.
+
+    The last one has BentoML's adaptive batching, in the first precision.
+    """
     if not is_plain_classification(manifest):
         return []
     if device == "cuda":
         dtypes = {TORCH_FP16: "float16"}
     else:
         dtypes = {TORCH_FP32: "float32"} | ({TORCH_BF16: "bfloat16"} if Host.here().has_bf16 else {})
-    return [
+    targets = [
         EndpointTarget(
             name=name,
             command=lambda port: serve_command(TORCH_SERVICE, host=HOST, port=port),
             path="/classify",
-            encode_request=lambda value: orjson.dumps({"text": value if isinstance(value, str) else value["text"]}),
+            encode_request=lambda value: orjson.dumps({"text": text_of(value)}),
             decode_response=orjson.loads,
-            environment={
-                "CHECKPOINT": str(checkpoint.resolve()),
-                "DTYPE": dtype,
-                "DEVICE": device,
-                "MAX_LENGTH": str(manifest.processing.max_length),
-                # torch would count the host's processors instead of the container's, and a caller's value may be lower.
-                "OMP_NUM_THREADS": str(usable_cores()),
-            },
+            environment=torch_environment(manifest, checkpoint, device, dtype),
         )
         for name, dtype in dtypes.items()
     ]
+    batchable = replace(
+        targets[0],
+        name=f"{targets[0].name}, batchable",
+        command=lambda port: serve_command(BATCHABLE_SERVICE, host=HOST, port=port),
+        encode_request=lambda value: orjson.dumps({"texts": [text_of(value)]}),
+        decode_response=lambda body: orjson.loads(body)[0],
+    )
+    return [*targets, batchable]
+
+
+def torch_environment(manifest: Manifest, checkpoint: Path, device: TorchDevice, dtype: str) -> dict[str, str]:
+    """Return the variables that all servers of the checkpoint in torch read."""
+    return {
+        "CHECKPOINT": str(checkpoint.resolve()),
+        "DTYPE": dtype,
+        "DEVICE": device,
+        "MAX_LENGTH": str(manifest.processing.max_length),
+        # torch would count the host's processors instead of the container's, and a caller's value may be lower.
+        "OMP_NUM_THREADS": str(usable_cores()),
+    }
+
+
+def text_of(value: Any) -> str:
+    """Return the text of an input."""
+    return value if isinstance(value, str) else value["text"]
 
 
 def null_target() -> EndpointTarget:

@@ -1,4 +1,4 @@
-"""Make an environment for each peer of the endpoint benchmark.
+"""Make an environment for each peer of the benchmarks.
 
     python -m tuneport.stages.benchmarks.peers.install DIR [NAME …]
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from .registry import FAILED, PEERS, Peer
 
 TIMEOUT_S = 1200
+INSTALLED = [peer for peer in PEERS if peer.requirements]
 
 
 def install(peer: Peer, folder: Path) -> str | None:
@@ -26,7 +27,10 @@ def install(peer: Peer, folder: Path) -> str | None:
         packages = Path(_run([str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).strip())
         own = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
         (packages / "tuneport-environment.pth").write_text("".join(f"{path}\n" for path in own), encoding="utf-8")
-        _run([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *peer.requirements])
+        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        _run([*pip, *peer.requirements])
+        if peer.alone:
+            _run([*pip, "--no-deps", *peer.alone])
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired, OSError) as error:
         return _fail(folder, error)
     return None
@@ -51,9 +55,9 @@ def main() -> None:
     """Install all peers, or those that are named; the reason of each that fails goes to standard error."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("out", type=Path, help="folder of the environments")
-    parser.add_argument("names", nargs="*", help=f"of {', '.join(peer.folder for peer in PEERS)}; default: all")
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(peer.folder for peer in INSTALLED)}; default: all")
     options = parser.parse_args()
-    for peer in PEERS:
+    for peer in INSTALLED:
         if not options.names or peer.folder in options.names:
             reason = install(peer, options.out / peer.folder)
             sys.stderr.write(f"{peer.name}: {f'cannot be installed: {reason}' if reason else 'installed'}\n")

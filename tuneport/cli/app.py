@@ -13,6 +13,7 @@ from tuneport.cli.export import export
 from tuneport.cli.finetune import finetune, finetune_help
 from tuneport.cli.init import init
 from tuneport.cli.inspect import inspect
+from tuneport.cli.plan import plan
 from tuneport.cli.predict import predict
 from tuneport.cli.pull import pull
 from tuneport.cli.push import push
@@ -47,6 +48,7 @@ app.command()(push)
 app.command()(pull)
 app.command()(bench)
 app.command("bench-endpoint")(bench_endpoint)
+app.command()(plan)
 app.command()(serve)
 app.command()(build)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(containerize)

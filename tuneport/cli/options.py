@@ -77,6 +77,9 @@ def usage_error(error: ValidationError, field: str | None = None) -> typer.BadPa
     for each in error.errors():
         name = field or (str(each["loc"][0]) if each["loc"] else None)
         message = each["msg"].removeprefix("Value error, ")
+        if each["type"] == "missing":
+            problems.append(f"--{name.replace('_', '-')} is required" if name else message)
+            continue
         problems.append(f"--{name.replace('_', '-')}: {message}, not {each['input']!r}" if name else message)
     return typer.BadParameter("; ".join(problems))
 
