@@ -1,14 +1,13 @@
 """One conversion of the tiny classifier, one of a classifier that int8 harms, and a generative model of each family."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from kit.data import write_data
 from kit.encoders import build_checkpoint, spread_logits
-from kit.exports import Prepared, prepare, quick_exports
+from kit.exports import Prepared, prepare
 from kit.generative_exports import Export, Exported, train_and_export
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -16,12 +15,6 @@ from tuneport.schema.torch_setup import TorchSetup
 from tuneport.stages.export import pipeline
 from tuneport.stages.export.graph import Graph
 from tuneport.stages.export.source import Reference, Source
-
-
-@pytest.fixture
-def _quick_export() -> Iterator[None]:
-    with quick_exports():
-        yield
 
 
 @pytest.fixture(scope="session")
