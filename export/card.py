@@ -1,5 +1,6 @@
 """Write the model card, the artifact's README.md, from the manifest."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from tuneport.schema.artifact import CARD, PICTURE, File, Manifest, Timing, Variant
@@ -81,10 +82,17 @@ def _provenance(manifest: Manifest) -> list[str]:
         "",
         f"- base model: {provenance.base_model or 'not recorded'}",
         f"- checkpoint: SHA-256 `{provenance.checkpoint_sha256}`",
-        f"- data: {Path(data.source).name}, {data.rows}, fingerprint `{data.fingerprint}`" if data else "- data: none",
+        f"- data: {Path(data.source).name} ({row_counts(data.rows)}), fingerprint `{data.fingerprint}`"
+        if data
+        else "- data: none",
         f"- seed: {seed if seed is not None else 'not recorded'}; code: {provenance.git_commit or 'not in git'}",
         f"- versions: {', '.join(f'{name} {number}' for name, number in provenance.versions.items())}",
     ]
+
+
+def row_counts(rows: Mapping[str, int]) -> str:
+    """Write the number of rows of each split."""
+    return ", ".join(f"{count} {split}" for split, count in rows.items())
 
 
 def device_text(manifest: Manifest) -> str:

@@ -24,6 +24,7 @@ from .batcher import BatchReport
 from .devices import Placement
 from .inference import Inference, InferenceResult, count_chars
 from .metrics import Metrics
+from .other_variants import OtherVariants
 from .response_cache import ResponseCache
 from .settings import Settings
 
@@ -45,6 +46,7 @@ class AdmissionController:
         """False as soon as the service is told to stop, or has lost its device."""
         self.refusal_pacer = RefusalPacer()
         self._record_span = tracing.recorder(self.model)
+        self.other_variants = OtherVariants(inference, settings)
         self._keys = settings.keys()
         self._has_several_labels = self.manifest.processing.problem_type == "multi_label_classification"
         self._active_requests = 0

@@ -71,6 +71,8 @@ class Settings(BaseSettings):
 
     response_cache_mib: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """Memory of a worker's cache of predictions; by default there is none. Not for generative models."""
+    playground_variants: bool = False
+    """Let the playground answer with the artifact's other variants, too; each stays in memory once it was used."""
 
     request_timeout_s: float = Field(default=30.0, gt=0, allow_inf_nan=False)
     """Time for a request, after which it is dropped and answered with 503; for a stream, time for each token."""

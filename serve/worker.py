@@ -97,6 +97,7 @@ class Worker:
         if self._metrics_server:
             self._metrics_server.shutdown()
         self.admission.inference.close()
+        self.admission.other_variants.close()
         logs.write_pending()
 
     def _leave(self) -> None:

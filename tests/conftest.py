@@ -50,6 +50,15 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
+@pytest.fixture
+def _quick_exports() -> Iterator[None]:
+    """Let exports measure and draw next to nothing."""
+    from kit.exports import quick_exports
+
+    with quick_exports():
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A two-layer random BERT with three labels, as save_pretrained writes it."""

@@ -34,6 +34,7 @@ def test_listing_options_loads_no_library_of_a_stage() -> None:
     assert loaded_after("import tuneport.cli.app", libraries) == []
 
 
+@pytest.mark.usefixtures("_quick_exports")
 def test_a_model_goes_from_data_to_predictions(tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"rows are also in|were truncated") as caught:
         run = tuneport.finetune(
@@ -75,6 +76,7 @@ def test_wrong_settings_are_named_all_at_once(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("_quick_exports")
 def test_an_existing_folder_is_replaced_only_on_demand(tiny_checkpoint: Path, artifact: Path) -> None:
     with pytest.raises(TuneportError, match="exists"):
         tuneport.export(tiny_checkpoint, out=artifact)

@@ -4,8 +4,6 @@ BentoML's own paths, /livez and /readyz, are beside it: `serve/lifecycle.py`.
 """
 
 import asyncio
-import itertools
-from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -15,11 +13,9 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Scope
 
-from tuneport.errors import InputError, MethodNotAllowed, NotFound, RequestError
-from tuneport.runtime.tasks.inputs import MAX_ITEMS
+from tuneport.errors import MethodNotAllowed, NotFound, RequestError
 
 from ..admission import AdmissionController
-from ..json_text import parse_json
 from .evidence import routes as evidence_routes
 from .middleware import FramedApp, client_disconnected
 from .model_management import routes as model_management_routes
@@ -28,6 +24,7 @@ from .openai import routes as openai_routes
 from .openapi import describe_api
 from .platforms import ping
 from .playground.routes import routes as playground_routes
+from .predict_body import parse_body
 from .requests import admission_of, frame_of, read_body, unless_disconnected
 from .responses import json_response
 from .streaming import stream_prediction
@@ -84,21 +81,6 @@ async def metrics(request: Request) -> Response:
 async def docs(request: Request) -> Response:
     """Describe the HTTP API in OpenAPI's form."""
     return json_response(describe_api(admission_of(request).manifest, admission_of(request).settings))
-
-
-def parse_body(body: bytes, _: str = "") -> tuple[list[Any], Any]:
-    """Return inputs and parameters of a JSON body; the task checks what they hold.
-
-    `instances` is another name of `inputs`, which Vertex AI and TensorFlow Serving use.
-    """
-    content = parse_json(body)
-    name = "instances" if isinstance(content, dict) and "instances" in content else "inputs"
-    if not isinstance(content, dict) or name not in content:
-        raise InputError('the body is not an object with "inputs"', 'send {"inputs": […]}', code="no_inputs")
-    if unknown := sorted(itertools.islice(content.keys() - {name, "parameters"}, MAX_ITEMS)):
-        raise InputError(f"unknown fields {unknown}"[:200], f'send "{name}" and "parameters"', code="unknown_field")
-    inputs = content[name]
-    return inputs if isinstance(inputs, list) else [inputs], content.get("parameters")
 
 
 class FallbackRoute(Route):

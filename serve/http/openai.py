@@ -3,19 +3,16 @@
 from collections.abc import AsyncIterator
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from tuneport.errors import MalformedRequest, NotFound
-from tuneport.runtime.tasks.inputs import check_number
 from tuneport.tasks import task_spec
 
 from ..admission import AdmissionController
-from ..json_text import parse_json
 from .openai_schema import ChatRequest, CompletionRequest, ResponseFormat
-from .requests import admission_of, frame_of, read_body, unless_disconnected
+from .requests import admission_of, frame_of, read_checked_body, unless_disconnected
 from .responses import event_stream, json_response
 from .streaming import stream_text
 
@@ -85,19 +82,13 @@ async def _chunks(
 async def _read_request(request: Request, kind: type[AnyRequest]) -> AnyRequest:
     """Read and check the body, and the model's name."""
     admission = _chat_admission(request)
-    raw = await read_body(request)
-    content = await admission.inference.lanes.run_if_large(len(raw), parse_json, raw)
-    if isinstance(content, dict):
-        check_number(len(content), "fields")
-    try:
-        body = kind.model_validate(content)
-    except ValidationError as error:
-        wrong = ", ".join(f"{'.'.join(map(str, e['loc'])) or 'body'}: {e['msg']}" for e in error.errors()[:5])
-        known = ", ".join(kind.model_fields)
-        remedy = f"known fields: {known}"
-        raise MalformedRequest(f"wrong request: {wrong[:500]}", remedy, code="invalid_request") from error
+    body = await read_checked_body(request, kind, _refuse)
     _check_model(admission, body.model)
     return body
+
+
+def _refuse(problem: str, remedy: str) -> MalformedRequest:
+    return MalformedRequest(problem, remedy, code="invalid_request")
 
 
 def _chat_admission(request: Request) -> AdmissionController:

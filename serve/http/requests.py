@@ -1,17 +1,21 @@
 """What routes need of a request: the worker's admission control, the body, and whether the client is still there."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
+from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
-from tuneport.errors import PayloadTooLarge, SlowRequest, UnsupportedEncoding
+from tuneport.errors import PayloadTooLarge, RequestError, SlowRequest, UnsupportedEncoding
+from tuneport.runtime.tasks.inputs import check_number
 
 from ..admission import AdmissionController
 from ..framing import RequestFrame
+from ..json_text import parse_json
 
 Result = TypeVar("Result")
+Body = TypeVar("Body", bound=BaseModel)
 WATCH_AFTER_S = 0.05
 """How long a request may take before it is watched for its client's leaving: most are answered sooner."""
 
@@ -50,6 +54,19 @@ async def read_body(request: Request) -> bytes:
         problem = f"the body took longer than {settings.body_timeout_s:g} s"
         raise SlowRequest(problem, "send it faster, or less of it") from None
     return bytes(body)
+
+
+async def read_checked_body(request: Request, kind: type[Body], refuse: Callable[[str, str], RequestError]) -> Body:
+    """Read a JSON body and validate it as `kind`; raises what `refuse` makes of a problem and its remedy."""
+    raw = await read_body(request)
+    content = await admission_of(request).inference.lanes.run_if_large(len(raw), parse_json, raw)
+    if isinstance(content, dict):
+        check_number(len(content), "fields")
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        wrong = ", ".join(f"{'.'.join(map(str, e['loc'])) or 'body'}: {e['msg']}" for e in error.errors()[:5])
+        raise refuse(f"wrong request: {wrong[:500]}", f"known fields: {', '.join(kind.model_fields)}") from error
 
 
 def _too_large(limit: int) -> PayloadTooLarge:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 from kit.artifacts import alter_golden, change_byte, of_devices
-from kit.command import assert_one_line, tuneport
+from kit.command import assert_one_line, tuneport, without_progress
 from kit.data import read_rows, write_rows
 from kit.encoders import LABELS, build_checkpoint
 from rich.console import Console
@@ -68,6 +69,33 @@ def test_inspect_shows_every_variant_its_evidence_and_origin(tiny_artifact: Path
         assert word in out
 
 
+def test_scripts_read_json(tiny_artifact: Path) -> None:
+    shown = json.loads(tuneport("inspect", tiny_artifact, "--json").out)
+    assert shown["manifest"]["name"] == "tiny"
+    assert shown["obstacles"] == {"fp32": None, "int8": None}
+    verified = json.loads(tuneport("verify", tiny_artifact, "--json").out)["variants"]
+    assert [each["name"] for each in verified] == ["fp32", "int8"]
+    assert all(each["difference"] <= each["tolerance"] for each in verified)
+
+
+def test_colours_are_for_terminals_without_no_color(tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    colour = re.compile(r"\x1b\[[0-9;]*\b(3[0-7]|9[0-7])[0-9;]*m")
+    assert "\x1b" not in tuneport("inspect", tiny_artifact).out
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal
+    monkeypatch.setenv("NO_COLOR", "1")
+    shown = tuneport("inspect", tiny_artifact).out
+    assert "\x1b" in shown  # bold is no colour
+    assert not colour.search(shown)
+
+
+def test_quiet_shows_no_progress(tmp_path: Path) -> None:
+    for options, is_shown in (((), True), (("--quiet",), False)):
+        answer = tuneport("export", tmp_path, "--out", tmp_path / "out", *options)
+        assert answer.code == 1
+        assert without_progress(answer.err).startswith("error: ")
+        assert (without_progress(answer.err) != answer.err) == is_shown
+
+
 def test_on_a_narrow_terminal_no_figure_is_cut_off(tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wide = tuneport("inspect", tiny_artifact).out
     monkeypatch.setattr("tuneport.cli.tables._console", lambda: Console(width=60))
@@ -80,6 +108,7 @@ def test_on_a_narrow_terminal_no_figure_is_cut_off(tiny_artifact: Path, monkeypa
     assert "│" in wide or "┃" in wide
 
 
+@pytest.mark.usefixtures("_quick_exports")
 def test_export_prints_what_it_wrote_and_registers_it(tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path) -> None:
     import bentoml
 
@@ -94,6 +123,7 @@ def test_export_prints_what_it_wrote_and_registers_it(tiny_checkpoint: Path, tin
     assert bentoml.models.get(tag).info.labels["name"] == "my-model"
 
 
+@pytest.mark.usefixtures("_quick_exports")
 def test_renamed_columns_are_read(tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     for split in ("train", "validation"):

@@ -38,7 +38,10 @@ CONFIGS: dict[str, tuple[type[BaseModel], ...]] = {
     "serve": (ServeConfig, Settings),
 }
 """Config classes whose fields are all options of the command."""
-OWN_OPTIONS = {"compare", "max_regression", "out", "overwrite", "resume", "config", "set", "space", "trials", "help"}
+OWN_OPTIONS = {
+    "compare", "max_regression", "out", "overwrite", "resume", "config", "set", "space", "trials", "help",
+    "quiet", "as_json",
+}  # fmt: skip
 """Options that say where to write and how to proceed; no config has them."""
 COMMAND_LINE = typer.main.get_command(app)
 
@@ -81,6 +84,25 @@ def test_the_commands_are_these() -> None:
 def test_help_lists_every_command() -> None:
     out = tuneport("--help").out
     assert all(f"  {command} " in out for command in COMMANDS)
+
+
+def test_the_list_of_commands_says_what_each_does_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert "..." not in tuneport("--help").out.partition("Commands:")[2]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_a_command_shows_an_example(command: str) -> None:
+    text = " ".join(tuneport(command, "--help").out.split())
+    assert f"Example: tuneport {command} " in text
+
+
+def test_the_shell_completes_commands_and_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_TUNEPORT_COMPLETE", "complete_bash")
+    for words, expected in {"tuneport fine": ["finetune"], "tuneport export --max-d": ["--max-drop"]}.items():
+        monkeypatch.setenv("COMP_WORDS", words)
+        monkeypatch.setenv("COMP_CWORD", str(words.count(" ")))
+        assert tuneport().out.split() == expected
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -1,26 +1,20 @@
-"""One conversion of the tiny classifier, and one of a classifier that int8 harms, for all tests of the export."""
+"""One conversion of the tiny classifier, one of a classifier that int8 harms, and a generative model of each family."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from kit.data import write_data
 from kit.encoders import build_checkpoint, spread_logits
-from kit.exports import Prepared, prepare, quick_exports
+from kit.exports import Prepared, prepare
+from kit.generative_exports import Export, Exported, train_and_export
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from tuneport.schema.torch_setup import TorchSetup
 from tuneport.stages.export import pipeline
 from tuneport.stages.export.graph import Graph
 from tuneport.stages.export.source import Reference, Source
-
-
-@pytest.fixture
-def _quick_export() -> Iterator[None]:
-    with quick_exports():
-        yield
 
 
 @pytest.fixture(scope="session")
@@ -64,3 +58,16 @@ def _reuse_conversion(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(pipeline, "open_source", lambda config: prepared.source)
     monkeypatch.setattr(pipeline, "compute_reference", compute_reference)
     monkeypatch.setattr(pipeline, "convert", convert)
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Export:
+    """Train and export a generative family on first use."""
+    done: dict[str, Exported] = {}
+
+    def export_once(family: str) -> Exported:
+        if family not in done:
+            done[family] = train_and_export(family, tmp_path_factory.mktemp(family))
+        return done[family]
+
+    return export_once

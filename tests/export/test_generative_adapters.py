@@ -23,7 +23,7 @@ from tuneport.stages.export.pipeline import export
 from tuneport.stages.finetune.config import load_config
 from tuneport.stages.finetune.train import finetune
 
-pytestmark = pytest.mark.usefixtures("_quick_export")
+pytestmark = pytest.mark.usefixtures("_quick_exports")
 QUICK = {
     "eval_strategy": "no", "save_strategy": "no", "report_to": [], "bf16": False, "max_steps": 10,
     "learning_rate": 1e-2, "per_device_train_batch_size": 8, "strategy": "adapter", "adapter_reduction_factor": 4,

@@ -47,7 +47,7 @@ def marian(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 # transformers recommends a package that only normalizes punctuation.
 @pytest.mark.filterwarnings("ignore:Recommended.*sacremoses:UserWarning")
-@pytest.mark.usefixtures("_quick_export")
+@pytest.mark.usefixtures("_quick_exports")
 def test_its_predictions_are_those_of_transformers(marian: Path, tmp_path: Path) -> None:
     assert not open_checkpoint(marian).tokenizer.is_fast
     manifest = export(ExportConfig(checkpoint=marian, variants=("fp32",)), tmp_path / "artifact")

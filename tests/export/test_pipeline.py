@@ -32,7 +32,7 @@ from tuneport.stages.export.source import Reference, Source
 from tuneport.stages.export.variants import VARIANTS
 
 needs_openvino = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="OpenVINO is not installed")
-quick = pytest.mark.usefixtures("_quick_export")
+quick = pytest.mark.usefixtures("_quick_exports")
 converted = pytest.mark.usefixtures("_reuse_conversion")
 TEXTS = ["bank", "the team won the game", "Größe 🙂"]
 

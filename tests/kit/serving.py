@@ -69,6 +69,7 @@ class LocalService:
         self._server.should_exit = True
         self._thread.join()
         self.inference.close()
+        self.admission.other_variants.close()
         logs.write_pending()
 
 

@@ -13,8 +13,10 @@ from kit.data import QUICK
 from kit.hostile import NAMES, ask_server, write_hostile_modules
 
 RUN_COMMANDS = """
-import json, sys
+import functools, json, sys
 from tuneport.cli.main import main
+from tuneport.stages.export import pipeline
+pipeline.benchmark, pipeline.TIMED_ROWS = functools.partial(pipeline.benchmark, rounds=1), 4
 for arguments in json.loads(sys.argv[1]):
     sys.argv = ["tuneport", *arguments]
     try:
@@ -23,7 +25,9 @@ for arguments in json.loads(sys.argv[1]):
         if end.code:
             sys.exit(f"{arguments} exited with {end.code}")
 """
-"""One process for all, since each would import torch. `python -c` puts the working directory first in sys.path."""
+"""One process for all, since each would import torch, and few timed rows. `python -c` puts the working directory first
+in sys.path.
+"""
 
 
 @pytest.fixture
@@ -52,7 +56,7 @@ def test_every_command_ignores_modules_of_the_working_directory(
         ["predict", artifact, "bank"],
         ["verify", artifact],
         ["inspect", artifact],
-        ["bench", artifact, "--out=report", "--num-inputs=20", "--rounds=1"],
+        ["bench", artifact, "--out=report", "--num-inputs=8", "--rounds=1", "--shapes=1x8"],
         ["build", artifact],
     ]
     done = subprocess.run(

@@ -1,5 +1,8 @@
 """The commands."""
 
+from collections.abc import Callable
+from typing import Any
+
 import typer
 
 from tuneport.cli.average import average
@@ -25,30 +28,39 @@ from tuneport.cli.verify import verify
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Fine-tune a transformer, export it with proof, serve the fastest variant that passed.",
     epilog="Start with: tuneport demo",
 )
-app.command()(demo)
-app.command()(doctor)
-app.command()(init)
-app.command(help=finetune_help())(finetune)
-app.command()(search)
-app.command()(average)
-app.command()(export)
-app.command()(predict)
-app.command()(score)
-app.command()(verify)
-app.command()(inspect)
-app.command()(sign)
-app.command()(keygen)
-app.command()(push)
-app.command()(pull)
-app.command()(bench)
-app.command("bench-endpoint")(bench_endpoint)
-app.command()(plan)
-app.command()(serve)
-app.command()(build)
-app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(containerize)
+COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
+    "demo": (demo, "Run the whole chain on an embedded model and data."),
+    "doctor": (doctor, "Check the machine, packages, engines and environment."),
+    "init": (init, "Write a commented settings file for your data."),
+    "finetune": (finetune, "Fine-tune a model on labelled data."),
+    "search": (search, "Search hyper-parameters."),
+    "average": (average, "Average the weights of several runs."),
+    "export": (export, "Convert a checkpoint to ONNX; prove every variant."),
+    "predict": (predict, "Answer inputs, one JSON value a line."),
+    "score": (score, "Score every row of a file of any size."),
+    "verify": (verify, "Check an artifact's hashes and golden cases."),
+    "inspect": (inspect, "Show an artifact's evidence."),
+    "sign": (sign, "Sign an artifact."),
+    "keygen": (keygen, "Make a pair of keys to sign with."),
+    "push": (push, "Copy an artifact or a bento to a store."),
+    "pull": (pull, "Fetch an artifact or a bento from a store."),
+    "bench": (bench, "Time the variants against torch."),
+    "bench-endpoint": (bench_endpoint, "Time whole servers under load."),
+    "plan": (plan, "Name machines and replicas for a given traffic."),
+    "serve": (serve, "Serve an artifact over HTTP and gRPC."),
+    "build": (build, "Build the bento that serves an artifact."),
+    "containerize": (containerize, "Build the image of a bento."),
+}
+"""Command → its function, and its line in the list of commands."""
+SETTINGS: dict[str, dict[str, Any]] = {
+    "finetune": {"help": finetune_help()},
+    "containerize": {"context_settings": {"allow_extra_args": True, "ignore_unknown_options": True}},
+}
+
+for _name, (_function, _line) in COMMANDS.items():
+    app.command(_name, short_help=_line, **SETTINGS.get(_name, {}))(_function)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from tuneport.cli.options import Overwrite, with_config
+from tuneport.cli.options import Overwrite, Quiet, with_config
 from tuneport.cli.progress import progress_steps
 from tuneport.errors import TuneportError
 from tuneport.extras import require_extras
@@ -28,10 +28,15 @@ def bench(
     config: BenchConfig | None,
     out: OutUnlessComparing = None,
     overwrite: Overwrite = False,
+    quiet: Quiet = False,
     compare: Compare = None,
     max_regression: MaxRegression = 0.05,
 ) -> None:
-    """Time the variants of a device against torch on the same device, in every precision that it has, on real text."""
+    """Time the variants of a device against torch on the same device, in every precision that it has, on real text.
+
+    Example: tuneport bench artifacts/reviews --out reports/reviews, later tuneport bench --compare reports/reviews
+    reports/newer
+    """
     require_extras("the benchmark", "export")
     if compare:
         _compare(*compare, max_regression)
@@ -41,7 +46,7 @@ def bench(
     from tuneport.cli.bench_tables import print_report
     from tuneport.stages.benchmarks.engine import bench as run_bench
 
-    with progress_steps() as progress:
+    with progress_steps(quiet=quiet) as progress:
         report = run_bench(config, out, overwrite=overwrite, progress=progress)
     print_report(report)
     print(f"wrote {out}")

@@ -1,19 +1,22 @@
 """`tuneport bench-endpoint`."""
 
-from tuneport.cli.options import Out, Overwrite, with_config
+from tuneport.cli.options import Out, Overwrite, Quiet, with_config
 from tuneport.cli.progress import progress_steps
 from tuneport.extras import require_extras
 from tuneport.stages.benchmarks.config import EndpointConfig
 
 
 @with_config(EndpointConfig, positional="artifact")
-def bench_endpoint(config: EndpointConfig, out: Out, overwrite: Overwrite = False) -> None:
-    """Time whole servers under load: tuneport over HTTP and gRPC, BentoML's batcher, and BentoML over torch."""
+def bench_endpoint(config: EndpointConfig, out: Out, overwrite: Overwrite = False, quiet: Quiet = False) -> None:
+    """Time whole servers under load: tuneport over HTTP and gRPC, BentoML's batcher, and BentoML over torch.
+
+    Example: tuneport bench-endpoint artifacts/reviews --out reports/endpoint --seconds 5
+    """
     require_extras("the benchmark", "export")
     from tuneport.stages.benchmarks.endpoint.main import bench_endpoint as run_bench
     from tuneport.stages.benchmarks.report import TABLE
 
-    with progress_steps() as progress:
+    with progress_steps(quiet=quiet) as progress:
         run_bench(config, out, overwrite=overwrite, progress=progress)
     print((out / TABLE).read_text(encoding="utf-8"))
     print(f"wrote {out}")

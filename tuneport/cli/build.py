@@ -1,11 +1,12 @@
 """`tuneport build`."""
 
+import json
 from typing import Annotated
 
 import typer
 
 from tuneport.cli.fields import PARSERS
-from tuneport.cli.options import Artifact
+from tuneport.cli.options import Artifact, Json
 
 Variants = Annotated[
     str,
@@ -17,9 +18,15 @@ Variants = Annotated[
 ]
 
 
-def build(artifact: Artifact, variants: Variants = "") -> None:
-    """Register an artifact with BentoML and build the bento that serves it."""
+def build(artifact: Artifact, variants: Variants = "", as_json: Json = False) -> None:
+    """Register an artifact with BentoML and build the bento that serves it.
+
+    Example: tuneport build artifacts/reviews, then tuneport containerize tuneport:latest
+    """
     from tuneport.stages.serve.bento import build as run_build
 
     bento = run_build(artifact, PARSERS[tuple](variants))
+    if as_json:
+        print(json.dumps({"tag": str(bento.tag)}))
+        return
     print(f"built {bento.tag}; next: bentoml serve {bento.tag}, or tuneport containerize {bento.tag}")

@@ -2,21 +2,21 @@
 
 import json
 from collections.abc import Iterator
-from typing import Annotated
 
 import typer
 
+from tuneport.cli.options import Json
 from tuneport.doctor.findings import Finding, ok
 from tuneport.errors import TuneportError
 from tuneport.stages.serve.settings import PREFIX, read_settings, unknown_variables
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object: ok, and findings.")]
 
-
-def doctor(as_json: AsJson = False) -> None:
+def doctor(as_json: Json = False) -> None:
     """Check the machine, engines, packages and environment; a line for each finding, with its remedy.
 
-    Exits with 1 if something prevents fine-tuning, export or serving.
+    Exits with 1 if something prevents fine-tuning, export or serving. With --json: ok, and findings.
+
+    Example: tuneport doctor
     """
     from tuneport.doctor.diagnose import diagnose
 

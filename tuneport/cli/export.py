@@ -1,24 +1,27 @@
 """`tuneport export`."""
 
-from tuneport.cli.options import Out, Overwrite, with_config
+from tuneport.cli.options import Out, Overwrite, Quiet, with_config
 from tuneport.cli.progress import progress_steps
 from tuneport.extras import require_extras
 from tuneport.stages.export.config import ExportConfig
 
 
 @with_config(ExportConfig, positional="checkpoint")
-def export(config: ExportConfig, out: Out, overwrite: Overwrite = False) -> None:
+def export(config: ExportConfig, out: Out, overwrite: Overwrite = False, quiet: Quiet = False) -> None:
     """Convert a checkpoint to ONNX, prove every variant against torch, and write the artifact.
 
     Exits with 1 and writes nothing if the fp32 variant does not answer as torch does. The artifact is also
     registered with BentoML, so that a plain `bentoml build` in a checkout of tuneport builds it.
+
+    Example: tuneport export runs/reviews --out artifacts/reviews, or for a checkpoint from elsewhere tuneport export
+    path/to/checkpoint --data reviews/ --out artifacts/reviews
     """
     require_extras("the export", "export")
     from tuneport.stages.export.card import variant_table
     from tuneport.stages.export.pipeline import export as run_export
     from tuneport.stages.serve.bento import register
 
-    with progress_steps() as progress:
+    with progress_steps(quiet=quiet) as progress:
         manifest = run_export(config, out, overwrite=overwrite, progress=progress)
     print("\n".join(variant_table(manifest)))
     for rejected in manifest.rejected:

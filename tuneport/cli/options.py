@@ -16,6 +16,8 @@ Command = Callable[..., None]
 Artifact = Annotated[Path, typer.Argument(help="An artifact folder that `tuneport export` wrote.")]
 Out = Annotated[Path, typer.Option(help="Folder to write; must not exist unless --overwrite.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace --out if the same command wrote it.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress on standard error.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue what was interrupted, with the same settings.")]
 SettingsFile = Annotated[Path | None, typer.Option("--config", help="TOML file with settings.")]
 SetValues = Annotated[

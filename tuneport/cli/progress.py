@@ -9,11 +9,15 @@ from tuneport.cli.signals import raise_if_interrupted
 
 
 @contextlib.contextmanager
-def progress_steps() -> Iterator[Callable[[str], None]]:
+def progress_steps(*, quiet: bool = False) -> Iterator[Callable[[str], None]]:
     """Yield a function that shows the current step: a spinner on a terminal, one line a step elsewhere.
 
-    It raises KeyboardInterrupt if a signal came since the last step and a library swallowed it.
+    With `quiet` it shows nothing. It raises KeyboardInterrupt if a signal came since the last step and a library
+    swallowed it.
     """
+    if quiet:
+        yield lambda _: raise_if_interrupted()
+        return
     from rich.console import Console
 
     console = Console(stderr=True)

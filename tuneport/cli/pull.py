@@ -13,7 +13,10 @@ PublicKey = Annotated[Path | None, typer.Option("--key", help="Public key (.pub)
 
 
 def pull(url: From, out: Out = None, key: PublicKey = None, overwrite: Overwrite = False) -> None:
-    """Copy an artifact, or a bento, from a folder or an object store, and check its hashes and its signature."""
+    """Copy an artifact, or a bento, from a folder or an object store, and check its hashes and its signature.
+
+    Example: tuneport pull s3://models/reviews --out artifacts/reviews
+    """
     from tuneport.signing import read_key_file
 
     public_key = read_key_file(key) if key else None

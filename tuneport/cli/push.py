@@ -14,7 +14,10 @@ Replace = Annotated[bool, typer.Option("--overwrite", help="Replace an artifact 
 
 
 def push(what: What, url: To, key: SecretKey = None, overwrite: Replace = False) -> None:
-    """Copy an artifact, or a bento, to a folder or an object store, after a check of its hashes."""
+    """Copy an artifact, or a bento, to a folder or an object store, after a check of its hashes.
+
+    Example: tuneport push artifacts/reviews s3://models/reviews
+    """
     if Path(what).exists() or ":" not in what:
         from tuneport.storage.artifacts import push as push_artifact
 

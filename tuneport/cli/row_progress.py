@@ -16,8 +16,11 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 @contextlib.contextmanager
-def progress_rows() -> Iterator[Callable[["Progress"], None]]:
-    """Yield a function that shows how far batch scoring is: a bar on a terminal, a line every few seconds elsewhere."""
+def progress_rows(*, quiet: bool = False) -> Iterator[Callable[["Progress"], None]]:
+    """Yield a function that shows how far batch scoring is: a bar on a terminal, a line every few seconds elsewhere.
+
+    With `quiet` it shows nothing.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
@@ -26,7 +29,7 @@ def progress_rows() -> Iterator[Callable[["Progress"], None]]:
     started = shown = time.monotonic()
     first: int | None = None
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-    with Bar(*columns, console=console, disable=not console.is_terminal) as bar:
+    with Bar(*columns, console=console, disable=quiet or not console.is_terminal) as bar:
         task = bar.add_task("starting", total=None)
 
         def update(progress: "Progress") -> None:
@@ -42,7 +45,7 @@ def progress_rows() -> Iterator[Callable[["Progress"], None]]:
                 total=progress.total_rows,
                 description=f"{speed:.0f} rows/s{rejected}",
             )
-            if not console.is_terminal and now - shown > SECONDS_BETWEEN_LINES:
+            if not quiet and not console.is_terminal and now - shown > SECONDS_BETWEEN_LINES:
                 shown = now
                 line = f"{progress.done_rows} of {progress.total_rows} rows{rejected}"
                 print(f"[{now - started:5.1f} s] {line}", file=sys.stderr, flush=True)

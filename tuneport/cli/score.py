@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from tuneport.cli.options import with_config
+from tuneport.cli.options import Quiet, with_config
 from tuneport.cli.progress import print_warning
 from tuneport.cli.row_progress import progress_rows
 from tuneport.cli.signals import explain_interruption
@@ -19,11 +19,14 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace --out, and
 
 
 @with_config(ScoreConfig, positional=("artifact", "input"))
-def score(config: ScoreConfig, out: OutFile, overwrite: Overwrite = False) -> None:
-    """Score every row of a file of any size, in order; the same command continues what was interrupted."""
+def score(config: ScoreConfig, out: OutFile, overwrite: Overwrite = False, quiet: Quiet = False) -> None:
+    """Score every row of a file of any size, in order; the same command continues what was interrupted.
+
+    Example: tuneport score artifacts/reviews reviews.parquet --out scored.parquet --columns text=review
+    """
     from tuneport.scoring.pipeline import score as run_score
 
-    with explain_interruption(f"interrupted; the same command continues {out}"), progress_rows() as progress:
+    with explain_interruption(f"interrupted; the same command continues {out}"), progress_rows(quiet=quiet) as progress:
         result = run_score(config, out, overwrite=overwrite, progress=progress)
     if result.rejected:
         print_warning(f"{result.rejected} rows could not be scored: {result.rejects} has them, with the reasons")

@@ -34,6 +34,8 @@ def serve(config: ServeConfig, flags: dict[str, Any]) -> None:
     """Serve an artifact over HTTP and gRPC, until Ctrl-C.
 
     All options but --host and --port are settings of the service: each outweighs the variable TUNEPORT_… of its name.
+
+    Example: tuneport serve artifacts/reviews, then open http://127.0.0.1:3000
     """
     from tuneport.schema.loading import find_files, load_manifest
     from tuneport.stages.serve.process import check_port, run_service, supervisor_command

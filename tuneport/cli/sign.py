@@ -12,7 +12,10 @@ NewKey = Annotated[Path, typer.Argument(help="File of the secret key; its public
 
 
 def sign(artifact: Artifact, key: SecretKey) -> None:
-    """Sign an artifact's manifest, and through its hashes every file, in minisign's format."""
+    """Sign an artifact's manifest, and through its hashes every file, in minisign's format.
+
+    Example: tuneport sign artifacts/reviews --key release.key
+    """
     from tuneport.signing import SIGNATURE
     from tuneport.signing import sign as run_sign
 
@@ -21,7 +24,10 @@ def sign(artifact: Artifact, key: SecretKey) -> None:
 
 
 def keygen(key: NewKey) -> None:
-    """Make a pair of keys for `tuneport sign`; with TUNEPORT_SIGNING_PASSWORD the secret key gets that password."""
+    """Make a pair of keys for `tuneport sign`; with TUNEPORT_SIGNING_PASSWORD the secret key gets that password.
+
+    Example: tuneport keygen release.key
+    """
     import os
 
     from tuneport.signing import PASSWORD, make_keys

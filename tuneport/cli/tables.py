@@ -1,5 +1,6 @@
 """Tables on stdout: any, and those of an artifact's evidence, for commands that work without torch."""
 
+import json
 from pathlib import Path
 
 from rich.console import Console
@@ -18,6 +19,7 @@ from tuneport.stages.export.card import (
     excluded_parts,
     long_inputs,
     refused_baselines,
+    row_counts,
     summary,
 )
 from tuneport.tasks import task_spec
@@ -57,6 +59,13 @@ def print_artifact(folder: Path) -> None:
         print_plain(line)
 
 
+def print_artifact_json(folder: Path) -> None:
+    """Print an artifact's manifest, and for each variant the obstacle on this host."""
+    manifest = load_manifest(folder)
+    content = {"manifest": manifest.model_dump(mode="json"), "obstacles": obstacles(manifest)}
+    print(json.dumps(content, ensure_ascii=False))
+
+
 def _availability(manifest: Manifest) -> list[str]:
     """Say which variants run on this host, a line each for those that do not."""
     found = obstacles(manifest)
@@ -82,7 +91,7 @@ def _provenance(manifest: Manifest) -> list[str]:
         *(f"GPU: {gpu.name}, {gpu.memory_gib:g} GiB" for gpu in manifest.host.gpus),
         f"base model: {source.base_model or 'not recorded'}; checkpoint {source.checkpoint_sha256[:12]}; "
         f"seed {source.seed}",
-        f"data: {data.source}, {data.rows}, fingerprint {data.fingerprint[:12]}" if data else "data: none",
+        f"data: {data.source} ({row_counts(data.rows)}), fingerprint {data.fingerprint[:12]}" if data else "data: none",
         f"created: {source.created}, code {source.git_commit or 'not in git'}",
         f"versions: {versions}",
     ]

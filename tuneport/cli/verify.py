@@ -1,23 +1,31 @@
 """`tuneport verify`."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tuneport.cli.options import Artifact
+from tuneport.cli.options import Artifact, Json
 
 PublicKey = Annotated[Path | None, typer.Option("--key", help="Public key (.pub) of the signature that must be there.")]
 
 
-def verify(artifact: Artifact, key: PublicKey = None) -> None:
-    """Check the hashes of all files and the golden cases of every variant on this machine; with --key the signature."""
+def verify(artifact: Artifact, key: PublicKey = None, as_json: Json = False) -> None:
+    """Check the hashes of all files and the golden cases of every variant on this machine; with --key the signature.
+
+    Exits with 1 if anything differs. Example: tuneport verify artifacts/reviews
+    """
     from tuneport.runtime.verify import verify as run_verify
     from tuneport.signing import check_signature, read_key_file
 
     if key is not None:
         signature = check_signature(artifact, read_key_file(key), is_required=True)
-        print(f"signature right: {signature.key_id}, {signature.comment}")
+        if not as_json:
+            print(f"signature right: {signature.key_id}, {signature.comment}")
+    if as_json:
+        print(json.dumps({"variants": [each._asdict() for each in run_verify(artifact)]}))
+        return
     for each in run_verify(artifact):
         if each.difference is None:
             print(f"{each.name}: files right; golden cases not run, because it {each.obstacle}")

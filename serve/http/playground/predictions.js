@@ -4,20 +4,33 @@ const RENDERERS = {
 };
 
 function show(input, response, body, latency) {
+  const card = predictionCard(input, response, latency);
+  const shown = info.fields.length ? body : {...body, inputs: {audio: "\u2026"}};
+  card.append(details("Use this request", ...snippets(shown)));
+  const raw = "POST /predict\n" + JSON.stringify(shown, null, 1) + "\n\n" + JSON.stringify(response, null, 1);
+  card.append(details("Request and response", createElement("pre", {textContent: raw, tabIndex: 0})));
+  $("output").replaceChildren(card);
+  announce(summaryOf(response.predictions[0]) + ", " + milliseconds(latency));
+}
+
+/* Show what another variant answered beside what is shown already. */
+function showBeside(input, response, latency) {
+  const card = predictionCard(input, response, latency);
+  for (const each of card.querySelectorAll("[id]")) each.removeAttribute("id");
+  $("output").append(card);
+  announce(response.model.variant + ": " + summaryOf(response.predictions[0]) + ", " + milliseconds(latency));
+}
+
+function predictionCard(input, response, latency) {
   const prediction = response.predictions[0];
-  const card = createElement("section", {className: "card", attributes: {"aria-label": "Prediction"}});
+  const card = createElement("section", {className: "card", attributes: {"aria-label": "Prediction of " + response.model.variant}});
   const render = RENDERERS[info.task] || (info.streams ? showText : showJson);
   render(card, prediction, input);
   const first = Array.isArray(prediction) ? prediction[0] : prediction;
   const note = first && first.truncated ? " \u00b7 the input was longer than the model's maximum and was truncated" : "";
   const figures = [milliseconds(latency) + " round trip", "answered by " + response.model.variant];
   card.append(createElement("p", {className: "figures", id: "latency", textContent: figures.join(" \u00b7 ") + note}));
-  const shown = info.fields.length ? body : {...body, inputs: {audio: "\u2026"}};
-  card.append(details("Use this request", ...snippets(shown)));
-  const raw = "POST /predict\n" + JSON.stringify(shown, null, 1) + "\n\n" + JSON.stringify(response, null, 1);
-  card.append(details("Request and response", createElement("pre", {textContent: raw, tabIndex: 0})));
-  $("output").replaceChildren(card);
-  announce(summaryOf(prediction) + ", " + milliseconds(latency));
+  return card;
 }
 
 const milliseconds = (latency) => latency.toFixed(latency < 100 ? 1 : 0) + " ms";

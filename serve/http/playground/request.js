@@ -44,6 +44,11 @@ function buildForm() {
     }
     number("temperature", "Temperature (0: the likeliest token)", {min: 0, max: 10, step: "any", value: 0});
   }
+  if (info.variants.length) {
+    const choices = ["", ...info.variants].map((name) => createElement("option", {value: name, textContent: name || "no other variant"}));
+    const box = createElement("select", {id: "variant"}, ...choices);
+    $("options").append(createElement("div", {}, createElement("label", {htmlFor: "variant", textContent: "Compare with"}), box));
+  }
   for (const example of info.examples) {
     const fill = createElement("button", {type: "button", textContent: titleOf(example)});
     fill.onclick = async () => {
@@ -154,10 +159,27 @@ async function run() {
     const started = performance.now();
     const response = await (body.parameters.stream ? streamText(body) : requestJson("predict", body));
     show(input, response, body, performance.now() - started);
+    if ($("variant") && $("variant").value) await compare($("variant").value, input, body);
   } catch (error) {
     showError(error);
   }
   $("run").disabled = false;
+}
+
+const openVariants = new Set();
+
+/* Let another variant answer, too. Its first request opens it, which is not what is to be timed. */
+async function compare(variant, input, body) {
+  const {stream, ...parameters} = body.parameters;
+  const ask = () => requestJson("variants/" + encodeURIComponent(variant) + "/predict", {...body, parameters});
+  if (!openVariants.has(variant)) {
+    announce("Opening " + variant + " \u2026");
+    await ask();
+    openVariants.add(variant);
+  }
+  const started = performance.now();
+  const response = await ask();
+  showBeside(input, response, performance.now() - started);
 }
 
 async function loadInfo() {

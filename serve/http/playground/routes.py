@@ -1,4 +1,4 @@
-"""The playground: `GET /` returns the page, `GET /info` what it needs to know of the model, `GET /card` its card."""
+"""The playground: its page, what it needs to know of the model, the model's card, and answers of other variants."""
 
 import base64
 import hashlib
@@ -17,7 +17,8 @@ from tuneport.schema.loading import load_golden
 from tuneport.tasks import task_spec
 
 from ...tensors import fields_of
-from ..requests import admission_of
+from ..predict_body import parse_body
+from ..requests import admission_of, frame_of, read_body, unless_disconnected
 from ..responses import json_response
 
 SCRIPTS = ("request.js", "predictions.js", "snippets.js", "card.js", "start.js")
@@ -64,7 +65,8 @@ async def info(request: Request) -> Response:
     admission = admission_of(request)
     predictor = admission.inference.predictor
     examples = golden_examples(predictor.folder, fields_of(admission.manifest))
-    return json_response({**describe(admission.manifest, admission.model), "examples": examples})
+    described = describe(admission.manifest, admission.model)
+    return json_response({**described, "examples": examples, "variants": admission.other_variants.names})
 
 
 async def card(request: Request) -> Response:
@@ -73,6 +75,18 @@ async def card(request: Request) -> Response:
     if not path.is_file():
         raise NotFound("the artifact has no model card", f"restore {CARD} in its folder", code="no_card")
     return Response(path.read_bytes(), media_type="text/markdown")
+
+
+async def predict_with_variant(request: Request) -> Response:
+    """Answer a request of `/predict` with another variant of the artifact."""
+    admission, name = admission_of(request), request.path_params["variant"]
+    body = await read_body(request)
+    inputs, parameters = await admission.inference.lanes.run_if_large(len(body), parse_body, body)
+    frame_of(request).inputs = inputs
+    admission.check_size(inputs)
+    others = admission.other_variants
+    results = await unless_disconnected(request, others.infer(name, inputs, parameters))
+    return json_response({"predictions": [each.prediction for each in results], "model": others.describe(name)})
 
 
 @lru_cache(maxsize=16)
@@ -103,4 +117,7 @@ def describe(manifest: Manifest, model: dict[str, str]) -> dict[str, Any]:
     }
 
 
-routes = [Route(path, each, methods=["GET"]) for path, each in (("/", page), ("/info", info), ("/card", card))]
+routes = [
+    *(Route(path, each, methods=["GET"]) for path, each in (("/", page), ("/info", info), ("/card", card))),
+    Route("/variants/{variant}/predict", predict_with_variant, methods=["POST"]),
+]
