@@ -33,14 +33,16 @@ from .device import check_device
 from .footprint import measure_footprint
 from .gate import Measurement
 from .graph import Graph
-from .passes.distill import distilled
 from .reference import TorchModel
+from .screening import screen_students
 from .source import Reference, Source, compute_reference, open_source
 from .torch_device import TORCH_DEVICES
 from .variants import VariantSpec
 
 TIMED_ROWS = 200
 Progress = Callable[[str], object]
+Served = tuple[BenchmarkResult, Execution]
+"""The timing of a variant, and how it runs, in the way in which it serves."""
 
 
 def export(
@@ -81,7 +83,8 @@ def export(
         setups = baseline_setups(torch_device)
         baselines = honest_baselines(reference.gate, source.family, reference.model, setups)
         results, executions = benchmark_variants(builder, baselines.models, passed)
-        variants, unopened = record_variants(builder, source.checkpoint.labels, passed, results, executions)
+        served = choose_alternatives(passed, results, executions, config.objective)
+        variants, unopened = record_variants(builder, source.checkpoint.labels, passed, served)
         return write_artifact(
             folder,
             config.name or artifact_name(out),
@@ -90,7 +93,7 @@ def export(
             processing=processing,
             signature=source.family.signature(graph),
             variants=variants,
-            results=timed_as_they_serve(variants, results, config.objective),
+            results={name: result for name, (result, _) in served.items()},
             rejected=[*rejected, *unopened],
             torch=reference.model.setup,
             baselines=[
@@ -128,8 +131,21 @@ def validate_variants(
 ) -> tuple[list[Passed], list[Rejected]]:
     """Build and check every variant; returns those that passed and those that failed.
 
-    One that replaces another is left out if that passed, unless it was `named`.
+    One that replaces another is left out if that passed, unless it was `named`. Those of the student come last.
     """
+    full = {name: spec for name, spec in specs.items() if not spec.student_of}
+    passed, rejected = _validate(builder, full, named)
+    students = {name: spec for name, spec in specs.items() if spec.student_of}
+    if not named:
+        students, unbuilt = screen_students(builder, students, passed)
+        rejected += unbuilt
+    passed_students, rejected_students = _validate(builder, students, named)
+    return passed + passed_students, rejected + rejected_students
+
+
+def _validate(
+    builder: VariantBuilder, specs: Mapping[str, VariantSpec], named: Sequence[str]
+) -> tuple[list[Passed], list[Rejected]]:
     passed: list[Passed] = []
     rejected: list[Rejected] = []
     for name, spec in specs.items():
@@ -167,12 +183,19 @@ def benchmark_variants(
     return benchmark(targets, rows, progress=builder.progress), executions
 
 
-def record_variants(
-    builder: VariantBuilder,
-    labels: tuple[str, ...],
+def choose_alternatives(
     passed: Sequence[Passed],
     results: Mapping[str, BenchmarkResult],
     executions: Mapping[str, Execution],
+    objective: Objective,
+) -> dict[str, Served]:
+    """Choose the way in which each variant serves; returns its timing and its execution, by the variant's name."""
+    labels = {each.candidate.name: best_alternative(each.candidate.name, results, objective) for each in passed}
+    return {name: (results[label], executions[label]) for name, label in labels.items()}
+
+
+def record_variants(
+    builder: VariantBuilder, labels: tuple[str, ...], passed: Sequence[Passed], served: Mapping[str, Served]
 ) -> tuple[list[Variant], list[Rejected]]:
     """Return the variants with their evidence, and those that do not open in a process of their own, as servers do.
 
@@ -180,21 +203,13 @@ def record_variants(
     """
     variants, rejected = [], []
     for each in passed:
-        label = best_alternative(each.candidate.name, results, builder.requirements.objective)
         try:
-            variants.append(record_variant(builder, labels, each, results[label], executions[label]))
+            variants.append(record_variant(builder, labels, each, *served[each.candidate.name]))
         except EngineError as error:
             if each.candidate.name == FP32:
                 raise
             rejected.append(builder.reject(each.candidate.name, error, Measurement(each.parity, each.metric)))
     return variants, rejected
-
-
-def timed_as_they_serve(
-    variants: Sequence[Variant], results: Mapping[str, BenchmarkResult], objective: Objective
-) -> dict[str, BenchmarkResult]:
-    """Return the result of each variant in the way that it was recorded."""
-    return {variant.name: results[best_alternative(variant.name, results, objective)] for variant in variants}
 
 
 def record_variant(
@@ -212,6 +227,7 @@ def record_variant(
         metric=passed.metric,
         tolerance=passed.tolerance,
         fp32_parts=passed.fp32_parts,
+        student=passed.student,
         timing=result.timing,
         footprint=footprint,
     )
@@ -221,6 +237,6 @@ def record_variant(
 def _check_depth(checkpoint: Checkpoint, config: ExportConfig, specs: Mapping[str, VariantSpec]) -> None:
     """Raise a TuneportError if pruned variants are selected and the model has not enough layers."""
     depth = getattr(checkpoint.config, "num_hidden_layers", None)
-    is_pruned = any(distilled in passes for spec in specs.values() for passes in spec.passes.values())
-    if depth and config.prune_layers >= depth and is_pruned:
+    is_pruned = any(spec.student_of for spec in specs.values())
+    if depth and config.prune_layers and config.prune_layers >= depth and is_pruned:
         raise TuneportError(f"{config.prune_layers} of its {depth} layers cannot be dropped", "lower --prune-layers")

@@ -59,5 +59,6 @@ def select_default(
     return best.name, sentence
 
 
-def _simplicity(variant: Variant) -> int:
-    return _APPROXIMATION[variant.execution.precision]
+def _simplicity(variant: Variant) -> tuple[bool, int]:
+    """Return how far a variant is from the model as it was trained; a student is further than any precision."""
+    return variant.evidence.student is not None, _APPROXIMATION[variant.execution.precision]

@@ -170,7 +170,8 @@ def test_a_variant_records_its_streams_and_its_batches(
     results = {"int8": BenchmarkResult(timing, 128), "int8, a stream a core": BenchmarkResult(faster, 64)}
     builder = prepared.builder(tmp_path)
     executions = {"int8": execution, "int8, a stream a core": execution.model_copy(update={"streams": 2})}
-    (variant,), _ = pipeline.record_variants(builder, ("calm",), [passed], results, executions)
+    served = pipeline.choose_alternatives([passed], results, executions, "throughput")
+    (variant,), _ = pipeline.record_variants(builder, ("calm",), [passed], served)
     assert (variant.execution.streams, variant.execution.max_batch_tokens) == (streams, max_batch_tokens)
     assert variant.evidence.timing == (faster if streams == 2 else timing)
     assert variant.evidence.footprint == footprint
@@ -191,12 +192,12 @@ def test_a_variant_that_does_not_open_in_its_own_process_is_rejected_and_fp32_en
     candidate, evidence = Candidate(name=name, execution=recorded.execution), recorded.evidence
     runner = FakeRunner(prepared, lambda rows: 0.0)
     passed = [Passed(candidate, runner, evidence.parity, evidence.metric, tolerance=0.1)]
-    results, executions = {name: BenchmarkResult(evidence.timing, 128)}, {name: recorded.execution}
+    served = {name: (BenchmarkResult(evidence.timing, 128), recorded.execution)}
     if name == "fp32":
         with pytest.raises(EngineError, match="no library"):
-            pipeline.record_variants(builder, ("calm",), passed, results, executions)
+            pipeline.record_variants(builder, ("calm",), passed, served)
         return
-    variants, rejected = pipeline.record_variants(builder, ("calm",), passed, results, executions)
+    variants, rejected = pipeline.record_variants(builder, ("calm",), passed, served)
     assert variants == []
     assert [(each.name, "no library" in each.reason) for each in rejected] == [("int8", True)]
     assert not (builder.folder / "onnx" / "int8").exists()

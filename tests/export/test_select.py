@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from kit.command import tuneport
 
-from tuneport.schema.artifact import Manifest, Rejected, Variant
+from tuneport.schema.artifact import Manifest, Rejected, Student, Variant
 from tuneport.stages.export.benchmark import BenchmarkResult
 from tuneport.stages.export.card import card
 from tuneport.stages.export.config import Objective
@@ -65,6 +65,21 @@ def test_a_difference_within_noise_does_not_choose_the_approximate_variant(
     figures = {"fp32": (1 / 0.9, 0.9), "int8": (1.0, 1.0)}
     again = [renamed(each, each.name, *figures[each.name]) for each in variants]
     assert select_default(again, objective, swapped)[0] == "fp32"
+
+
+def test_a_student_must_be_better_than_int8_beyond_noise(manifest: Manifest) -> None:
+    student = Student(layers=(0, 1), full_layers=3, rows=100, steps=1, seconds=1.0)
+    pruned = with_evidence(renamed(manifest.variants[0], "pruned", texts_per_s=1.1, p50=1.0), student=student)
+    int8 = renamed(manifest.variants[1], "int8", texts_per_s=1.0, p50=1.1)
+    results = {}
+    for spread, best in ((0.6, "int8"), (0.01, "pruned")):
+        for variant, seconds in ((pruned, 0.9), (int8, 1.0)):
+            samples = tuple(
+                float(each) for each in seconds * np.random.default_rng(4).uniform(1 - spread, 1 + spread, 11)
+            )
+            noise = samples if variant is pruned else samples[::-1]
+            results[variant.name] = BenchmarkResult(variant.evidence.timing, 128, noise, noise)
+        assert select_default([pruned, int8], "throughput", results)[0] == best
 
 
 def test_the_pareto_front_has_what_no_other_dominates(manifest: Manifest) -> None:

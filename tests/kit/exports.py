@@ -61,7 +61,9 @@ class Prepared:
     graph: Graph
     folder: Path
 
-    def builder(self, folder: Path, **settings: Any) -> VariantBuilder:
+    def builder(
+        self, folder: Path, progress: Callable[[str], object] = lambda _: None, **settings: Any
+    ) -> VariantBuilder:
         """Return a builder over a copy of the fp32 graph in `folder`, with changed settings."""
         shutil.copytree(self.folder, folder, dirs_exist_ok=True)
         config = self.config.model_copy(update=settings)
@@ -74,8 +76,8 @@ class Prepared:
             family=self.source.family,
             requirements=Requirements(config.device, config.objective, config.max_drop, config.mixed_precision_minutes),
             gate=self.reference.gate,
-            context=build_context(config, self.source, self.reference, graph, lambda _: None),
-            progress=lambda _: None,
+            context=build_context(config, self.source, self.reference, graph, progress),
+            progress=progress,
         )
 
 

@@ -18,6 +18,7 @@ from tuneport.stages.export.card import (
     excluded_parts,
     long_inputs,
     refused_baselines,
+    students,
     summary,
 )
 from tuneport.tasks import task_spec
@@ -74,6 +75,7 @@ def _provenance(manifest: Manifest) -> list[str]:
     versions = ", ".join(f"{name} {number}" for name, number in source.versions.items())
     return [
         f"default: {manifest.default_variant}, {manifest.default_because}",
+        *students(manifest),
         *excluded_parts(manifest),
         *(f"rejected: {rejected.name}: {rejected.reason}" for rejected in manifest.rejected),
         *calibration(manifest),
