@@ -42,7 +42,6 @@ class Passed:
     """A variant that passed its gate and is not timed yet."""
 
     candidate: Candidate
-    runner: ModelRunner
     parity: Parity
     metric: Metric | None
     tolerance: float
@@ -115,7 +114,7 @@ class VariantBuilder:
             measurement = self._check(runner, spec)
         tolerance = spec.tolerance(measurement, self.gate.unit, self.family)
         student = self.context.student.record if spec.student_of and self.context.student else None
-        return Passed(candidate, runner, measurement.parity, measurement.metric, tolerance, fp32_parts, student)
+        return Passed(candidate, measurement.parity, measurement.metric, tolerance, fp32_parts, student)
 
     def _build(self, name: str, spec: VariantSpec, context: BuildContext) -> Candidate:
         """Run a variant's passes in order; the last one writes into the variant's folder."""

@@ -19,7 +19,7 @@ from tuneport.schema.artifact import (
     Variant,
 )
 
-from .alternatives import best_alternative, open_alternatives
+from .alternatives import choose_execution
 from .applicable import select_variants
 from .artifact import write_artifact
 from .baselines import baseline_setups, honest_baselines, reference_setup
@@ -28,11 +28,12 @@ from .build import FP32, Passed, Requirements, VariantBuilder
 from .build_context import build_context
 from .calibration import calibrate
 from .checkpoint import Checkpoint
-from .config import ExportConfig, Objective, artifact_name
+from .config import ExportConfig, artifact_name
 from .device import check_device
 from .footprint import measure_footprint
 from .gate import Measurement
 from .graph import Graph
+from .memory import release_memory
 from .reference import TorchModel
 from .screening import screen_students
 from .source import Reference, Source, compute_reference, open_source
@@ -41,8 +42,6 @@ from .variants import VariantSpec
 
 TIMED_ROWS = 200
 Progress = Callable[[str], object]
-Served = tuple[BenchmarkResult, Execution]
-"""The timing of a variant, and how it runs, in the way in which it serves."""
 
 
 def export(
@@ -66,6 +65,7 @@ def export(
         reference = compute_reference(source, folder, reference_setup(torch_device))
         progress("converting to ONNX")
         graph = convert(source, reference, folder)
+        release_memory()
         calibration, processing = calibrate_temperature(source, reference)
         builder = VariantBuilder(
             folder=folder,
@@ -83,8 +83,7 @@ def export(
         setups = baseline_setups(torch_device)
         baselines = honest_baselines(reference.gate, source.family, reference.model, setups)
         results, executions = benchmark_variants(builder, baselines.models, passed)
-        served = choose_alternatives(passed, results, executions, config.objective)
-        variants, unopened = record_variants(builder, source.checkpoint.labels, passed, served)
+        variants, unopened = record_variants(builder, source.checkpoint.labels, passed, results, executions)
         return write_artifact(
             folder,
             config.name or artifact_name(out),
@@ -93,7 +92,7 @@ def export(
             processing=processing,
             signature=source.family.signature(graph),
             variants=variants,
-            results={name: result for name, (result, _) in served.items()},
+            results=results,
             rejected=[*rejected, *unopened],
             torch=reference.model.setup,
             baselines=[
@@ -154,6 +153,7 @@ def _validate(
             continue
         builder.progress(f"building and checking {name}")
         outcome = builder.build_and_validate(name, spec)
+        release_memory()
         if isinstance(outcome, Passed):
             passed.append(outcome)
         else:
@@ -164,9 +164,9 @@ def _validate(
 def benchmark_variants(
     builder: VariantBuilder, baselines: Mapping[str, TorchModel], passed: Sequence[Passed]
 ) -> tuple[dict[str, BenchmarkResult], dict[str, Execution]]:
-    """Time torch and the variants, each variant in all the ways that it may run.
+    """Time torch and the variants side by side, each variant in the best of the ways in which it may run.
 
-    Returns the results by label, and the execution that each label but torch's stands for.
+    Returns the results by name, and how each variant runs.
     """
     gate, has_batch_choice = builder.gate, builder.family.has_batch_choice
     rows = builder.family.timed_rows((gate.rows or gate.golden_rows)[:TIMED_ROWS], gate.expected)
@@ -175,27 +175,19 @@ def benchmark_variants(
     targets = {
         name: BenchmarkTarget.of_torch(model, has_batch_choice=has_batch_choice) for name, model in baselines.items()
     }
-    executions: dict[str, Execution] = {}
-    for each in passed:
-        for label, execution, runner in open_alternatives(builder, each):
-            targets[label] = BenchmarkTarget.of_runner(runner, execution.device, execution.precision)
-            executions[label] = execution
+    executions = {each.candidate.name: choose_execution(builder, each, rows) for each in passed}
+    release_memory()
+    for name, execution in executions.items():
+        targets[name] = BenchmarkTarget.of_runner(builder.open(execution), execution.device, execution.precision)
     return benchmark(targets, rows, progress=builder.progress), executions
 
 
-def choose_alternatives(
+def record_variants(
+    builder: VariantBuilder,
+    labels: tuple[str, ...],
     passed: Sequence[Passed],
     results: Mapping[str, BenchmarkResult],
     executions: Mapping[str, Execution],
-    objective: Objective,
-) -> dict[str, Served]:
-    """Choose the way in which each variant serves; returns its timing and its execution, by the variant's name."""
-    labels = {each.candidate.name: best_alternative(each.candidate.name, results, objective) for each in passed}
-    return {name: (results[label], executions[label]) for name, label in labels.items()}
-
-
-def record_variants(
-    builder: VariantBuilder, labels: tuple[str, ...], passed: Sequence[Passed], served: Mapping[str, Served]
 ) -> tuple[list[Variant], list[Rejected]]:
     """Return the variants with their evidence, and those that do not open in a process of their own, as servers do.
 
@@ -203,12 +195,13 @@ def record_variants(
     """
     variants, rejected = [], []
     for each in passed:
+        name = each.candidate.name
         try:
-            variants.append(record_variant(builder, labels, each, *served[each.candidate.name]))
+            variants.append(record_variant(builder, labels, each, results[name], executions[name]))
         except EngineError as error:
-            if each.candidate.name == FP32:
+            if name == FP32:
                 raise
-            rejected.append(builder.reject(each.candidate.name, error, Measurement(each.parity, each.metric)))
+            rejected.append(builder.reject(name, error, Measurement(each.parity, each.metric)))
     return variants, rejected
 
 

@@ -51,15 +51,16 @@ def measure_costs(builder: VariantBuilder, passed: Sequence[Passed]) -> dict[str
         return {each.candidate.name: float(each.candidate.execution.size_bytes) for each in passed}
     is_latency = builder.requirements.objective == "latency"
     rows = (builder.gate.rows or builder.gate.golden_rows)[: SINGLE_ROWS if is_latency else TIMED_ROWS]
-    seconds: dict[str, list[float]] = {each.candidate.name: [] for each in passed}
+    runners = {each.candidate.name: builder.open(each.candidate.execution) for each in passed}
+    seconds: dict[str, list[float]] = {name: [] for name in runners}
     builder.progress("comparing the speed of the variants, to choose those of the student")
     for _ in range(1 + REPETITIONS):
-        for each in passed:
+        for name, runner in runners.items():
             started = time.perf_counter()
             if is_latency:
                 for row in rows:
-                    each.runner.run_batch([row])
+                    runner.run_batch([row])
             else:
-                each.runner.run(rows)
-            seconds[each.candidate.name].append(time.perf_counter() - started)
+                runner.run(rows)
+            seconds[name].append(time.perf_counter() - started)
     return {name: min(times[1:]) for name, times in seconds.items()}  # the first meets each shape for the first time
