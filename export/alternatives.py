@@ -1,13 +1,14 @@
-"""The ways in which a variant may run on its device: streams and CUDA graphs. The benchmark decides among them."""
+"""Decide how a variant runs on its device, in streams or as CUDA graphs, by timing the ways side by side."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from tuneport.errors import EngineError
 from tuneport.host import usable_cores
+from tuneport.runtime.batch import EncodedInput
 from tuneport.runtime.runner import ModelRunner
 from tuneport.schema.artifact import Execution
 
-from .benchmark import BenchmarkResult
+from .benchmark import ENOUGH_SINGLES, BenchmarkResult, BenchmarkTarget, benchmark
 from .build import Passed, VariantBuilder
 from .config import Objective
 from .provider_options import graph_shapes
@@ -17,6 +18,23 @@ MIN_GAIN = 1.05
 """Factor by which an alternative must be better than the plain way: streams raise latency, CUDA graphs keep memory."""
 GPU_STREAMS = 2
 """One copies while the other computes."""
+MAX_SECONDS = 2.0
+"""For each way, whose interval need not be narrow."""
+
+
+def choose_execution(builder: VariantBuilder, passed: Passed, rows: Sequence[EncodedInput]) -> Execution:
+    """Return the best way to run a variant that passed; the others are closed before the next variant is opened."""
+    name = passed.candidate.name
+    opened = list(open_alternatives(builder, passed))
+    executions = {label: execution for label, execution, _ in opened}
+    if len(opened) == 1:
+        return executions[name]
+    targets = {
+        label: BenchmarkTarget.of_runner(runner, execution.device, execution.precision)
+        for label, execution, runner in opened
+    }
+    results = benchmark(targets, rows, max_seconds=MAX_SECONDS, singles=ENOUGH_SINGLES, progress=builder.progress)
+    return executions[best_alternative(name, results, builder.requirements.objective)]
 
 
 def open_alternatives(builder: VariantBuilder, passed: Passed) -> Iterator[tuple[str, Execution, ModelRunner]]:
@@ -25,8 +43,9 @@ def open_alternatives(builder: VariantBuilder, passed: Passed) -> Iterator[tuple
     One that cannot be opened here, or that answers the golden cases differently, is left out.
     """
     name, plain = passed.candidate.name, passed.candidate.execution
-    yield name, plain, passed.runner
-    if not passed.runner.supports_streams:
+    runner = builder.open(plain)
+    yield name, plain, runner
+    if not runner.supports_streams:
         return
     for label, execution in alternatives(builder, plain):
         try:

@@ -8,6 +8,7 @@ from tuneport.schema.artifact import Device
 from tuneport.tasks import FamilyName
 
 from .config import MIN_CALIBRATION_ROWS
+from .passes.nncf import nncf_int8
 from .variants import VARIANTS, VariantSpec
 
 
@@ -46,7 +47,7 @@ def _obstacle(name: str, device: Device, rows: int | None, family: FamilyName | 
 def _missing_package(name: str, spec: VariantSpec) -> tuple[str, str] | None:
     if spec.engine == "openvino" and importlib.util.find_spec("openvino") is None:
         return "needs OpenVINO", "install tuneport[openvino]"
-    if name == "openvino-int8" and importlib.util.find_spec("nncf") is None:
+    if any(nncf_int8 in passes for passes in spec.passes.values()) and importlib.util.find_spec("nncf") is None:
         return "needs NNCF", "install tuneport[export]"
     if spec.uses_tensorrt and importlib.util.find_spec("tensorrt_libs") is None:
         return "needs TensorRT", "install tuneport[tensorrt]"

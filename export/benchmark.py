@@ -196,8 +196,10 @@ def is_decided(targets: Mapping[str, BenchmarkTarget], seconds: Mapping[str, lis
 
 
 def _baselines(targets: Mapping[str, BenchmarkTarget], speeds: Mapping[str, float]) -> dict[str, str]:
-    """Return the baseline of each target."""
+    """Return the baseline of each target: a torch model or, where there is none, the first target."""
     baselines = {name: target.torch for name, target in targets.items() if target.torch}
+    if not baselines:
+        return dict.fromkeys(targets, next(iter(targets)))
     return {name: choose_baseline(target.precision, baselines, speeds) for name, target in targets.items()}
 
 

@@ -13,7 +13,7 @@ from tuneport.runtime.backends.tensorrt import ENGINES, engine_key
 from tuneport.runtime.loading import build_runner
 from tuneport.runtime.runner import ModelRunner
 from tuneport.runtime.tasks.base import RuntimeTask
-from tuneport.schema.artifact import Candidate, Device, Execution, File, Metric, Parity, Processing, Rejected
+from tuneport.schema.artifact import Candidate, Device, Execution, File, Metric, Parity, Processing, Rejected, Student
 
 from .config import Objective
 from .families import ExportFamily
@@ -42,11 +42,12 @@ class Passed:
     """A variant that passed its gate and is not timed yet."""
 
     candidate: Candidate
-    runner: ModelRunner
     parity: Parity
     metric: Metric | None
     tolerance: float
     fp32_parts: tuple[str, ...] = ()
+    student: Student | None = None
+    """How its model was trained, if that is a student."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,8 @@ class VariantBuilder:
                 runner = self.open(execution)
             measurement = self._check(runner, spec)
         tolerance = spec.tolerance(measurement, self.gate.unit, self.family)
-        return Passed(candidate, runner, measurement.parity, measurement.metric, tolerance, fp32_parts)
+        student = self.context.student.record if spec.student_of and self.context.student else None
+        return Passed(candidate, measurement.parity, measurement.metric, tolerance, fp32_parts, student)
 
     def _build(self, name: str, spec: VariantSpec, context: BuildContext) -> Candidate:
         """Run a variant's passes in order; the last one writes into the variant's folder."""

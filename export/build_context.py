@@ -14,11 +14,8 @@ from tuneport.schema.artifact import Processing
 from .config import ExportConfig
 from .graph import Graph
 from .passes.context import BuildContext, CalibrationBatches
-from .passes.distill import distill
-from .source import Reference, Source, read_split
-
-MAX_DISTILLATION_ROWS = 20_000
-"""Rows of the train split that a pruned model is trained on."""
+from .source import Reference, Source
+from .student import StudentSource
 
 
 def build_context(
@@ -37,7 +34,7 @@ def build_context(
         hidden_size=getattr(model_config, "hidden_size", 0) or 0,
         device=config.device,
         per_token=reference.runtime_task.per_token,
-        distill=_distillation(config, source, reference, progress),
+        student=StudentSource(config, source, reference, progress) if rows else None,
         export_fp16=None if source.family.is_calibrated else _fp16_export(source, reference),
         reduce_range=reduces_range(config, Host.here()),
     )
@@ -66,28 +63,5 @@ def calibration_batches(
 def _fp16_export(source: Source, reference: Reference) -> Callable[[Path], Graph]:
     def build(folder: Path) -> Graph:
         return source.family.to_onnx(copy.deepcopy(reference.model.model).half(), source.checkpoint, folder)
-
-    return build
-
-
-def _distillation(
-    config: ExportConfig, source: Source, reference: Reference, progress: Callable[[str], object]
-) -> Callable[[Path], Graph] | None:
-    """Return a function that trains the pruned model, on the train split and never on rows of the gate."""
-    if not source.family.is_calibrated or not source.sample.inputs:
-        return None
-
-    def build(folder: Path) -> Graph:
-        sample = read_split(config, source.checkpoint, source.task, "train", MAX_DISTILLATION_ROWS)
-        parsed_inputs = [reference.runtime_task.parse_input(each) for each in sample.inputs]
-        student = distill(
-            reference.model,
-            parsed_inputs,
-            num_layers=config.prune_layers,
-            steps=config.distill_steps,
-            seed=config.seed,
-            progress=progress,
-        )
-        return source.family.to_onnx(student, source.checkpoint, folder)
 
     return build

@@ -45,7 +45,7 @@ def card(manifest: Manifest) -> str:
 
 
 def _evaluation(manifest: Manifest) -> list[str]:
-    excluded = excluded_parts(manifest)
+    remarks = [*students(manifest), *excluded_parts(manifest)]
     return [
         "",
         "## Evaluation",
@@ -65,7 +65,7 @@ def _evaluation(manifest: Manifest) -> list[str]:
         "",
         *noisy(manifest),
         f"![Metric over latency and throughput]({PICTURE})",
-        *(["", *(f"- {line}" for line in excluded)] if excluded else []),
+        *(["", *(f"- {line}" for line in remarks)] if remarks else []),
         *(["", "Rejected variants:", ""] if manifest.rejected else []),
         *(f"- `{variant.name}`: {variant.reason}" for variant in manifest.rejected),
         *(["", *refused_baselines(manifest)] if manifest.refused_baselines else []),
@@ -141,6 +141,17 @@ def excluded_parts(manifest: Manifest) -> list[str]:
         f"{variant.name} keeps in fp32, because it failed its gate without: {', '.join(variant.evidence.fp32_parts)}"
         for variant in manifest.variants
         if variant.evidence.fp32_parts
+    ]
+
+
+def students(manifest: Manifest) -> list[str]:
+    """Return a sentence for each variant whose model is a student of the checkpoint."""
+    return [
+        f"{variant.name} is a student: {len(student.layers)} of {student.full_layers} layers, trained to compute what "
+        f"the full model computes, {student.steps} steps ({student.seconds:.0f} s) on {student.rows} rows of the train "
+        "split"
+        for variant in manifest.variants
+        if (student := variant.evidence.student)
     ]
 
 

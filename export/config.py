@@ -56,14 +56,16 @@ class ExportConfig(Frozen):
     """The processor that int8 variants are for: avx2 or vnni. Default: this host's."""
     smooth_quant: bool = False
     """Apply SmoothQuant before int8-static: move outliers of activations into the weights."""
-    prune_layers: int = Field(default=2, ge=1)
-    """Layers to remove in the variants pruned and pruned-int8."""
-    distill_steps: int = Field(default=300, ge=0)
-    """Training steps that distill the full model into the pruned one."""
+    prune_layers: int | None = Field(default=None, ge=1)
+    """Layers that the student of the pruned variants leaves out. Default: a third, or half if that loses little."""
+    distill_steps: int = Field(default=1000, ge=0)
+    """The most training steps of the student."""
+    distill_minutes: float = Field(default=2.0, ge=0)
+    """Minutes to train the student, in which the full model is distilled; 0: no student."""
     mixed_precision_minutes: float = Field(default=2.0, ge=0)
     """Minutes to search for the parts that a failing int8 variant must keep in fp32; 0: no search."""
     seed: int = 42
-    """Seed of data splits and of distillation."""
+    """Seed of data splits and of the student's training."""
     trust_remote_code: bool = False
     """Run Python code from the model's repository."""
 

@@ -23,6 +23,8 @@ EXACT = 1e-3
 """Absolute difference of an output that a change of engine alone may cause."""
 BATCH_DEPENDENCE = 0.005
 """As a share of the largest output. Rounding in static int8 reaches a thousandth, a range shared by rows a tenth."""
+SAME_TEXTS = 0.99
+"""Share of torch's own answers that a variant must give where the metric cannot tell whether it is broken."""
 BATCH_ROWS = 16
 """Consecutive rows of a batch, of mixed lengths, so that rows are padded far more than in serving."""
 
@@ -49,6 +51,15 @@ class Measurement:
 
     parity: Parity
     metric: Metric | None
+    silent_score: float | None = None
+    """The metric of a model that answers nothing; None where the metric has no such value."""
+
+    @property
+    def silence_would_drop(self) -> float:
+        """How much a model that answers nothing would lose against torch; infinite where that is not known."""
+        if self.metric is None or self.silent_score is None:
+            return float("inf")
+        return self.metric.model_copy(update={"value": self.silent_score}).drop
 
 
 class Gate:
@@ -161,7 +172,7 @@ class Gate:
             return Measurement(parity, None)
         spec = self._task.metric
         metric = Metric(name=spec.name, value=score, torch=self._torch_score, lower_is_better=spec.lower_is_better)
-        return Measurement(parity, metric)
+        return Measurement(parity, metric, spec.of_silence)
 
     def score(self, results: Sequence[Sequence[RowOutputs]]) -> float | None:
         """Compute the task's metric of outputs on the sample; None without data."""
@@ -202,17 +213,15 @@ def check(measurement: Measurement, thresholds: Thresholds, agreement_means: str
     if metric is not None and not metric.drop <= thresholds.max_drop + ROUNDING:
         direction = "rises" if metric.lower_is_better else "falls"
         failures.append(f"{metric.name} {direction} by {metric.drop:.4f} > {thresholds.max_drop:g}")
-    if metric is not None and thresholds.rests_on_metric and _has_nothing_to_lose(metric, thresholds.max_drop):
+    is_informative = measurement.silence_would_drop > thresholds.max_drop + ROUNDING
+    if metric is not None and thresholds.rests_on_metric and not is_informative and parity.agreement < SAME_TEXTS:
         failures.append(
-            f"torch's own {metric.name} is {metric.torch:.4f}, so that no fall of {thresholds.max_drop:g} could show; "
+            f"torch's own {metric.name} is {metric.torch:.4f}, so that a model that says nothing would not lose "
+            f"{thresholds.max_drop:g}, and only {parity.agreement:.2%} of the answers are torch's; "
             "give data that the model was trained for, or a smaller --max-drop"
         )
     if failures:
         raise GateError(", ".join(failures), "see the manifest for the evidence")
-
-
-def _has_nothing_to_lose(metric: Metric, max_drop: float) -> bool:
-    return not metric.lower_is_better and metric.torch <= max_drop
 
 
 def _arrays(outputs: dict[str, Any]) -> RowOutputs:

@@ -19,7 +19,7 @@ from tuneport.schema.artifact import (
     Variant,
 )
 
-from .alternatives import best_alternative, open_alternatives
+from .alternatives import choose_execution
 from .applicable import select_variants
 from .artifact import write_artifact
 from .baselines import baseline_setups, honest_baselines, reference_setup
@@ -28,13 +28,14 @@ from .build import FP32, Passed, Requirements, VariantBuilder
 from .build_context import build_context
 from .calibration import calibrate
 from .checkpoint import Checkpoint
-from .config import ExportConfig, Objective, artifact_name
+from .config import ExportConfig, artifact_name
 from .device import check_device
 from .footprint import measure_footprint
 from .gate import Measurement
 from .graph import Graph
-from .passes.distill import distilled
+from .memory import release_memory
 from .reference import TorchModel
+from .screening import screen_students
 from .source import Reference, Source, compute_reference, open_source
 from .torch_device import TORCH_DEVICES
 from .variants import VariantSpec
@@ -64,6 +65,7 @@ def export(
         reference = compute_reference(source, folder, reference_setup(torch_device))
         progress("converting to ONNX")
         graph = convert(source, reference, folder)
+        release_memory()
         calibration, processing = calibrate_temperature(source, reference)
         builder = VariantBuilder(
             folder=folder,
@@ -90,7 +92,7 @@ def export(
             processing=processing,
             signature=source.family.signature(graph),
             variants=variants,
-            results=timed_as_they_serve(variants, results, config.objective),
+            results=results,
             rejected=[*rejected, *unopened],
             torch=reference.model.setup,
             baselines=[
@@ -128,8 +130,21 @@ def validate_variants(
 ) -> tuple[list[Passed], list[Rejected]]:
     """Build and check every variant; returns those that passed and those that failed.
 
-    One that replaces another is left out if that passed, unless it was `named`.
+    One that replaces another is left out if that passed, unless it was `named`. Those of the student come last.
     """
+    full = {name: spec for name, spec in specs.items() if not spec.student_of}
+    passed, rejected = _validate(builder, full, named)
+    students = {name: spec for name, spec in specs.items() if spec.student_of}
+    if not named:
+        students, unbuilt = screen_students(builder, students, passed)
+        rejected += unbuilt
+    passed_students, rejected_students = _validate(builder, students, named)
+    return passed + passed_students, rejected + rejected_students
+
+
+def _validate(
+    builder: VariantBuilder, specs: Mapping[str, VariantSpec], named: Sequence[str]
+) -> tuple[list[Passed], list[Rejected]]:
     passed: list[Passed] = []
     rejected: list[Rejected] = []
     for name, spec in specs.items():
@@ -138,6 +153,7 @@ def validate_variants(
             continue
         builder.progress(f"building and checking {name}")
         outcome = builder.build_and_validate(name, spec)
+        release_memory()
         if isinstance(outcome, Passed):
             passed.append(outcome)
         else:
@@ -148,9 +164,9 @@ def validate_variants(
 def benchmark_variants(
     builder: VariantBuilder, baselines: Mapping[str, TorchModel], passed: Sequence[Passed]
 ) -> tuple[dict[str, BenchmarkResult], dict[str, Execution]]:
-    """Time torch and the variants, each variant in all the ways that it may run.
+    """Time torch and the variants side by side, each variant in the best of the ways in which it may run.
 
-    Returns the results by label, and the execution that each label but torch's stands for.
+    Returns the results by name, and how each variant runs.
     """
     gate, has_batch_choice = builder.gate, builder.family.has_batch_choice
     rows = builder.family.timed_rows((gate.rows or gate.golden_rows)[:TIMED_ROWS], gate.expected)
@@ -159,11 +175,10 @@ def benchmark_variants(
     targets = {
         name: BenchmarkTarget.of_torch(model, has_batch_choice=has_batch_choice) for name, model in baselines.items()
     }
-    executions: dict[str, Execution] = {}
-    for each in passed:
-        for label, execution, runner in open_alternatives(builder, each):
-            targets[label] = BenchmarkTarget.of_runner(runner, execution.device, execution.precision)
-            executions[label] = execution
+    executions = {each.candidate.name: choose_execution(builder, each, rows) for each in passed}
+    release_memory()
+    for name, execution in executions.items():
+        targets[name] = BenchmarkTarget.of_runner(builder.open(execution), execution.device, execution.precision)
     return benchmark(targets, rows, progress=builder.progress), executions
 
 
@@ -180,21 +195,14 @@ def record_variants(
     """
     variants, rejected = [], []
     for each in passed:
-        label = best_alternative(each.candidate.name, results, builder.requirements.objective)
+        name = each.candidate.name
         try:
-            variants.append(record_variant(builder, labels, each, results[label], executions[label]))
+            variants.append(record_variant(builder, labels, each, results[name], executions[name]))
         except EngineError as error:
-            if each.candidate.name == FP32:
+            if name == FP32:
                 raise
-            rejected.append(builder.reject(each.candidate.name, error, Measurement(each.parity, each.metric)))
+            rejected.append(builder.reject(name, error, Measurement(each.parity, each.metric)))
     return variants, rejected
-
-
-def timed_as_they_serve(
-    variants: Sequence[Variant], results: Mapping[str, BenchmarkResult], objective: Objective
-) -> dict[str, BenchmarkResult]:
-    """Return the result of each variant in the way that it was recorded."""
-    return {variant.name: results[best_alternative(variant.name, results, objective)] for variant in variants}
 
 
 def record_variant(
@@ -212,6 +220,7 @@ def record_variant(
         metric=passed.metric,
         tolerance=passed.tolerance,
         fp32_parts=passed.fp32_parts,
+        student=passed.student,
         timing=result.timing,
         footprint=footprint,
     )
@@ -221,6 +230,6 @@ def record_variant(
 def _check_depth(checkpoint: Checkpoint, config: ExportConfig, specs: Mapping[str, VariantSpec]) -> None:
     """Raise a TuneportError if pruned variants are selected and the model has not enough layers."""
     depth = getattr(checkpoint.config, "num_hidden_layers", None)
-    is_pruned = any(distilled in passes for spec in specs.values() for passes in spec.passes.values())
-    if depth and config.prune_layers >= depth and is_pruned:
+    is_pruned = any(spec.student_of for spec in specs.values())
+    if depth and config.prune_layers and config.prune_layers >= depth and is_pruned:
         raise TuneportError(f"{config.prune_layers} of its {depth} layers cannot be dropped", "lower --prune-layers")

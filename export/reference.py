@@ -120,6 +120,12 @@ class TorchModel:
         other._use(self.model if is_same else copy.deepcopy(self.model), setup)
         return other
 
+    def with_model(self, model: Any) -> Self:
+        """Return another model of the same task, such as a student, in the same setup and with the same tokenizer."""
+        other = copy.copy(self)
+        other._use(model, self.setup)
+        return other
+
     def compiled_for_shapes(self) -> Self:
         """Return the model compiled anew for each shape, on CUDA with CUDA graphs: torch's fastest on fixed shapes."""
         other = copy.copy(self)

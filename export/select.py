@@ -39,8 +39,8 @@ def select_default(
 
     A simpler variant, which is closer to the model as it was trained or earlier in the list, is preferred where the two
     tie: the best one is not better beyond noise, and was measured at most `TIE` times as good. Beyond that the measured
-    figure decides, proven or not: simplicity is worth 5 % of the speed, and no more. `results` are those of
-    the variants, by name.
+    figure decides, proven or not: simplicity is worth 5 % of the speed, and no more. A student, which is another model,
+    has to be better beyond noise. `results` are those of the variants, by name.
     """
     best = min(variants, key=_COSTS[objective])
     reason, show = _REASONS[objective]
@@ -50,12 +50,13 @@ def select_default(
     if objective == "size":
         return best.name, sentence
     doubts = []
-    for variant in sorted(variants, key=lambda each: simplicity(each.execution.precision)):
+    for variant in sorted(variants, key=_distance):
         if variant is best:
             break
         low, high = gain(objective, results[best.name], results[variant.name])
         doubt = f"{best.name} is {low:.2f} to {high:.2f} times as good as {variant.name}"
-        if low <= 1 and _ratio(objective, best, variant) <= TIE:
+        needs_proof = best.evidence.student is not None and variant.evidence.student is None
+        if low <= 1 and (needs_proof or _ratio(objective, best, variant) <= TIE):
             return variant.name, f"{sentence}; {doubt}, no proof, so the simpler one serves"
         if low <= 1:
             doubts.append(f"{doubt}, which more measurements would have to confirm")
@@ -66,3 +67,8 @@ def _ratio(objective: Objective, best: Variant, other: Variant) -> float:
     """Return how many times as good the best variant was measured."""
     one, two = _COSTS[objective](best), _COSTS[objective](other)
     return two / one if objective == "latency" else one / two
+
+
+def _distance(variant: Variant) -> tuple[bool, int]:
+    """Return how far a variant is from the model as it was trained; a student is further than any precision."""
+    return variant.evidence.student is not None, simplicity(variant.execution.precision)

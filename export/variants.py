@@ -54,6 +54,8 @@ class VariantSpec:
     provider_options: Mapping[str, str] = field(default_factory=dict)
     min_compute_capability: ComputeCapability = "7.5"
     """What the GPU must have; CUDA 13 supports none before Turing."""
+    student_of: str | None = None
+    """The variant that computes the same of the full model, for variants of a student."""
     replaces: str | None = None
     """The variant in whose place it is built if that fails its gate; without names it is built for no other reason."""
 
@@ -76,7 +78,7 @@ class VariantSpec:
 
 
 BOTH: dict[FamilyName, tuple[Pass, ...]] = {"encoder": (), "generative": ()}
-DISTILLED: dict[str, Any] = {"default_on": (), "needs_data": True, "min_agreement": 0.9}
+STUDENT: dict[str, Any] = {"needs_data": True, "min_agreement": 0.9}
 """Models with fewer layers may predict differently, so their metric decides, with a lower limit on agreement."""
 VARIANTS: dict[str, VariantSpec] = {
     "fp32": VariantSpec("onnxruntime", "fp32", ALL_DEVICES, BOTH, is_exact=True),
@@ -134,7 +136,17 @@ VARIANTS: dict[str, VariantSpec] = {
     "openvino": VariantSpec("openvino", "fp32", CPU, is_exact=True),
     "openvino-bf16": VariantSpec("openvino", "bf16", CPU),
     "openvino-int8": VariantSpec("openvino", "int8", CPU, {"encoder": (nncf_int8,)}, needs_data=True),
-    "pruned": VariantSpec("onnxruntime", "fp32", ALL_DEVICES, {"encoder": (distilled,)}, **DISTILLED),
-    "pruned-int8": VariantSpec("onnxruntime", "int8", CPU, {"encoder": (distilled, int8_dynamic)}, **DISTILLED),
+    "pruned": VariantSpec(
+        "onnxruntime", "fp32", ALL_DEVICES, {"encoder": (distilled,)}, default_on=(), student_of="fp32", **STUDENT
+    ),
+    "pruned-int8": VariantSpec(
+        "onnxruntime", "int8", CPU, {"encoder": (distilled, int8_dynamic)}, student_of="int8", **STUDENT
+    ),
+    "pruned-openvino-bf16": VariantSpec(
+        "openvino", "bf16", CPU, {"encoder": (distilled,)}, student_of="openvino-bf16", **STUDENT
+    ),
+    "pruned-openvino-int8": VariantSpec(
+        "openvino", "int8", CPU, {"encoder": (distilled, nncf_int8)}, student_of="openvino-int8", **STUDENT
+    ),
     "int4": VariantSpec("onnxruntime", "int4", ("cpu", "cuda"), {"generative": (generative_int4,)}),
 }

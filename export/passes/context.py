@@ -3,9 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from tuneport.runtime.batch import Ids
-from tuneport.schema.artifact import Device
+from tuneport.schema.artifact import Device, Student
 
 from ..config import CalibrationMethodName
 from ..graph import Graph
@@ -31,14 +32,28 @@ class BuildContext:
     """Where the artifact will serve: some operators are fused for GPUs only."""
     per_token: bool = False
     """Whether outputs have a value for each token."""
-    distill: Callable[[Path], Graph] | None = None
-    """Train a model with fewer layers and convert it into a folder; None if there is no data to train it on."""
+    student: "StudentSource | None" = None
+    """None for generative models, and if there is no data."""
     export_fp16: Callable[[Path], Graph] | None = None
     """Convert the torch model, with its weights in fp16, into a folder; of generative models."""
     reduce_range: bool = False
     """Whether int8 weights use 7 bits, which depends on the processor that the artifact is for."""
     excluded_nodes: tuple[str, ...] = ()
     """Nodes that quantization leaves in fp32."""
+
+
+class StudentSource(Protocol):
+    """The student of an export, which its variants share."""
+
+    @property
+    def record(self) -> Student:
+        """How it was made, once it has been written."""
+
+    def check(self) -> None:
+        """Raise EngineError with the reason why there is no student, if that is known without training it."""
+
+    def write(self, folder: Path) -> Graph:
+        """Write the fp32 graph into a folder; raises EngineError with the reason why there is no student."""
 
 
 Pass = Callable[[Graph, BuildContext, Path], Graph]

@@ -68,3 +68,4 @@ def test_only_variants_that_may_be_the_fastest_are_built() -> None:
     assert {"fp32", "int8", "openvino-int8"} <= {*without}
     assert "openvino" not in without
     assert "openvino-int8" not in likely_variants(here.model_copy(update={"instructions": ("amx_bf16",)}))
+    assert [name for name in without if name.startswith("pruned")] == ["pruned-int8"]

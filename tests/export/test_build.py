@@ -1,18 +1,20 @@
 """Building one variant: it passes, or it is rejected with its reason and leaves nothing behind."""
 
 import shutil
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from kit.exports import FakeRunner, Prepared, shift
+from kit.exports import FakeRunner, Prepared, one_round, shift
 
 from tuneport.errors import EngineError, GateError
 from tuneport.runtime.batch import EncodedInput
 from tuneport.runtime.runner import ModelRunner
 from tuneport.schema.artifact import Candidate, Execution, Footprint, Manifest, Rejected
 from tuneport.stages.export import pipeline
+from tuneport.stages.export.alternatives import best_alternative, choose_execution
 from tuneport.stages.export.benchmark import BenchmarkResult
 from tuneport.stages.export.build import Passed, VariantBuilder
 from tuneport.stages.export.graph import Graph
@@ -138,7 +140,6 @@ def test_a_variant_whose_outputs_depend_on_the_batch_runs_rows_one_at_a_time(
     outcome = builder.build_and_validate("int8", int8_by(shift(0.0)))
     assert isinstance(outcome, Passed)
     assert outcome.candidate.execution.single_row_batches == runs_alone
-    assert outcome.runner.single_row_batches == runs_alone
     assert outcome.parity.max_abs_diff < 1e-3
 
 
@@ -164,13 +165,14 @@ def test_a_variant_records_its_streams_and_its_batches(
     execution = execution.model_copy(update={"single_row_batches": single_row_batches})
     parity, metric, timing = (getattr(recorded.evidence, name) for name in ("parity", "metric", "timing"))
     candidate = Candidate(name="int8", execution=execution)
-    runner = FakeRunner(prepared, lambda rows: 0.0)
-    passed = Passed(candidate, runner, parity, metric, tolerance=0.1, fp32_parts=("/layer.1",))
+    passed = Passed(candidate, parity, metric, tolerance=0.1, fp32_parts=("/layer.1",))
     faster = timing.model_copy(update={"texts_per_s": gain * timing.texts_per_s})
     results = {"int8": BenchmarkResult(timing, 128), "int8, a stream a core": BenchmarkResult(faster, 64)}
     builder = prepared.builder(tmp_path)
     executions = {"int8": execution, "int8, a stream a core": execution.model_copy(update={"streams": 2})}
-    (variant,), _ = pipeline.record_variants(builder, ("calm",), [passed], results, executions)
+    label = best_alternative("int8", results, "throughput")
+    chosen = {"int8": results[label]}, {"int8": executions[label]}
+    (variant,), _ = pipeline.record_variants(builder, ("calm",), [passed], *chosen)
     assert (variant.execution.streams, variant.execution.max_batch_tokens) == (streams, max_batch_tokens)
     assert variant.evidence.timing == (faster if streams == 2 else timing)
     assert variant.evidence.footprint == footprint
@@ -189,8 +191,7 @@ def test_a_variant_that_does_not_open_in_its_own_process_is_rejected_and_fp32_en
     (builder.folder / "onnx" / "int8").mkdir()
     recorded = manifest.variant(name)
     candidate, evidence = Candidate(name=name, execution=recorded.execution), recorded.evidence
-    runner = FakeRunner(prepared, lambda rows: 0.0)
-    passed = [Passed(candidate, runner, evidence.parity, evidence.metric, tolerance=0.1)]
+    passed = [Passed(candidate, evidence.parity, evidence.metric, tolerance=0.1)]
     results, executions = {name: BenchmarkResult(evidence.timing, 128)}, {name: recorded.execution}
     if name == "fp32":
         with pytest.raises(EngineError, match="no library"):
@@ -200,3 +201,27 @@ def test_a_variant_that_does_not_open_in_its_own_process_is_rejected_and_fp32_en
     assert variants == []
     assert [(each.name, "no library" in each.reason) for each in rejected] == [("int8", True)]
     assert not (builder.folder / "onnx" / "int8").exists()
+
+
+def test_no_more_than_the_ways_to_run_one_variant_are_open_while_they_are_compared(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The memory of all variants in all ways at once would be the most that an export needs."""
+    builder = prepared.builder(tmp_path)
+    passed = [builder.build_and_validate(name, VARIANTS[name]) for name in ("fp32", "int8")]
+    monkeypatch.setattr("tuneport.stages.export.alternatives.usable_cores", lambda: 2)
+    opened: weakref.WeakSet[ModelRunner] = weakref.WeakSet()
+    counts, open_runner = [], VariantBuilder.open
+
+    def count(builder: VariantBuilder, execution: Execution) -> ModelRunner:
+        runner = open_runner(builder, execution)
+        opened.add(runner)
+        counts.append(len(opened))
+        return runner
+
+    monkeypatch.setattr(VariantBuilder, "open", count)
+    with one_round():
+        for each in passed:
+            assert isinstance(each, Passed)
+            choose_execution(builder, each, prepared.reference.gate.rows[:8])
+    assert counts == [1, 2, 1, 2]

@@ -19,6 +19,7 @@ from tuneport.stages.export.families import export_family
 from tuneport.stages.export.gate import Gate, Measurement, Thresholds, check
 from tuneport.stages.export.tasks.text_classification import Task
 from tuneport.stages.export.variants import VARIANTS
+from tuneport.tasks import all_tasks
 
 ENCODER, GENERATIVE = export_family("text-classification"), export_family("translation")
 FP32 = VARIANTS["fp32"].thresholds(0.01, 1.0, ENCODER)
@@ -108,14 +109,29 @@ def test_quantized_generative_models_are_limited_by_their_metric_alone() -> None
         check(measured(value=0.88), VARIANTS["int8"].thresholds(0.01, 1.0, GENERATIVE))
 
 
-def test_a_metric_with_nothing_to_lose_proves_nothing() -> None:
-    """A generator of noise, of which int8 keeps nothing, has the same score as its int8."""
+def generated(name: str, *, torch: float, value: float, agreement: float = 0.0) -> Measurement:
+    """Return what the gate measures of a variant of a generative model."""
+    spec = next(each for task in all_tasks().values() for each in task.metrics if each.name == name)
+    metric = Metric(name=name, value=value, torch=torch, lower_is_better=spec.lower_is_better)
+    return Measurement(measured(agreement=agreement).parity, metric, spec.of_silence)
+
+
+@pytest.mark.parametrize(("name", "torch", "silent"), [("chrf", 0.01, 0.0), ("wer", 0.99, 1.0), ("wer", 1.6, 1.0)])
+def test_where_silence_would_pass_a_variant_must_say_what_torch_says(name: str, torch: float, silent: float) -> None:
+    """torch makes noise or, in speech, almost only errors: a variant that says nothing loses nothing by the metric."""
     int8 = VARIANTS["int8"].thresholds(0.01, 1.0, GENERATIVE)
-    check(measured(agreement=0.0, value=0.005, torch=0.011), int8)
-    with pytest.raises(GateError, match=r"is 0.0100, so that no fall of 0.01 could show.*a smaller --max-drop"):
-        check(measured(agreement=0.0, value=0.0, torch=0.01), int8)
-    errors = Metric(name="wer", value=1.0, torch=1.0, lower_is_better=True)  # may rise beyond 1
-    check(Measurement(measured(agreement=0.0).parity, errors), int8)
+    with pytest.raises(GateError, match=rf"own {name} is {torch:.4f}, so that a model that says nothing.*0.00% of"):
+        check(generated(name, torch=torch, value=silent), int8)
+    check(generated(name, torch=torch, value=torch, agreement=0.99), int8)
+
+
+def test_the_metric_alone_decides_where_it_would_show_silence() -> None:
+    int8 = VARIANTS["int8"].thresholds(0.01, 1.0, GENERATIVE)
+    for name, torch, silent in (("chrf", 0.011, 0.0), ("wer", 0.98, 1.0)):
+        check(generated(name, torch=torch, value=torch), int8)
+        with pytest.raises(GateError, match=f"{name} (falls|rises) by 0.0"):
+            check(generated(name, torch=torch, value=silent), int8)
+    check(generated("perplexity", torch=9.0, value=9.0), int8)  # it has no value of silence
     check(measured(value=0.0, torch=0.0), INT8)  # whose agreement shows it
 
 

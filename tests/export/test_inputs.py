@@ -101,7 +101,7 @@ def test_served_pairs_are_answered_as_by_torch(tmp_path: Path, case: str) -> Non
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     model = AutoModelForSequenceClassification.from_pretrained(checkpoint).eval()
     assert input_names(model, tokenizer) == inputs
-    served = passed.runner.run([row for windows in prepared.reference.gate.windows for row in windows])
+    served = builder.open(passed.candidate.execution).run(prepared.reference.gate.rows)
     for row, outputs in zip(rows, served, strict=True):
         feeds = tokenizer(row["text"], row["text_pair"], truncation=True, max_length=MAX_LENGTH, return_tensors="pt")
         with torch.inference_mode():

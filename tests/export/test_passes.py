@@ -71,7 +71,7 @@ def test_the_fused_graph_has_fused_operators_and_the_same_predictions(
     fused = build(builder, "fused")
     assert fused.parity.max_abs_diff <= 1e-3
     assert {"Attention", "SkipLayerNormalization"} <= op_types(graph_of(builder, fused))
-    predictions = predict(builder.runtime_task, fused.runner, TEXTS)
+    predictions = predict(builder.runtime_task, builder.open(fused.candidate.execution), TEXTS)
     assert [each["label"] for each in predictions] == TorchReference(tiny_checkpoint).labels(TEXTS)
 
 

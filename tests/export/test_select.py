@@ -8,7 +8,7 @@ import pytest
 from kit.command import tuneport
 
 from tuneport.runtime.batch import EncodedInput
-from tuneport.schema.artifact import Manifest, Rejected, Variant
+from tuneport.schema.artifact import Manifest, Rejected, Student, Variant
 from tuneport.schema.torch_setup import TorchSetup
 from tuneport.stages.export.benchmark import BenchmarkResult, BenchmarkTarget, is_decided
 from tuneport.stages.export.card import card
@@ -111,6 +111,21 @@ def test_an_undecided_benchmark_goes_on_for_longer(decided: bool, turns: int) ->
     finally:
         worker.close()
     assert len(seconds["a"]) == turns
+
+
+def test_a_student_must_be_better_than_int8_beyond_noise(manifest: Manifest) -> None:
+    student = Student(layers=(0, 1), full_layers=3, rows=100, steps=1, seconds=1.0)
+    pruned = with_evidence(renamed(manifest.variants[0], "pruned", texts_per_s=1.1, p50=1.0), student=student)
+    int8 = renamed(manifest.variants[1], "int8", texts_per_s=1.0, p50=1.1)
+    results = {}
+    for spread, best in ((0.6, "int8"), (0.01, "pruned")):
+        for variant, seconds in ((pruned, 0.9), (int8, 1.0)):
+            samples = tuple(
+                float(each) for each in seconds * np.random.default_rng(4).uniform(1 - spread, 1 + spread, 11)
+            )
+            noise = samples if variant is pruned else samples[::-1]
+            results[variant.name] = BenchmarkResult(variant.evidence.timing, 128, noise, noise)
+        assert select_default([pruned, int8], "throughput", results)[0] == best
 
 
 def test_the_pareto_front_has_what_no_other_dominates(manifest: Manifest) -> None:

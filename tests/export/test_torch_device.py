@@ -24,7 +24,7 @@ from tuneport.schema.loading import load_manifest
 from tuneport.schema.torch_setup import CPU_REFERENCE, REFERENCE, TorchSetup
 from tuneport.stages.export.checkpoint import open_checkpoint
 from tuneport.stages.export.device import check_device
-from tuneport.stages.export.passes.distill import _output_error, distill
+from tuneport.stages.export.passes.distill import Distiller
 from tuneport.stages.export.reference import TorchModel
 from tuneport.stages.export.torch_device import TORCH_DEVICES, check_torch, kernels, on_cpu
 from tuneport.tasks import task_spec
@@ -187,10 +187,11 @@ def test_feeds_go_to_the_model_s_device(on_meta: TorchModel) -> None:
 
 
 def test_a_pruned_model_is_distilled_on_the_model_s_device(on_meta: TorchModel) -> None:
-    student = distill(on_meta, ["bank", "the team won"], num_layers=1, steps=0, seed=0)
-    assert {str(each.device) for each in student.parameters()} == {META}
-    feeds = on_meta.encode(["bank", "the team won"])
-    assert str(_output_error(student, on_meta.model, feeds, ["logits"]).device) == META
+    distiller = Distiller(on_meta, ["bank", "the team won"], per_token=False, seed=0)
+    student = distiller.full.without(1)
+    assert distiller.train(student, steps=0, seconds=1) == 0
+    assert {str(each.device) for each in student.model.parameters()} == {META}
+    assert str(distiller._loss(student, on_meta.encode(["bank", "the team won"])).device) == META
 
 
 def test_prompts_go_to_the_generative_model_s_device() -> None:

@@ -65,7 +65,7 @@ def test_int8_for_a_processor_without_vnni_passes_its_gate_anywhere_and_records_
     assert isinstance(int8, Passed)
     assert int8.candidate.execution.reduce_range
     assert not fp32.candidate.execution.reduce_range
-    predictions = predict(builder.runtime_task, int8.runner, TEXTS)
+    predictions = predict(builder.runtime_task, builder.open(int8.candidate.execution), TEXTS)
     assert [each["label"] for each in predictions] == TorchReference(tiny_checkpoint).labels(TEXTS)
     assert {each["label"] for each in predictions} <= set(LABELS)
 

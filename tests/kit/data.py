@@ -55,11 +55,11 @@ def write_pairs(folder: Path, train: list[dict[str, str]], rest: list[dict[str, 
     return write_splits(folder, train=train, validation=rest, test=rest)
 
 
-def write_data(folder: Path, checkpoint: Path) -> None:
+def write_data(folder: Path, checkpoint: Path, **rows_of_splits: int) -> None:
     """Write three splits of texts that the tiny classifier is sure about; every tenth row has another label."""
     reference = TorchReference(checkpoint)
     texts = random_texts(SEED)
-    for split, count in SPLIT_ROWS.items():
+    for split, count in {**SPLIT_ROWS, **rows_of_splits}.items():
         rows: list[dict[str, str]] = []
         while len(rows) < count:
             text = next(texts)

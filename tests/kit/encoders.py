@@ -51,13 +51,17 @@ def tiny_encoder(folder: Path, family: str = "bert") -> Path:
 
 
 def build_checkpoint(
-    folder: Path, labels: Sequence[str] = LABELS, architecture: type = BertForSequenceClassification
+    folder: Path,
+    labels: Sequence[str] = LABELS,
+    architecture: type = BertForSequenceClassification,
+    num_hidden_layers: int = 2,
 ) -> None:
-    """Save a random two-layer BERT of an architecture; a classifier's logits spread evenly over the labels."""
+    """Save a random BERT of an architecture; a classifier's logits spread evenly over the labels."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = BertTokenizerFast(tokenizer_object=word_piece(), do_lower_case=True, model_max_length=MAX_LENGTH)
     torch.manual_seed(SEED)
     sizes = {**SIZES, "max_position_embeddings": MAX_LENGTH, "vocab_size": len(tokenizer)}
+    sizes["num_hidden_layers"] = num_hidden_layers
     config = BertConfig(
         **sizes,
         initializer_range=0.15,  # the usual 0.02 gives every text nearly the same answer

@@ -19,7 +19,7 @@ from tuneport.runtime.scheduler import BatchLimits
 from tuneport.runtime.tasks.base import RuntimeTask
 from tuneport.schema.artifact import PICTURE, File, Footprint, Manifest
 from tuneport.schema.torch_setup import CPU_REFERENCE
-from tuneport.stages.export import artifact, pipeline
+from tuneport.stages.export import alternatives, artifact, benchmark, pipeline
 from tuneport.stages.export.build import Requirements, VariantBuilder
 from tuneport.stages.export.build_context import build_context
 from tuneport.stages.export.config import ExportConfig
@@ -32,7 +32,8 @@ from tuneport.stages.export.source import Reference, Source, compute_reference, 
 def one_round() -> Iterator[None]:
     """Let exports time one pass over the rows, however wide the intervals are."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "benchmark", functools.partial(pipeline.benchmark, rounds=1))
+        for module in (alternatives, pipeline):
+            patch.setattr(module, "benchmark", functools.partial(benchmark.benchmark, rounds=1))
         yield
 
 
@@ -61,7 +62,9 @@ class Prepared:
     graph: Graph
     folder: Path
 
-    def builder(self, folder: Path, **settings: Any) -> VariantBuilder:
+    def builder(
+        self, folder: Path, progress: Callable[[str], object] = lambda _: None, **settings: Any
+    ) -> VariantBuilder:
         """Return a builder over a copy of the fp32 graph in `folder`, with changed settings."""
         shutil.copytree(self.folder, folder, dirs_exist_ok=True)
         config = self.config.model_copy(update=settings)
@@ -74,8 +77,8 @@ class Prepared:
             family=self.source.family,
             requirements=Requirements(config.device, config.objective, config.max_drop, config.mixed_precision_minutes),
             gate=self.reference.gate,
-            context=build_context(config, self.source, self.reference, graph, lambda _: None),
-            progress=lambda _: None,
+            context=build_context(config, self.source, self.reference, graph, progress),
+            progress=progress,
         )
 
 

@@ -20,6 +20,7 @@ from tuneport.stages.export.card import (
     long_inputs,
     refused_baselines,
     row_counts,
+    students,
     summary,
 )
 from tuneport.tasks import task_spec
@@ -83,6 +84,7 @@ def _provenance(manifest: Manifest) -> list[str]:
     versions = ", ".join(f"{name} {number}" for name, number in source.versions.items())
     return [
         f"default: {manifest.default_variant}, {manifest.default_because}",
+        *students(manifest),
         *excluded_parts(manifest),
         *(f"rejected: {rejected.name}: {rejected.reason}" for rejected in manifest.rejected),
         *calibration(manifest),

@@ -32,6 +32,8 @@ class Data:
     columns: tuple[str, ...] = ()
     """All columns that train has in the source, under the source's names."""
     warnings: tuple[str, ...] = ()
+    drawn: frozenset[str] = frozenset()
+    """Splits that the source does not have, drawn from others."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ def read_data(
     )
     divided = "train" if "train" in files.names else "all"
     names = {name: files.names.get(name, f"{files.names[divided]} ({name})") for name in completed}
-    return Data(completed, record, names, tuple(files.columns[divided]), files.warnings)
+    drawn = frozenset(completed) - frozenset(files.splits)
+    return Data(completed, record, names, tuple(files.columns[divided]), files.warnings, drawn)
 
 
 def read_files(

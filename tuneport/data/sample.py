@@ -36,6 +36,8 @@ class Sample:
     targets: list[Any]
     source: DataSource | None
     split: str
+    is_drawn: bool = False
+    """Whether the split was drawn from rows that the data does not call so."""
 
 
 def read_sample(
@@ -74,4 +76,4 @@ def read_sample(
         inputs.append(value)
         targets.append(target)
     problems.raise_if_any()
-    return Sample(inputs, targets, read.source, split)
+    return Sample(inputs, targets, read.source, split, split in read.drawn)

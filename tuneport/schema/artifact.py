@@ -225,6 +225,20 @@ class Execution(Frozen):
         return sum(file.size_bytes for file in self.files)
 
 
+class Student(Frozen):
+    """How a model with fewer layers was trained to compute what the full one computes."""
+
+    layers: tuple[int, ...]
+    """Indices of the layers of the full model that it began with."""
+    full_layers: int
+    """Layers of the full model."""
+    rows: int
+    """Of the train split, none of which the gate uses."""
+    steps: int
+    seconds: float
+    """Of the training, its comparisons with torch included."""
+
+
 class Evidence(Frozen):
     """What was measured of a variant that passed its gate."""
 
@@ -234,6 +248,8 @@ class Evidence(Frozen):
     """The difference from torch that its golden cases may show on another host."""
     fp32_parts: tuple[str, ...] = ()
     """Parts of a quantized graph that stay in fp32, because the variant failed its gate without."""
+    student: Student | None = None
+    """How its model was trained, if that is a student and not the checkpoint."""
     timing: Timing
     footprint: Footprint
 

@@ -1,0 +1,106 @@
+"""The student of an export: a model with fewer layers that is trained once, shared by its variants, and kept.
+
+It is kept beside the checkpoint, under a hash of all that determines it, so that the next export need not train it.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from tuneport.errors import EngineError, TuneportError
+from tuneport.folders import digest, new_folder
+from tuneport.schema.artifact import File, Student
+from tuneport.schema.base import Frozen
+
+from .config import ExportConfig
+from .graph import Graph
+from .source import Reference, Source
+from .student_training import train_inputs, train_student
+
+STUDENTS, RECORD = "students", "student.json"
+METHOD = 1
+"""Changes when students are trained in another way, so that those of before are not used."""
+SETTINGS = {"prune_layers", "distill_steps", "distill_minutes", "seed", "max_drop", "max_length", "max_gate_rows"}
+"""Settings of an export that determine its student."""
+
+
+class KeptStudent(Frozen):
+    """student.json: how the student beside it was made, and its graph."""
+
+    student: Student
+    files: tuple[File, ...]
+
+
+class StudentSource:
+    """Writes the graph of the student of one export; the first call trains it, unless an export before this one did."""
+
+    def __init__(
+        self, config: ExportConfig, source: Source, reference: Reference, progress: Callable[[str], object]
+    ) -> None:
+        """Train nothing yet."""
+        self._config, self._source, self._reference, self._progress = config, source, reference, progress
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        self._made: tuple[Student, Graph] | EngineError | None = None
+
+    @property
+    def record(self) -> Student:
+        """How it was made, once it has been written."""
+        assert isinstance(self._made, tuple)
+        return self._made[0]
+
+    def check(self) -> None:
+        """Raise EngineError with the reason why there is no student, if that is known without training it."""
+        train_inputs(self._config, self._source, self._reference)
+
+    def write(self, folder: Path) -> Graph:
+        """Write the fp32 graph into a folder; raises EngineError with the reason why there is no student."""
+        if self._made is None:
+            try:
+                self._made = self._find_or_train()
+            except EngineError as error:
+                self._made = error
+        if isinstance(self._made, EngineError):
+            raise self._made
+        graph = self._made[1]
+        for name in graph.files:
+            shutil.copyfile(graph.folder / name, folder / name)
+        return Graph(folder, graph.files)
+
+    def _find_or_train(self) -> tuple[Student, Graph]:
+        place = self._config.checkpoint.resolve() / STUDENTS / self._key()
+        if kept := read_kept(place):
+            self._progress("reading the student that an earlier export trained")
+            return kept
+        trained, record = train_student(self._config, self._source, self._reference, self._progress)
+        self._progress("converting the student to ONNX")
+        try:
+            with new_folder(place, marker=RECORD, overwrite=True) as folder:
+                graph = self._source.family.to_onnx(trained, self._source.checkpoint, folder)
+                described = KeptStudent(student=record, files=tuple(File.of(folder, name) for name in graph.files))
+                (folder / RECORD).write_text(described.model_dump_json(indent=2) + "\n", encoding="utf-8")
+            return record, Graph(place, graph.files)
+        except EngineError:
+            raise
+        except (OSError, TuneportError) as error:
+            self._progress(f"the student is not kept for the next export: {error}")
+            self._scratch = tempfile.TemporaryDirectory()
+            return record, self._source.family.to_onnx(trained, self._source.checkpoint, Path(self._scratch.name))
+
+    def _key(self) -> str:
+        data = self._source.sample.source
+        settings = self._config.model_dump(mode="json", include=SETTINGS)
+        return digest([METHOD, self._source.checkpoint.hash(), data and data.fingerprint, settings])[:16]
+
+
+def read_kept(place: Path) -> tuple[Student, Graph] | None:
+    """Return a student that was kept in a folder; None if there is none, or if a file has changed."""
+    try:
+        kept = KeptStudent.model_validate_json((place / RECORD).read_bytes())
+        if any(File.of(place, file.path) != file for file in kept.files):
+            return None
+    except (OSError, ValidationError, TuneportError):
+        return None
+    return kept.student, Graph(place, tuple(file.path for file in kept.files))

@@ -1,0 +1,123 @@
+"""Train the student of an export: how many layers it keeps, on which rows, and when there is none."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tuneport.errors import DataError, EngineError
+from tuneport.folders import digest
+from tuneport.schema.artifact import Student
+
+from .config import ExportConfig
+from .gate import Measurement
+from .passes.distill import Distiller, layers_of
+from .passes.distill import Student as TorchStudent
+from .source import Reference, Source, read_split
+
+MIN_LAYERS = 3
+"""A model with fewer has none to spare."""
+MIN_TRAIN_ROWS, MAX_TRAIN_ROWS = 100, 20_000
+MIN_SPEED_UP = 1.15
+"""How many times as fast as the full model a student must be in torch: each of its variants takes time to export."""
+MIN_AGREEMENT = 0.9
+"""Share of torch's answers that a student must give; its metric decides."""
+HOPELESS = 4
+"""How many times the allowed drop a student may lose after half of its training; the rest does not make up for more."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A student after some training, compared with torch as the gate compares variants."""
+
+    student: TorchStudent
+    steps: int
+    measurement: Measurement
+
+    def loses_at_most(self, drop: float) -> bool:
+        """Tell whether it loses no more of the metric than that, and gives enough of torch's answers."""
+        metric = self.measurement.metric
+        return metric is not None and metric.drop <= drop and self.measurement.parity.agreement >= MIN_AGREEMENT
+
+
+def train_student(
+    config: ExportConfig, source: Source, reference: Reference, progress: Callable[[str], object]
+) -> tuple[Any, Student]:
+    """Return a torch model with fewer layers, trained on the train split, and the record of its training.
+
+    It first leaves out a third of the layers and is trained for half of the time. If it then loses at most half of what
+    a variant may lose, because quantization costs something, too, it is trained without half of the layers for the rest
+    of the time; else it goes on with those it has. Raises EngineError with the reason why there is no student.
+    """
+    inputs = train_inputs(config, source, reference)
+    distiller = Distiller(
+        reference.model, inputs, per_token=reference.runtime_task.per_token, seed=config.seed, progress=progress
+    )
+    first, *more = cuts(len(distiller.full.layers), config.prune_layers)
+    student = distiller.full.without(first)
+    if config.prune_layers is None and (speed_up := distiller.speed_up(student)) < MIN_SPEED_UP:
+        problem = f"without {first} of its {len(distiller.full.layers)} layers it is only {speed_up:.2f} times as fast"
+        raise EngineError(problem, "leave out pruned variants")
+    started, share = time.monotonic(), 1 / (1 + len(more))
+
+    def train(student: TorchStudent, steps: int = 0) -> Trained:
+        seconds = 60 * config.distill_minutes * share
+        steps += distiller.train(student, steps=round(config.distill_steps * share), seconds=seconds)
+        measurement = reference.gate.measure_torch(reference.model.with_model(student.model))
+        return Trained(student, steps, measurement)
+
+    chosen = train(student)
+    for second in more:
+        if chosen.loses_at_most(config.max_drop / 2):
+            smaller = train(chosen.student.without(second - first), chosen.steps)
+            chosen = smaller if smaller.loses_at_most(config.max_drop / 2) else chosen
+        elif chosen.loses_at_most(HOPELESS * config.max_drop):
+            chosen = train(chosen.student, chosen.steps)
+        else:
+            raise EngineError(_describe_loss(chosen, len(distiller.full.layers)), "raise --distill-minutes")
+    record = Student(
+        layers=chosen.student.layers,
+        full_layers=len(distiller.full.layers),
+        rows=len(inputs),
+        steps=chosen.steps,
+        seconds=round(time.monotonic() - started, 1),
+    )
+    return chosen.student.model, record
+
+
+def cuts(depth: int, prune_layers: int | None) -> list[int]:
+    """Return how many of the layers to leave out: what the user says; else a third, then half of them."""
+    return [prune_layers] if prune_layers else sorted({depth // 3, depth // 2})
+
+
+def train_inputs(config: ExportConfig, source: Source, reference: Reference) -> Sequence[Any]:
+    """Return the parsed inputs of the train split without those of the gate.
+
+    Raises EngineError with the reason why no student can be trained on them.
+    """
+    depth = len(layers_of(reference.model.model))
+    if config.prune_layers is None and depth < MIN_LAYERS:
+        raise EngineError(f"a student needs a model of {MIN_LAYERS} layers or more, and this one has {depth}", "")
+    if not config.distill_minutes:
+        raise EngineError("there is no time to train a student", "raise --distill-minutes")
+    try:
+        sample = read_split(config, source.checkpoint, source.task, "train", MAX_TRAIN_ROWS)
+    except DataError as error:
+        raise EngineError(f"a student is trained on the train split: {error.problem}", error.remedy) from error
+    if config.data is not None and sample.is_drawn:
+        problem = f"a student is trained on a train split, which {config.data} does not have"
+        raise EngineError(problem, "give a folder with a train file")
+    judged = {digest(repr(each)) for each in source.sample.inputs}
+    inputs = [each for each in sample.inputs if digest(repr(each)) not in judged]
+    if len(inputs) < MIN_TRAIN_ROWS:
+        problem = f"a student is trained on {MIN_TRAIN_ROWS} rows or more that the gate does not use"
+        raise EngineError(f"{problem}, and the train split has {len(inputs)}", "give more rows in the train split")
+    return [reference.runtime_task.parse_input(each) for each in inputs]
+
+
+def _describe_loss(trained: Trained, depth: int) -> str:
+    metric, agreement = trained.measurement.metric, trained.measurement.parity.agreement
+    lost = f"loses {metric.drop:.4f} of {metric.name} and " if metric else ""
+    return (
+        f"a student with {len(trained.student.layers)} of {depth} layers {lost}gives {agreement:.1%} of torch's answers"
+    )

@@ -1,0 +1,221 @@
+"""The student of an export: what it is trained on, how many layers it has, who shares it, and when there is none."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from kit.data import read_rows, write_data, write_rows
+from kit.encoders import FAMILIES, build_checkpoint, tiny_encoder
+from kit.exports import Prepared, export_variants, prepare
+from transformers import AutoModelForSequenceClassification
+
+from tuneport.errors import EngineError
+from tuneport.schema.artifact import Metric, Parity, Rejected
+from tuneport.schema.loading import load_manifest
+from tuneport.stages.export.build import Passed, VariantBuilder
+from tuneport.stages.export.card import card
+from tuneport.stages.export.gate import Measurement
+from tuneport.stages.export.passes.distill import Distiller, captured, layers_of
+from tuneport.stages.export.screening import screen_students
+from tuneport.stages.export.student import RECORD, STUDENTS
+from tuneport.stages.export.student_training import Trained, cuts, train_inputs
+from tuneport.stages.export.variants import VARIANTS
+
+QUICK = {"prune_layers": 1, "distill_steps": 8, "max_drop": 1.0}
+STUDENT_VARIANTS = {name: spec for name, spec in VARIANTS.items() if spec.student_of}
+
+
+@pytest.fixture(scope="module")
+def deep(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """A random classifier of four layers with 120 rows to train on, converted."""
+    folder = tmp_path_factory.mktemp("deep")
+    build_checkpoint(folder / "checkpoint", num_hidden_layers=4)
+    (folder / "data").mkdir()
+    write_data(folder / "data", folder / "checkpoint", train=120, validation=60)
+    (folder / "export").mkdir()
+    return prepare(folder / "export", folder / "checkpoint", folder / "data")
+
+
+@pytest.fixture(autouse=True)
+def _no_student_is_kept(deep: Prepared) -> Iterator[None]:
+    yield
+    shutil.rmtree(deep.config.checkpoint / STUDENTS, ignore_errors=True)
+
+
+def builder_of(deep: Prepared, folder: Path, **settings: object) -> tuple[VariantBuilder, list[str]]:
+    """Return a builder and the lines of its progress."""
+    lines: list[str] = []
+    return deep.builder(folder, progress=lines.append, **{**QUICK, **settings}), lines
+
+
+def build(builder: VariantBuilder, name: str) -> Passed:
+    outcome = builder.build_and_validate(name, replace(VARIANTS[name], min_agreement=0.0))
+    assert isinstance(outcome, Passed), outcome
+    return outcome
+
+
+def test_variants_share_one_student_and_the_next_export_reads_it(deep: Prepared, tmp_path: Path) -> None:
+    builder, lines = builder_of(deep, tmp_path / "first")
+    pruned, int8 = build(builder, "pruned"), build(builder, "pruned-int8")
+    assert pruned.student == int8.student
+    assert pruned.student is not None
+    assert (pruned.student.layers, pruned.student.full_layers) == ((0, 2, 3), 4)
+    assert (pruned.student.rows, pruned.student.steps) == (120, 8)
+    assert sum("step 0" in line for line in lines) == 1
+    again, lines = builder_of(deep, tmp_path / "again")
+    assert build(again, "pruned").candidate.execution.files[0].sha256 == pruned.candidate.execution.files[0].sha256
+    assert lines == ["reading the student that an earlier export trained"]
+    assert again.context.student is not None
+    assert again.context.student.record == pruned.student
+
+
+def test_a_student_of_other_settings_or_with_a_changed_file_is_not_used(deep: Prepared, tmp_path: Path) -> None:
+    build(builder_of(deep, tmp_path / "first")[0], "pruned")
+    (kept,) = (deep.config.checkpoint / STUDENTS).iterdir()
+    assert {each.name for each in kept.iterdir()} == {RECORD, "model.onnx"}
+    (kept / "model.onnx").write_bytes((kept / "model.onnx").read_bytes() + b"x")
+    for settings in ({}, {"seed": 7}, {"prune_layers": 2}):
+        builder, lines = builder_of(deep, tmp_path / str(settings), **settings)
+        build(builder, "pruned")
+        assert any("step 0" in line for line in lines)
+    assert len(list((deep.config.checkpoint / STUDENTS).iterdir())) == 3
+
+
+def test_where_it_cannot_be_kept_it_is_trained_all_the_same(deep: Prepared, tmp_path: Path) -> None:
+    (deep.config.checkpoint / STUDENTS).write_text("in the way")
+    builder, lines = builder_of(deep, tmp_path)
+    assert build(builder, "pruned").student is not None
+    assert any(line.startswith("the student is not kept for the next export: ") for line in lines)
+    (deep.config.checkpoint / STUDENTS).unlink()
+
+
+def test_training_brings_a_student_closer_to_the_full_model(deep: Prepared) -> None:
+    inputs = train_inputs(deep.config, deep.source, deep.reference)
+    distiller = Distiller(deep.reference.model, inputs, per_token=False, seed=1)
+    feeds = deep.reference.model.encode(inputs[:32])
+    student = distiller.full.without(1)
+    with torch.no_grad():
+        before = distiller._loss(student, feeds).item()
+        assert distiller.train(student, steps=40, seconds=60) == 40
+        assert distiller._loss(student, feeds).item() < 0.5 * before
+    assert [len(layers_of(each.model)) for each in (distiller.full, student)] == [4, 3]
+
+
+def test_training_ends_with_its_time(deep: Prepared) -> None:
+    lines: list[str] = []
+    distiller = Distiller(deep.reference.model, ["a", "b c"], per_token=False, seed=1, progress=lines.append)
+    assert distiller.train(distiller.full.without(1), steps=10**9, seconds=0.2) > 0
+    assert "at most 0 s left" in lines[0]
+
+
+def test_hidden_states_and_attention_count_as_well_as_outputs(deep: Prepared) -> None:
+    """Equal outputs are not enough: a layer that is scaled and undone in the next one is an error of its own."""
+    distiller = Distiller(deep.reference.model, ["a", "b c d"], per_token=False, seed=1)
+    feeds = deep.reference.model.encode(["a", "b c d"])
+    with torch.no_grad():
+        assert distiller._loss(distiller.full, feeds).item() == pytest.approx(0, abs=1e-3)
+        student = distiller.full.without(1)
+        attention = layers_of(student.model)[0].attention.self
+        loss = distiller._loss(student, feeds).item()
+        attention.query.weight *= -3
+        assert distiller._loss(student, feeds).item() > loss + 0.01
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_states_of_the_layers_of_every_family_are_found(family: str, tmp_path: Path) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_encoder(tmp_path, family)).eval()
+    with captured(model) as states:
+        model(input_ids=torch.tensor([[2, 5, 6, 3]]))
+    assert [each.shape.numel() for each in states] == [4 * 32] * 2
+
+
+@pytest.mark.parametrize(
+    ("depth", "asked", "expected"),
+    [(3, None, [1]), (4, None, [1, 2]), (6, None, [2, 3]), (12, None, [4, 6]), (12, 5, [5])],
+)
+def test_a_third_of_the_layers_is_left_out_and_then_half(depth: int, asked: int | None, expected: list[int]) -> None:
+    assert cuts(depth, asked) == expected
+
+
+@pytest.mark.parametrize(("value", "agreement", "good"), [(0.895, 0.9, True), (0.894, 1, False), (0.9, 0.89, False)])
+def test_a_student_may_lose_as_much_as_it_is_allowed(
+    deep: Prepared, value: float, agreement: float, good: bool
+) -> None:
+    parity = Parity(golden_cases=1, texts=1, max_abs_diff=1, golden_max_abs_diff=1, agreement=agreement)
+    measurement = Measurement(parity, Metric(name="accuracy", value=value, torch=0.9))
+    student = Distiller(deep.reference.model, [], per_token=False, seed=1).full
+    assert Trained(student, 1, measurement).loses_at_most(0.0055) == good
+
+
+def test_rows_of_the_gate_are_not_trained_on(deep: Prepared, tmp_path: Path) -> None:
+    shutil.copytree(Path(str(deep.config.data)), tmp_path / "data")
+    train, validation = (read_rows(tmp_path / "data" / f"{split}.jsonl") for split in ("train", "validation"))
+    write_rows(tmp_path / "data" / "train.jsonl", [*train, *validation[:30]])
+    (tmp_path / "export").mkdir()
+    both = prepare(tmp_path / "export", deep.config.checkpoint, tmp_path / "data")
+    assert train_inputs(both.config, both.source, both.reference) == [row["text"] for row in train]
+
+
+def test_without_a_train_split_there_is_no_student(deep: Prepared, tmp_path: Path) -> None:
+    """A single file may be all that the user has to evaluate with."""
+    rows = [
+        row for split in ("train", "validation") for row in read_rows(Path(str(deep.config.data)) / f"{split}.jsonl")
+    ]
+    file = write_rows(tmp_path / "evaluation.jsonl", rows)
+    config = deep.config.model_copy(update={"data": str(file)})
+    with pytest.raises(EngineError, match=r"trained on a train split, which .*evaluation.jsonl does not have"):
+        train_inputs(config, deep.source, deep.reference)
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"), [({"distill_minutes": 0.0}, "no time to train"), ({"max_length": 48}, None)]
+)
+def test_the_reason_why_there_is_no_student(deep: Prepared, settings: dict[str, float], reason: str | None) -> None:
+    config = deep.config.model_copy(update=settings)
+    if reason is None:
+        assert len(train_inputs(config, deep.source, deep.reference)) == 120
+        return
+    with pytest.raises(EngineError, match=reason):
+        train_inputs(config, deep.source, deep.reference)
+
+
+def test_students_of_slow_or_failed_variants_are_not_trained(
+    deep: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    builder, lines = builder_of(deep, tmp_path)
+    passed = {name: build(builder, name) for name in ("fp32", "int8")}
+    costs = {"fp32": 1.0, "int8": 0.5}
+    monkeypatch.setattr("tuneport.stages.export.screening.measure_costs", lambda *_: costs)
+    specs = {name: STUDENT_VARIANTS[name] for name in ("pruned", "pruned-int8", "pruned-openvino-int8")}
+    chosen, rejected = screen_students(builder, specs, [*passed.values()])
+    assert list(chosen) == ["pruned-int8"]
+    assert {each.name: each.reason for each in rejected} == {
+        "pruned": "it is not built, because fp32 costs 2.00 times as much as int8",
+        "pruned-openvino-int8": "it is not built, because openvino-int8 is not in the artifact",
+    }
+    assert not any("training" in line for line in lines)
+
+
+@pytest.mark.usefixtures("_quick_export")
+def test_an_export_with_data_tries_a_student_and_says_so(deep: Prepared, tmp_path: Path) -> None:
+    """Its default variants include those of the student: they are in the artifact, or left out with the reason."""
+    settings = {"distill_steps": 4, "distill_minutes": 1.0, "max_drop": 1.0, "objective": "size"}
+    manifest = export_variants(deep.config.checkpoint, Path(str(deep.config.data)), tmp_path / "out", **settings)
+    students = [each for each in manifest.variants if each.evidence.student]
+    tried = {each.name for each in (*students, *manifest.rejected)}
+    assert "pruned-int8" in tried
+    assert load_manifest(tmp_path / "out") == manifest
+    for each in students:
+        assert f"{each.name} is a student: " in card(manifest)
+
+
+@pytest.mark.usefixtures("_quick_export")
+def test_a_model_of_two_layers_has_none_to_spare(tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path) -> None:
+    manifest = export_variants(tiny_checkpoint, tiny_data, tmp_path / "out", mixed_precision_minutes=0)
+    reasons = {each.name: each.reason for each in manifest.rejected}
+    assert reasons["pruned-int8"] == "a student needs a model of 3 layers or more, and this one has 2"
+    assert not any(each.evidence.student for each in manifest.variants)
+    assert Rejected(name="pruned-int8", reason=reasons["pruned-int8"]) in manifest.rejected
