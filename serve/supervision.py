@@ -70,6 +70,12 @@ def report_ready() -> None:
             Path(folder, str(os.getpid())).touch()
 
 
+def report_not_ready() -> None:
+    """Record that this worker cannot serve at present."""
+    if folder := os.environ.get(RUN_FOLDER):
+        Path(folder, str(os.getpid())).unlink(missing_ok=True)
+
+
 def end_supervisor_unless_others_serve() -> None:
     """End the supervisor where no other worker is ready: it would start this one again for ever."""
     supervisor = _supervisor()

@@ -1,4 +1,4 @@
-"""The supervisor of `tuneport serve`: it opens HTTP's port, starts the workers, and replaces those that end.
+"""The supervisor of `tuneport serve`: it opens HTTP's port, starts workers and engines, and replaces those that end.
 
 python -m tuneport.stages.serve.supervisor ARTIFACT --host HOST --port PORT
 
@@ -7,13 +7,10 @@ start at once.
 """
 
 import argparse
-import logging
 import os
 import signal
 import socket
-import subprocess
 import sys
-import time
 from pathlib import Path
 from threading import Event
 
@@ -23,57 +20,44 @@ from tuneport.schema.artifact import MANIFEST
 
 from . import logs
 from .deployment import prepare_deployment, with_workers
+from .kept_process import KeptProcess
 from .settings import read_settings
+from .shared_engine.keeper import EngineKeeper
 
 WORKER = "tuneport.stages.serve.standalone"
 BACKLOG = 2048
 POLL_S = 0.1
-RESTART_PAUSE_S = 1.0
-"""A worker that has ended is replaced at once, but not more often than this."""
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Supervisor:
-    """Keeps a number of workers alive on one listening socket."""
+    """Keeps a number of workers alive on one listening socket, and the engine processes that they share."""
 
-    def __init__(self, artifact: Path, listening: socket.socket, workers: int) -> None:
-        """Start no worker yet. All of them serve the artifact that is in the folder now."""
-        descriptor = str(listening.fileno())
-        options = ["--fd", descriptor, "--manifest", sha256(artifact / MANIFEST)]
-        self._command = [sys.executable, "-P", "-m", WORKER, str(artifact), *options]
+    def __init__(self, artifact: Path, listening: socket.socket, workers: int, engines: EngineKeeper) -> None:
+        """Start no process yet. All of them serve the artifact that is in the folder now."""
+        options = ["--fd", str(listening.fileno()), "--manifest", sha256(artifact / MANIFEST)]
+        command = [sys.executable, "-P", "-m", WORKER, str(artifact), *options, "--number"]
+        numbers = range(1, workers + 1)
+        self._workers = [KeptProcess("worker", each, [*command, str(each)], listening) for each in numbers]
+        self._engines = engines
         self._listening = listening
-        self._processes: dict[int, subprocess.Popen[bytes]] = {}
-        self._started_at = dict.fromkeys(range(1, workers + 1), float("-inf"))
         self._is_stopping = Event()
 
     def run(self) -> None:
-        """Start the workers and keep them alive until a signal to stop comes; return when all have ended."""
+        """Start the processes and keep them alive until a signal to stop comes; return when all have ended."""
         for each in STOP_SIGNALS:
             signal.signal(each, lambda *_: self._is_stopping.set())
         while not self._is_stopping.is_set():
-            for number in self._started_at:
-                self._keep_alive(number)
+            self._engines.keep_alive()
+            for worker in self._workers:
+                worker.keep_alive()
             self._is_stopping.wait(POLL_S)
         self._listening.close()
-        for process in self._processes.values():
-            process.terminate()
-        for process in self._processes.values():
-            process.wait()  # each worker bounds the time that it takes
-
-    def _keep_alive(self, number: int) -> None:
-        """Start a worker that has not been started, or has ended."""
-        process = self._processes.get(number)
-        if process is not None:
-            code = process.poll()
-            if code is None or time.monotonic() - self._started_at[number] < RESTART_PAUSE_S:
-                return
-            logs.log("worker ended", logging.ERROR, number=number, pid=process.pid, exit_code=code)
-        self._started_at[number] = time.monotonic()
-        self._processes[number] = subprocess.Popen(
-            [*self._command, "--number", str(number)],
-            pass_fds=[self._listening.fileno()],
-            stdin=subprocess.DEVNULL,
-        )
+        for worker in self._workers:
+            worker.terminate()
+        for worker in self._workers:
+            worker.wait()
+        self._engines.stop()
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -95,10 +79,11 @@ def main() -> None:
     options = parser.parse_args()
     telemetry.switch_off()
     settings = with_workers(read_settings(), options.artifact)
-    prepare_deployment(settings, options.artifact)
+    engines = prepare_deployment(settings, options.artifact)
     listening = listen(options.host, options.port)
-    logs.log("listening", host=options.host, port=options.port, workers=settings.worker_count, pid=os.getpid())
-    Supervisor(options.artifact, listening, settings.worker_count).run()
+    fields = {"workers": settings.worker_count, "engines": settings.engine_count, "pid": os.getpid()}
+    logs.log("listening", host=options.host, port=options.port, **fields)
+    Supervisor(options.artifact, listening, settings.worker_count, engines).run()
 
 
 if __name__ == "__main__":
