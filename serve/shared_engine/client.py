@@ -24,7 +24,7 @@ class EngineClient:
     def __init__(self, address: Path, *, max_queue_inputs: int, max_queue_s: float | None) -> None:
         """Connect, and wait until the engine is ready. Raises what `Connection.open` raises."""
         self._address = address
-        self._max_queue_inputs = max_queue_inputs
+        self.max_queue_inputs = max_queue_inputs
         self._max_queue_s = max_queue_s
         self._is_closed = False
         self.connection = Connection.open(address)
@@ -107,4 +107,4 @@ class EngineClient:
         policy = AdmissionPolicy(
             streams=greeting.streams, batch_tokens=greeting.limits.tokens, max_wait_s=self._max_queue_s
         )
-        return RemoteQueue(self.connection.page, policy, self._max_queue_inputs)
+        return RemoteQueue(self.connection.page, policy, self.max_queue_inputs)

@@ -135,6 +135,7 @@ class Connection:
 
     def _fail_all(self, error: ErrorClass) -> None:
         pending, self._pending = self._pending, {}
+        self._arena.clear()
         for each in pending.values():
             if not each.outputs.done():
                 each.outputs.set_exception(error())

@@ -37,8 +37,10 @@ class RemoteRunner(ModelRunner):
         self._client = client
 
     def run_batch(self, rows: Sequence[EncodedInput]) -> list[RowOutputs]:
-        """Run rows in the batches that the engine makes of them."""
-        return self._client.connection.run(rows)
+        """Run rows in the batches that the engine makes of them, at a time as many as may be in its queue."""
+        limit = self._client.max_queue_inputs
+        pieces = (rows[at : at + limit] for at in range(0, len(rows), limit))
+        return [outputs for piece in pieces for outputs in self._client.connection.run(piece)]
 
 
 class FrontEndInference(Inference):

@@ -77,6 +77,10 @@ class Arena:
             del self._segments[block.number]
             self._dropped(block.number)
 
+    def clear(self) -> None:
+        """Give up all segments, because the engine has gone and no block is used any more."""
+        self._segments.clear()
+
     def _idle(self, items: int) -> int | None:
         found = (number for number, each in self._segments.items() if not each.blocks and each.items >= items)
         return next(found, None)

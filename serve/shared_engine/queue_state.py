@@ -44,6 +44,10 @@ class QueuePage:
         if descriptor is not None:
             os.close(descriptor)
 
+    def close(self) -> None:
+        """Close the descriptor of memory that was created here; what is mapped stays."""
+        os.close(self.descriptor)
+
     def publish(self, queue: RowQueue) -> None:
         """Write a queue's state."""
         FIELDS.pack_into(self._memory, 0, *QueueState.of(queue))

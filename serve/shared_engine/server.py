@@ -51,6 +51,11 @@ class PublishingBatcher(Batcher):
         """Publish the queue's state; in any thread."""
         self.page.publish(self._queue)
 
+    def close(self) -> None:
+        """Stop as `Batcher` does."""
+        super().close()
+        self.page.close()
+
 
 class EngineServer:
     """Accepts workers, in the event loop that runs."""
@@ -58,7 +63,6 @@ class EngineServer:
     def __init__(self, inference: Inference, greeting: Greeting, listening: socket.socket) -> None:
         """Accept workers from now on; `inference` has a `PublishingBatcher`."""
         assert isinstance(inference.batcher, PublishingBatcher)
-        self._inference = inference
         self._batcher = inference.batcher
         self._row_format = greeting.row_format
         self._greeting = bytes([Answer.GREETING]) + orjson.dumps(asdict(greeting))
@@ -76,13 +80,14 @@ class EngineServer:
 
     def close(self) -> None:
         """Accept no more workers, and leave those that are connected."""
-        self._loop.remove_reader(self._listening)
-        self._listening.close()
+        if self._listening.fileno() >= 0:
+            self._loop.remove_reader(self._listening)
+            self._listening.close()
         for session in list(self.sessions):
             session.close()
 
-    def publish_soon(self) -> None:
-        """Publish the queue's state when the requests that were just read are in the queue."""
+    def _publish_soon(self) -> None:
+        """Publish the queue's state once, when all requests of this turn of the event loop are in the queue."""
         if not self._is_publishing:
             self._is_publishing = True
             self._loop.call_soon(self._publish)
@@ -96,16 +101,13 @@ class EngineServer:
             connection, _ = self._listening.accept()
         except OSError:  # the worker has just ended
             return
-        session = Session(
-            connection,
-            self._row_format,
-            self._run,
-            on_submit=self.publish_soon,
-            on_close=self.sessions.discard,
-        )
+        session = Session(connection, self._row_format, self._run, on_close=self.sessions.discard)
         self.sessions.add(session)
         session.greet(self._greeting, self._batcher.page.descriptor)
 
     async def _run(self, rows: Sequence[EncodedInput], deadline: float | None) -> list[RowOutputs]:
-        self._inference.check_capacity()  # raises DeviceLost
-        return await self._batcher.submit(rows, deadline)
+        self._publish_soon()
+        try:
+            return await self._batcher.submit(rows, deadline)
+        finally:
+            self._publish_soon()

@@ -27,13 +27,11 @@ class Session:
         row_format: RowFormat,
         run: Run,
         *,
-        on_submit: Callable[[], object],
         on_close: Callable[["Session"], object],
     ) -> None:
-        """Read from now on. `on_submit` is called when requests were read, before their rows are in the queue."""
+        """Read from now on; `on_close` is called when the worker has ended."""
         self._format = row_format
         self._run = run
-        self._on_submit = on_submit
         self._on_close = on_close
         self._segments: dict[int, Segment] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
@@ -63,7 +61,6 @@ class Session:
             if kind == Kind.SUBMIT:
                 task = self._answer(request, self._segments[number], items, rows, deadline)
                 self._tasks[request] = self._loop.create_task(task)
-                self._on_submit()
             elif kind == Kind.CANCEL:
                 if running := self._tasks.get(request):
                     running.cancel()

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kit.engines import StalledEngine, until
+from kit.engines import until
 from kit.shared_engine import shared_engine
 
 from tuneport.errors import EngineLost, InputError, Overloaded, PayloadTooLarge, ServiceStopping, TuneportError
@@ -45,7 +45,6 @@ def test_workers_answer_as_one_process_does(tiny_artifact: Path, tmp_path: Path)
                 assert explained[0].prediction[0]["explanation"]
                 assert front_end.predictor.golden_difference < 1e-3
                 assert front_end.predictor.describe() == engine.inference.predictor.describe()
-                front_end.close()
 
     asyncio.run(run())
 
@@ -54,18 +53,13 @@ def test_batches_are_made_of_the_rows_of_all_workers(tiny_artifact: Path, tmp_pa
     async def run() -> None:
         async with shared_engine(tiny_artifact, tmp_path, max_batch_tokens=4096) as engine:
             first, second = await engine.connect(), await engine.connect()
-            stalled = StalledEngine.of(engine.inference.predictor.runner, stalled=True)
-            streams = engine.inference.predictor.runner.streams
-            blockers = [asyncio.create_task(first.run(["bank"])) for _ in range(streams)]
-            await stalled.called(streams)
+            stalled, running = await engine.occupy(first)
             answers = [asyncio.create_task(each.run(["bank bank"])) for each in (first, second) * 4]
             await until(lambda: engine.inference.batcher.waiting == 8)
             await until(lambda: first.batcher.waiting == second.batcher.waiting == 8)
             stalled.resume()
-            await asyncio.gather(*blockers, *answers)
-            assert [len(batch.slices) for batch in stalled.calls[streams:]] == [8]
-            first.close()
-            second.close()
+            await asyncio.gather(*running, *answers)
+            assert [len(batch.slices) for batch in stalled.calls[len(running) :]] == [8]
 
     asyncio.run(run())
 
@@ -74,7 +68,7 @@ def test_a_row_that_the_engine_refuses_fails_alone(tiny_artifact: Path, tmp_path
     async def run() -> None:
         async with shared_engine(tiny_artifact, tmp_path) as engine:
             first, second = await engine.connect(), await engine.connect()
-            runner = engine.inference.predictor.runner
+            runner = engine.runner
             run_batch = runner.run_batch
 
             def refuse(rows: Any) -> Any:
@@ -96,8 +90,6 @@ def test_a_row_that_the_engine_refuses_fails_alone(tiny_artifact: Path, tmp_path
                 np.testing.assert_allclose(outputs[0]["logits"], expected, atol=1e-5)
             with pytest.raises(InputError, match="inputs\\[1\\]"):
                 await first.run(["bank", 7])
-            first.close()
-            second.close()
 
     asyncio.run(run())
 
@@ -106,10 +98,7 @@ def test_what_a_client_does_not_wait_for_is_not_computed(tiny_artifact: Path, tm
     async def run() -> None:
         async with shared_engine(tiny_artifact, tmp_path) as engine:
             front_end = await engine.connect()
-            stalled = StalledEngine.of(engine.inference.predictor.runner, stalled=True)
-            streams = engine.inference.predictor.runner.streams
-            blockers = [asyncio.create_task(front_end.run(["bank"])) for _ in range(streams)]
-            await stalled.called(streams)
+            stalled, running = await engine.occupy(front_end)
             left = asyncio.create_task(front_end.run(["bank bank"]))
             late = asyncio.create_task(front_end.run(["bank bank"], deadline=time.monotonic() + 0.05))
             await until(lambda: engine.inference.batcher.waiting == 2)
@@ -119,10 +108,9 @@ def test_what_a_client_does_not_wait_for_is_not_computed(tiny_artifact: Path, tm
             stalled.resume()
             with pytest.raises(TimeoutError):
                 await late
-            await asyncio.gather(*blockers)
-            assert len(stalled.calls) == streams
+            await asyncio.gather(*running)
+            assert len(stalled.calls) == len(running)
             assert len(await front_end.run(["bank"])) == 1
-            front_end.close()
 
     asyncio.run(run())
 
@@ -130,11 +118,10 @@ def test_what_a_client_does_not_wait_for_is_not_computed(tiny_artifact: Path, tm
 def test_a_worker_that_ends_loses_only_its_own_requests(tiny_artifact: Path, tmp_path: Path) -> None:
     async def run() -> None:
         async with shared_engine(tiny_artifact, tmp_path) as engine:
-            first, second = await engine.connect(), await engine.connect()
-            stalled = StalledEngine.of(engine.inference.predictor.runner, stalled=True)
-            streams = engine.inference.predictor.runner.streams
-            running = [asyncio.create_task(first.run(["bank"])) for _ in range(streams)]
-            await stalled.called(streams)
+            second = await engine.connect()
+            files = memory_files()
+            first = await engine.connect()
+            stalled, running = await engine.occupy(first)
             lost = asyncio.create_task(first.run(["bank"] * 5))
             kept = asyncio.create_task(second.run(["bank"]))
             await until(lambda: engine.inference.batcher.waiting == 6)
@@ -146,16 +133,15 @@ def test_a_worker_that_ends_loses_only_its_own_requests(tiny_artifact: Path, tmp
             for task in (*running, lost):
                 with pytest.raises(ServiceStopping):
                     await task
-            assert memory_files() == 2 + 2  # the page of the queue and one segment, each mapped on both sides
-            second.close()
+            await until(lambda: memory_files() == files + 1)  # its page of the queue's state, which ends with a process
 
     asyncio.run(run())
-    gc.collect()
     assert memory_files() == 0
 
 
 def memory_files() -> int:
     """Count this process's descriptors of shared memory."""
+    gc.collect()
     links = []
     for each in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(OSError):
@@ -169,9 +155,7 @@ def test_when_the_engine_ends_requests_get_503_and_the_next_engine_is_found(
     async def run() -> None:
         async with shared_engine(tiny_artifact, tmp_path) as engine:
             front_end = await engine.connect()
-            stalled = StalledEngine.of(engine.inference.predictor.runner, stalled=True)
-            waits = asyncio.create_task(front_end.run(["bank"]))
-            await stalled.called()
+            stalled, [waits, *_] = await engine.occupy(front_end)
             engine.server.close()
             with pytest.raises(EngineLost):
                 await waits
@@ -185,7 +169,6 @@ def test_when_the_engine_ends_requests_get_503_and_the_next_engine_is_found(
             async with shared_engine(tiny_artifact, tmp_path) as other:
                 await until(lambda: front_end.is_ready)
                 assert_equal(await front_end.run(TEXTS), await other.inference.run(TEXTS))
-                front_end.close()
 
     asyncio.run(run())
 
@@ -194,10 +177,7 @@ def test_a_worker_refuses_by_the_queue_that_all_share(tiny_artifact: Path, tmp_p
     async def run() -> None:
         async with shared_engine(tiny_artifact, tmp_path, max_queue_inputs=3) as engine:
             first, second = await engine.connect(), await engine.connect()
-            stalled = StalledEngine.of(engine.inference.predictor.runner, stalled=True)
-            streams = engine.inference.predictor.runner.streams
-            tasks = [asyncio.create_task(first.run(["bank"])) for _ in range(streams)]
-            await stalled.called(streams)
+            stalled, tasks = await engine.occupy(first)
             tasks.append(asyncio.create_task(first.run(["bank"] * 3)))
             await until(lambda: second.batcher.waiting == 3)
             with pytest.raises(Overloaded, match="3 inputs are waiting"):
@@ -209,8 +189,6 @@ def test_a_worker_refuses_by_the_queue_that_all_share(tiny_artifact: Path, tmp_p
                 await second.batcher.submit(row * 4)
             stalled.resume()
             await asyncio.gather(*tasks)
-            first.close()
-            second.close()
 
     asyncio.run(run())
 
@@ -219,14 +197,14 @@ def test_large_requests_have_memory_of_their_own_that_is_given_back(tiny_artifac
     async def run() -> None:
         async with shared_engine(tiny_artifact, tmp_path) as engine:
             front_end = await engine.connect()
+            files = memory_files()
             [row] = front_end.predictor.task.encode(["bank " * 200])[0]
             rows = [row] * (SEGMENT_ITEMS // len(row))  # ids and types: twice a segment
             outputs = await front_end.batcher.submit(rows)
             assert len(outputs) == len(rows)
             np.testing.assert_allclose(outputs[0]["logits"], outputs[-1]["logits"], atol=1e-5)
             await front_end.run(["bank"])
-            await until(lambda: memory_files() == 4)
-            front_end.close()
+            await until(lambda: memory_files() == files)
 
     asyncio.run(run())
 
