@@ -14,7 +14,7 @@ from tuneport.tasks import task_spec
 
 from . import lifecycle, logs, supervision
 from .settings import METRICS_FOLDER, Settings
-from .shared_engine.keeper import EngineKeeper
+from .shared_engine.keeper import ENGINE, EngineKeeper
 
 
 def with_workers(settings: Settings, artifact: Path) -> Settings:
@@ -37,7 +37,7 @@ def with_workers(settings: Settings, artifact: Path) -> Settings:
     return settings
 
 
-def prepare_deployment(settings: Settings, artifact: Path) -> EngineKeeper:
+def prepare_deployment(settings: Settings, artifact: Path, engine_module: str = ENGINE) -> EngineKeeper:
     """Prepare this process, the supervisor, and the environment of its workers; returns the engines that they share.
 
     The variant is chosen here where the artifact was timed on another host. Ends the process for an artifact that
@@ -63,7 +63,8 @@ def prepare_deployment(settings: Settings, artifact: Path) -> EngineKeeper:
         warn_of_other_processor(artifact, selection.variant if selection else settings.variant)
         if settings.engine_count:
             check_engines(settings, load_manifest(artifact).task)
-        return EngineKeeper(artifact, settings.engine_count, str(folder), sha256(artifact / MANIFEST))
+        manifest_hash = sha256(artifact / MANIFEST)
+        return EngineKeeper(artifact, settings.engine_count, str(folder), manifest_hash, engine_module)
     except TuneportError as error:
         lifecycle.report_failed_start(error)
         raise SystemExit(f"error: {error}") from error

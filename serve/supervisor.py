@@ -22,7 +22,7 @@ from . import logs
 from .deployment import prepare_deployment, with_workers
 from .kept_process import KeptProcess
 from .settings import read_settings
-from .shared_engine.keeper import EngineKeeper
+from .shared_engine.keeper import ENGINE, EngineKeeper
 
 WORKER = "tuneport.stages.serve.standalone"
 BACKLOG = 2048
@@ -70,8 +70,8 @@ def listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def main() -> None:
-    """Serve until a signal to stop comes."""
+def main(engine_module: str = ENGINE) -> None:
+    """Serve until a signal to stop comes; shared engines are processes of `engine_module`."""
     parser = argparse.ArgumentParser()
     parser.add_argument("artifact", type=Path)
     parser.add_argument("--host", required=True)
@@ -79,7 +79,7 @@ def main() -> None:
     options = parser.parse_args()
     telemetry.switch_off()
     settings = with_workers(read_settings(), options.artifact)
-    engines = prepare_deployment(settings, options.artifact)
+    engines = prepare_deployment(settings, options.artifact, engine_module)
     listening = listen(options.host, options.port)
     fields = {"workers": settings.worker_count, "engines": settings.engine_count, "pid": os.getpid()}
     logs.log("listening", host=options.host, port=options.port, **fields)

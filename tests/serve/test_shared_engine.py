@@ -5,18 +5,28 @@ import contextlib
 import gc
 import os
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
+import httpx
 import numpy as np
+import psutil
 import pytest
-from kit.engines import until
+from kit.engines import until, wait_until
+from kit.serving import infer_request
 from kit.shared_engine import shared_engine
 
 from tuneport.errors import EngineLost, InputError, Overloaded, PayloadTooLarge, ServiceStopping, TuneportError
 from tuneport.runtime.batch import EncodedInput
+from tuneport.runtime.predictor import Predictor
 from tuneport.stages.serve.deployment import check_engines
+from tuneport.stages.serve.grpc import open_inference_pb2 as pb
 from tuneport.stages.serve.inference import InferenceResult
+from tuneport.stages.serve.process import free_port, running, supervisor_command
 from tuneport.stages.serve.settings import Settings
 from tuneport.stages.serve.shared_engine.memory import MAX_IDLE_SEGMENTS, SEGMENT_ITEMS, Arena
 from tuneport.stages.serve.shared_engine.messages import decode_error, encode_error
@@ -280,3 +290,133 @@ def test_an_error_is_the_same_on_both_sides(error: Exception) -> None:
 def test_what_cannot_share_an_engine_is_refused_at_the_start(settings: Any, task: str, words: str) -> None:
     with pytest.raises(TuneportError, match=words):
         check_engines(Settings(**settings), task)
+
+
+@dataclass(frozen=True)
+class Service:
+    """`tuneport serve` with two workers and one engine."""
+
+    url: str
+    grpc_port: int
+    supervisor: psutil.Process
+
+    def processes(self, module: str) -> list[psutil.Process]:
+        """List the processes of a module of the service."""
+        return [each for each in self.supervisor.children() if f"tuneport.stages.serve.{module}" in each.cmdline()]
+
+    @property
+    def engine(self) -> psutil.Process:
+        [engine] = self.processes("shared_engine.process")
+        return engine
+
+    def wait(self) -> None:
+        """Wait until there are two workers, and those that accept connections are ready."""
+        wait_until(lambda: len(self.processes("standalone")) == 2 and self.readiness() == {200})
+
+    def readiness(self) -> set[int]:
+        """Return what the readiness check answers on several new connections."""
+        try:
+            return {httpx.get(f"{self.url}/v2/health/ready", timeout=5).status_code for _ in range(4)}
+        except httpx.TransportError:
+            return set()
+
+    def predict(self) -> httpx.Response:
+        return httpx.post(f"{self.url}/predict", json={"inputs": TEXTS}, timeout=30)
+
+    def infer(self) -> list[str]:
+        """Return the labels of the texts over gRPC."""
+        with grpc.insecure_channel(f"127.0.0.1:{self.grpc_port}") as channel:
+            call = channel.unary_unary(
+                "/inference.GRPCInferenceService/ModelInfer",
+                request_serializer=pb.ModelInferRequest.SerializeToString,
+                response_deserializer=pb.ModelInferResponse.FromString,
+            )
+            response = call(infer_request(TEXTS), timeout=30)
+        [labels] = [each for each in response.outputs if each.name == "label"]
+        return [label.decode() for label in labels.contents.bytes_contents]
+
+
+@contextlib.contextmanager
+def served(artifact: Path, **settings: str) -> Iterator[Service]:
+    port, grpc_port = free_port(), free_port()
+    url = f"http://127.0.0.1:{port}"
+    environment = {"TUNEPORT_VARIANT": "fp32", "TUNEPORT_WORKERS": "2", "TUNEPORT_ENGINES": "1"}
+    environment |= {"TUNEPORT_GRPC_PORT": str(grpc_port), "TUNEPORT_GRPC_HOST": "127.0.0.1", **settings}
+    with running(supervisor_command(artifact, host="127.0.0.1", port=port), url, environment) as pid:
+        service = Service(url, grpc_port, psutil.Process(pid))
+        service.wait()
+        yield service
+
+
+def samples(page: str, name: str) -> list[float]:
+    return [float(line.rpartition(" ")[2]) for line in page.splitlines() if line.startswith(f"{name}{{")]
+
+
+def test_workers_serve_with_one_engine_and_outlive_it(tiny_artifact: Path) -> None:
+    expected = [each["label"] for each in Predictor(tiny_artifact, "fp32").predict(TEXTS)]
+    with served(tiny_artifact) as service:
+        for _ in range(4):
+            assert [each["label"] for each in service.predict().json()["predictions"]] == expected
+            assert service.infer() == expected
+        page = httpx.get(f"{service.url}/metrics").text
+        assert samples(page, "tuneport_inputs_total") == [8 * len(TEXTS)]
+        [batches] = samples(page, "tuneport_batches_total")  # one engine reports them, and not each worker
+        assert batches >= 8
+        assert samples(page, "tuneport_batch_seconds_count") == [batches]
+        config = httpx.get(f"{service.url}/v2/models/tiny/config").json()
+        assert config["instance_group"][0]["count"] == Predictor(tiny_artifact, "fp32").runner.streams
+        workers = service.processes("standalone")
+        assert not [each for each in workers if any("onnxruntime" in file.path for file in each.memory_maps())]
+        service.supervisor.suspend()  # which would start another one
+        service.engine.kill()
+        wait_until(lambda: service.readiness() == {503})
+        answer = service.predict()
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "engine_lost")
+        assert answer.headers["retry-after"] == "1"
+        service.supervisor.resume()
+        wait_until(lambda: service.predict().status_code == 200)
+        wait_until(lambda: service.readiness() == {200})
+        assert service.processes("standalone") == workers
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_under_load_loses_only_its_own_requests(tiny_artifact: Path) -> None:
+    with served(tiny_artifact) as service:
+        expected = service.predict().json()
+        statuses: list[int] = []
+        ends_at = time.monotonic() + 12
+
+        def load() -> None:
+            while time.monotonic() < ends_at:
+                try:
+                    answer = service.predict()
+                except httpx.TransportError:
+                    statuses.append(0)
+                    continue
+                statuses.append(answer.status_code)
+                assert answer.status_code != 200 or answer.json() == expected
+
+        with ThreadPoolExecutor(8) as pool:
+            loads = [pool.submit(load) for _ in range(8)]
+            for _ in range(3):
+                time.sleep(3)
+                service.processes("standalone")[0].kill()
+            for each in loads:
+                each.result()
+        assert set(statuses) <= {0, 200}
+        assert statuses.count(0) <= 3 * 8
+        assert statuses.count(200) > 8
+        service.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", [psutil.Process.kill, psutil.Process.terminate])
+def test_nothing_is_left_of_a_service(tiny_artifact: Path, stop: Any) -> None:
+    folders, memory = set(Path("/tmp").glob("tuneport-run-*")), set(Path("/dev/shm").glob("*"))
+    with served(tiny_artifact) as service:
+        processes = [service.supervisor, *service.supervisor.children(recursive=True)]
+        stop(service.supervisor)
+        _, alive = psutil.wait_procs(processes, 20)
+        assert not alive
+    assert set(Path("/tmp").glob("tuneport-run-*")) <= folders
+    assert set(Path("/dev/shm").glob("*")) <= memory
