@@ -2,7 +2,6 @@
 
 import asyncio
 import hmac
-import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -20,8 +19,8 @@ from tuneport.runtime.tasks.generation import TokenCallback
 
 from . import logs, tracing
 from .admission_policy import RefusalPacer
-from .batcher import BatchReport
 from .devices import Placement
+from .engine_record import record_engine
 from .inference import Inference, InferenceResult, count_chars
 from .metrics import Metrics
 from .other_variants import OtherVariants
@@ -39,10 +38,9 @@ class AdmissionController:
         self.manifest = inference.predictor.manifest
         self.model = inference.predictor.describe()
         """Name, version and variant, as responses give them."""
-        self.metrics = Metrics(self.model, workers=settings.worker_count, placement=placement)
-        inference.on_batch = self._record_batch
-        inference.predictor.runner.on_halved = self._record_halved
-        self.ready = True
+        self.metrics = Metrics(self.model, processes=settings.process_count, placement=placement)
+        record_engine(inference, self.metrics)
+        self.is_serving = True
         """False as soon as the service is told to stop, or has lost its device."""
         self.refusal_pacer = RefusalPacer()
         self._record_span = tracing.recorder(self.model)
@@ -51,7 +49,11 @@ class AdmissionController:
         self._has_several_labels = self.manifest.processing.problem_type == "multi_label_classification"
         self._active_requests = 0
         self._cache = _open_cache(inference, settings)
-        self._has_halved = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are answered: false at the end of the service, and while there is no engine."""
+        return self.is_serving and self.inference.is_ready
 
     def check_key(self, authorization: str | None, api_key: str | None) -> None:
         """Raise Unauthenticated for a request without a valid key in either header, where keys are set.
@@ -164,18 +166,6 @@ class AdmissionController:
         if chars > limit:
             problem = f"{chars} characters in one request, and the limit is {limit}"
             raise PayloadTooLarge(problem, "send several requests, or raise TUNEPORT_MAX_CHARS", code="too_many_chars")
-
-    def _record_batch(self, report: BatchReport) -> None:
-        self.metrics.batch(report)
-        self.metrics.waiting(self.inference.batcher.waiting)
-
-    def _record_halved(self) -> None:
-        """Count a batch that the device refused for memory, and log the first."""
-        self.metrics.halved()
-        if not self._has_halved:
-            self._has_halved = True
-            remedy = "lower TUNEPORT_MAX_BATCH_TOKENS if it happens often; see tuneport_halved_batches_total"
-            logs.log("batch halved for lack of memory", logging.WARNING, remedy=remedy)
 
     def record_request(
         self,

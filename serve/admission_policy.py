@@ -5,6 +5,7 @@ Work is counted in tokens and the time `now` is in seconds, on any one clock. `R
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 WINDOW_S = 2.0
 """The drain rate is that of about the last two seconds."""
@@ -44,6 +45,17 @@ class Refusal:
     """Whether the limit is the request's own time rather than the queue's."""
 
 
+class Measured(NamedTuple):
+    """What a policy has measured, as numbers that another process can take over."""
+
+    rate_tokens: float = 0.0
+    rate_seconds: float = 0.0
+    last_tokens: float = 0.0
+    last_at: float = 0.0
+    is_backlogged: float = 0.0
+    batch_s: float = 0.0
+
+
 class DrainRate:
     """Tokens that the engine takes from the queue in a second, measured while rows wait.
 
@@ -66,6 +78,15 @@ class DrainRate:
             self._tokens = kept * self._tokens + self._last_tokens
             self._seconds = kept * self._seconds + seconds
         self._last_tokens, self.last_at, self._is_backlogged = tokens, now, rows_left
+
+    def measured(self) -> tuple[float, float, float, float, float]:
+        """Return the first fields of `Measured`."""
+        return self._tokens, self._seconds, self._last_tokens, self.last_at, float(self._is_backlogged)
+
+    def restore(self, measured: Measured) -> None:
+        """Take over what was measured in another process."""
+        self._tokens, self._seconds, self._last_tokens, self.last_at = measured[:4]
+        self._is_backlogged = bool(measured.is_backlogged)
 
     def tokens_per_s(self, now: float) -> float | None:
         """Return the rate, None if it was never measured. A batch that takes longer than usual lowers it at once."""
@@ -99,6 +120,15 @@ class AdmissionPolicy:
     def batch_ended(self, seconds: float) -> None:
         """Take note of the time that a batch took."""
         self._batch_s = EMA_DECAY * self._batch_s + (1 - EMA_DECAY) * seconds if self._batch_s else seconds
+
+    def measured(self) -> Measured:
+        """Return what was measured, for the policy of another process."""
+        return Measured(*self._rate.measured(), self._batch_s)
+
+    def restore(self, measured: Measured) -> None:
+        """Take over what was measured in another process."""
+        self._rate.restore(measured)
+        self._batch_s = measured.batch_s
 
     def wait_s(self, now: float, backlog: Backlog) -> float:
         """Estimate how long a new row would wait; 0 as long as nothing was measured."""

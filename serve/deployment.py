@@ -7,40 +7,47 @@ import shutil
 from pathlib import Path
 
 from tuneport.errors import TuneportError
+from tuneport.folders import sha256
+from tuneport.schema.artifact import MANIFEST
 from tuneport.schema.loading import load_manifest
+from tuneport.tasks import task_spec
 
 from . import lifecycle, logs, supervision
 from .settings import METRICS_FOLDER, Settings
+from .shared_engine.keeper import ENGINE, EngineKeeper
 
 
 def with_workers(settings: Settings, artifact: Path) -> Settings:
-    """Set the number of workers where it is not: one for each GPU if a variant for GPUs serves.
+    """Set the numbers of workers and of engines where they are not, if a variant for GPUs serves.
 
-    What prevents that is an error once the service starts, where it is reported; a build needs no GPU.
+    There is one worker for each GPU; more workers than GPUs share one engine for each GPU. What prevents that is an
+    error once the service starts, where it is reported; a build needs no GPU.
     """
-    if settings.workers is not None:
+    if settings.workers is not None and settings.engines is not None:
         return settings
-    from .devices import choose_variant, default_workers
+    from .devices import choose_variant, default_engines, default_workers
 
     with contextlib.suppress(TuneportError):
         manifest = load_manifest(artifact)
         if any(variant.execution.device != "cpu" for variant in manifest.variants):
             device = choose_variant(manifest, settings).variant.execution.device
-            return settings.model_copy(update={"workers": default_workers(device)})
+            workers = settings.workers or default_workers(device)
+            engines = default_engines(device, workers, manifest.task) if settings.engines is None else settings.engines
+            return settings.model_copy(update={"workers": workers, "engines": engines})
     return settings
 
 
-def prepare_deployment(settings: Settings, artifact: Path) -> None:
-    """Prepare this process, the supervisor, and the environment of its workers.
+def prepare_deployment(settings: Settings, artifact: Path, engine_module: str = ENGINE) -> EngineKeeper:
+    """Prepare this process, the supervisor, and the environment of its workers; returns the engines that they share.
 
     The variant is chosen here where the artifact was timed on another host. Ends the process for an artifact that
     cannot serve.
     """
     logs.set_up_process()
-    os.environ["TUNEPORT_WORKERS"] = str(settings.worker_count)
+    os.environ |= {"TUNEPORT_WORKERS": str(settings.worker_count), "TUNEPORT_ENGINES": str(settings.engine_count)}
     folder = supervision.prepare_supervisor()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    if settings.worker_count > 1:
+    if settings.process_count > 1:
         os.environ[METRICS_FOLDER] = str(folder / "metrics")
         (folder / "metrics").mkdir()
     from .autotune import select_for_host, warn_of_other_processor
@@ -54,6 +61,23 @@ def prepare_deployment(settings: Settings, artifact: Path) -> None:
         if selection and selection.max_batch_tokens:
             os.environ["TUNEPORT_MAX_BATCH_TOKENS"] = str(selection.max_batch_tokens)
         warn_of_other_processor(artifact, selection.variant if selection else settings.variant)
+        if settings.engine_count:
+            check_engines(settings, load_manifest(artifact).task)
+        manifest_hash = sha256(artifact / MANIFEST)
+        return EngineKeeper(artifact, settings.engine_count, str(folder), manifest_hash, engine_module)
     except TuneportError as error:
         lifecycle.report_failed_start(error)
         raise SystemExit(f"error: {error}") from error
+
+
+def check_engines(settings: Settings, task: str) -> None:
+    """Raise TuneportError where workers cannot share engines, as for generative models and beside Linux."""
+    if settings.engine_count > settings.worker_count:
+        problem = f"TUNEPORT_ENGINES is {settings.engine_count}, and {settings.worker_count} worker(s) would share them"
+        raise TuneportError(problem, "raise TUNEPORT_WORKERS, or set as many engines as workers or fewer")
+    if task_spec(task).family == "generative":
+        problem = f"workers cannot share an engine for {task}, a task of generative models"
+        raise TuneportError(problem, "unset TUNEPORT_ENGINES: each worker then has an engine of its own")
+    if not hasattr(os, "memfd_create"):
+        problem = "TUNEPORT_ENGINES is set, and this system has no memory that processes share without a name"
+        raise TuneportError(problem, "unset it, or serve on Linux")

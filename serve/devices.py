@@ -12,6 +12,7 @@ from tuneport.gpu import VISIBLE, nvidia_driver, unknown_entry, visible_gpus
 from tuneport.host import Host
 from tuneport.runtime.availability import obstacles
 from tuneport.schema.artifact import Device, Manifest, Variant
+from tuneport.tasks import task_spec
 
 from .settings import Settings
 
@@ -26,6 +27,8 @@ class Placement:
     """`cpu`, or the name of the worker's GPU for CUDA_VISIBLE_DEVICES, which is its UUID where NVML tells it."""
     gpus: tuple[str, ...] = ()
     """The names of all GPUs that the service's workers share."""
+    has_engine: bool = True
+    """Whether the engine is in this process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,15 @@ def default_workers(device: Device) -> int:
     return 1 if device == "cpu" else max(1, len(gpu_names()))
 
 
+def default_engines(device: Device, workers: int, task: str) -> int:
+    """Return the number of engines that workers share where none is set: one for each GPU if they are more than these.
+
+    Workers of generative models share none.
+    """
+    gpus = 0 if device == "cpu" or task_spec(task).family == "generative" else len(gpu_names())
+    return gpus if workers > gpus else 0
+
+
 def gpu_names() -> tuple[str, ...]:
     """Return names for CUDA_VISIBLE_DEVICES, one for each GPU or MIG instance that this process may use.
 
@@ -92,6 +104,11 @@ def gpu_names() -> tuple[str, ...]:
         return tuple(gpu.uuid for gpu in visible_gpus() if gpu.uuid)
     entries = [entry.strip() for entry in os.environ.get(VISIBLE, "").split(",")]
     return tuple(entry for entry in entries if entry and not entry.startswith("-"))
+
+
+def place_front_end(device: Device, worker: int) -> Placement:
+    """Return the place of a worker whose engine is in another process; it reports the state of all GPUs."""
+    return Placement(worker, device, () if device == "cpu" else gpu_names(), has_engine=False)
 
 
 def place_worker(device: Device, worker: int | None) -> Placement:

@@ -9,6 +9,7 @@ from tuneport.errors import (
     DeadlineExceeded,
     DeviceLost,
     DeviceOutOfMemory,
+    EngineLost,
     InputError,
     MalformedRequest,
     MethodNotAllowed,
@@ -38,6 +39,7 @@ STATUSES: dict[type[Exception], tuple[int, grpc.StatusCode]] = {
     ServiceStopping: (503, grpc.StatusCode.UNAVAILABLE),
     DeviceOutOfMemory: (503, grpc.StatusCode.UNAVAILABLE),
     DeviceLost: (503, grpc.StatusCode.UNAVAILABLE),
+    EngineLost: (503, grpc.StatusCode.UNAVAILABLE),
     RequestError: (400, grpc.StatusCode.INVALID_ARGUMENT),
 }
 """Request error → HTTP status and gRPC code; subclasses before their bases."""
@@ -55,7 +57,7 @@ class ErrorResponse:
     message: str
     remedy: str
     retry_after_s: int | None = None
-    """For a request that was refused because of load: when to try again, in whole seconds."""
+    """For a request that was refused because of load, or whose engine is restarted: when to try again, in seconds."""
     allowed: str | None = None
     """For a method that is not allowed: those that are."""
 

@@ -91,6 +91,14 @@ class Inference:
         inference.origin = origin
         return inference
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is an engine that can run."""
+        return True
+
+    def start(self, on_ready: Callable[[bool], object]) -> None:
+        """Begin to serve in the event loop that runs; `on_ready` is called there when `is_ready` changes."""
+
     async def run(
         self,
         inputs: Sequence[Any],

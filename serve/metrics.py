@@ -25,11 +25,11 @@ CANCELLED = ("499", "CANCELLED")
 class Metrics:
     """Counters and histograms of both protocols and the batcher, labelled with the model's name, version, variant."""
 
-    def __init__(self, model: dict[str, str], *, workers: int = 1, placement: Placement | None = None) -> None:
-        """Create the metrics; with several workers they live in files of a folder that the supervisor created."""
+    def __init__(self, model: dict[str, str], *, processes: int = 1, placement: Placement | None = None) -> None:
+        """Create the metrics; with several processes they live in files of a folder that the supervisor created."""
         placement = placement or Placement()
         # prometheus_client reads the variable when it is imported.
-        if workers == 1:
+        if processes == 1:
             os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
         elif folder := os.environ.get(METRICS_FOLDER):
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
@@ -40,7 +40,8 @@ class Metrics:
         prometheus.disable_created_metrics()  # type: ignore[no-untyped-call]
         self._multiprocess = multiprocess
         self._prometheus = prometheus
-        self._has_several_workers = workers > 1
+        self._has_several_processes = processes > 1
+        self._has_engine = placement.has_engine
         self._registry = prometheus.CollectorRegistry()
         names = [f"model_{key}" for key in model]
         self._model = tuple(model.values())
@@ -57,9 +58,13 @@ class Metrics:
             )
             return metric if labels else metric.labels(*self._model)
 
-        def of_engine(kind: Any, name: str, text: str, **options: Any) -> Any:
+        def of_worker(kind: Any, name: str, text: str, **options: Any) -> Any:
             metric = kind(f"tuneport_{name}", text, [*names, *engine], registry=self._registry, **options)
             return metric.labels(*self._model, *engine.values())
+
+        def of_engine(kind: Any, name: str, text: str, **options: Any) -> Any:
+            # Where the engine is in another process, that process reports it.
+            return of_worker(kind, name, text, **options) if placement.has_engine else None
 
         self._requests = counter("requests_total", "Requests.", "protocol", "operation", "status")
         self._seconds = histogram("request_seconds", "Duration of requests.", SECONDS, "protocol", "operation")
@@ -86,7 +91,7 @@ class Metrics:
         self._waiting = of_engine(
             prometheus.Gauge, "queue_inputs", "Inputs that wait for the engine.", multiprocess_mode="mostrecent"
         )
-        self._cache_bytes = of_engine(
+        self._cache_bytes = of_worker(
             prometheus.Gauge, "cache_bytes", "Size of the cache of responses.", multiprocess_mode="mostrecent"
         )
         self._children: dict[tuple[str, ...], Any] = {}
@@ -119,8 +124,9 @@ class Metrics:
         self._lost.inc()
 
     def waiting(self, inputs: int) -> None:
-        """Set the number of inputs that wait."""
-        self._waiting.set(inputs)
+        """Set the number of inputs that wait, in the process that has the engine."""
+        if self._has_engine:
+            self._waiting.set(inputs)
 
     def cached(self, hits: int, misses: int) -> None:
         """Count inputs that were found in the cache of responses, and others."""
@@ -163,7 +169,7 @@ class Metrics:
     def _all(self) -> Any:
         """Return a registry of all workers' metrics, and of the GPUs."""
         registry = self._prometheus.CollectorRegistry()
-        if self._has_several_workers:
+        if self._has_several_processes:
             self._multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         else:
             registry.register(self._registry)

@@ -66,23 +66,14 @@ class RowQueue:
         """Count the rows that wait."""
         return self._waiting_rows
 
-    def check_capacity(self, rows: int, *, tokens: int = 0, deadline: float | None = None) -> None:
-        """Raise Overloaded if `rows` more, of `tokens` together, would be too many, wait too long or be too late.
+    @property
+    def backlog(self) -> Backlog:
+        """What waits before a new request."""
+        return Backlog(self._ahead_rows, self._ahead_tokens)
 
-        Raises PayloadTooLarge for more rows than ever fit, because a retry would not help.
-        """
-        if rows > self._max_rows:
-            problem = f"{rows} rows in one request, and the limit is {self._max_rows}"
-            raise PayloadTooLarge(problem, "send several requests, or raise TUNEPORT_MAX_QUEUE_INPUTS")
-        now, backlog = time.monotonic(), Backlog(self._ahead_rows, self._ahead_tokens)
-        if self._waiting_rows + rows > self._max_rows:
-            problem = f"{self._waiting_rows} inputs are waiting and at most {self._max_rows} may"
-            remedy = "try again after the time in Retry-After, or add replicas"
-            raise Overloaded(problem, remedy, self.policy.wait_s(now, backlog) / 2)
-        time_left_s = None if deadline is None else deadline - now
-        refusal = self.policy.check(now, backlog, tokens=tokens, time_left_s=time_left_s)
-        if refusal:
-            raise _overloaded(refusal)
+    def check_capacity(self, rows: int, *, tokens: int = 0, deadline: float | None = None) -> None:
+        """Raise what `check_queue` raises for `rows` more, of `tokens` together."""
+        check_queue(self.policy, self.backlog, self._waiting_rows, self._max_rows, rows, tokens, deadline)
 
     def put(self, rows: Sequence[EncodedInput], deadline: float | None) -> list[Job]:
         """Enqueue a request's rows: its first row at the end, each other one after a multiple of the work before it.
@@ -178,6 +169,33 @@ class RowQueue:
                 job.is_ahead = True
                 self._ahead_rows += 1
                 self._ahead_tokens += len(job.row)
+
+
+def check_queue(
+    policy: AdmissionPolicy,
+    backlog: Backlog,
+    waiting_rows: int,
+    max_rows: int,
+    rows: int,
+    tokens: int,
+    deadline: float | None,
+) -> None:
+    """Raise Overloaded if `rows` more, of `tokens` together, would be too many, wait too long or be too late.
+
+    Raises PayloadTooLarge for more rows than ever fit, because a retry would not help.
+    """
+    if rows > max_rows:
+        problem = f"{rows} rows in one request, and the limit is {max_rows}"
+        raise PayloadTooLarge(problem, "send several requests, or raise TUNEPORT_MAX_QUEUE_INPUTS")
+    now = time.monotonic()
+    if waiting_rows + rows > max_rows:
+        problem = f"{waiting_rows} inputs are waiting and at most {max_rows} may"
+        remedy = "try again after the time in Retry-After, or add replicas"
+        raise Overloaded(problem, remedy, policy.wait_s(now, backlog) / 2)
+    time_left_s = None if deadline is None else deadline - now
+    refusal = policy.check(now, backlog, tokens=tokens, time_left_s=time_left_s)
+    if refusal:
+        raise _overloaded(refusal)
 
 
 def _overloaded(refusal: Refusal) -> Overloaded:

@@ -102,7 +102,9 @@ class ModelService:
 
         BentoML's own metrics folder would be shared by all its services, and emptied by each that starts.
         """
-        prepare_deployment(settings, _artifact())
+        engines = prepare_deployment(settings, _artifact())
+        if settings.engine_count:
+            engines.keep_alive_in_background()
         if settings.worker_count > 1:
             # In its own images BentoML restarts no worker that dies: the others would go on with its GPU idle.
             os.environ.pop("BENTOML_CONTAINERIZED", None)

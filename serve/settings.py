@@ -43,9 +43,11 @@ class Settings(BaseSettings):
     device: Device | None = None
     """The device that the variant must be for; by default any."""
     threads: int | None = Field(default=None, ge=1, le=MAX_THREADS)
-    """CPU threads of a worker's inference; by default its share of the container's quota."""
+    """CPU threads of an engine's inference; by default its share of the container's quota."""
     workers: int | None = Field(default=None, ge=1, le=MAX_THREADS)
-    """Processes that serve, each with an engine of its own; by default one, or on GPUs one for each."""
+    """Processes that serve, each with its own engine unless `engines` is set; by default one, on GPUs one for each."""
+    engines: int | None = Field(default=None, ge=0, le=MAX_THREADS)
+    """Engine processes that the workers share; 0: none, and by default with more workers than GPUs one for each GPU."""
     max_batch_tokens: int | None = Field(default=None, ge=1)
     """Padded tokens of one batch (rows x longest row); by default what the export measured to be best."""
 
@@ -120,9 +122,19 @@ class Settings(BaseSettings):
         """The number of workers; `serve/devices.py` has the default for GPUs, and the supervisor sets it."""
         return self.workers or 1
 
+    @property
+    def engine_count(self) -> int:
+        """The number of engine processes that the workers share; 0 where each worker has an engine of its own."""
+        return self.engines or 0
+
+    @property
+    def process_count(self) -> int:
+        """The number of processes that have metrics."""
+        return self.worker_count + self.engine_count
+
     def worker_threads(self) -> int:
-        """Return the CPU threads of one worker's inference."""
-        return self.threads or max(1, usable_cores() // self.worker_count)
+        """Return the CPU threads of one engine's inference."""
+        return self.threads or max(1, usable_cores() // (self.engine_count or self.worker_count))
 
     def device_options(self) -> DeviceOptions:
         """Return what is set for the engine's device."""

@@ -16,7 +16,9 @@ COMMAND_PID = "TUNEPORT_COMMAND_PID"
 SUPERVISOR_PID = "TUNEPORT_SUPERVISOR_PID"
 """Variable with the workers' parent; the supervisor sets it."""
 RUN_FOLDER = "TUNEPORT_RUN_FOLDER"
-"""Variable with the folder in which each worker that is ready has a file; the supervisor creates and removes it."""
+"""Variable with the folder in which each process that is ready has a file; the supervisor creates and removes it."""
+WORKER, ENGINE = "worker", "engine"
+"""The kinds of processes that a supervisor keeps."""
 POLL_S = 0.5
 EXTRA_GRACE_S = 5.0
 
@@ -63,17 +65,27 @@ def end_with(parent: int, grace_s: float = 0.0) -> None:
     threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
-def report_ready() -> None:
-    """Record that this worker is ready."""
+def report_ready(kind: str = WORKER) -> None:
+    """Record that this worker, or engine, is ready."""
     if folder := os.environ.get(RUN_FOLDER):
         with contextlib.suppress(OSError):
-            Path(folder, str(os.getpid())).touch()
+            _record(folder, kind, os.getpid()).touch()
 
 
-def was_ready(worker: int) -> bool:
-    """Tell whether a worker has recorded that it is ready."""
+def report_not_ready() -> None:
+    """Record that this worker cannot serve at present."""
+    if folder := os.environ.get(RUN_FOLDER):
+        _record(folder, WORKER, os.getpid()).unlink(missing_ok=True)
+
+
+def was_ready(kind: str, pid: int) -> bool:
+    """Tell whether a worker or an engine has recorded that it is ready."""
     folder = os.environ.get(RUN_FOLDER)
-    return folder is not None and Path(folder, str(worker)).exists()
+    return folder is not None and _record(folder, kind, pid).exists()
+
+
+def _record(folder: str, kind: str, pid: int) -> Path:
+    return Path(folder, f"{kind}-{pid}")
 
 
 def end_supervisor_unless_others_serve() -> None:
@@ -98,6 +110,6 @@ def _are_others_ready(supervisor: psutil.Process) -> bool:
     if not folder:
         return False
     with contextlib.suppress(psutil.Error, OSError):
-        alive = {str(child.pid) for child in supervisor.children() if child.status() != psutil.STATUS_ZOMBIE}
-        return bool(alive & (set(os.listdir(folder)) - {str(os.getpid())}))
+        alive = {child.pid for child in supervisor.children() if child.status() != psutil.STATUS_ZOMBIE}
+        return any(was_ready(WORKER, pid) for pid in alive - {os.getpid()})
     return False

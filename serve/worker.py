@@ -12,13 +12,14 @@ from starlette.types import ASGIApp
 
 from tuneport.errors import ArtifactError
 from tuneport.folders import sha256
-from tuneport.schema.artifact import MANIFEST
+from tuneport.schema.artifact import MANIFEST, Device
 from tuneport.schema.loading import load_manifest
 
 from . import lifecycle, logs, supervision
 from .settings import Settings
 
 if TYPE_CHECKING:
+    from .devices import Placement
     from .inference import Inference
 
 OpenInference = Callable[[Path, Settings], "Inference"]
@@ -40,13 +41,11 @@ class Worker:
 
         `number` counts the workers of a service from 1. With a `manifest_hash` no other artifact is served, so that a
         worker that replaces another does not serve what was exported into the folder meanwhile. `open_inference` opens
-        the artifact, by default behind tuneport's batcher. What fails is reported to the process that started the
-        service, and raised.
+        the artifact where each worker has an engine of its own, by default behind tuneport's batcher. What fails is
+        reported to the process that started the service, and raised.
         """
         from .admission import AdmissionController
-        from .devices import place_worker
         from .http.app import create_app
-        from .inference import Inference
 
         logs.set_up_process()
         supervision.prepare_worker(settings.shutdown_grace_s)
@@ -54,8 +53,10 @@ class Worker:
             device = load_manifest(artifact).variant(settings.variant).execution.device
             if manifest_hash not in (None, sha256(artifact / MANIFEST)):
                 raise ArtifactError(f"{artifact} was replaced while it was served", "start the service again")
-            placement = place_worker(device, number)
-            inference = (open_inference or Inference.open)(artifact, settings)
+            if settings.engine_count:
+                inference, placement = _open_front_end(artifact, settings, device, number or 1)
+            else:
+                inference, placement = _open_engine(artifact, settings, device, number, open_inference)
             self.admission = AdmissionController(inference, settings, placement)
             self.app: ASGIApp = create_app(self.admission, settings.origins())
         except Exception as error:
@@ -83,6 +84,7 @@ class Worker:
         lifecycle.configure_server(settings, self.app, self._drain, self._hurry)
         loop = asyncio.get_running_loop()
         self.admission.inference.on_device_lost = lambda: loop.call_soon_threadsafe(self._leave)
+        self.admission.inference.start(self._engine_changed)
         # What was imported and opened lives as long as the process: later collections need not look at it.
         gc.collect()
         gc.freeze()
@@ -91,7 +93,7 @@ class Worker:
 
     async def stop(self) -> None:
         """Let active gRPC requests finish within the grace time, and stop the engine."""
-        self.admission.ready = False
+        self.admission.is_serving = False
         if self._grpc:
             await self._grpc.stop(self._settings.shutdown_grace_s)
         if self._metrics_server:
@@ -100,18 +102,29 @@ class Worker:
         self.admission.other_variants.close()
         logs.write_pending()
 
+    def _engine_changed(self, is_ready: bool) -> None:
+        """Take note that the engine process has ended, or that another one is ready."""
+        if is_ready:
+            logs.log("engine connected", pid=os.getpid())
+            supervision.report_ready()
+        else:
+            logs.log("engine lost", logging.ERROR, pid=os.getpid())
+            supervision.report_not_ready()
+        if self._grpc:
+            self._health = asyncio.ensure_future(self._grpc.set_ready(self.admission.ready))
+
     def _leave(self) -> None:
         """Stop this worker because its device is lost: its requests get errors, and another worker takes its place."""
         logs.log("device lost", logging.ERROR, because=self.admission.inference.lost_because, pid=os.getpid())
         self.admission.metrics.device_lost()
-        self.admission.ready = False
+        self.admission.is_serving = False
         lifecycle.stop_worker(self._settings.shutdown_grace_s)
 
     async def _drain(self) -> None:
         """Become not ready, continue serving for the drain time, then start to close the gRPC server."""
         settings = self._settings
         logs.log("stopping", drain_s=settings.drain_s, shutdown_grace_s=settings.shutdown_grace_s)
-        self.admission.ready = False
+        self.admission.is_serving = False
         if self._grpc:
             await self._grpc.set_ready(False)
         is_lost = self.admission.inference.lost_because  # each request that comes meanwhile would fail
@@ -123,3 +136,22 @@ class Worker:
         """End active gRPC requests, too."""
         if self._grpc:
             await self._grpc.stop(0)
+
+
+def _open_engine(
+    artifact: Path, settings: Settings, device: Device, number: int | None, open_inference: OpenInference | None
+) -> "tuple[Inference, Placement]":
+    """Open the artifact with an engine in this process."""
+    from .devices import place_worker
+    from .inference import Inference
+
+    placement = place_worker(device, number)  # before a library of CUDA is loaded
+    return (open_inference or Inference.open)(artifact, settings), placement
+
+
+def _open_front_end(artifact: Path, settings: Settings, device: Device, number: int) -> "tuple[Inference, Placement]":
+    """Open the artifact with an engine that is in another process."""
+    from .devices import place_front_end
+    from .shared_engine.front_end import open_front_end
+
+    return open_front_end(artifact, settings, number), place_front_end(device, number)

@@ -7,7 +7,7 @@
         ├── MalformedRequest, UnsupportedEncoding, PayloadTooLarge, SlowRequest
         ├── Unauthenticated, NotFound, MethodNotAllowed
         ├── Overloaded, DeadlineExceeded, ServiceStopping
-        ├── DeviceOutOfMemory, DeviceLost
+        ├── DeviceOutOfMemory, DeviceLost, EngineLost
         └── Unavailable, ServiceFailed      raised by the client alone
 
 The service maps request errors to HTTP and gRPC statuses in one place, `serve/errors.py`; `tuneport/client/errors.py`
@@ -173,6 +173,17 @@ class DeviceLost(RequestError):
             "send the request again, to another replica if there is one; a new worker opens the device again",
         )
         self.reason = reason
+
+
+class EngineLost(RequestError):
+    """The engine process that the service's workers share has ended."""
+
+    code = "engine_lost"
+    retry_after_s = 1.0
+
+    def __init__(self) -> None:
+        """Say so."""
+        super().__init__("the engine process ended, and another one is starting", "send the request again in a moment")
 
 
 class Unavailable(RequestError):

@@ -35,7 +35,7 @@ async def index(request: Request) -> Response:
 async def model_config(request: Request) -> Response:
     """Return the model's tensors and limits, and the execution of the variant that serves."""
     admission, manifest = admission_of(request), _checked_manifest(request)
-    predictor = admission.inference.predictor
+    predictor, settings = admission.inference.predictor, admission.settings
     execution, limits = predictor.variant.execution, predictor.runner.limits
     parameters = {
         "task": manifest.task,
@@ -44,7 +44,7 @@ async def model_config(request: Request) -> Response:
         "device": execution.device,
         "max_length": manifest.processing.max_length,
         "max_batch_tokens": limits.tokens,
-        "max_queue_ms": admission.settings.max_queue_ms,
+        "max_queue_ms": settings.max_queue_ms,
     }
     return json_response(
         {
@@ -52,13 +52,13 @@ async def model_config(request: Request) -> Response:
             "platform": PLATFORM,
             "backend": execution.engine,
             "version_policy": {"specific": {"versions": [manifest.version]}},
-            "max_batch_size": admission.settings.max_client_batch_size,
+            "max_batch_size": settings.max_client_batch_size,
             "input": [_tensor(name, tensors.BYTES) for name in tensors.fields_of(manifest)],
             "output": [_tensor(*each) for each in tensors.output_datatypes(manifest).items()],
             "instance_group": [
                 {
                     "kind": "KIND_CPU" if execution.device == "cpu" else "KIND_GPU",
-                    "count": predictor.runner.streams * admission.settings.worker_count,
+                    "count": predictor.runner.streams * (settings.engine_count or settings.worker_count),
                 }
             ],
             "parameters": {name: {"string_value": str(value)} for name, value in parameters.items()},

@@ -14,9 +14,10 @@ from kit.artifacts import reseal
 from kit.processes import HOST, is_free, served
 
 from tuneport.stages.benchmarks.soak.run import SoakConfig, soak
-from tuneport.stages.serve import supervisor
+from tuneport.stages.serve import kept_process, supervisor
 from tuneport.stages.serve.bento import SERVICE, register, serve_command
 from tuneport.stages.serve.process import free_port, listen, serve_environment
+from tuneport.stages.serve.shared_engine.keeper import EngineKeeper
 
 WITHOUT_STARLETTE = """
 import sys
@@ -34,14 +35,18 @@ def restored_signals() -> Iterator[None]:
         signal.signal(number, handler)
 
 
+def without_engines(artifact: Path) -> EngineKeeper:
+    return EngineKeeper(artifact, 0, "", "")
+
+
 @pytest.mark.usefixtures("restored_signals")
 def test_a_supervisor_gives_up_workers_that_never_become_ready(
     tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(supervisor, "WORKER", "nothing.there")
-    monkeypatch.setattr(supervisor, "RESTART_PAUSE_S", 0.0)
+    monkeypatch.setattr(kept_process, "RESTART_PAUSE_S", 0.0)
     monkeypatch.setattr(supervisor, "POLL_S", 0.01)
-    failing = supervisor.Supervisor(tiny_artifact, listen(HOST, free_port(), 1), 2)
+    failing = supervisor.Supervisor(tiny_artifact, listen(HOST, free_port(), 1), 2, without_engines(tiny_artifact))
     failing.run()
     assert failing.failure
     assert "3 workers in a row ended before they were ready, the last with code 1" in str(failing.failure)
@@ -57,17 +62,17 @@ def test_a_worker_that_was_ready_once_is_replaced_again_and_again(
 ) -> None:
     """Each worker writes its file, as one that is ready does, and ends; the sixth ends the supervisor."""
     monkeypatch.setenv("TUNEPORT_RUN_FOLDER", str(tmp_path))
-    monkeypatch.setattr(supervisor, "RESTART_PAUSE_S", 0.0)
+    monkeypatch.setattr(kept_process, "RESTART_PAUSE_S", 0.0)
     monkeypatch.setattr(supervisor, "POLL_S", 0.01)
     code = (
         "import os, pathlib, signal\n"
         f"folder = pathlib.Path({str(tmp_path)!r})\n"
-        "(folder / str(os.getpid())).touch()\n"
+        "(folder / f'worker-{os.getpid()}').touch()\n"
         "if len(list(folder.iterdir())) >= 6: os.kill(os.getppid(), signal.SIGTERM)\n"
         "os._exit(1)"
     )
-    service = supervisor.Supervisor(tiny_artifact, listen(HOST, free_port(), 1), 1)
-    monkeypatch.setattr(service, "_command", [sys.executable, "-c", code])
+    service = supervisor.Supervisor(tiny_artifact, listen(HOST, free_port(), 1), 1, without_engines(tiny_artifact))
+    monkeypatch.setattr(service._workers[0], "_command", [sys.executable, "-c", code])
     service.run()
     assert service.failure is None
     assert len(list(tmp_path.iterdir())) >= 6

@@ -137,7 +137,7 @@ def test_the_page_has_the_gpus_and_lives_without_nvml(
     nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch, workers: int, tmp_path: Path
 ) -> None:
     os.environ["TUNEPORT_METRICS_FOLDER"] = str(tmp_path)
-    metrics = Metrics(MODEL, workers=workers, placement=Placement(1, "GPU-b", ("GPU-a", "GPU-b")))
+    metrics = Metrics(MODEL, processes=workers, placement=Placement(1, "GPU-b", ("GPU-a", "GPU-b")))
     labels = 'gpu="1",name="NVIDIA H100 80GB HBM3",uuid="GPU-b"'
     assert f"tuneport_gpu_memory_used_bytes{{{labels}}} 1.073741824e+09" in metrics.page()[0].decode()
 

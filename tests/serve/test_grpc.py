@@ -146,7 +146,7 @@ def test_metadata_readiness_health_and_reflection(call_server: Any, manifest: Ma
         listing = reflection_pb2.ServerReflectionRequest(list_services="")
         async for answer in stub.ServerReflectionInfo(iter([listing])):
             assert SERVICE in {each.name for each in answer.list_services_response.service}
-        client.admission.ready = False
+        client.admission.is_serving = False
         assert not (await client.call("ServerReady", messages.ServerReadyRequest())).ready
 
     call_server(conversation)

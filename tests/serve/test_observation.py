@@ -94,7 +94,7 @@ def test_the_files_of_several_workers_metrics_have_their_blocks_on_the_disk(tmp_
     program = (
         "from tuneport.stages.serve.metrics import Metrics\n"
         "import os\n"
-        "metrics = Metrics({'name': 'tiny', 'version': '1', 'variant': 'fp32'}, workers=2)\n"
+        "metrics = Metrics({'name': 'tiny', 'version': '1', 'variant': 'fp32'}, processes=2)\n"
         "def full(*_): raise OSError(28, 'No space left on device')\n"
         "os.posix_fallocate = full\n"
         "try:\n"

@@ -91,13 +91,13 @@ def test_the_server_is_live_ready_and_named(local: TestClient) -> None:
 
 
 def test_a_server_that_stops_says_that_it_is_not_ready(local: TestClient, admission: AdmissionController) -> None:
-    admission.ready = False
+    admission.is_serving = False
     try:
         for path, content in (("health", {"ready": False}), ("models/tiny", {"name": "tiny", "ready": False})):
             answer = local.get(f"/v2/{path}/ready")
             assert (answer.status_code, answer.json()) == (503, content)
     finally:
-        admission.ready = True
+        admission.is_serving = True
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "HEAD", "TRACE", "BREW"])

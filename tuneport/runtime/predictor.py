@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import BaseModel, ValidationError
 
@@ -23,6 +23,21 @@ CHUNK_INPUTS = 256
 """Inputs of a stream that are predicted together."""
 
 
+class OpenRunner(Protocol):
+    """Open a variant of an artifact."""
+
+    def __call__(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        variant: Variant,
+        *,
+        threads: int | None,
+        device_options: DeviceOptions,
+    ) -> ModelRunner:
+        """Return its runner."""
+
+
 class Predictor:
     """Predicts with one variant of an artifact."""
 
@@ -35,13 +50,14 @@ class Predictor:
         streams: int | None = None,
         max_batch_tokens: int | None = None,
         device_options: DeviceOptions = NO_OPTIONS,
+        open_runner: OpenRunner = open_runner,
     ) -> None:
         """Open a variant, by default the artifact's default variant, and check its golden cases.
 
         `threads` is the number of CPU threads for inference, by default the container's quota; `streams` and
-        `max_batch_tokens` replace what was measured to be best, and `device_options` limit a GPU's memory. Raises
-        ArtifactError for files that are missing or changed, EngineError for an engine that is not available, GateError
-        for golden cases that differ from torch's.
+        `max_batch_tokens` replace what was measured to be best, and `device_options` limit a GPU's memory.
+        `open_runner` opens the variant, by default in this process. Raises ArtifactError for files that are missing or
+        changed, EngineError for an engine that is not available, GateError for golden cases that differ from torch's.
         """
         self.folder = folder
         self.manifest: Manifest = load_manifest(folder)

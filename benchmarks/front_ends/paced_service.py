@@ -1,0 +1,6 @@
+"""`tuneport serve`, with the engine of `paced_engine`: the supervisor's arguments."""
+
+from tuneport.stages.serve.supervisor import main
+
+if __name__ == "__main__":
+    main(engine_module="tuneport.stages.benchmarks.front_ends.paced_engine")

@@ -1,0 +1,64 @@
+"""A process that the supervisor starts, and replaces when it ends."""
+
+import logging
+import socket
+import subprocess
+import time
+from collections.abc import Sequence
+
+from . import logs, supervision
+
+RESTART_PAUSE_S = 1.0
+"""A process that has ended is replaced at once, but not more often than this."""
+
+
+class KeptProcess:
+    """One process, which inherits a listening socket."""
+
+    def __init__(self, kind: str, number: int, command: Sequence[str], listening: socket.socket) -> None:
+        """Start nothing yet; `kind` is one of `supervision`, `number` counts those of its kind."""
+        self.kind = kind
+        self.failed_starts = 0
+        """How many processes in a row ended before they were ready."""
+        self.exit_code = 0
+        """Of the last process that ended."""
+        self._number = number
+        self._command = command
+        self._listening = listening
+        self._process: subprocess.Popen[bytes] | None = None
+        self._started_at = float("-inf")
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the process runs and is ready."""
+        process = self._process
+        return process is not None and process.poll() is None and supervision.was_ready(self.kind, process.pid)
+
+    def notice_end(self) -> None:
+        """Log and count the end of a process that has ended."""
+        code = self._process.poll() if self._process else None
+        if self._process is None or code is None:
+            return
+        logs.log(f"{self.kind} ended", logging.ERROR, number=self._number, pid=self._process.pid, exit_code=code)
+        was_ready = supervision.was_ready(self.kind, self._process.pid)
+        self.failed_starts = 0 if was_ready else self.failed_starts + 1
+        self.exit_code = code
+        self._process = None
+
+    def keep_alive(self) -> None:
+        """Start the process if it has not been started, or has ended."""
+        self.notice_end()
+        if self._process is not None or time.monotonic() - self._started_at < RESTART_PAUSE_S:
+            return
+        self._started_at = time.monotonic()
+        self._process = subprocess.Popen(self._command, pass_fds=[self._listening.fileno()], stdin=subprocess.DEVNULL)
+
+    def terminate(self) -> None:
+        """Tell the process to stop."""
+        if self._process is not None:
+            self._process.terminate()
+
+    def wait(self) -> None:
+        """Wait for its end, whose time it bounds itself."""
+        if self._process is not None:
+            self._process.wait()

@@ -1,0 +1,53 @@
+"""Start the engine processes that workers share, and replace those that end."""
+
+import sys
+import threading
+import time
+from pathlib import Path
+
+from .. import supervision
+from ..kept_process import KeptProcess
+from .channel import address_of, listen
+
+ENGINE = "tuneport.stages.serve.shared_engine.process"
+POLL_S = 0.1
+BACKLOG = 512
+"""As many workers as there may be: they connect while the engine opens the artifact."""
+
+
+class EngineKeeper:
+    """The engine processes of one service.
+
+    Their sockets stay open while a process is replaced, so that workers can wait there for the next one.
+    """
+
+    def __init__(self, artifact: Path, engines: int, folder: str, manifest_hash: str, module: str = ENGINE) -> None:
+        """Open the sockets in the service's folder; no process is started yet."""
+        self.processes: list[KeptProcess] = []
+        for number in range(1, engines + 1):
+            listening = listen(address_of(folder, number), BACKLOG)
+            options = ["--fd", str(listening.fileno()), "--number", str(number), "--manifest", manifest_hash]
+            command = [sys.executable, "-P", "-m", module, str(artifact), *options]
+            self.processes.append(KeptProcess(supervision.ENGINE, number, command, listening))
+
+    def keep_alive(self) -> None:
+        """Start each process that has not been started, or has ended."""
+        for process in self.processes:
+            process.keep_alive()
+
+    def keep_alive_in_background(self) -> None:
+        """Do so in a thread, until this process ends; the engine processes end with it."""
+
+        def keep() -> None:
+            while True:
+                self.keep_alive()
+                time.sleep(POLL_S)
+
+        threading.Thread(target=keep, name="engines", daemon=True).start()
+
+    def stop(self) -> None:
+        """Stop the processes and wait for them. Call it when the workers have ended."""
+        for process in self.processes:
+            process.terminate()
+        for process in self.processes:
+            process.wait()
