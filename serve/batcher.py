@@ -4,6 +4,7 @@ Whenever a stream of the engine is free, `tuneport.runtime.scheduler` selects it
 row waits for a batch to fill, and nothing runs for a caller who left.
 """
 
+import asyncio
 import contextlib
 import threading
 import time
@@ -16,7 +17,7 @@ from tuneport.runtime.batch import EncodedInput, RowOutputs, RunBatch
 from tuneport.runtime.runner import run_isolated
 from tuneport.runtime.scheduler import BatchLimits
 
-from .row_queue import Job, RowQueue
+from .row_queue import Job, RowQueue, Submission
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,7 @@ class Batcher:
         self._report = report
         self._queue = RowQueue(limits, streams=streams, max_rows=max_queue_inputs, max_wait_s=max_queue_s)
         self._closed = False
+        self._is_waking = False
         # Guards the queue and `_closed`, and wakes streams.
         self._changed = threading.Condition()
         self._threads = [
@@ -116,17 +118,16 @@ class Batcher:
         """
         with self._changed:
             self.check_capacity(len(rows), tokens=sum(map(len, rows)), deadline=deadline)
-            jobs = self._queue.put(rows, deadline)
-            self._changed.notify(len(jobs))
+            submission = self._queue.put(rows, deadline)
+        if not self._is_waking:
+            self._is_waking = True
+            asyncio.get_running_loop().call_soon(self._wake_stream)
         try:
-            return [await job.outputs for job in jobs]
+            return await submission.answered
         finally:
-            for job in jobs:
-                if not job.outputs.cancel() and not job.outputs.cancelled():
-                    job.outputs.exception()  # of a row after the first one that failed, which nobody asks for
-            if any(job.outputs.cancelled() for job in jobs):
+            if submission.waiting:  # the caller left, or another row failed
                 with self._changed:
-                    self._queue.drop(jobs)
+                    self._queue.drop(submission)
 
     def check_capacity(self, rows: int = 1, *, tokens: int = 0, deadline: float | None = None) -> None:
         """Raise Overloaded if so many more rows would be too many, wait too long, or be answered after `deadline`.
@@ -147,26 +148,34 @@ class Batcher:
         """Refuse the rows that wait, let running batches end and stop the threads. Call it in the event loop."""
         with self._changed:
             self._closed = True
-            for job in self._queue.clear():
-                _fail(job, ServiceStopping())
+            for submission in self._queue.clear():
+                submission.fail(ServiceStopping())
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
+
+    def _wake_stream(self) -> None:
+        """Wake a stream, after all that the event loop had to do: requests that came together run together."""
+        self._is_waking = False
+        with self._changed:
+            self._changed.notify()
 
     def _run_stream(self) -> None:
         """Run batches until the batcher is closed; the body of each thread."""
         while jobs := self._next_batch():
             began = time.monotonic()
             results, seconds = run_isolated(self._run, [job.row for job in jobs])
-            _call_in_loop(jobs[0], self._finish, jobs, results, seconds, began)
+            _call_in_loop(jobs[0].submission, self._finish, jobs, results, seconds, began)
 
     def _next_batch(self) -> list[Job]:
         """Wait for a batch; return nothing when the batcher is closed."""
         with self._changed:
             while not self._closed:
-                for job in self._queue.take_expired():
-                    _call_in_loop(job, _fail, job, TimeoutError())
+                for submission in self._queue.take_expired():
+                    _call_in_loop(submission, submission.fail, TimeoutError())
                 if jobs := self._queue.take_batch():
+                    if len(self._queue):
+                        self._changed.notify()  # another stream, if one is idle
                     return jobs
                 self._changed.wait()
         return []
@@ -174,23 +183,14 @@ class Batcher:
     def _finish(self, jobs: list[Job], results: list[RowOutputs | Exception], seconds: float, began: float) -> None:
         """Hand the results to the callers and report the batch."""
         for job, result in zip(jobs, results, strict=True):
-            if isinstance(result, Exception):
-                _fail(job, result)
-            elif not job.outputs.done():
-                job.outputs.set_result(result)
-        waited_s = [began - job.enqueued_at for job in jobs]
+            job.finish(result)
+        waited_s = [began - job.submission.enqueued_at for job in jobs]
         report = BatchReport.of([job.row for job in jobs], self._limits, seconds, waited_s)
         self._queue.policy.batch_ended(seconds)
         self._report(report)
 
 
-def _call_in_loop(job: Job, function: Callable[..., object], *arguments: Any) -> None:
-    """Call a function in the event loop that waits for a job, from a stream's thread."""
+def _call_in_loop(submission: Submission, function: Callable[..., object], *arguments: Any) -> None:
+    """Call a function in the event loop that waits for a request's outputs, from a stream's thread."""
     with contextlib.suppress(RuntimeError):  # the loop was closed, and nobody waits any more
-        job.outputs.get_loop().call_soon_threadsafe(function, *arguments)
-
-
-def _fail(job: Job, error: Exception) -> None:
-    """Raise an error in a job's caller, unless the caller has left."""
-    if not job.outputs.done():
-        job.outputs.set_exception(error)
+        submission.answered.get_loop().call_soon_threadsafe(function, *arguments)

@@ -21,23 +21,57 @@ MAX_STALE_ENTRIES = 1024
 """Entries of rows that left, beyond those of rows that wait, from which they are removed all together."""
 
 
-@dataclass(slots=True, order=True)
-class Job:
-    """A row that waits or runs, and the future of its outputs. Jobs compare by turn, then by arrival."""
+@dataclass(slots=True, eq=False)
+class Submission:
+    """The rows of one request, and the future of their outputs."""
 
-    turn: float
-    """Position in the order, in tokens on the queue's own clock: the tokens that had started when it may start."""
-    number: int
-    row: EncodedInput = field(compare=False)
-    outputs: asyncio.Future[RowOutputs] = field(compare=False)
-    enqueued_at: float = field(compare=False)
+    answered: asyncio.Future[list[RowOutputs]]
+    """Resolved in the event loop when all rows have their outputs, or with the first error."""
+    enqueued_at: float
     """On the clock of `time.monotonic`."""
-    deadline: float | None = field(compare=False)
+    deadline: float | None
     """On the same clock, which is the event loop's."""
-    is_waiting: bool = field(compare=False, default=True)
+    jobs: list["Job"] = field(default_factory=list)
+    outputs: list[RowOutputs] = field(default_factory=list)
+    waiting: int = 0
+    """Rows that have not started."""
+    unanswered: int = 0
+    """Rows without outputs."""
+
+    def fail(self, error: Exception) -> None:
+        """Raise an error in the caller, unless it has left or had another error."""
+        if not self.answered.done():
+            self.answered.set_exception(error)
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A row that waits or runs."""
+
+    row: EncodedInput
+    submission: Submission
+    index: int
+    """Among the rows of its request."""
+    is_waiting: bool = True
     """False as soon as the row runs, or its caller left."""
-    is_ahead: bool = field(compare=False, default=False)
+    is_ahead: bool = False
     """Whether its turn has come, so that it is before every new row."""
+
+    def finish(self, result: RowOutputs | Exception) -> None:
+        """Hand the row's outputs, or its error, to its request. Call it in the event loop."""
+        submission = self.submission
+        if isinstance(result, Exception):
+            submission.fail(result)
+            return
+        submission.outputs[self.index] = result
+        submission.unanswered -= 1
+        if not submission.unanswered and not submission.answered.done():
+            submission.answered.set_result(submission.outputs)
+
+
+Turn = tuple[float, int, Job]
+"""A row's position in the order, in tokens on the queue's own clock: the tokens that had started when it may start; and
+its number by arrival, which decides between equal ones."""
 
 
 class RowQueue:
@@ -53,10 +87,11 @@ class RowQueue:
         self._limits = limits
         self._max_rows = max_rows
         self._window_rows = max(MIN_WINDOW_ROWS, limits.tokens // MIN_WINDOW_ROWS)
-        self._jobs: list[Job] = []
-        self._later: list[Job] = []
+        self._jobs: list[Turn] = []
+        """Sorted."""
+        self._later: list[Turn] = []
         """A heap of the rows whose turn has not come."""
-        self._deadlines: list[tuple[float, int, Job]] = []
+        self._deadlines: list[tuple[float, int, Submission]] = []
         """A heap."""
         self._waiting_rows = self._ahead_rows = self._ahead_tokens = 0
         self._started_tokens = 0.0
@@ -75,48 +110,49 @@ class RowQueue:
         """Raise what `check_queue` raises for `rows` more, of `tokens` together."""
         check_queue(self.policy, self.backlog, self._waiting_rows, self._max_rows, rows, tokens, deadline)
 
-    def put(self, rows: Sequence[EncodedInput], deadline: float | None) -> list[Job]:
+    def put(self, rows: Sequence[EncodedInput], deadline: float | None) -> Submission:
         """Enqueue a request's rows: its first row at the end, each other one after a multiple of the work before it.
 
         Requests of many rows thus leave gaps for requests of few, and still get their share of a busy engine.
         """
-        loop, now, turn = asyncio.get_running_loop(), time.monotonic(), self._started_tokens
-        jobs = []
-        for row in rows:
+        submission = Submission(asyncio.get_running_loop().create_future(), time.monotonic(), deadline)
+        turn = self._started_tokens
+        for index, row in enumerate(rows):
             self._count += 1
-            job = Job(turn, self._count, row, loop.create_future(), now, deadline)
-            jobs.append(job)
-            insort(self._jobs, job)
-            heapq.heappush(self._later, job)
-            if deadline is not None:
-                heapq.heappush(self._deadlines, (deadline, job.number, job))
+            entry = (turn, self._count, Job(row, submission, index))
+            submission.jobs.append(entry[2])
+            insort(self._jobs, entry)
+            heapq.heappush(self._later, entry)
             turn += FAIRNESS_FACTOR * len(row)
-        self._waiting_rows += len(jobs)
+        if deadline is not None:
+            heapq.heappush(self._deadlines, (deadline, self._count, submission))
+        submission.outputs = [{}] * len(rows)
+        submission.waiting = submission.unanswered = len(rows)
+        self._waiting_rows += len(rows)
         self._advance(0)
-        return jobs
+        return submission
 
-    def take_expired(self) -> list[Job]:
-        """Remove and return the rows whose deadline has passed, or that would be answered after it."""
+    def take_expired(self) -> list[Submission]:
+        """Remove the rows whose deadline has passed, or that would be answered after it; returns their requests."""
         now = time.monotonic()
         expired = []
         while self._deadlines:
-            deadline, _, job = self._deadlines[0]
-            if job.is_waiting and not self.policy.is_too_late(now, job.enqueued_at, deadline):
+            deadline, _, submission = self._deadlines[0]
+            if submission.waiting and not self.policy.is_too_late(now, submission.enqueued_at, deadline):
                 break
             heapq.heappop(self._deadlines)
-            if job.is_waiting:
-                self._leave(job)
-                if not job.outputs.done():
-                    expired.append(job)
+            if submission.waiting:
+                self._leave_all(submission)
+                expired.append(submission)
         return expired
 
     def take_batch(self) -> list[Job]:
         """Remove and return the next batch: the row whose turn it is, with those of its group that fit it best."""
         window: list[Job] = []
         looked_at = 0
-        for job in self._jobs:
+        for _, _, job in self._jobs:
             looked_at += 1
-            if job.is_waiting and job.outputs.done():  # its caller left a moment ago
+            if job.is_waiting and job.submission.answered.done():  # its caller left a moment ago, or another row failed
                 self._leave(job)
             if job.is_waiting and (not window or job.row.group == window[0].row.group):
                 window.append(job)
@@ -125,36 +161,41 @@ class RowQueue:
         batch = [window[i] for i in select_batch([len(job.row) for job in window], self._limits)] if window else []
         for job in batch:
             self._leave(job)
-        self._jobs[:looked_at] = [job for job in self._jobs[:looked_at] if job.is_waiting]
+        self._jobs[:looked_at] = [entry for entry in self._jobs[:looked_at] if entry[2].is_waiting]
         tokens = sum(len(job.row) for job in batch)
         self._advance(tokens)
         if batch:
             self.policy.batch_started(time.monotonic(), tokens, rows_left=self._waiting_rows > 0)
         return batch
 
-    def drop(self, jobs: Sequence[Job]) -> None:
-        """Remove rows whose caller left, so that they take no place in the queue."""
-        for job in jobs:
-            if job.is_waiting:
-                self._leave(job)
+    def drop(self, submission: Submission) -> None:
+        """Remove the rows of a request whose caller left, so that they take no place in the queue."""
+        self._leave_all(submission)
         if len(self._jobs) + len(self._later) + len(self._deadlines) > 6 * self._waiting_rows + MAX_STALE_ENTRIES:
-            self._jobs = [job for job in self._jobs if job.is_waiting]
-            self._later = [job for job in self._later if job.is_waiting]
-            self._deadlines = [entry for entry in self._deadlines if entry[2].is_waiting]
+            self._jobs = [entry for entry in self._jobs if entry[2].is_waiting]
+            self._later = [entry for entry in self._later if entry[2].is_waiting]
+            self._deadlines = [entry for entry in self._deadlines if entry[2].waiting]
             heapq.heapify(self._later)
             heapq.heapify(self._deadlines)
 
-    def clear(self) -> list[Job]:
-        """Remove and return all rows."""
-        jobs = [job for job in self._jobs if job.is_waiting]
-        for job in jobs:
-            self._leave(job)
+    def clear(self) -> list[Submission]:
+        """Remove all rows; returns their requests."""
+        submissions = list(dict.fromkeys(job.submission for _, _, job in self._jobs if job.is_waiting))
+        for submission in submissions:
+            self._leave_all(submission)
         self._jobs, self._later, self._deadlines = [], [], []
-        return jobs
+        return submissions
+
+    def _leave_all(self, submission: Submission) -> None:
+        """Mark all rows of a request that wait."""
+        for job in submission.jobs:
+            if job.is_waiting:
+                self._leave(job)
 
     def _leave(self, job: Job) -> None:
         """Mark a row as one that waits no more."""
         job.is_waiting = False
+        job.submission.waiting -= 1
         self._waiting_rows -= 1
         if job.is_ahead:
             self._ahead_rows -= 1
@@ -163,8 +204,8 @@ class RowQueue:
     def _advance(self, tokens: int) -> None:
         """Move the queue's clock on by the tokens that start, and count the rows whose turn has come."""
         self._started_tokens += tokens
-        while self._later and (self._later[0].turn <= self._started_tokens or not self._later[0].is_waiting):
-            job = heapq.heappop(self._later)
+        while self._later and (self._later[0][0] <= self._started_tokens or not self._later[0][2].is_waiting):
+            job = heapq.heappop(self._later)[2]
             if job.is_waiting:
                 job.is_ahead = True
                 self._ahead_rows += 1

@@ -358,12 +358,12 @@ def test_rows_that_leave_free_their_place_and_are_not_waited_for() -> None:
         queue.take_batch()
         await asyncio.sleep(0.01)
         queue.take_batch()
-        jobs = [queue.put([row(1, 10)], None) for _ in range(20)]
+        submissions = [queue.put([row(1, 10)], None) for _ in range(20)]
         loop = asyncio.get_running_loop()
         with pytest.raises(Overloaded):
             queue.check_capacity(1, deadline=loop.time() + 0.05)
-        for each in jobs:
-            each[0].outputs.cancel()
+        for each in submissions:
+            each.answered.cancel()
             queue.drop(each)
         assert len(queue) == 1
         queue.check_capacity(99, deadline=loop.time() + 10)
@@ -379,11 +379,10 @@ def test_what_left_the_queue_is_not_kept() -> None:
         queue = RowQueue(BatchLimits(10), streams=1, max_rows=10**6, max_wait_s=None)
         waiting = queue.put([row(0, 10)], None)
         for _ in range(3000):
-            jobs = queue.put([row(1, 10)] * 3, asyncio.get_running_loop().time() + 1000)
-            queue.drop(jobs)
+            queue.drop(queue.put([row(1, 10)] * 3, asyncio.get_running_loop().time() + 1000))
         assert len(queue) == 1
         assert len(queue._jobs) + len(queue._later) + len(queue._deadlines) < 5000
-        assert queue.clear() == waiting
+        assert queue.clear() == [waiting]
 
     asyncio.run(run())
 
