@@ -35,7 +35,7 @@ def post(url: str, inputs: Any) -> tuple[int, Any]:
         answer = httpx.post(f"{url}/predict", json={"inputs": inputs}, timeout=60)
     except httpx.TransportError:
         return DISCONNECTED, None
-    return answer.status_code, answer.json().get("predictions")
+    return answer.status_code, answer.json()["predictions"] if answer.status_code == 200 else None
 
 
 @pytest.mark.slow
@@ -59,7 +59,8 @@ def test_an_oversized_batch_is_refused_and_the_service_lives(
         limit = worker.memory_info().vms + (headroom_mib << 20)
         resource.prlimit(worker.pid, resource.RLIMIT_AS, (limit, hard))
         answers = [post(url, texts * 2 if headroom_mib > 4 else texts) for _ in range(3)]
-        assert {status for status, _ in answers} <= {200, 413, 503, DISCONNECTED}
+        # uvicorn says 400 where its parser cannot hold the body.
+        assert {status for status, _ in answers} <= {200, 400, 413, 503, DISCONNECTED}
         with contextlib.suppress(ProcessLookupError):
             resource.prlimit(worker.pid, resource.RLIMIT_AS, (hard, hard))
         wait(lambda: post(url, "bank") == small, 60, tmp_path / "log")
