@@ -25,6 +25,8 @@ from tuneport.errors import (
 
 MAX_MESSAGE_CHARS = 1000
 """Messages quote parts of the request, of any length, and gRPC sends them in a header."""
+NO_THREAD = "can't start new thread"
+"""What Python says, in a RuntimeError, where the memory or the number of threads is at its limit."""
 STATUSES: dict[type[Exception], tuple[int, grpc.StatusCode]] = {
     MalformedRequest: (400, grpc.StatusCode.INVALID_ARGUMENT),
     Unauthenticated: (401, grpc.StatusCode.UNAUTHENTICATED),
@@ -78,7 +80,7 @@ class ErrorResponse:
 
 def to_error_response(error: Exception) -> ErrorResponse:
     """Map an error to its response; an error that is not the request's fault is 500 and names no details."""
-    if isinstance(error, MemoryError):  # while a request was read or decoded; the engine's own is DeviceOutOfMemory
+    if _lacks_memory(error):
         problem, remedy = (
             "there is too little memory for the request",
             "send fewer inputs at a time",
@@ -97,3 +99,8 @@ def to_error_response(error: Exception) -> ErrorResponse:
         retry_after_s=max(1, math.ceil(error.retry_after_s)) if error.retry_after_s is not None else None,
         allowed=error.allowed if isinstance(error, MethodNotAllowed) else None,
     )
+
+
+def _lacks_memory(error: Exception) -> bool:
+    """Tell whether Python had too little memory for a request, or for a thread; the engine has DeviceOutOfMemory."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and NO_THREAD in str(error))

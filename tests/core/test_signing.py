@@ -56,7 +56,7 @@ def test_a_key_is_never_replaced(keys: tuple[Path, Path]) -> None:
 
 def test_another_key_does_not_fit(signed: Path, tmp_path: Path) -> None:
     other = make_keys(tmp_path / "other.key").read_text()
-    with pytest.raises(SignatureError, match=r"is not a signature of this manifest with the key [0-9A-F]{16}"):
+    with pytest.raises(SignatureError, match=r"is not a signature of this manifest.json with the key [0-9A-F]{16}"):
         check_signature(signed, other)
 
 

@@ -16,6 +16,7 @@ from kit.tokenizers import byte_tokenizer
 from transformers import AutoModelForSeq2SeqLM, AutoModelForSequenceClassification, AutoTokenizer, BertModel
 
 from tuneport.errors import CheckpointError
+from tuneport.modeling.identity import hash_checkpoint
 from tuneport.runtime.predictor import Predictor
 from tuneport.stages.export.checkpoint import open_checkpoint
 from tuneport.stages.export.config import ExportConfig
@@ -53,10 +54,12 @@ def test_an_encoder_is_exported_with_its_adapter(tmp_path: Path) -> None:
     predicted_scores = np.array([[each[label] for label in manifest.labels] for each in scores])
     assert np.abs(predicted_scores - expected).max() < 1e-4
     assert np.abs(without - expected).max() > 2e-3
-    before = open_checkpoint(run).hash()
+    before = hash_checkpoint(run / "checkpoint")
     weights = max((run / "checkpoint" / "adapter").iterdir(), key=lambda file: file.stat().st_size)
     weights.write_bytes(weights.read_bytes() + b" ")
-    assert open_checkpoint(run).hash() != before
+    assert hash_checkpoint(run / "checkpoint") != before
+    with pytest.raises(CheckpointError, match="is not what the run wrote"):
+        open_checkpoint(run)
 
 
 def probabilities(model: Any, tokenizer: Any, texts: list[str]) -> Any:

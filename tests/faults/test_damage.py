@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from kit import ROOT
 from kit.artifacts import change_byte
-from kit.command import assert_one_line, tuneport
+from kit.command import assert_one_line, tuneport, without_progress
 from kit.runs import write_run
 
 from tuneport.errors import CheckpointError
@@ -45,7 +45,7 @@ def test_a_checkpoint_that_changed_since_its_run_is_refused(run: Path, file: str
         open_checkpoint(run)
     answer = tuneport("export", run, "--out", run.parent / "artifact")
     assert answer.code == 1
-    assert_one_line(answer.err)
+    assert_one_line(without_progress(answer.err))
     assert not (run.parent / "artifact").exists()
 
 

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
 from tuneport.errors import CheckpointError, DataError, TuneportError
+from tuneport.modeling.identity import hash_checkpoint
 from tuneport.schema.run import Run
 from tuneport.stages.finetune.average import average
 from tuneport.stages.finetune.config import FinetuneConfig
@@ -65,6 +66,7 @@ def test_a_run_learns_and_its_folder_is_complete(settings: Settings, tmp_path: P
         "checkpoint", "run.json", "settings.json", "evaluation.json", "report.html", "curves.png", "confusion.png",
     }  # fmt: skip
     assert Run.model_validate_json((out / "run.json").read_text()) == run
+    assert run.checkpoint_sha256 == hash_checkpoint(out / "checkpoint")
     assert run.labels == ("film", "vote")
     assert not list((out / "checkpoint").glob("*.bin"))
     evaluation = json.loads((out / "evaluation.json").read_text())["test"]
@@ -265,6 +267,7 @@ def test_averaged_weights_are_the_mean_and_both_averages_are_scored(settings: Se
     assert result.runs.keys() == {str(tmp_path / "1"), str(tmp_path / "2")}
     assert result.ensemble["test"]["accuracy"] >= 0.9
     run = Run.model_validate_json((tmp_path / "mean" / "run.json").read_text())
+    assert run.checkpoint_sha256 == hash_checkpoint(tmp_path / "mean" / "checkpoint")
     assert run.metrics == result.weights
     with pytest.raises(TuneportError, match="are one run, which would count 2 times; name each run once"):
         average([tmp_path / "1", tmp_path / "2" / ".." / "1"], tmp_path / "twice")

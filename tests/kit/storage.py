@@ -1,35 +1,45 @@
 """An S3 server on this machine, from a package."""
 
 import contextlib
+import shutil
+import subprocess
 from collections.abc import Iterator
 
+import httpx
 import pytest
+
+from tuneport.stages.serve.process import free_port
+
+from .engines import wait_until
 
 BUCKET = "models"
 
 
 @contextlib.contextmanager
 def s3_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Run one with a bucket for the length of a block; yields the bucket's URL. Skips the test without the packages."""
-    pytest.importorskip("s3fs", reason="s3fs is not installed (tuneport[s3])")
-    server_module = pytest.importorskip("moto.server", reason="moto is not installed")
-    import s3fs
+    """Run one with a bucket for the length of a block; yields the bucket's URL. Skips the test without the packages.
 
-    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    _, port = server.get_host_and_port()
-    variables = {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
+    moto needs older versions of packages than these tests, so that it is installed in an environment of its own.
+    """
+    pytest.importorskip("obstore", reason="obstore is not installed (tuneport[s3])")
+    program = shutil.which("moto_server")
+    if program is None:
+        pytest.skip("moto_server is not installed (pipx install 'moto[server]')")
+    address = f"http://127.0.0.1:{free_port()}"
+    host, _, port = address.removeprefix("http://").partition(":")
+    server = subprocess.Popen([program, "-H", host, "-p", port], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def has_made_bucket() -> bool:
+        with contextlib.suppress(httpx.TransportError):
+            return httpx.put(f"{address}/{BUCKET}").status_code == httpx.codes.OK
+        return False
+
+    variables = {"ENDPOINT_URL": address, "ACCESS_KEY_ID": "key", "SECRET_ACCESS_KEY": "secret", "REGION": "us-east-1"}
     for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    s3fs.S3FileSystem.clear_instance_cache()
-    s3fs.S3FileSystem().mkdir(BUCKET)
+        monkeypatch.setenv(f"AWS_{name}", value)
     try:
+        wait_until(has_made_bucket)
         yield f"s3://{BUCKET}"
     finally:
-        s3fs.S3FileSystem.clear_instance_cache()
-        server.stop()
+        server.terminate()
+        server.wait(30)

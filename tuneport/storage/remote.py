@@ -1,17 +1,21 @@
 """A place that a URL names, through fsspec: a folder (a path or file://), or an object store such as s3://."""
 
 import contextlib
-import importlib.util
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tuneport.errors import TuneportError
+from tuneport.extras import require_extras
 from tuneport.folders import full_disk_is_an_error
 
-EXTRAS = {"s3": ("s3fs", "s3"), "s3a": ("s3fs", "s3")}
-"""Protocol → the package that it needs, and the extra that brings it."""
+S3 = ("s3", "s3a")
+"""Protocols that go through obstore."""
+MAX_RETRIES = 3
+ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+"""Variables with the address of an S3-style store."""
 
 
 @dataclass(frozen=True)
@@ -87,12 +91,21 @@ def open_remote(url: str) -> Remote:
     import fsspec
 
     protocol = url.partition("://")[0] if "://" in url else "file"
-    package, extra = EXTRAS.get(protocol, (None, None))
-    if package and importlib.util.find_spec(package) is None:
-        raise TuneportError(f"{protocol}:// needs {package}", f"pip install 'tuneport[{extra}]'")
+    if protocol in S3:
+        require_extras(f"{protocol}://", "s3")
     try:
-        files, path = fsspec.url_to_fs(url)
+        options = _s3_options(protocol) if protocol in S3 else {}
+        files, path = fsspec.url_to_fs(url, **options)
     except (ImportError, ValueError) as error:
         known = "give a path, file://… or s3://…, or install the package that fsspec needs for it"
         raise TuneportError(f"{url} cannot be opened ({str(error).splitlines()[0]})", known) from error
     return Remote(url, str(path).rstrip("/"), files)
+
+
+def _s3_options(protocol: str) -> dict[str, Any]:
+    """Let obstore serve a protocol of fsspec's; returns its options."""
+    from obstore.fsspec import register
+
+    register(protocol)
+    is_plain = any(os.environ.get(name, "").startswith("http://") for name in ENDPOINTS)
+    return {"client_options": {"allow_http": is_plain}, "retry_config": {"max_retries": MAX_RETRIES}}
