@@ -101,5 +101,6 @@ def _target(peer: Peer, folder: Path, manifest: Manifest, checkpoint: Path, devi
         decode_response=protocol.decode_response,
         ready_path=protocol.ready_path,
         start_timeout_s=START_TIMEOUT_S,
+        is_peer=True,
         environment=torch_environment(manifest, checkpoint, device, "float16" if device == "cuda" else "float32"),
     )

@@ -45,6 +45,8 @@ class EndpointTarget:
     ready_path: str = "/readyz"
     """Answers with 200 once the server is ready."""
     start_timeout_s: float = START_TIMEOUT_S
+    is_peer: bool = False
+    """Whether the benchmark goes on without it if it does not start, or answers otherwise than torch."""
 
 
 def endpoint_targets(artifact: Path, manifest: Manifest, checkpoint: Path, variant: str | None) -> list[EndpointTarget]:
