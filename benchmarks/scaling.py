@@ -39,6 +39,7 @@ JSON, TABLE, HTML = "scaling.json", "scaling.md", "scaling.html"
 SIZES = {5: (4, 128), 11: (4, 256), 22: (6, 384), 66: (6, 768), 110: (12, 768)}
 """Millions of parameters with a vocabulary of 30,000 → layers and hidden size."""
 VARIANTS = ("fp32", "int8", "openvino-bf16")
+MAX_LENGTH = 512
 LENGTHS = tuple(f"1x{length}" for length in (8, 16, 32, 64, 128, 256, 512))
 BATCHES = tuple(f"{rows}x32" for rows in (2, 4, 8, 16, 32, 64, 128))
 STREAM_SECONDS, STREAM_TOKENS, STREAM_ROWS = 1.0, 32, 4
@@ -74,7 +75,8 @@ def measure_size(
     layers, hidden_size = SIZES[millions]
     progress(f"{millions} M parameters: making and exporting the model")
     folder.mkdir()
-    random_bert(Path(resolve_model(tokenizer)), data, folder, layers=layers, hidden_size=hidden_size)
+    model, size = Path(resolve_model(tokenizer)), {"layers": layers, "hidden_size": hidden_size}
+    random_bert(model, data, folder, **size, max_length=MAX_LENGTH)
     artifact = folder / "artifact"
     wanted = VARIANTS if Host.here().has_bf16 else VARIANTS[:2]
     config = ExportConfig(
