@@ -12,19 +12,21 @@ Cells = tuple[list[str], list[list[str]]]
 """The header of a table, and its rows."""
 STYLE = """
 :root { color-scheme: light; }
-body { font: 15px/1.5 system-ui, sans-serif; color: #1c1c1c; background: #fff; margin: 2rem auto; max-width: 72rem;
+body { font: 15px/1.5 system-ui, sans-serif; color: #1c1c1c; background: #fff; margin: 2rem auto; max-width: 84rem;
   padding: 0 1.5rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
 .table { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.87rem; }
 th, td { padding: 0.3rem 0.6rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap; }
+th { white-space: normal; vertical-align: bottom; min-width: 2.6rem; }
 th:first-child, td:first-child { text-align: left; }
+figure svg { max-width: 72rem; }
 figure { margin: 1rem 0 2rem; break-inside: avoid; } figure svg { width: 100%; height: auto; }
 figcaption { color: #444; font-size: 0.9rem; }
 @page { size: A4 landscape; margin: 12mm; }
-@media print { body { margin: 0; max-width: none; font-size: 10pt; } table { font-size: 8pt; }
+@media print { body { margin: 0; max-width: none; font-size: 10pt; } table { font-size: 7.5pt; }
   .table { overflow: visible; }
-  th, td { padding: 0.15rem 0.35rem; } }
+  th, td { padding: 0.15rem 0.3rem; } }
 """
 
 

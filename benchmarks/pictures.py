@@ -76,7 +76,8 @@ def new_figure(width: float, height: float, columns: int = 1) -> tuple[Figure, l
 
 def styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return a color and a marker for each name; torch is dashed."""
-    colors = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]
+    colors = matplotlib.colormaps["tab20"].colors  # type: ignore[attr-defined]
+    colors = (*colors[::2], *colors[1::2])  # the ten dark ones first
     return {
         name: {
             "color": colors[number % len(colors)],

@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
 from tuneport.errors import TuneportError
 from tuneport.folders import check_out, git_commit, new_folder
@@ -22,7 +21,6 @@ from tuneport.host import Host, usable_cores
 from tuneport.runtime.batch import EncodedInput
 from tuneport.runtime.loading import build_runner, open_task
 from tuneport.schema.artifact import Manifest, Variant
-from tuneport.schema.base import Frozen
 from tuneport.schema.loading import load_manifest
 from tuneport.stages.export.config import ExportConfig
 from tuneport.stages.export.pipeline import export
@@ -32,51 +30,20 @@ from .config import BenchConfig
 from .engine import bench
 from .gpu_check.models import random_bert
 from .machine import MachineState
-from .page import Cells, Page, write_page
-from .report import Report, markdown_table
+from .page import Page, write_page
+from .report import markdown_table
 from .scaling_pictures import scaling_figures
+from .scaling_report import ScalingReport, SizeResult, StreamTiming, scaling_tables
 
 JSON, TABLE, HTML = "scaling.json", "scaling.md", "scaling.html"
 SIZES = {5: (4, 128), 11: (4, 256), 22: (6, 384), 66: (6, 768), 110: (12, 768)}
 """Millions of parameters with a vocabulary of 30,000 → layers and hidden size."""
 VARIANTS = ("fp32", "int8", "openvino-bf16")
+MAX_LENGTH = 512
 LENGTHS = tuple(f"1x{length}" for length in (8, 16, 32, 64, 128, 256, 512))
 BATCHES = tuple(f"{rows}x32" for rows in (2, 4, 8, 16, 32, 64, 128))
 STREAM_SECONDS, STREAM_TOKENS, STREAM_ROWS = 1.0, 32, 4
 """How long each number of streams is timed, and the shape of the batches that each stream runs."""
-
-
-class StreamTiming(Frozen):
-    """One variant with its cores divided among streams."""
-
-    variant: str
-    streams: int
-    texts_per_s: float
-
-
-class SizeResult(Frozen):
-    """One model."""
-
-    millions: int
-    """Parameters that were aimed at."""
-    layers: int
-    hidden_size: int
-    report: Report
-    """Of `tuneport bench`: the shapes are lengths and batches."""
-    streams: tuple[StreamTiming, ...]
-
-
-class ScalingReport(Frozen):
-    """scaling.json."""
-
-    schema_version: Literal[1] = 1
-    kind: Literal["scaling"] = "scaling"
-    host: Host
-    machine: MachineState
-    git_commit: str | None
-    created: str
-    sizes: tuple[SizeResult, ...]
-    notes: tuple[str, ...]
 
 
 def run(
@@ -108,7 +75,8 @@ def measure_size(
     layers, hidden_size = SIZES[millions]
     progress(f"{millions} M parameters: making and exporting the model")
     folder.mkdir()
-    random_bert(Path(resolve_model(tokenizer)), data, folder, layers=layers, hidden_size=hidden_size)
+    model, size = Path(resolve_model(tokenizer)), {"layers": layers, "hidden_size": hidden_size}
+    random_bert(model, data, folder, **size, max_length=MAX_LENGTH)
     artifact = folder / "artifact"
     wanted = VARIANTS if Host.here().has_bf16 else VARIANTS[:2]
     config = ExportConfig(
@@ -159,47 +127,6 @@ def write_scaling(folder: Path, report: ScalingReport) -> None:
     (folder / TABLE).write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     page = Page(title=title, tables=tables, paragraphs=remarks, figures=scaling_figures(report))
     write_page(folder / HTML, page)
-
-
-def scaling_tables(report: ScalingReport) -> tuple[tuple[str, Cells], ...]:
-    """Return the tables of lengths, batches and streams, a row for each size and target."""
-    lengths = _shape_cells(report, "tokens", lambda rows, tokens: tokens if rows == 1 else None)
-    batches = _shape_cells(report, "rows of 32 tokens", lambda rows, tokens: rows if tokens == 32 else None)
-    counts = range(1, report.host.cores + 1)
-    rates = {
-        (size.millions, each.variant, each.streams): each.texts_per_s for size in report.sizes for each in size.streams
-    }
-    rows = [
-        [f"{size.millions} M {name}", *(_number(rates.get((size.millions, name, count))) for count in counts)]
-        for size in report.sizes
-        for name in dict.fromkeys(each.variant for each in size.streams)
-    ]
-    return (
-        ("Milliseconds for one input, by its length", lengths),
-        ("Milliseconds for a batch, by its rows", batches),
-        ("Texts/s by the number of streams", (["streams", *map(str, counts)], rows)),
-    )
-
-
-def _shape_cells(report: ScalingReport, title: str, pick: Callable[[int, int], int | None]) -> Cells:
-    found = {
-        (size.millions, result.name, at): shape.latency_ms
-        for size in report.sizes
-        for result in size.report.results
-        for shape in result.shapes
-        if (at := pick(shape.rows, shape.tokens)) is not None
-    }
-    columns = sorted({at for *_, at in found})
-    rows = [
-        [f"{size.millions} M {result.name}", *(_number(found.get((size.millions, result.name, at))) for at in columns)]
-        for size in report.sizes
-        for result in size.report.results
-    ]
-    return [title, *map(str, columns)], rows
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f}"
 
 
 def main() -> None:

@@ -1,20 +1,16 @@
 """The pictures of the scaling benchmark."""
 
-from typing import TYPE_CHECKING
-
 from matplotlib.figure import Figure
 
 from .page import ReportFigure
 from .pictures import legend_beside, new_figure, plain_ticks, styles
-
-if TYPE_CHECKING:
-    from .scaling import ScalingReport
+from .scaling_report import ScalingReport
 
 SHOWN_TOKENS = 128
 """Length of the inputs in the picture of model sizes."""
 
 
-def scaling_figures(report: "ScalingReport") -> tuple[ReportFigure, ...]:
+def scaling_figures(report: ScalingReport) -> tuple[ReportFigure, ...]:
     """Draw latency over length of the largest model, throughput over the batch, and latency over the model's size."""
     largest = report.sizes[-1]
     shapes = {result.name: result.shapes for result in largest.report.results}

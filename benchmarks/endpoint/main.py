@@ -31,7 +31,7 @@ def bench_endpoint(
     setup = prepare(config)
     progress("measuring the load generator against a server that does no work")
     ceilings = measure_client_ceilings(setup)
-    results = run_rounds(setup, progress)
+    results, left_out = run_rounds(setup, progress)
     progress("overload: twice the highest throughput")
     overload = measure_overload(setup, results[0])
     slo = config.slo_p99_ms
@@ -40,7 +40,7 @@ def bench_endpoint(
     rate_searches = search_rates(setup, results, slo) if slo is not None else ()
     progress("one short text")
     short_text = measure_short_text(setup)
-    report = build_report(setup, results, ceilings, overload, rate_searches, short_text)
+    report = build_report(setup, results, ceilings, overload, rate_searches, short_text, left_out)
     with new_folder(out, marker=REPORT, overwrite=overwrite) as folder:
         write_endpoint_report(folder, report)
     return report
@@ -53,6 +53,7 @@ def build_report(
     overload: OverloadResult,
     rate_searches: tuple[RateSearch, ...],
     short_text: ShortTextResult | None,
+    left_out: tuple[str, ...],
 ) -> EndpointReport:
     """Put what was measured together with what it was measured on."""
     source = setup.workload.source
@@ -74,5 +75,5 @@ def build_report(
         rate_searches=rate_searches,
         machine=MachineState.now(),
         short_text=short_text,
-        notes=(*absent_targets(setup.manifest, setup.device), *setup.absent_peers),
+        notes=(*absent_targets(setup.manifest, setup.device), *setup.absent_peers, *left_out),
     )

@@ -11,10 +11,7 @@ from tuneport.schema.artifact import Manifest
 from tuneport.schema.torch_setup import TorchDevice
 
 from ..peers.registry import Peer, peers_of
-from .targets import EndpointTarget, is_plain_classification, text_of, torch_environment
-
-START_TIMEOUT_S = 180.0
-"""Some start several processes, or import TensorFlow."""
+from .targets import TORCH_START_TIMEOUT_S, EndpointTarget, is_plain_classification, text_of, torch_environment
 
 
 @dataclass(frozen=True)
@@ -100,6 +97,7 @@ def _target(peer: Peer, folder: Path, manifest: Manifest, checkpoint: Path, devi
         encode_request=lambda value: protocol.encode_request(text_of(value)),
         decode_response=protocol.decode_response,
         ready_path=protocol.ready_path,
-        start_timeout_s=START_TIMEOUT_S,
+        start_timeout_s=TORCH_START_TIMEOUT_S,
+        is_peer=True,
         environment=torch_environment(manifest, checkpoint, device, "float16" if device == "cuda" else "float32"),
     )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tuneport.errors import TuneportError
 from tuneport.gpu import GpuMeter, GpuUsage
 from tuneport.schema.artifact import Interval
 from tuneport.stages.export.intervals import median_interval, percentile, quantiles
@@ -45,14 +46,29 @@ class TargetRound:
     """After the load."""
 
 
-def run_rounds(setup: EndpointSetup, progress: Callable[[str], object]) -> tuple[TargetResult, ...]:
-    """Time every target once a round, in reverse order every other round; returns a summary of each."""
+def run_rounds(
+    setup: EndpointSetup, progress: Callable[[str], object]
+) -> tuple[tuple[TargetResult, ...], tuple[str, ...]]:
+    """Time every target once a round, in reverse order every other round.
+
+    Returns a summary of each, and a sentence for each peer that was left out because it did not start or was wrong.
+    """
     rounds: dict[str, list[TargetRound]] = {target.name: [] for target in setup.targets}
+    left_out: dict[str, str] = {}
     for index in range(setup.config.rounds):
         for target in setup.targets if index % 2 == 0 else setup.targets[::-1]:
+            if target.name in left_out:
+                continue
             progress(f"round {index + 1} of {setup.config.rounds}: {target.name}")
-            rounds[target.name].append(run_round(setup, target))
-    return tuple(summarize(name, target_rounds, setup.meter) for name, target_rounds in rounds.items())
+            try:
+                rounds[target.name].append(run_round(setup, target))
+            except TuneportError as error:
+                if not target.is_peer:
+                    raise
+                left_out[target.name] = error.problem
+    timed = {name: target_rounds for name, target_rounds in rounds.items() if name not in left_out}
+    notes = tuple(f"{name} was left out: {problem.rstrip('.')}." for name, problem in left_out.items())
+    return tuple(summarize(name, target_rounds, setup.meter) for name, target_rounds in timed.items()), notes
 
 
 def run_round(setup: EndpointSetup, target: EndpointTarget) -> TargetRound:

@@ -69,7 +69,9 @@ def measure_overload(setup: EndpointSetup, http_result: TargetResult) -> Overloa
 def search_rates(setup: EndpointSetup, results: Sequence[TargetResult], slo_p99_ms: float) -> tuple[RateSearch, ...]:
     """Search for the highest rate of every server that holds the objective; one that cannot reach it has None."""
     searches = []
-    for target, result in zip(setup.targets, results, strict=True):
+    targets = {target.name: target for target in setup.targets}
+    for result in results:
+        target = targets[result.name]
         with start_server(target) as server:
 
             def measure(rate: float, target: EndpointTarget = target, port: int = server.port) -> RateResult:

@@ -22,6 +22,8 @@ TORCH_FP16 = "BentoML + torch fp16"
 HOST = "127.0.0.1"
 PREDICT_PATH = "/predict"
 GRPC_PATH = "/inference.GRPCInferenceService/ModelInfer"
+TORCH_START_TIMEOUT_S = 180.0
+"""On a busy machine the imports of torch and transformers take a minute; some peers start several processes."""
 NULL_SERVER = "tuneport.stages.benchmarks.load.null_server"
 TORCH_SERVICE = "tuneport.stages.benchmarks.peers.bento_torch:TextClassification"
 BATCHABLE_SERVICE = "tuneport.stages.benchmarks.peers.bento_torch_batchable:TextClassification"
@@ -45,6 +47,8 @@ class EndpointTarget:
     ready_path: str = "/readyz"
     """Answers with 200 once the server is ready."""
     start_timeout_s: float = START_TIMEOUT_S
+    is_peer: bool = False
+    """Whether the benchmark goes on without it if it does not start, or answers otherwise than torch."""
 
 
 def endpoint_targets(artifact: Path, manifest: Manifest, checkpoint: Path, variant: str | None) -> list[EndpointTarget]:
@@ -133,6 +137,7 @@ def torch_targets(manifest: Manifest, checkpoint: Path, device: TorchDevice) -> 
             encode_request=lambda value: orjson.dumps({"text": text_of(value)}),
             decode_response=orjson.loads,
             environment=torch_environment(manifest, checkpoint, device, dtype),
+            start_timeout_s=TORCH_START_TIMEOUT_S,
         )
         for name, dtype in dtypes.items()
     ]

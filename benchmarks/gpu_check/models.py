@@ -33,7 +33,9 @@ SPLITS = {"train": 300, "validation": 400, "test": 300}
 BATCH_ROWS = 32
 
 
-def random_bert(tokenizer_folder: Path, data: Path, out: Path, *, layers: int, hidden_size: int) -> None:
+def random_bert(
+    tokenizer_folder: Path, data: Path, out: Path, *, layers: int, hidden_size: int, max_length: int = MAX_LENGTH
+) -> None:
     """Write OUT/checkpoint, a random BERT classifier, and OUT/data: texts of `data` with the labels that it predicts.
 
     The last layer is scaled so that each logit has mean 0 and the deviation `DEVIATION`, as if it were trained.
@@ -41,10 +43,10 @@ def random_bert(tokenizer_folder: Path, data: Path, out: Path, *, layers: int, h
     from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
-    tokenizer.model_max_length = min(tokenizer.model_max_length, MAX_LENGTH)
+    tokenizer.model_max_length = max_length
     torch.manual_seed(SEED)
     config = BertConfig(
-        vocab_size=max(len(tokenizer), MAX_LENGTH), hidden_size=hidden_size, num_hidden_layers=layers,
+        vocab_size=max(len(tokenizer), max_length), hidden_size=hidden_size, num_hidden_layers=layers,
         num_attention_heads=max(1, hidden_size // 64), intermediate_size=4 * hidden_size,
         initializer_range=INITIALIZER_RANGE, pad_token_id=tokenizer.pad_token_id,
         id2label=dict(enumerate(LABELS)), label2id={label: i for i, label in enumerate(LABELS)},

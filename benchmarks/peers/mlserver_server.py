@@ -12,7 +12,12 @@ import socket
 import sys
 from pathlib import Path
 
-from mlserver_huggingface import HuggingFaceRuntime
+import optimum.pipelines
+
+# Optimum 2 has no such list; the runtime reads it for models that Optimum runs, and this one does not.
+optimum.pipelines.SUPPORTED_TASKS = {}
+
+from mlserver_huggingface import HuggingFaceRuntime  # noqa: E402 -- it imports the list
 
 MAX_BATCH_SIZE, MAX_BATCH_TIME_S = 16, 0.01
 

@@ -69,7 +69,8 @@ PEERS = (
     Peer(
         "MLServer, Hugging Face runtime",
         "mlserver",
-        ("mlserver==1.7.1", "tensorflow==2.21.0", "tf-keras==2.21.0"),
+        # The last transformers with conversations, which it imports, and a uvloop that makes loops on demand.
+        ("mlserver==1.7.1", "tensorflow==2.21.0", "tf-keras==2.21.0", "transformers==4.41.2", "uvloop==0.21.0"),
         # It wants Optimum 1, which cannot be imported with this torch; its pipelines in torch do not use Optimum.
         alone=("mlserver-huggingface==1.7.1",),
     ),

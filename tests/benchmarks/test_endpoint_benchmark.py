@@ -4,10 +4,14 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from tuneport.errors import TuneportError
 from tuneport.gpu import GpuMeter, GpuUsage
 from tuneport.runtime.loading import open_task
 from tuneport.runtime.tasks.base import RuntimeTask
@@ -17,13 +21,15 @@ from tuneport.stages.benchmarks.endpoint.main import bench_endpoint
 from tuneport.stages.benchmarks.endpoint.metrics import TokenCounts, padding_share, tokens_between
 from tuneport.stages.benchmarks.endpoint.processes import ResourceUsage, resource_usage
 from tuneport.stages.benchmarks.endpoint.results import RateResult
-from tuneport.stages.benchmarks.endpoint.rounds import LevelRun, TargetRound, summarize
+from tuneport.stages.benchmarks.endpoint.rounds import LevelRun, TargetRound, run_rounds, summarize
 from tuneport.stages.benchmarks.endpoint.scenarios import SEARCH_STEPS, highest_rate
 from tuneport.stages.benchmarks.endpoint.short import SHORT_TOKENS, select_short_text
 from tuneport.stages.benchmarks.endpoint.targets import (
     BENTO_BATCHER,
     HTTP,
     TORCH_FP32,
+    EndpointTarget,
+    null_target,
 )
 from tuneport.stages.benchmarks.load.main import SLICES
 from tuneport.stages.benchmarks.load.plan import OK, LoadResult
@@ -131,13 +137,41 @@ def test_a_soak_reports_memory_and_every_request(tiny_artifact: Path) -> None:
     assert all(each.worker_mib > 50 for each in result.memory)
 
 
-def test_a_level_on_a_gpu_has_utilization_and_energy() -> None:
+def one_round(cpu_ms: float = 1.0) -> TargetRound:
     load = LoadResult(
         seconds=1, answered=10, answered_by_slice=(1,) * SLICES, latencies_ms=(1.0,), statuses={OK: 10}, sent=10,
         client_cpu_s=0.1,
     )  # fmt: skip
-    levels = {4: LevelRun(load, 1.0, None, 0)}
-    target_round = TargetRound(1.0, 1.0, levels, ResourceUsage(1.0, 100.0, 200.0))
+    return TargetRound(1.0, 1.0, {4: LevelRun(load, cpu_ms, None, 0)}, ResourceUsage(1.0, 100.0, 200.0))
+
+
+@pytest.mark.parametrize("is_peer", [True, False])
+def test_a_peer_that_does_not_start_is_left_out_and_named_and_a_server_of_ours_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, is_peer: bool
+) -> None:
+    starts = []
+
+    def run(setup: Any, target: EndpointTarget) -> TargetRound:
+        starts.append(target.name)
+        if target.name == "bad":
+            raise TuneportError("the server ended at its start: no such library", "fix it")
+        return one_round()
+
+    monkeypatch.setattr("tuneport.stages.benchmarks.endpoint.rounds.run_round", run)
+    targets = [replace(null_target(), name="good"), replace(null_target(), name="bad", is_peer=is_peer)]
+    setup: Any = SimpleNamespace(targets=targets, config=SimpleNamespace(rounds=3), meter=GpuMeter())
+    if not is_peer:
+        with pytest.raises(TuneportError, match="no such library"):
+            run_rounds(setup, lambda _: None)
+        return
+    results, notes = run_rounds(setup, lambda _: None)
+    assert [each.name for each in results] == ["good"]
+    assert notes == ("bad was left out: the server ended at its start: no such library.",)
+    assert starts == ["good", "bad", "good", "good"]  # it is not tried again
+
+
+def test_a_level_on_a_gpu_has_utilization_and_energy() -> None:
+    target_round = one_round()
     meter = GpuMeter()
     assert summarize("a", [target_round], meter).gpu_memory_mib is None
     usages = {

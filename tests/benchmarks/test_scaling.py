@@ -1,0 +1,40 @@
+"""The scaling benchmark: every size, length, batch and number of streams has a figure."""
+
+from pathlib import Path
+
+import pytest
+
+from tuneport.errors import TuneportError
+from tuneport.host import usable_cores
+from tuneport.stages.benchmarks import scaling
+from tuneport.stages.benchmarks.scaling import HTML, JSON, SIZES, TABLE, run
+from tuneport.stages.benchmarks.scaling_report import scaling_tables
+
+
+def test_a_size_that_does_not_exist_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    with pytest.raises(TuneportError, match="no model of 7 million parameters; choose of 5, 11, 22, 66, 110"):
+        run("minilm-l6", tmp_path, tmp_path / "out", [5, 7])
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_sizes_are_those_of_their_layers() -> None:
+    for millions, (layers, hidden) in SIZES.items():
+        count = 30_000 * hidden + 512 * hidden + layers * 12 * hidden**2
+        assert count / 1e6 == pytest.approx(millions, rel=0.1)
+
+
+@pytest.mark.slow
+def test_a_report_has_every_length_batch_and_number_of_streams(
+    tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scaling, "SIZES", {1: (1, 64), 2: (2, 64)})
+    monkeypatch.setattr(scaling, "LENGTHS", ("1x8", "1x128", "1x512"))
+    monkeypatch.setattr(scaling, "BATCHES", ("4x32",))
+    monkeypatch.setattr(scaling, "VARIANTS", ("fp32",))
+    report = run(str(tiny_checkpoint), tiny_data, tmp_path / "out", [1, 2])
+    lengths, batches, streams = (dict((row[0], row[1:]) for row in rows) for _, (_, rows) in scaling_tables(report))
+    assert {"1 M fp32", "2 M fp32", "1 M torch fp32"} <= lengths.keys()
+    assert all(len(row) == 3 and all(row) for row in lengths.values())
+    assert all(len(row) == 1 and all(row) for row in batches.values())
+    assert all(len(row) == usable_cores() and all(row) for row in streams.values())
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {JSON, TABLE, HTML}
