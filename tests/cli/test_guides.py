@@ -163,6 +163,12 @@ def test_every_page_with_commands_is_run() -> None:
     assert {page for page in pages if lines_of(page)} == {*QUICK_STARTS, *GUIDES, *TUTORIALS}
 
 
+def test_a_quick_start_installs_what_its_commands_need() -> None:
+    for page in QUICK_STARTS:
+        (extras,) = re.findall(r"pip install .*'\.\[(.*)\]'", (DOCS / page).read_text(encoding="utf-8"))
+        assert {"all", "cpu", "demo"} <= set(extras.split(","))
+
+
 def test_the_chinese_pages_show_the_commands_of_the_english_ones() -> None:
     english = {line for page in ("../README.md", "index.md", "howto/checkpoint.md") for line in lines_of(page)}
     for page in ("../README.zh.md", "zh/quickstart.md"):
