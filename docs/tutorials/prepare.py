@@ -97,7 +97,9 @@ def question_answering(folder: Path) -> None:
         }  # fmt: skip
         question = generator.choice(list(answers))
         answer = answers[question]
-        found = {"text": [answer], "answer_start": [context.index(answer)]} if answer else {"text": [], "answer_start": []}
+        found = (
+            {"text": [answer], "answer_start": [context.index(answer)]} if answer else {"text": [], "answer_start": []}
+        )
         rows.append({"context": context, "question": question, "answers": found})
     write_splits(folder, rows)
 
@@ -120,11 +122,12 @@ def summarization(folder: Path) -> None:
     """Write reports of a council with their headlines, and a small BART."""
     generator = random.Random(0)
     plans = {
-        "build a new bridge": "new bridge", "close the old pool": "pool to close", "plant trees along the river":
-        "trees along the river", "open the library on Sundays": "library open on Sundays", "repair the theatre": "theatre repairs",
+        "build a new bridge": "new bridge", "close the old pool": "pool to close",
+        "repair the theatre": "theatre repairs", "plant trees along the river": "trees along the river",
+        "open the library on Sundays": "library open on Sundays",
     }  # fmt: skip
     rows = []
-    for _ in range(1500):
+    for _ in range(1000):
         city, day, plan = generator.choice(CITIES), generator.choice(DAYS), generator.choice(list(plans))
         votes, weather = generator.choice(("ten", "twelve", "twenty")), generator.choice(("rain", "sunshine", "fog"))
         source = (

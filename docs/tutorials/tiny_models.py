@@ -30,6 +30,7 @@ SEQ2SEQ = {
     "d_model": 128, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
     "decoder_attention_heads": 4, "encoder_ffn_dim": 256, "decoder_ffn_dim": 256, "max_position_embeddings": 128,
     "pad_token_id": 0, "eos_token_id": 1, "forced_eos_token_id": None, "dropout": 0.0,
+    "scale_embedding": True, "init_std": 0.09,
 }  # fmt: skip
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}</s>{% endfor %}"
@@ -63,7 +64,9 @@ def byte_tokenizer(texts: Iterable[str], special: list[str]) -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=512, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=512, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
 
@@ -71,7 +74,7 @@ def byte_tokenizer(texts: Iterable[str], special: list[str]) -> Tokenizer:
 def marian(folder: Path, texts: Iterable[str]) -> None:
     """Save a random Marian."""
     tokenizer = word_tokenizer(texts)
-    config = MarianConfig(vocab_size=len(tokenizer), decoder_start_token_id=0, scale_embedding=True, **SEQ2SEQ)
+    config = MarianConfig(vocab_size=len(tokenizer), decoder_start_token_id=0, **SEQ2SEQ)
     save(folder, MarianMTModel, config, tokenizer)
 
 

@@ -1,22 +1,34 @@
-"""Every tuneport command of the quick starts and the guides runs, on a tiny model and tiny data."""
+"""Every command of the quick starts and the guides runs, on a tiny model and tiny data; the tutorials as they are.
 
+CI runs the commands of README.md.
+"""
+
+import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import datasets
 import httpx
 import pytest
 from kit import ROOT
 
 from tuneport.stages.serve.process import free_port
+from tuneport.tasks import all_tasks
 
 DOCS = ROOT / "docs"
 QUICK_STARTS = ("index.md", "zh/quickstart.md")
-GUIDES = ("howto/checkpoint.md", "howto/objective.md", "howto/quantization.md", "howto/upgrade.md")
+GUIDES = (
+    "howto/checkpoint.md", "howto/objective.md", "howto/quantization.md", "howto/upgrade.md", "deployment.md",
+    "batch-scoring.md",
+)  # fmt: skip
+TUTORIALS = tuple(f"tutorials/{task}.md" for task in all_tasks())
 SHORTER = {
     "finetune": ["--set", "max_length=32"],
     "export": ["--mixed-precision-minutes", "0.05"],
@@ -24,27 +36,35 @@ SHORTER = {
 }
 """Command → options that a tiny model needs, or that take time away; a later option replaces an earlier one."""
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
+slow = [pytest.mark.slow, pytest.mark.timeout(3000)]
+
+
+def lines_of(document: str, program: str = "tuneport") -> list[str]:
+    """Return the commands of a page that begin with a program's name, each in one line."""
+    text = (DOCS / document).read_text(encoding="utf-8")
+    return [
+        " ".join(line.split())
+        for block in re.findall(r"^```bash\n(.*?)^```", text, re.M | re.S)
+        for line in block.replace("\\\n", " ").splitlines()
+        if line.startswith(f"{program} ")
+    ]
 
 
 def commands(document: str) -> list[list[str]]:
     """Return the commands of a page that begin with `tuneport`, as words."""
-    text = (DOCS / document).read_text(encoding="utf-8")
-    lines = [
-        line
-        for block in re.findall(r"^```bash\n(.*?)^```", text, re.M | re.S)
-        for line in block.replace("\\\n", " ").splitlines()
-        if line.startswith("tuneport ")
-    ]
+    lines = lines_of(document)
     assert lines
-    words = [re.findall(r'"[^"]*"|\S+', line) for line in lines]
-    return [[word.strip('"') for word in each[1:]] for each in words]
+    return [shlex.split(line)[1:] for line in lines]
 
 
-def run(arguments: list[str], folder: Path, checkpoint: Path) -> None:
-    """Run a command in a folder; a service until it is ready."""
-    arguments = [str(checkpoint) if word == "minilm-l6" else word for word in arguments]
-    arguments += SHORTER.get(arguments[0], [])
+def run(arguments: list[str], folder: Path, checkpoint: Path | None = None) -> str:
+    """Run a command in a folder, a service until it is ready, and return what it printed.
+
+    With a `checkpoint` that is the embedded model, and the command is made shorter.
+    """
+    if checkpoint:
+        arguments = [str(checkpoint) if word == "minilm-l6" else word for word in arguments]
+        arguments += SHORTER.get(arguments[0], [])
     port = free_port()
     if arguments[0] == "serve":
         arguments += ["--port", str(port), "--grpc-port", "0"]
@@ -56,8 +76,9 @@ def run(arguments: list[str], folder: Path, checkpoint: Path) -> None:
     if arguments[0] == "serve":
         wait_until_ready(f"http://127.0.0.1:{port}", process)
         process.terminate()
-    output, _ = process.communicate(timeout=900)
+    output, _ = process.communicate(timeout=1500)
     assert process.returncode == 0 or arguments[0] == "serve", f"tuneport {' '.join(arguments)}\n{output}"
+    return output
 
 
 def wait_until_ready(url: str, process: "subprocess.Popen[str]") -> None:
@@ -78,10 +99,11 @@ def prepare(folder: Path, checkpoint: Path, data: Path) -> Path:
     shutil.copytree(data, folder / "demo" / "data")
     (folder / "path" / "to" / "checkpoint").symlink_to(checkpoint)
     (folder / "path" / "to" / "labelled").symlink_to(data)
+    datasets.Dataset.from_json(str(data / "test.jsonl")).to_parquet(str(folder / "reviews.parquet"))
     return folder
 
 
-@pytest.mark.parametrize("document", QUICK_STARTS)
+@pytest.mark.parametrize("document", [pytest.param(each, marks=slow) for each in QUICK_STARTS])
 def test_a_quick_start(document: str, tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path) -> None:
     prepare(tmp_path, tiny_checkpoint, tiny_data)
     for arguments in commands(document):
@@ -97,17 +119,61 @@ def exported(tiny_checkpoint: Path, tiny_data: Path, tmp_path_factory: pytest.Te
     return folder
 
 
-@pytest.mark.parametrize("document", GUIDES)
+@pytest.mark.parametrize("document", [pytest.param(each, marks=slow) for each in GUIDES])
 def test_a_guide(document: str, exported: Path, tiny_checkpoint: Path) -> None:
     for arguments in commands(document):
         run(arguments, exported, tiny_checkpoint)
 
 
-def test_every_guide_is_run() -> None:
+KEYS = ("label", "text", "answer", "entity")
+"""Parts of a prediction that another processor does not change; scores it may."""
+
+
+def parts_of(prediction: Any) -> list[Any]:
+    """List the labels and texts of a prediction, in order."""
+    return [
+        part[key]
+        for part in ([prediction] if isinstance(prediction, dict) else prediction)
+        for key in KEYS
+        if key in part
+    ]
+
+
+@pytest.mark.parametrize("document", [pytest.param(each, marks=slow) for each in TUTORIALS])
+def test_a_tutorial(document: str, tmp_path: Path) -> None:
+    """As it is, with its model and its data; the predictions are those that the page shows."""
+    for line in lines_of(document, "python docs/tutorials/prepare.py"):
+        words = shlex.split(line)
+        subprocess.run([sys.executable, ROOT / words[1], *words[2:]], cwd=tmp_path, check=True, timeout=300)
+    text = (DOCS / document).read_text(encoding="utf-8")
+    blocks = re.findall(r"^```json\n(.*?)^```", text, re.M | re.S)
+    shown = [json.loads(line) for block in blocks[1:] for line in block.splitlines()]  # the first one is a row
+    predicted = []
+    for arguments in commands(document):
+        output = run(arguments, tmp_path)
+        if arguments[0] == "predict":
+            predicted += [json.loads(line) for line in output.splitlines()]
+    assert predicted
+    if shown:
+        assert [parts_of(each) for each in predicted] == [parts_of(each) for each in shown]
+
+
+def test_every_page_with_commands_is_run() -> None:
     pages = {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
-    assert {page for page in pages if page.startswith(("howto/", "zh/"))} == {
-        *QUICK_STARTS[1:],
-        *GUIDES,
-        "howto/extend.md",
-        "howto/rollout.md",  # tests/deploy/test_rollout.py
-    }
+    elsewhere = {"howto/rollout.md"}  # tests/deploy/test_rollout.py
+    assert {page for page in pages if lines_of(page)} - elsewhere == {*QUICK_STARTS, *GUIDES, *TUTORIALS}
+
+
+def test_a_quick_start_installs_what_its_commands_need() -> None:
+    for page in QUICK_STARTS:
+        (extras,) = re.findall(r"pip install .*'\.\[(.*)\]'", (DOCS / page).read_text(encoding="utf-8"))
+        assert {"all", "cpu", "demo"} <= set(extras.split(","))
+
+
+def test_the_chinese_pages_show_the_commands_of_the_english_ones() -> None:
+    english = {line for page in ("../README.md", "index.md", "howto/checkpoint.md") for line in lines_of(page)}
+    for page in ("../README.zh.md", "zh/quickstart.md"):
+        lines = [line for line in lines_of(page) if "path/to" not in line]
+        assert lines
+        assert [line for line in lines if line not in english and line.partition(" --set")[0] not in english] == []
+    assert lines_of("index.md") == [line for line in lines_of("zh/quickstart.md") if line in lines_of("index.md")]

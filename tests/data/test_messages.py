@@ -100,6 +100,14 @@ def test_tables_that_people_have_get_the_remedy_that_helps(
     assert [word for word in words if word.replace("\t", " ") not in message.replace("\t", " ")] == [], message
 
 
+def test_a_remedy_is_given_once_however_many_cells_need_it(tmp_path: Path) -> None:
+    file = tmp_path / "train.csv"
+    file.write_text("text;score\n" + "".join(f"text {i};{i},5\n" for i in range(40)), encoding="utf-8")
+    message = refusal(file, "regression")
+    assert "(and 35 more)" in message
+    assert message.count("write a decimal point") == 1
+
+
 def test_a_header_is_not_taken_for_data(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("text,label\n" + "".join(f"text {i},{i % 2}\n" for i in range(20)))
     assert read(tmp_path / "train.csv", "text-classification").splits["train"].num_rows == 16

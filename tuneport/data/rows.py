@@ -19,15 +19,18 @@ class Problems:
     def __init__(self, remedy: str) -> None:
         """`remedy` is the end of the message."""
         self._remedy = remedy
-        self._remedies: list[str] = []
+        self._remedies: dict[str, str] = {}
         self._found: list[str] = []
         self._count = 0
 
     def add(self, place: str, problem: str, remedy: str | None = None) -> None:
-        """Add a problem and its place, such as `train.jsonl row 3`; `remedy` is one for this problem in particular."""
+        """Add a problem and its place, such as `train.jsonl row 3`; `remedy` is one for this problem in particular.
+
+        Of remedies that differ only in an example, which a colon precedes, the first is kept.
+        """
         self._count += 1
-        if remedy and remedy not in self._remedies:
-            self._remedies.append(remedy)
+        if remedy:
+            self._remedies.setdefault(remedy.partition(":")[0], remedy)
         if len(self._found) < SHOWN_PROBLEMS:
             self._found.append(f"{place}: {problem}")
 
@@ -35,7 +38,7 @@ class Problems:
         """Raise a DataError that lists the first problems and counts the others."""
         if self._count:
             more = f" (and {self._count - len(self._found)} more)" if self._count > len(self._found) else ""
-            raise DataError(", ".join(self._found) + more, ", and ".join(self._remedies) or self._remedy)
+            raise DataError(", ".join(self._found) + more, ", and ".join(self._remedies.values()) or self._remedy)
 
 
 def numbered_rows(rows: Dataset) -> Iterator[tuple[int, dict[str, Any]]]:

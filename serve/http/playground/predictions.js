@@ -103,7 +103,7 @@ function showWords(place, input, explained, name) {
     const parts = explained.explanation.filter((each) => !each.field || each.field === field);
     place.append(inPlace(text, parts, (each, word) => {
       const span = createElement("span", {className: "word", textContent: word, title: signed(each.score)});
-      span.style.background = "rgba(var(--" + (each.score < 0 ? "against" : "for") + "), " + (0.75 * Math.abs(each.score) / largest).toFixed(3) + ")";
+      span.style.background = "rgba(var(--" + (each.score < 0 ? "against" : "for") + "), calc(var(--most) * " + (Math.abs(each.score) / largest).toFixed(3) + "))";
       return span;
     }));
   }
@@ -117,7 +117,7 @@ function showWords(place, input, explained, name) {
 function legend() {
   const swatch = (name) => {
     const each = createElement("span", {className: "swatch"});
-    each.style.background = "rgba(var(--" + name + "), .75)";
+    each.style.background = "rgba(var(--" + name + "), var(--most))";
     return each;
   };
   return createElement("p", {className: "legend"}, swatch("for"), "speaks for it \u2002 ", swatch("against"), "speaks against it");
