@@ -17,6 +17,7 @@ from .source import Reference, Source, read_split
 
 MIN_LAYERS = 3
 """A model with fewer has none to spare."""
+REMEDY = "leave out pruned variants"
 MIN_TRAIN_ROWS, MAX_TRAIN_ROWS = 100, 20_000
 MIN_SPEED_UP = 1.15
 """How many times as fast as the full model a student must be in torch: each of its variants takes time to export."""
@@ -57,7 +58,7 @@ def train_student(
     student = distiller.full.without(first)
     if config.prune_layers is None and (speed_up := distiller.speed_up(student)) < MIN_SPEED_UP:
         problem = f"without {first} of its {len(distiller.full.layers)} layers it is only {speed_up:.2f} times as fast"
-        raise EngineError(problem, "leave out pruned variants")
+        raise EngineError(problem, REMEDY)
     started, share = time.monotonic(), 1 / (1 + len(more))
 
     def train(student: TorchStudent, steps: int = 0) -> Trained:
@@ -90,16 +91,23 @@ def cuts(depth: int, prune_layers: int | None) -> list[int]:
     return [prune_layers] if prune_layers else sorted({depth // 3, depth // 2})
 
 
+def check_worth(config: ExportConfig, source: Source, reference: Reference) -> None:
+    """Raise EngineError with the reason why a student that nobody named is not worth its training."""
+    depth = len(layers_of(reference.model.model))
+    if depth < MIN_LAYERS:
+        raise EngineError(f"a student needs a model of {MIN_LAYERS} layers or more, and this one has {depth}", REMEDY)
+    if not config.distill_minutes:
+        raise EngineError("there is no time to train a student", "raise --distill-minutes")
+    if (count := len(train_inputs(config, source, reference))) < MIN_TRAIN_ROWS:
+        problem = f"a student is trained on {MIN_TRAIN_ROWS} rows or more that the gate does not use"
+        raise EngineError(f"{problem}, and the train split has {count}", "give more rows in the train split")
+
+
 def train_inputs(config: ExportConfig, source: Source, reference: Reference) -> Sequence[Any]:
     """Return the parsed inputs of the train split without those of the gate.
 
     Raises EngineError with the reason why no student can be trained on them.
     """
-    depth = len(layers_of(reference.model.model))
-    if config.prune_layers is None and depth < MIN_LAYERS:
-        raise EngineError(f"a student needs a model of {MIN_LAYERS} layers or more, and this one has {depth}", "")
-    if not config.distill_minutes:
-        raise EngineError("there is no time to train a student", "raise --distill-minutes")
     try:
         sample = read_split(config, source.checkpoint, source.task, "train", MAX_TRAIN_ROWS)
     except DataError as error:
@@ -109,9 +117,8 @@ def train_inputs(config: ExportConfig, source: Source, reference: Reference) -> 
         raise EngineError(problem, "give a folder with a train file")
     judged = {digest(repr(each)) for each in source.sample.inputs}
     inputs = [each for each in sample.inputs if digest(repr(each)) not in judged]
-    if len(inputs) < MIN_TRAIN_ROWS:
-        problem = f"a student is trained on {MIN_TRAIN_ROWS} rows or more that the gate does not use"
-        raise EngineError(f"{problem}, and the train split has {len(inputs)}", "give more rows in the train split")
+    if not inputs:
+        raise EngineError("the train split has no rows that the gate does not use", "give a train split of its own")
     return [reference.runtime_task.parse_input(each) for each in inputs]
 
 
