@@ -23,8 +23,9 @@ MIN_SPEED_UP = 1.15
 """How many times as fast as the full model a student must be in torch: each of its variants takes time to export."""
 MIN_AGREEMENT = 0.9
 """Share of torch's answers that a student must give; its metric decides."""
-HOPELESS = 4
-"""How many times the allowed drop a student may lose after half of its training; the rest does not make up for more."""
+HOPELESS, HOPELESS_AGREEMENT = 4, 0.8
+"""How many times the allowed drop a student may lose after half of its training, and the share of torch's answers that
+it must give then; the rest of the training does not make up for more."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,10 @@ class Trained:
     steps: int
     measurement: Measurement
 
-    def loses_at_most(self, drop: float) -> bool:
+    def loses_at_most(self, drop: float, min_agreement: float = MIN_AGREEMENT) -> bool:
         """Tell whether it loses no more of the metric than that, and gives enough of torch's answers."""
         metric = self.measurement.metric
-        return metric is not None and metric.drop <= drop and self.measurement.parity.agreement >= MIN_AGREEMENT
+        return metric is not None and metric.drop <= drop and self.measurement.parity.agreement >= min_agreement
 
 
 def train_student(
@@ -72,7 +73,7 @@ def train_student(
         if chosen.loses_at_most(config.max_drop / 2):
             smaller = train(chosen.student.without(second - first), chosen.steps)
             chosen = smaller if smaller.loses_at_most(config.max_drop / 2) else chosen
-        elif chosen.loses_at_most(HOPELESS * config.max_drop):
+        elif chosen.loses_at_most(HOPELESS * config.max_drop, HOPELESS_AGREEMENT):
             chosen = train(chosen.student, chosen.steps)
         else:
             raise EngineError(_describe_loss(chosen, len(distiller.full.layers)), "raise --distill-minutes")

@@ -204,6 +204,7 @@ def test_students_of_slow_or_failed_variants_are_not_trained(
     assert not any("training" in line for line in lines)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_quick_export")
 def test_an_export_with_data_tries_a_student_and_says_so(deep: Prepared, tmp_path: Path) -> None:
     """Its default variants include those of the student: they are in the artifact, or left out with the reason."""
@@ -217,10 +218,7 @@ def test_an_export_with_data_tries_a_student_and_says_so(deep: Prepared, tmp_pat
         assert f"{each.name} is a student: " in card(manifest)
 
 
-@pytest.mark.usefixtures("_quick_export")
-def test_a_model_of_two_layers_has_none_to_spare(tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path) -> None:
-    manifest = export_variants(tiny_checkpoint, tiny_data, tmp_path / "out", mixed_precision_minutes=0)
-    reasons = {each.name: each.reason for each in manifest.rejected}
-    assert reasons["pruned-int8"] == "a student needs a model of 3 layers or more, and this one has 2"
-    assert not any(each.evidence.student for each in manifest.variants)
-    assert Rejected(name="pruned-int8", reason=reasons["pruned-int8"]) in manifest.rejected
+def test_a_model_of_two_layers_has_none_to_spare(prepared: Prepared, tmp_path: Path) -> None:
+    reason = "a student needs a model of 3 layers or more, and this one has 2"
+    specs = {"pruned-int8": VARIANTS["pruned-int8"]}
+    assert screen_students(prepared.builder(tmp_path), specs, []) == ({}, [Rejected(name="pruned-int8", reason=reason)])
