@@ -5,6 +5,7 @@ It is kept beside the checkpoint, under a hash of all that determines it, so tha
 
 import shutil
 import tempfile
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from tuneport.schema.base import Frozen
 from .config import ExportConfig
 from .graph import Graph
 from .source import Reference, Source
-from .student_training import train_inputs, train_student
+from .student_training import check_worth, train_student
 
 STUDENTS, RECORD = "students", "student.json"
 METHOD = 1
@@ -42,7 +43,6 @@ class StudentSource:
     ) -> None:
         """Train nothing yet."""
         self._config, self._source, self._reference, self._progress = config, source, reference, progress
-        self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self._made: tuple[Student, Graph] | EngineError | None = None
 
     @property
@@ -52,8 +52,8 @@ class StudentSource:
         return self._made[0]
 
     def check(self) -> None:
-        """Raise EngineError with the reason why there is no student, if that is known without training it."""
-        train_inputs(self._config, self._source, self._reference)
+        """Raise EngineError with the reason why a student is not worth its training, if that is known before it."""
+        check_worth(self._config, self._source, self._reference)
 
     def write(self, folder: Path) -> Graph:
         """Write the fp32 graph into a folder; raises EngineError with the reason why there is no student."""
@@ -86,8 +86,9 @@ class StudentSource:
             raise
         except (OSError, TuneportError) as error:
             self._progress(f"the student is not kept for the next export: {error}")
-            self._scratch = tempfile.TemporaryDirectory()
-            return record, self._source.family.to_onnx(trained, self._source.checkpoint, Path(self._scratch.name))
+            scratch = tempfile.mkdtemp(prefix="tuneport-student-")
+            weakref.finalize(self, shutil.rmtree, scratch, ignore_errors=True)
+            return record, self._source.family.to_onnx(trained, self._source.checkpoint, Path(scratch))
 
     def _key(self) -> str:
         data = self._source.sample.source

@@ -17,13 +17,15 @@ from .source import Reference, Source, read_split
 
 MIN_LAYERS = 3
 """A model with fewer has none to spare."""
+REMEDY = "leave out pruned variants"
 MIN_TRAIN_ROWS, MAX_TRAIN_ROWS = 100, 20_000
 MIN_SPEED_UP = 1.15
 """How many times as fast as the full model a student must be in torch: each of its variants takes time to export."""
 MIN_AGREEMENT = 0.9
 """Share of torch's answers that a student must give; its metric decides."""
-HOPELESS = 4
-"""How many times the allowed drop a student may lose after half of its training; the rest does not make up for more."""
+HOPELESS, HOPELESS_AGREEMENT = 4, 0.8
+"""How many times the allowed drop a student may lose after half of its training, and the share of torch's answers that
+it must give then; the rest of the training does not make up for more."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,10 @@ class Trained:
     steps: int
     measurement: Measurement
 
-    def loses_at_most(self, drop: float) -> bool:
+    def loses_at_most(self, drop: float, min_agreement: float = MIN_AGREEMENT) -> bool:
         """Tell whether it loses no more of the metric than that, and gives enough of torch's answers."""
         metric = self.measurement.metric
-        return metric is not None and metric.drop <= drop and self.measurement.parity.agreement >= MIN_AGREEMENT
+        return metric is not None and metric.drop <= drop and self.measurement.parity.agreement >= min_agreement
 
 
 def train_student(
@@ -57,7 +59,7 @@ def train_student(
     student = distiller.full.without(first)
     if config.prune_layers is None and (speed_up := distiller.speed_up(student)) < MIN_SPEED_UP:
         problem = f"without {first} of its {len(distiller.full.layers)} layers it is only {speed_up:.2f} times as fast"
-        raise EngineError(problem, "leave out pruned variants")
+        raise EngineError(problem, REMEDY)
     started, share = time.monotonic(), 1 / (1 + len(more))
 
     def train(student: TorchStudent, steps: int = 0) -> Trained:
@@ -71,7 +73,7 @@ def train_student(
         if chosen.loses_at_most(config.max_drop / 2):
             smaller = train(chosen.student.without(second - first), chosen.steps)
             chosen = smaller if smaller.loses_at_most(config.max_drop / 2) else chosen
-        elif chosen.loses_at_most(HOPELESS * config.max_drop):
+        elif chosen.loses_at_most(HOPELESS * config.max_drop, HOPELESS_AGREEMENT):
             chosen = train(chosen.student, chosen.steps)
         else:
             raise EngineError(_describe_loss(chosen, len(distiller.full.layers)), "raise --distill-minutes")
@@ -90,16 +92,23 @@ def cuts(depth: int, prune_layers: int | None) -> list[int]:
     return [prune_layers] if prune_layers else sorted({depth // 3, depth // 2})
 
 
+def check_worth(config: ExportConfig, source: Source, reference: Reference) -> None:
+    """Raise EngineError with the reason why a student that nobody named is not worth its training."""
+    depth = len(layers_of(reference.model.model))
+    if depth < MIN_LAYERS:
+        raise EngineError(f"a student needs a model of {MIN_LAYERS} layers or more, and this one has {depth}", REMEDY)
+    if not config.distill_minutes:
+        raise EngineError("there is no time to train a student", "raise --distill-minutes")
+    if (count := len(train_inputs(config, source, reference))) < MIN_TRAIN_ROWS:
+        problem = f"a student is trained on {MIN_TRAIN_ROWS} rows or more that the gate does not use"
+        raise EngineError(f"{problem}, and the train split has {count}", "give more rows in the train split")
+
+
 def train_inputs(config: ExportConfig, source: Source, reference: Reference) -> Sequence[Any]:
     """Return the parsed inputs of the train split without those of the gate.
 
     Raises EngineError with the reason why no student can be trained on them.
     """
-    depth = len(layers_of(reference.model.model))
-    if config.prune_layers is None and depth < MIN_LAYERS:
-        raise EngineError(f"a student needs a model of {MIN_LAYERS} layers or more, and this one has {depth}", "")
-    if not config.distill_minutes:
-        raise EngineError("there is no time to train a student", "raise --distill-minutes")
     try:
         sample = read_split(config, source.checkpoint, source.task, "train", MAX_TRAIN_ROWS)
     except DataError as error:
@@ -109,9 +118,8 @@ def train_inputs(config: ExportConfig, source: Source, reference: Reference) -> 
         raise EngineError(problem, "give a folder with a train file")
     judged = {digest(repr(each)) for each in source.sample.inputs}
     inputs = [each for each in sample.inputs if digest(repr(each)) not in judged]
-    if len(inputs) < MIN_TRAIN_ROWS:
-        problem = f"a student is trained on {MIN_TRAIN_ROWS} rows or more that the gate does not use"
-        raise EngineError(f"{problem}, and the train split has {len(inputs)}", "give more rows in the train split")
+    if not inputs:
+        raise EngineError("the train split has no rows that the gate does not use", "give a train split of its own")
     return [reference.runtime_task.parse_input(each) for each in inputs]
 
 

@@ -66,7 +66,7 @@ class Stop:
 
 def split_rows(rows: Sequence[EncodedInput], tokens: int) -> list[list[EncodedInput]]:
     """Split rows into parts of at least `tokens` tokens, as long as there are, with the same mixture of lengths."""
-    count = max(1, sum(map(len, rows)) // tokens)
+    count = max(1, min(sum(map(len, rows)) // tokens, len(rows)))
     ordered = sorted(rows, key=len)
     return [ordered[first::count] for first in range(count)]
 

@@ -50,7 +50,7 @@ class StudentSource(Protocol):
         """How it was made, once it has been written."""
 
     def check(self) -> None:
-        """Raise EngineError with the reason why there is no student, if that is known without training it."""
+        """Raise EngineError with the reason why a student is not worth its training, if that is known before it."""
 
     def write(self, folder: Path) -> Graph:
         """Write the fp32 graph into a folder; raises EngineError with the reason why there is no student."""

@@ -88,8 +88,9 @@ class Distiller:
         for parameter in student.model.parameters():
             parameter.requires_grad_(True)
         optimizer = torch.optim.AdamW(student.model.parameters(), lr=LEARNING_RATE)
-        batches, started, step, share = self._batches(), time.monotonic(), 0, 0.0
-        while (share := max(step / max(1, steps), (time.monotonic() - started) / max(seconds, 1e-9))) < 1:
+        batches, started, step = self._batches(), time.monotonic(), 0
+        while step < steps and (elapsed := time.monotonic() - started) < seconds:
+            share = max(step / steps, elapsed / seconds)
             for group in optimizer.param_groups:
                 group["lr"] = LEARNING_RATE * (1 - share) * min(1.0, (step + 1) / WARM_UP_STEPS)
             loss = self._loss(student, next(batches))
@@ -98,10 +99,9 @@ class Distiller:
             optimizer.step()
             optimizer.zero_grad()
             if step % PROGRESS_STEPS == 0:
-                left = seconds - (time.monotonic() - started)
                 self._progress(
                     f"training a student of {len(student.layers)} layers: step {step}, error {loss.item():.3g}, "
-                    f"at most {max(0.0, left):.0f} s left"
+                    f"at most {seconds - elapsed:.0f} s left"
                 )
             step += 1
         student.model.eval()
@@ -137,7 +137,7 @@ class Distiller:
         """Add the errors of outputs, of hidden states and, where the architecture returns it, of attention."""
         mask = feeds["attention_mask"]
         is_bf16 = mask.device.type == "cpu" and Host.here().has_bf16
-        with quiet(), torch.autocast(mask.device.type, torch.bfloat16, enabled=is_bf16):
+        with quiet(), torch.autocast("cpu", torch.bfloat16, enabled=is_bf16):
             with torch.no_grad(), captured(self.full.model) as expected_states:
                 expected = self.full.model(**feeds, **self._options)
             with captured(student.model) as states:

@@ -95,6 +95,7 @@ def test_parts_hold_every_row_once_and_the_same_mixture_of_lengths() -> None:
     means = [sum(map(len, part)) / len(part) for part in parts]
     assert max(means) - min(means) <= 10
     assert split_rows(rows, 10**9) == [rows]
+    assert [len(part) for part in split_rows(rows, 1)] == [1] * len(rows)  # no part is empty
 
 
 def test_batches_that_do_not_fit_into_memory_are_not_chosen() -> None:

@@ -27,6 +27,7 @@ from tuneport.stages.export.passes.context import BuildContext
 from tuneport.stages.export.passes.distill import prune_layers
 from tuneport.stages.export.passes.fp16 import fp16, nodes_beyond_fp16
 from tuneport.stages.export.passes.int8 import int8_dynamic, int8_static
+from tuneport.stages.export.passes.nncf import split_batches
 from tuneport.stages.export.passes.smoothquant import smoothquant
 from tuneport.stages.export.variants import VARIANTS
 
@@ -270,3 +271,18 @@ os.kill(os.getpid(), signal.SIGTERM)
     command = [sys.executable, "-c", program, str(prepared.graph.path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (0, "handled\n")
+
+
+def test_batches_of_nncf_are_small_and_hold_every_row() -> None:
+    ids = np.arange(5 * 50).reshape(5, 50)
+    batches = [
+        {"input_ids": ids, "attention_mask": ids, "other": ids},
+        {"input_ids": ids[:1], "attention_mask": ids[:1]},
+    ]
+    parts = list(split_batches(batches, ["input_ids", "attention_mask"]))
+    assert [each["input_ids"].shape for each in parts] == [(2, 50), (2, 50), (1, 50), (1, 50)]
+    assert set(parts[0]) == {"input_ids", "attention_mask"}
+    assert np.array_equal(np.concatenate([each["input_ids"] for each in parts[:3]]), ids)
+    assert [each["input_ids"].shape for each in split_batches([{"input_ids": np.zeros((2, 300))}], ["input_ids"])] == [
+        (1, 300)
+    ] * 2

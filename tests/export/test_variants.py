@@ -74,9 +74,10 @@ def test_variants_that_this_processor_cannot_run_are_refused(monkeypatch: pytest
     set_host(monkeypatch, has_bf16=False, packages=("openvino", "nncf"))
     with pytest.raises(TuneportError, match="openvino-bf16 needs a processor with bfloat16"):
         select_variants(("openvino-bf16",), "cpu")
-    assert set(select_variants((), "cpu")) == {"fp32", "int8", "openvino", "openvino-int8"}
+    without_bf16 = {"fp32", "int8", "openvino", "openvino-int8", "pruned-int8", "pruned-openvino-int8"}
+    assert set(select_variants((), "cpu")) == without_bf16
     set_host(monkeypatch, has_bf16=True, packages=("openvino", "nncf"))
-    assert set(select_variants((), "cpu")) == {"fp32", "int8", *OPENVINO}
+    assert set(select_variants((), "cpu")) == without_bf16 | {"openvino-bf16", "pruned-openvino-bf16"}
 
 
 def test_variants_without_their_packages_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,11 +85,13 @@ def test_variants_without_their_packages_are_refused(monkeypatch: pytest.MonkeyP
     for name in OPENVINO:
         with pytest.raises(TuneportError, match=rf"{name} needs OpenVINO.*tuneport\[openvino\]"):
             select_variants((name,), "cpu")
-    assert set(select_variants((), "cpu")) == {"fp32", "int8"}
+    assert set(select_variants((), "cpu")) == {"fp32", "int8", "pruned-int8"}
     set_host(monkeypatch, has_bf16=True, packages=("openvino",))
     with pytest.raises(TuneportError, match=r"openvino-int8 needs NNCF.*tuneport\[export\]"):
         select_variants(("openvino-int8",), "cpu")
-    assert set(select_variants((), "cpu")) == {"fp32", "int8", "openvino", "openvino-bf16"}
+    assert set(select_variants((), "cpu")) == {
+        "fp32", "int8", "openvino", "openvino-bf16", "pruned-int8", "pruned-openvino-bf16",
+    }  # fmt: skip
 
 
 def test_calibrated_variants_need_data() -> None:
