@@ -15,12 +15,18 @@ RESTART_PAUSE_S = 1.0
 class KeptProcess:
     """One process, which inherits a listening socket."""
 
-    def __init__(self, kind: str, number: int, command: Sequence[str], listening: socket.socket) -> None:
-        """Start nothing yet; `kind` and `number` are for the log."""
+    def __init__(
+        self, kind: str, number: int, command: Sequence[str], listening: socket.socket, *, own_session: bool = False
+    ) -> None:
+        """Start nothing yet; `kind` and `number` are for the log.
+
+        With `own_session` the signals of a terminal do not reach the process.
+        """
         self._kind = kind
         self._number = number
         self._command = command
         self._listening = listening
+        self._own_session = own_session
         self._process: subprocess.Popen[bytes] | None = None
         self._started_at = float("-inf")
 
@@ -33,7 +39,12 @@ class KeptProcess:
             fields = {"number": self._number, "pid": self._process.pid, "exit_code": code}
             logs.log(f"{self._kind} ended", logging.ERROR, **fields)
         self._started_at = time.monotonic()
-        self._process = subprocess.Popen(self._command, pass_fds=[self._listening.fileno()], stdin=subprocess.DEVNULL)
+        self._process = subprocess.Popen(
+            self._command,
+            pass_fds=[self._listening.fileno()],
+            stdin=subprocess.DEVNULL,
+            start_new_session=self._own_session,
+        )
 
     def terminate(self) -> None:
         """Tell the process to stop."""

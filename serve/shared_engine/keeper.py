@@ -17,7 +17,8 @@ BACKLOG = 512
 class EngineKeeper:
     """The engine processes of one service.
 
-    Their sockets stay open while a process is replaced, so that workers can wait there for the next one.
+    Their sockets stay open while a process is replaced, so that workers can wait there for the next one. Ctrl-C stops
+    workers first, and engines when no worker needs them.
     """
 
     def __init__(self, artifact: Path, engines: int, folder: str, manifest_hash: str, module: str = ENGINE) -> None:
@@ -27,7 +28,7 @@ class EngineKeeper:
             listening = listen(address_of(folder, number), BACKLOG)
             options = ["--fd", str(listening.fileno()), "--number", str(number), "--manifest", manifest_hash]
             command = [sys.executable, "-P", "-m", module, str(artifact), *options]
-            self._processes.append(KeptProcess("engine", number, command, listening))
+            self._processes.append(KeptProcess("engine", number, command, listening, own_session=True))
 
     def keep_alive(self) -> None:
         """Start each process that has not been started, or has ended."""

@@ -209,7 +209,7 @@ def test_large_requests_have_memory_of_their_own_that_is_given_back(tiny_artifac
             front_end = await engine.connect()
             files = memory_files()
             [row] = front_end.predictor.task.encode(["bank " * 200])[0]
-            rows = [row] * (SEGMENT_ITEMS // len(row))  # ids and types: twice a segment
+            rows = [row] * (SEGMENT_ITEMS // (2 * len(row)))  # their ids and types alone fill a segment
             outputs = await front_end.batcher.submit(rows)
             assert len(outputs) == len(rows)
             np.testing.assert_allclose(outputs[0]["logits"], outputs[-1]["logits"], atol=1e-5)
