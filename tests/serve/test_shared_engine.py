@@ -28,6 +28,7 @@ from tuneport.stages.serve.grpc import open_inference_pb2 as pb
 from tuneport.stages.serve.inference import InferenceResult
 from tuneport.stages.serve.process import free_port, running, supervisor_command
 from tuneport.stages.serve.settings import Settings
+from tuneport.stages.serve.shared_engine.keeper import EngineKeeper
 from tuneport.stages.serve.shared_engine.memory import MAX_IDLE_SEGMENTS, SEGMENT_ITEMS, Arena
 from tuneport.stages.serve.shared_engine.messages import decode_error, encode_error
 from tuneport.stages.serve.shared_engine.row_format import RowFormat
@@ -407,6 +408,20 @@ def test_a_worker_that_is_killed_under_load_loses_only_its_own_requests(tiny_art
         assert statuses.count(0) <= 3 * 8
         assert statuses.count(200) > 8
         service.wait()
+
+
+@pytest.mark.slow
+def test_an_engine_that_cannot_start_again_ends_the_service(artifact: Path) -> None:
+    with served(artifact) as service:
+        manifest = artifact / "manifest.json"
+        manifest.write_text(manifest.read_text() + "\n")  # as valid as before, and another one
+        service.engine.kill()
+        service.supervisor.wait(60)
+
+
+def test_a_folder_whose_path_is_too_long_for_a_socket_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(TuneportError, match="cannot listen.*TMPDIR"):
+        EngineKeeper(tmp_path, 1, str(tmp_path / ("x" * 120)), "")
 
 
 @pytest.mark.slow
