@@ -110,8 +110,9 @@ def test_what_a_client_does_not_wait_for_is_not_computed(tiny_artifact: Path, tm
         async with shared_engine(tiny_artifact, tmp_path) as engine:
             front_end = await engine.connect()
             stalled, running = await engine.occupy(front_end)
-            left = asyncio.create_task(front_end.run(["bank bank"]))
             late = asyncio.create_task(front_end.run(["bank bank"], deadline=time.monotonic() + 0.05))
+            await until(lambda: engine.inference.batcher.waiting == 1)  # without a backlog it is accepted
+            left = asyncio.create_task(front_end.run(["bank bank"]))
             await until(lambda: engine.inference.batcher.waiting == 2)
             left.cancel()
             await until(lambda: engine.inference.batcher.waiting == 1)
