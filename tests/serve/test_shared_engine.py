@@ -23,6 +23,7 @@ from kit.shared_engine import shared_engine
 from tuneport.errors import EngineLost, InputError, Overloaded, PayloadTooLarge, ServiceStopping, TuneportError
 from tuneport.runtime.batch import EncodedInput
 from tuneport.runtime.predictor import Predictor
+from tuneport.stages.serve.bento import SERVICE, register, serve_command
 from tuneport.stages.serve.deployment import check_engines
 from tuneport.stages.serve.grpc import open_inference_pb2 as pb
 from tuneport.stages.serve.inference import InferenceResult
@@ -303,8 +304,13 @@ class Service:
     supervisor: psutil.Process
 
     def processes(self, module: str) -> list[psutil.Process]:
-        """List the processes of a module of the service."""
-        return [each for each in self.supervisor.children() if f"tuneport.stages.serve.{module}" in each.cmdline()]
+        """List the living processes of a module of the service."""
+        found = []
+        for each in self.supervisor.children():
+            with contextlib.suppress(psutil.Error):  # it has been killed
+                if f"tuneport.stages.serve.{module}" in each.cmdline():
+                    found.append(each)
+        return found
 
     @property
     def engine(self) -> psutil.Process:
@@ -409,6 +415,24 @@ def test_a_worker_that_is_killed_under_load_loses_only_its_own_requests(tiny_art
         assert statuses.count(0) <= 3 * 8
         assert statuses.count(200) > 8
         service.wait()
+
+
+@pytest.mark.slow
+def test_bentoml_s_workers_share_an_engine_that_is_replaced_and_ends_with_them(tiny_artifact: Path) -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = serve_command(SERVICE, host="127.0.0.1", port=port, model=register(tiny_artifact))
+    with running(command, url, {"TUNEPORT_VARIANT": "fp32", "TUNEPORT_WORKERS": "2", "TUNEPORT_ENGINES": "1"}) as pid:
+        service = Service(url, 0, psutil.Process(pid))
+        expected = service.predict().json()
+        killed = service.engine
+        killed.kill()
+        wait_until(lambda: service.processes("shared_engine.process") not in ([], [killed]))
+        wait_until(lambda: service.readiness() == {200} and service.predict().status_code == 200)
+        assert service.predict().json() == expected
+        engine = service.engine
+    _, alive = psutil.wait_procs([engine], 20)
+    assert not alive
 
 
 @pytest.mark.slow
