@@ -86,7 +86,9 @@ def default_engines(device: Device, workers: int, task: str) -> int:
 
     Workers of generative models share none.
     """
-    gpus = 0 if device == "cpu" or task_spec(task).family == "generative" else len(gpu_names())
+    if device == "cpu" or task_spec(task).family == "generative":
+        return 0
+    gpus = max(1, len(gpu_names()))
     return gpus if workers > gpus else 0
 
 

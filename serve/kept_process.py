@@ -15,8 +15,13 @@ RESTART_PAUSE_S = 1.0
 class KeptProcess:
     """One process, which inherits a listening socket."""
 
-    def __init__(self, kind: str, number: int, command: Sequence[str], listening: socket.socket) -> None:
-        """Start nothing yet; `kind` is one of `supervision`, `number` counts those of its kind."""
+    def __init__(
+        self, kind: str, number: int, command: Sequence[str], listening: socket.socket, *, own_session: bool = False
+    ) -> None:
+        """Start nothing yet; `kind` is one of `supervision`, `number` counts those of its kind.
+
+        With `own_session` the signals of a terminal do not reach the process.
+        """
         self.kind = kind
         self.failed_starts = 0
         """How many processes in a row ended before they were ready."""
@@ -25,6 +30,7 @@ class KeptProcess:
         self._number = number
         self._command = command
         self._listening = listening
+        self._own_session = own_session
         self._process: subprocess.Popen[bytes] | None = None
         self._started_at = float("-inf")
 
@@ -51,7 +57,12 @@ class KeptProcess:
         if self._process is not None or time.monotonic() - self._started_at < RESTART_PAUSE_S:
             return
         self._started_at = time.monotonic()
-        self._process = subprocess.Popen(self._command, pass_fds=[self._listening.fileno()], stdin=subprocess.DEVNULL)
+        self._process = subprocess.Popen(
+            self._command,
+            pass_fds=[self._listening.fileno()],
+            stdin=subprocess.DEVNULL,
+            start_new_session=self._own_session,
+        )
 
     def terminate(self) -> None:
         """Tell the process to stop."""

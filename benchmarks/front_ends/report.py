@@ -45,7 +45,7 @@ def _caption(report: FrontEndsReport) -> str:
         f"tokens. Medians of {config.rounds} rounds, {config.seconds:g} s of load each; the load generator shares the "
         f"processors: {host.cpu}, {host.cores} cores.\n\n"
         "own: the engine is in the worker. shared: in one process for all workers. paced: the same, but the engine "
-        f"stands for a GPU; it takes {config.batch_ms:g} ms a batch and no processor, and computes nothing.\n\n"
+        f"stands for a GPU; it takes {config.batch_ms:g} ms a batch, and computes each text only once.\n\n"
         f"{host.cores} cores have {1000 * host.cores:.0f} ms of processor time a second. The services and their load "
         f"generator need {min(cpu_ms):.3f} to {max(cpu_ms):.3f} ms of it for a request, so that no number of workers "
         f"answers more than {1000 * host.cores / min(cpu_ms):.0f} requests/s here."

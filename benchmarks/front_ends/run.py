@@ -114,7 +114,8 @@ def _measure(config: FrontEndsConfig, target: EndpointTarget, texts: Sequence[st
 
 
 def _usage(supervisor: int, port: int) -> Usage:
-    workers, engines = [], []
+    workers: list[Any] = []
+    engines: list[Any] = []
     for process in psutil.Process(supervisor).children():
         (workers if WORKER in process.cmdline() else engines).append(process)
     counts = {"tuneport_inputs_total": 0.0, "tuneport_batches_total": 0.0}
@@ -123,8 +124,8 @@ def _usage(supervisor: int, port: int) -> Usage:
             if sample.name in counts:
                 counts[sample.name] += sample.value
     return Usage(
-        worker_s=sum(map(_cpu_s, workers)),
-        engine_s=sum(map(_cpu_s, engines)),
+        worker_s=sum(_cpu_s(each) for each in workers),
+        engine_s=sum(_cpu_s(each) for each in engines),
         worker_mib=max(map(_mib, workers)),
         engine_mib=max(map(_mib, engines), default=0.0),
         inputs=counts["tuneport_inputs_total"],

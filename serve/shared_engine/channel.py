@@ -24,8 +24,12 @@ def address_of(folder: str, engine: int) -> Path:
 def listen(address: Path, backlog: int) -> socket.socket:
     """Open the socket of an engine process. Raises OSError, for example for an address of over 107 bytes."""
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    listening.bind(str(address))
-    listening.listen(backlog)
+    try:
+        listening.bind(str(address))
+        listening.listen(backlog)
+    except OSError:
+        listening.close()
+        raise
     return listening
 
 

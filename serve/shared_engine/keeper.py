@@ -1,9 +1,12 @@
 """Start the engine processes that workers share, and replace those that end."""
 
+import socket
 import sys
 import threading
 import time
 from pathlib import Path
+
+from tuneport.errors import TuneportError
 
 from .. import supervision
 from ..kept_process import KeptProcess
@@ -18,17 +21,21 @@ BACKLOG = 512
 class EngineKeeper:
     """The engine processes of one service.
 
-    Their sockets stay open while a process is replaced, so that workers can wait there for the next one.
+    Their sockets stay open while a process is replaced, so that workers can wait there for the next one. Ctrl-C stops
+    workers first, and engines when no worker needs them.
     """
 
     def __init__(self, artifact: Path, engines: int, folder: str, manifest_hash: str, module: str = ENGINE) -> None:
-        """Open the sockets in the service's folder; no process is started yet."""
+        """Open the sockets in the service's folder; no process is started yet.
+
+        Raises TuneportError for a folder whose path is too long for a socket.
+        """
         self.processes: list[KeptProcess] = []
         for number in range(1, engines + 1):
-            listening = listen(address_of(folder, number), BACKLOG)
+            listening = _listen(address_of(folder, number))
             options = ["--fd", str(listening.fileno()), "--number", str(number), "--manifest", manifest_hash]
             command = [sys.executable, "-P", "-m", module, str(artifact), *options]
-            self.processes.append(KeptProcess(supervision.ENGINE, number, command, listening))
+            self.processes.append(KeptProcess(supervision.ENGINE, number, command, listening, own_session=True))
 
     def keep_alive(self) -> None:
         """Start each process that has not been started, or has ended."""
@@ -51,3 +58,11 @@ class EngineKeeper:
             process.terminate()
         for process in self.processes:
             process.wait()
+
+
+def _listen(address: Path) -> socket.socket:
+    try:
+        return listen(address, BACKLOG)
+    except OSError as error:
+        problem = f"the engine process cannot listen on {address} ({error})"
+        raise TuneportError(problem, "set TMPDIR to a folder with a shorter path that can be written") from error

@@ -17,7 +17,15 @@ from tuneport.host import Host
 from tuneport.runtime import availability
 from tuneport.schema.artifact import Manifest
 from tuneport.stages.serve.autotune import select_for_host
-from tuneport.stages.serve.devices import Placement, choose_variant, default_workers, gpu_names, place_worker
+from tuneport.stages.serve.devices import (
+    Placement,
+    choose_variant,
+    default_engines,
+    default_workers,
+    gpu_names,
+    place_front_end,
+    place_worker,
+)
 from tuneport.stages.serve.gpu_metrics import GpuCollector
 from tuneport.stages.serve.metrics import Metrics
 from tuneport.stages.serve.settings import Settings
@@ -70,9 +78,23 @@ def test_workers_take_the_visible_gpus_in_turn(
 
 def test_a_variant_for_the_cpu_leaves_the_gpus_alone(nvml: FakeNvml) -> None:
     assert default_workers("cpu") == 1
+    assert default_engines("cpu", 8, "text-classification") == 0
     assert place_worker("cpu", 2) == Placement(2, "cpu", ())
     assert VISIBLE not in os.environ
     assert nvml.calls == []
+
+
+@pytest.mark.parametrize(("workers", "engines"), [(1, 0), (4, 0), (5, 4), (9, 4)])
+def test_more_workers_than_gpus_share_an_engine_for_each(nvml: FakeNvml, workers: int, engines: int) -> None:
+    assert default_engines("cuda", workers, "text-classification") == engines
+    assert default_engines("cuda", workers, "translation") == 0
+
+
+def test_a_worker_that_shares_an_engine_leaves_the_gpus_to_it_and_reports_them(nvml: FakeNvml) -> None:
+    names = ("GPU-a", "GPU-b", "MIG-1", "MIG-2")
+    assert place_front_end("cuda", 2) == Placement(2, "cuda", names, has_engine=False)
+    assert place_front_end("cpu", 2) == Placement(2, "cpu", (), has_engine=False)
+    assert VISIBLE not in os.environ
 
 
 @pytest.mark.parametrize(
@@ -93,6 +115,7 @@ def test_without_nvml_the_entries_are_taken_as_they_are(monkeypatch: pytest.Monk
     assert place_worker("tensorrt", 2).device == "MIG-7"
     del os.environ[VISIBLE]
     assert default_workers("cuda") == 1
+    assert default_engines("cuda", 2, "text-classification") == 1
     assert place_worker("cuda", 1) == Placement(1, "cuda")
 
 
@@ -256,11 +279,22 @@ def test_memory_settings_become_provider_options() -> None:
 
 
 @pytest.mark.parametrize(
-    ("device", "environment", "workers"),
-    [("cuda", {}, 3), ("cuda", {VISIBLE: "GPU-c,1"}, 2), ("cuda", {"TUNEPORT_WORKERS": "5"}, 5), ("cpu", {}, 1)],
+    ("device", "environment", "workers", "engines"),
+    [
+        ("cuda", {}, 3, 0),
+        ("cuda", {VISIBLE: "GPU-c,1"}, 2, 0),
+        ("cuda", {"TUNEPORT_WORKERS": "5"}, 5, 3),
+        ("cpu", {}, 1, 0),
+    ],
 )
-def test_a_service_on_gpus_has_a_worker_for_each(
-    artifact: Path, manifest: Manifest, tmp_path: Path, device: str, environment: dict[str, str], workers: int
+def test_a_service_on_gpus_has_a_worker_for_each_and_more_of_them_share_an_engine_for_each(
+    artifact: Path,
+    manifest: Manifest,
+    tmp_path: Path,
+    device: str,
+    environment: dict[str, str],
+    workers: int,
+    engines: int,
 ) -> None:
     """What BentoML's supervisor is told when it imports the service, in a process of its own."""
     of_devices(manifest, ("fp32", {"device": device})).save(artifact)
@@ -273,8 +307,8 @@ from tuneport.runtime import availability
 availability._providers = lambda: ("CUDAExecutionProvider",)
 from tuneport.stages.serve.bento import register
 register(Path({str(artifact)!r}))
-from tuneport.stages.serve.service import Tuneport
-print(Tuneport.config["workers"])
+from tuneport.stages.serve.service import Tuneport, settings
+print(Tuneport.config["workers"], settings.engine_count)
 """
     inherited = {name: value for name, value in os.environ.items() if name != VISIBLE}
     done = subprocess.run(
@@ -285,4 +319,4 @@ print(Tuneport.config["workers"])
         text=True,
         check=False,
     )
-    assert done.stdout.splitlines()[-1:] == [str(workers)], done.stderr
+    assert done.stdout.splitlines()[-1:] == [f"{workers} {engines}"], done.stderr

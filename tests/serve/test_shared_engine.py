@@ -23,11 +23,13 @@ from kit.shared_engine import shared_engine
 from tuneport.errors import EngineLost, InputError, Overloaded, PayloadTooLarge, ServiceStopping, TuneportError
 from tuneport.runtime.batch import EncodedInput
 from tuneport.runtime.predictor import Predictor
+from tuneport.stages.serve.bento import SERVICE, register, serve_command
 from tuneport.stages.serve.deployment import check_engines
 from tuneport.stages.serve.grpc import open_inference_pb2 as pb
 from tuneport.stages.serve.inference import InferenceResult
 from tuneport.stages.serve.process import free_port, running, supervisor_command
 from tuneport.stages.serve.settings import Settings
+from tuneport.stages.serve.shared_engine.keeper import EngineKeeper
 from tuneport.stages.serve.shared_engine.memory import MAX_IDLE_SEGMENTS, SEGMENT_ITEMS, Arena
 from tuneport.stages.serve.shared_engine.messages import decode_error, encode_error
 from tuneport.stages.serve.shared_engine.row_format import RowFormat
@@ -109,8 +111,9 @@ def test_what_a_client_does_not_wait_for_is_not_computed(tiny_artifact: Path, tm
         async with shared_engine(tiny_artifact, tmp_path) as engine:
             front_end = await engine.connect()
             stalled, running = await engine.occupy(front_end)
-            left = asyncio.create_task(front_end.run(["bank bank"]))
             late = asyncio.create_task(front_end.run(["bank bank"], deadline=time.monotonic() + 0.05))
+            await until(lambda: engine.inference.batcher.waiting == 1)  # without a backlog it is accepted
+            left = asyncio.create_task(front_end.run(["bank bank"]))
             await until(lambda: engine.inference.batcher.waiting == 2)
             left.cancel()
             await until(lambda: engine.inference.batcher.waiting == 1)
@@ -209,7 +212,7 @@ def test_large_requests_have_memory_of_their_own_that_is_given_back(tiny_artifac
             front_end = await engine.connect()
             files = memory_files()
             [row] = front_end.predictor.task.encode(["bank " * 200])[0]
-            rows = [row] * (SEGMENT_ITEMS // len(row))  # ids and types: twice a segment
+            rows = [row] * (SEGMENT_ITEMS // (2 * len(row)))  # their ids and types alone fill a segment
             outputs = await front_end.batcher.submit(rows)
             assert len(outputs) == len(rows)
             np.testing.assert_allclose(outputs[0]["logits"], outputs[-1]["logits"], atol=1e-5)
@@ -301,8 +304,13 @@ class Service:
     supervisor: psutil.Process
 
     def processes(self, module: str) -> list[psutil.Process]:
-        """List the processes of a module of the service."""
-        return [each for each in self.supervisor.children() if f"tuneport.stages.serve.{module}" in each.cmdline()]
+        """List the living processes of a module of the service."""
+        found = []
+        for each in self.supervisor.children():
+            with contextlib.suppress(psutil.Error):  # it has been killed
+                if f"tuneport.stages.serve.{module}" in each.cmdline():
+                    found.append(each)
+        return found
 
     @property
     def engine(self) -> psutil.Process:
@@ -407,6 +415,38 @@ def test_a_worker_that_is_killed_under_load_loses_only_its_own_requests(tiny_art
         assert statuses.count(0) <= 3 * 8
         assert statuses.count(200) > 8
         service.wait()
+
+
+@pytest.mark.slow
+def test_bentoml_s_workers_share_an_engine_that_is_replaced_and_ends_with_them(tiny_artifact: Path) -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = serve_command(SERVICE, host="127.0.0.1", port=port, model=register(tiny_artifact))
+    with running(command, url, {"TUNEPORT_VARIANT": "fp32", "TUNEPORT_WORKERS": "2", "TUNEPORT_ENGINES": "1"}) as pid:
+        service = Service(url, 0, psutil.Process(pid))
+        expected = service.predict().json()
+        killed = service.engine
+        killed.kill()
+        wait_until(lambda: service.processes("shared_engine.process") not in ([], [killed]))
+        wait_until(lambda: service.readiness() == {200} and service.predict().status_code == 200)
+        assert service.predict().json() == expected
+        engine = service.engine
+    _, alive = psutil.wait_procs([engine], 20)
+    assert not alive
+
+
+@pytest.mark.slow
+def test_an_engine_that_cannot_start_again_ends_the_service(artifact: Path) -> None:
+    with served(artifact) as service:
+        manifest = artifact / "manifest.json"
+        manifest.write_text(manifest.read_text() + "\n")  # as valid as before, and another one
+        service.engine.kill()
+        service.supervisor.wait(60)
+
+
+def test_a_folder_whose_path_is_too_long_for_a_socket_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(TuneportError, match=r"cannot listen.*TMPDIR"):
+        EngineKeeper(tmp_path, 1, str(tmp_path / ("x" * 120)), "")
 
 
 @pytest.mark.slow

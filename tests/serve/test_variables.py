@@ -15,7 +15,7 @@ KUBERNETES = (
 """What Kubernetes sets beside the Services `tuneport` and `tuneport-news`."""
 
 
-@pytest.mark.parametrize("name", ["THREADS", "WORKERS"])
+@pytest.mark.parametrize("name", ["THREADS", "WORKERS", "ENGINES"])
 def test_threads_and_workers_have_an_upper_bound(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"TUNEPORT_{name}", str(MAX_THREADS))
     read_settings()
