@@ -45,7 +45,7 @@ class Worker:
         """
         from .admission import AdmissionController
         from .devices import place_worker
-        from .http.app import create_app
+        from .http.app import create_app, create_refusal
         from .inference import Inference
 
         logs.set_up_process()
@@ -58,6 +58,7 @@ class Worker:
             inference = (open_inference or Inference.open)(artifact, settings)
             self.admission = AdmissionController(inference, settings, placement)
             self.app: ASGIApp = create_app(self.admission, settings.origins())
+            self._refuse = create_refusal(self.admission, settings.origins())
         except Exception as error:
             lifecycle.report_failed_start(error)
             raise
@@ -80,7 +81,7 @@ class Worker:
         except Exception as error:
             lifecycle.report_failed_start(error)
             raise
-        lifecycle.configure_server(settings, self.app, self._drain, self._hurry)
+        lifecycle.configure_server(settings, self.app, self._refuse, self._drain, self._hurry)
         loop = asyncio.get_running_loop()
         self.admission.inference.on_device_lost = lambda: loop.call_soon_threadsafe(self._leave)
         # What was imported and opened lives as long as the process: later collections need not look at it.

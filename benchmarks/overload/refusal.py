@@ -16,7 +16,8 @@ from tuneport.errors import TuneportError
 from tuneport.schema.loading import load_golden
 from tuneport.stages.serve.admission import AdmissionController
 from tuneport.stages.serve.admission_policy import RefusalPacer
-from tuneport.stages.serve.http.app import create_app
+from tuneport.stages.serve.http.app import create_app, create_refusal
+from tuneport.stages.serve.http.protocol import extend_protocol
 from tuneport.stages.serve.inference import Inference
 from tuneport.stages.serve.logs import STDERR
 from tuneport.stages.serve.process import free_port
@@ -42,6 +43,10 @@ def refusal_cpu_us(artifact: Path, variant: str | None) -> float:
     admission.refusal_pacer = RefusalPacer(burst=WARM_UP + REFUSALS)  # holds none back
     port = free_port()
     config = uvicorn.Config(create_app(admission), HOST, port, log_config=None, lifespan="off", ws="none")
+    config.load()
+    config.http_protocol_class = extend_protocol(
+        config.http_protocol_class, settings.header_timeout_s, create_refusal(admission)
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=lambda: uvloop.run(server.serve()))
     body = orjson.dumps({"inputs": load_golden(artifact)[0].input})

@@ -28,6 +28,8 @@ from .openai import routes as openai_routes
 from .openapi import describe_api
 from .platforms import ping
 from .playground.routes import routes as playground_routes
+from .protocol import Refuse
+from .refusal import EarlyRefusal
 from .requests import admission_of, frame_of, read_body, unless_disconnected
 from .responses import json_response
 from .streaming import stream_prediction
@@ -57,6 +59,11 @@ def create_app(admission: AdmissionController, origins: list[str] | None = None)
     handlers = {ClientDisconnect: client_disconnected, HTTPException: _starlette_error}
     app = FramedApp(routes, handlers, admission, direct={"/predict": predict})
     return CORSMiddleware(app, allow_origins=origins, allow_methods=["*"], allow_headers=["*"]) if origins else app
+
+
+def create_refusal(admission: AdmissionController, origins: list[str] | None = None) -> Refuse:
+    """Return what refuses requests before the application sees them: nothing where responses need CORS headers."""
+    return (lambda url, headers: None) if origins else EarlyRefusal(admission)
 
 
 async def predict(request: Request) -> Response:
