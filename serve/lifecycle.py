@@ -31,7 +31,7 @@ BENTOML_PATHS = frozenset({"/livez", "/healthz", "/readyz", "/schema.json"})
 def configure_server(
     settings: Settings,
     app: ASGIApp,
-    refuse: Refuse,
+    refuse: Refuse | None,
     drain: Callable[[], Awaitable[None]],
     hurry: Callable[[], Coroutine[Any, Any, None]],
 ) -> None:

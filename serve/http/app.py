@@ -61,9 +61,9 @@ def create_app(admission: AdmissionController, origins: list[str] | None = None)
     return CORSMiddleware(app, allow_origins=origins, allow_methods=["*"], allow_headers=["*"]) if origins else app
 
 
-def create_refusal(admission: AdmissionController, origins: list[str] | None = None) -> Refuse:
-    """Return what refuses requests before the application sees them: nothing where responses need CORS headers."""
-    return (lambda url, headers: None) if origins else EarlyRefusal(admission)
+def create_refusal(admission: AdmissionController, origins: list[str] | None = None) -> Refuse | None:
+    """Return what refuses requests before the application sees them; None where responses need headers of CORS."""
+    return None if origins else EarlyRefusal(admission)
 
 
 async def predict(request: Request) -> Response:

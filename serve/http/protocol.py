@@ -29,7 +29,7 @@ class _ServerProtocol(asyncio.Protocol):
     url: bytes
     headers: list[tuple[bytes, bytes]]
     expect_100_continue: bool
-    refuse: Refuse
+    refuse: Refuse | None
     on_response_complete: Callable[[], None]
     on_change: Callable[[], None] = staticmethod(lambda: None)
     """Called when a connection begins or ends."""
@@ -50,7 +50,7 @@ class _ServerProtocol(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         """Hand the request to the application, unless it is refused: then its body is not kept."""
         self._stop_waiting()
-        response = self.refuse(self.url, self.headers) if self._may_refuse() else None
+        response = self.refuse(self.url, self.headers) if self.refuse and self._may_refuse() else None
         if response is None:
             super().on_headers_complete()  # type: ignore[misc]
             return
@@ -125,14 +125,14 @@ class _Refused:
 REFUSED = _Refused()
 
 
-def extend_protocol(protocol: Any, header_timeout_s: float, refuse: Refuse = lambda url, headers: None) -> Any:
+def extend_protocol(protocol: Any, header_timeout_s: float, refuse: Refuse | None = None) -> Any:
     """Add the timeout and early refusals to uvicorn's HTTP protocol class.
 
     Its h11 protocol has no callbacks for that and stays.
     """
     if not hasattr(protocol, "on_headers_complete"):
         return protocol
-    fields = {"header_timeout_s": header_timeout_s, "refuse": staticmethod(refuse)}
+    fields = {"header_timeout_s": header_timeout_s, "refuse": staticmethod(refuse) if refuse else None}
     return type("ServerProtocol", (_ServerProtocol, protocol), fields)
 
 
