@@ -34,6 +34,8 @@ class _ServerProtocol(asyncio.Protocol):
     on_change: Callable[[], None] = staticmethod(lambda: None)
     """Called when a connection begins or ends."""
     _timer: asyncio.TimerHandle | None = None
+    _has_begun = False
+    """Whether a request has begun whose headers are not complete."""
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -42,13 +44,17 @@ class _ServerProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(_without_upgrade(data))
+        if self._has_begun and not self._timer:  # a part of the headers, which usually come as a whole
+            self._wait_for_headers()
 
     def on_message_begin(self) -> None:
-        self._wait_for_headers()
+        self._has_begun = True
+        self._stop_waiting()
         super().on_message_begin()  # type: ignore[misc]
 
     def on_headers_complete(self) -> None:
         """Hand the request to the application, unless it is refused: then its body is not kept."""
+        self._has_begun = False
         self._stop_waiting()
         response = self.refuse(self.url, self.headers) if self.refuse and self._may_refuse() else None
         if response is None:
