@@ -1,4 +1,4 @@
-"""Processor time of one HTTP request: an application under uvicorn in a thread of this process, over one connection."""
+"""Processor time of one HTTP request: an application under uvicorn in a thread of this process, under load."""
 
 import contextlib
 import os
@@ -22,22 +22,24 @@ from .targets import HOST, PREDICT_PATH
 
 WARM_UP_S = 0.3
 SECONDS = 2.0
+CONNECTIONS = 32
+"""With one, most of the time would be that of threads which sleep and wake."""
 START_TIMEOUT_S = 10.0
 
 
 def http_cpu_us(app: ASGIApp, body: bytes, expected: int, refuse: Refuse | None = None) -> float:
     """Return the mean processor time in µs of one `POST /predict`, of all threads of this process.
 
-    The load generator sends each request after the answer to the last. Raises TuneportError for a status other than
-    `expected`.
+    The load generator has `CONNECTIONS`, each of which sends its next request after an answer. Raises TuneportError for
+    a status other than `expected`.
     """
     port = free_port()
-    config = uvicorn.Config(app, HOST, port, log_config=None, lifespan="off", ws="none", http="httptools")
+    config = uvicorn.Config(app, HOST, port, log_config=None, access_log=False, lifespan="off", ws="none")
     config.load()
     config.http_protocol_class = extend_protocol(config.http_protocol_class, Settings().header_timeout_s, refuse)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=lambda: uvloop.run(server.serve()))
-    plan = LoadPlan(port=port, path=PREDICT_PATH, bodies=(body,), seconds=SECONDS)
+    plan = LoadPlan(port=port, path=PREDICT_PATH, bodies=(body,), connections=CONNECTIONS, seconds=SECONDS)
     thread.start()
     try:
         _wait_for(server)

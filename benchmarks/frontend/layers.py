@@ -1,5 +1,6 @@
 """What each layer of one short request costs: processor time, in this process, with an engine that answers at once."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from ..load.plan import OK
 SLICES, CALLS = 40, 50
 """Timed slices of a layer, and calls in each: their first quartile is reported, since other work only adds to them."""
 ENGINE_ROWS = 8
+"""Requests that come together."""
 
 
 class LayerCost(Frozen):
@@ -34,7 +36,7 @@ class LayerCost(Frozen):
 
 
 def measure_layers(artifact: Path, text: str) -> tuple[LayerCost, ...]:
-    """Time each layer of a request of one text, and the whole request, over one connection of HTTP."""
+    """Time each layer of a request of one text, and the whole request, over HTTP."""
     settings = Settings()
     inference = Inference.open(artifact, settings)
     admission, run = AdmissionController(inference, settings), inference.predictor.runner.run_batch
@@ -74,6 +76,9 @@ async def _time_layers(admission: AdmissionController, text: str, body: bytes) -
         with admission.acquire_slot(needs_engine=True):
             admission.check_size([text])
 
+    async def submit_together() -> None:
+        await asyncio.gather(*(inference.batcher.submit(windows[0]) for _ in range(ENGINE_ROWS)))
+
     def record() -> None:
         admission.metrics.predictions(predictions)
         admission.record_request("http", "predict", "200", time.perf_counter(), "0" * 16)
@@ -82,7 +87,7 @@ async def _time_layers(admission: AdmissionController, text: str, body: bytes) -
         "admission": _cpu_us(admit),
         "JSON to inputs": _cpu_us(lambda: inference.predictor.parse_inputs(parse_body(body)[0])),
         "tokenizer": _cpu_us(lambda: task.encode_request([text], parameters)),
-        "queue, the engine's thread and back": await _cpu_us_async(lambda: inference.batcher.submit(windows[0])),
+        "queue, the engine's thread and back": await _cpu_us_async(submit_together) / ENGINE_ROWS,
         "outputs to prediction": _cpu_us(lambda: task.decode_request([text], windows, outputs, parameters)),
         "prediction to JSON": _cpu_us(lambda: orjson.dumps(content)),
         "metrics, log line": _cpu_us(record),

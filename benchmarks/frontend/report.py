@@ -41,8 +41,8 @@ def _layers(report: FrontendReport) -> str:
     rows = [[layer.name, f"{layer.cpu_us:.0f}"] for layer in report.layers]
     return (
         markdown_table(["layer of a request over HTTP", "processor time µs"], rows)
-        + "\n\nEach layer alone, in one process: a request of one text over one connection, with an engine that "
-        "answers at once, and the engine."
+        + "\n\nEach layer alone, in one process: a request of one text, with an engine that answers at once, and the "
+        "engine. HTTP and the whole request under 32 connections."
     )
 
 

@@ -1,4 +1,4 @@
-"""What a refusal costs: the application refuses every request of one connection."""
+"""What a refusal costs: an application refuses every request."""
 
 import math
 from pathlib import Path
@@ -19,7 +19,7 @@ from ..load.plan import REFUSED
 def refusal_cpu_us(artifact: Path, variant: str | None) -> float:
     """Return the mean processor time of one refusal in µs: reading the request, deciding, responding, record and log.
 
-    One connection sends the artifact's first golden input again and again. Raises TuneportError for another answer.
+    All requests have the artifact's first golden input. Raises TuneportError for another answer.
     """
     settings = Settings(variant=variant, max_concurrent_requests=1)
     inference = Inference.open(artifact, settings)
