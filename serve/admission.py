@@ -72,10 +72,18 @@ class AdmissionController:
 
     @contextmanager
     def acquire_slot(self, *, needs_engine: bool = False) -> Iterator[None]:
-        """Count a request as active for as long as the block lasts.
+        """Count a request as active for as long as the block lasts; raises what `check_slot` raises."""
+        self.check_slot(needs_engine=needs_engine)
+        self._active_requests += 1
+        try:
+            yield
+        finally:
+            self._active_requests -= 1
 
-        Raises Overloaded where as many requests are active as may be and, for a request that `needs_engine`, where it
-        would not be answered in time: here, before it is read, a refusal costs least.
+    def check_slot(self, *, needs_engine: bool) -> None:
+        """Raise Overloaded where as many requests are active as may be, or too much work waits before the request.
+
+        The latter is checked for a request that `needs_engine`. Before the request is read, a refusal costs least.
         """
         limit = self.settings.max_concurrent_requests
         if self._active_requests >= limit:
@@ -83,11 +91,6 @@ class AdmissionController:
             raise Overloaded(problem, "try again after a second, or add replicas")
         if needs_engine and not self._cache:  # which may hold the answer
             self.inference.check_capacity(asyncio.get_running_loop().time() + self.settings.request_timeout_s)
-        self._active_requests += 1
-        try:
-            yield
-        finally:
-            self._active_requests -= 1
 
     async def infer(
         self,

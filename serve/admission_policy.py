@@ -191,6 +191,13 @@ class RefusalPacer:
         self._burst_s = burst / per_s
         self._next_at = -math.inf
 
+    def send_now(self, now: float) -> bool:
+        """Tell whether a refusal need not be held back, and count it if so."""
+        if self._next_at > now:
+            return False
+        self.hold_s(now)
+        return True
+
     def hold_s(self, now: float) -> float:
         """Return how long to hold back a refusal: 0 up to a burst, then as the rate demands."""
         self._next_at = max(self._next_at, now - self._burst_s)

@@ -1,8 +1,7 @@
 """What predictions tell about drift: their labels, their confidence, and the values of a regression."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 NO_LABEL = "(none)"
 """For an input without a label, an entity or an answer, or with one below its threshold."""
@@ -10,8 +9,7 @@ ANSWER = "answer"
 """For the answer to a question, whose text would be another label each time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Observation:
+class Observation(NamedTuple):
     """A part of a prediction that is counted."""
 
     label: str | None = None

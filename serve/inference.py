@@ -2,9 +2,8 @@
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from pydantic import BaseModel
 
@@ -28,8 +27,7 @@ MAX_DECODE_VALUES = 2**13
 """Tokens and scores up to which the event loop may decode a request's outputs."""
 
 
-@dataclass(frozen=True, slots=True)
-class InferenceResult:
+class InferenceResult(NamedTuple):
     """The prediction for one input, and the tokens that it took."""
 
     prediction: Any
@@ -119,15 +117,14 @@ class Inference:
         parse = self.predictor.parse_inputs
         is_quick = self.predictor.family.tokenizes_concurrently and size <= QUICK_CHARS and len(inputs) <= QUICK_INPUTS
         parsed_inputs = parse(inputs) if is_quick else await self.lanes.run(size, parse, inputs)
-        self.check_capacity(deadline)  # before the work of tokenizing, and after what makes a request invalid
-        windows = await self._encode(inputs, size, parsed_inputs, checked)
+        windows = await self._encode(inputs, size, parsed_inputs, checked, deadline)
         self._check_tokens(windows, allow_truncation=allow_truncation)
         if callback:
             windows = [with_callback(rows, callback) for rows in windows]
-        outputs = await self.batcher.submit([row for rows in windows for row in rows], deadline)
+        rows = [row for each in windows for row in each]
+        outputs = group_by_input(await self.batcher.submit(rows, deadline), windows)
         predictions = await self._decode(parsed_inputs, windows, outputs, checked)
-        parts = zip(predictions, windows, group_by_input(outputs, windows), strict=True)
-        return [_result(*part) for part in parts]
+        return [_result(*part) for part in zip(predictions, windows, outputs, strict=True)]
 
     def check_capacity(self, deadline: float | None = None) -> None:
         """Raise DeviceLost where nothing can run any more, and what `Batcher.check_capacity` raises."""
@@ -159,23 +156,29 @@ class Inference:
             raise DeviceLost(self.lost_because)
 
     async def _encode(
-        self, inputs: Sequence[Any], size: int, parsed_inputs: Sequence[Any], parameters: BaseModel
+        self,
+        inputs: Sequence[Any],
+        size: int,
+        parsed_inputs: Sequence[Any],
+        parameters: BaseModel,
+        deadline: float | None,
     ) -> list[list[EncodedInput]]:
         """Encode inputs in a thread, or right here where that is faster."""
         encode = self.predictor.task.encode_request
         if self.predictor.family.tokenizes_concurrently and _is_short(inputs):
             return encode(parsed_inputs, parameters)
+        self.check_capacity(deadline)  # before more work than is needed to ask when the rows are submitted
         return await self.lanes.run(size, encode, parsed_inputs, parameters)
 
     async def _decode(
         self,
         parsed_inputs: Sequence[Any],
         windows: Sequence[Sequence[EncodedInput]],
-        outputs: Sequence[RowOutputs],
+        outputs: Sequence[Sequence[RowOutputs]],
         parameters: BaseModel,
     ) -> list[Any]:
         """Decode in a thread, or right here where that is faster."""
-        decode = self.predictor.decode
+        decode = self.predictor.task.decode_request
         rows = [len(row) for each in windows for row in each]
         size = sum(rows) + len(rows) * len(self.predictor.manifest.labels)
         if size <= MAX_DECODE_VALUES:
@@ -213,12 +216,8 @@ def _is_short(inputs: Sequence[Any]) -> bool:
 
 
 def _result(prediction: Any, rows: Sequence[EncodedInput], outputs: Sequence[RowOutputs]) -> InferenceResult:
-    return InferenceResult(
-        prediction=prediction,
-        prompt_tokens=sum(map(len, rows)),
-        new_tokens=sum(len(output.get("tokens", ())) for output in outputs),
-        truncated=any(row.truncated for row in rows),
-    )
+    new_tokens = sum([len(output["tokens"]) for output in outputs if "tokens" in output])
+    return InferenceResult(prediction, sum(map(len, rows)), new_tokens, any([row.truncated for row in rows]))
 
 
 def count_chars(value: Any, *, with_audio: bool = False) -> int:

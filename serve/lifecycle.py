@@ -8,8 +8,6 @@ import contextlib
 import json
 import logging
 import os
-import re
-import select
 import signal
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
@@ -23,26 +21,24 @@ from tuneport.errors import TuneportError
 
 from . import logs, supervision
 from .accept import ConnectionCounts, Listener
+from .http.protocol import Refuse, extend_protocol
 from .settings import START_REPORT, Settings
 
-HTTP2_UPGRADE = re.compile(rb"(?<=\r\n)upgrade:[ \t]*h2c[ \t]*\r\n", re.IGNORECASE)
 FORCED_EXIT_S = 5.0
-CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-PROBE_S = 0.1
 BENTOML_PATHS = frozenset({"/livez", "/healthz", "/readyz", "/schema.json"})
-METHODS = (b"POST ", b"GET ", b"PUT ", b"OPTIONS ")
 
 
 def configure_server(
     settings: Settings,
     app: ASGIApp,
+    refuse: Refuse | None,
     drain: Callable[[], Awaitable[None]],
     hurry: Callable[[], Coroutine[Any, Any, None]],
 ) -> None:
     """Set the server's timeouts and application, and make SIGTERM and SIGINT await `drain` before it closes its port.
 
-    Requests go to `app` without BentoML's application around it, but for BentoML's own paths. A further SIGINT ends all
-    requests at once and calls `hurry`.
+    Requests go to `app` without BentoML's application around it, but for BentoML's own paths, unless `refuse` has a
+    response to them already. A further SIGINT ends all requests at once and calls `hurry`.
     Call it in the event loop while the server starts. Without uvicorn, as in tests, it does nothing.
     """
     server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
@@ -51,9 +47,7 @@ def configure_server(
     server.config.loaded_app = PathSwitch(app, server.config.loaded_app)
     server.config.timeout_keep_alive = settings.keep_alive_s
     server.config.timeout_graceful_shutdown = settings.shutdown_grace_s
-    server.config.http_protocol_class = with_timeouts(
-        server.config.http_protocol_class, settings.header_timeout_s, settings.body_timeout_s
-    )
+    server.config.http_protocol_class = extend_protocol(server.config.http_protocol_class, settings, refuse)
     loop = asyncio.get_running_loop()
     _replace_listener(loop, server, settings)
     received: list[int] = []
@@ -149,121 +143,3 @@ def read_failed_start(report: Path) -> TuneportError | None:
         problem, remedy = json.loads(report.read_text(encoding="utf-8"))
         return TuneportError(problem, remedy)
     return None
-
-
-class _Timeouts(asyncio.Protocol):
-    """A mixin for uvicorn's httptools protocol: it bounds the time for headers, and answers half-closed clients.
-
-    uvicorn itself waits for headers without limit, and drops the request of a client that closes its sending side. It
-    also waits without limit for a client that does not read its responses.
-    """
-
-    header_timeout_s: float
-    write_timeout_s: float
-    loop: asyncio.AbstractEventLoop
-    transport: asyncio.Transport
-    cycle: Any
-    pipeline: Any
-    on_change: Callable[[], None] = staticmethod(lambda: None)
-    """Called when a connection begins or ends."""
-    _timer: asyncio.TimerHandle | None = None
-    _write_timer: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
-        self._wait_for_headers()
-        self.on_change()
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(_without_upgrade(data))
-
-    def on_message_begin(self) -> None:
-        self._wait_for_headers()
-        super().on_message_begin()  # type: ignore[misc]
-
-    def on_headers_complete(self) -> None:
-        self._stop_waiting()
-        super().on_headers_complete()  # type: ignore[misc]
-
-    def eof_received(self) -> bool:
-        """Keep the connection of a client that has sent its request and closes its side; end any other one."""
-        last = self.cycle
-        if not last or last.response_complete or last.more_body or self.transport.get_extra_info("sslcontext"):
-            return False
-        last.keep_alive = False
-        self._probe(last)
-        return True
-
-    def _probe(self, cycle: Any) -> None:
-        """End the connection if the client has closed its other side, too.
-
-        Both ways of closing look alike until something is sent: then the one who is gone resets the connection.
-        """
-        if not self.pipeline and not cycle.response_started and cycle.scope["http_version"] == "1.1":
-            self.transport.write(CONTINUE)
-        self._watch(cycle)
-
-    def _watch(self, cycle: Any) -> None:
-        if self.transport.is_closing() or cycle.response_complete:
-            return
-        if _is_reset(self.transport.get_extra_info("socket")):
-            self.transport.abort()
-        else:
-            self.loop.call_later(PROBE_S, self._watch, cycle)
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._write_timer = self.loop.call_later(self.write_timeout_s, self.transport.abort)
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        self._stop_write_timer()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_waiting()
-        self._stop_write_timer()
-        super().connection_lost(exc)
-        self.on_change()
-
-    def _stop_write_timer(self) -> None:
-        if self._write_timer:
-            self._write_timer.cancel()
-            self._write_timer = None
-
-    def _wait_for_headers(self) -> None:
-        self._stop_waiting()
-        self._timer = self.loop.call_later(self.header_timeout_s, self._close)
-
-    def _stop_waiting(self) -> None:
-        if self._timer:
-            self._timer.cancel()
-            self._timer = None
-
-    def _close(self) -> None:
-        if not self.transport.is_closing():
-            self.transport.close()
-
-
-def with_timeouts(protocol: Any, header_timeout_s: float, write_timeout_s: float) -> Any:
-    """Add the timeouts to uvicorn's HTTP protocol class; its h11 protocol has no callbacks for that and stays."""
-    if not hasattr(protocol, "on_headers_complete"):
-        return protocol
-    timeouts = {"header_timeout_s": header_timeout_s, "write_timeout_s": write_timeout_s}
-    return type("TimeoutsProtocol", (_Timeouts, protocol), timeouts)
-
-
-def _is_reset(socket: Any) -> bool:
-    poll = select.poll()
-    poll.register(socket.fileno(), 0)
-    return bool(poll.poll(0))
-
-
-def _without_upgrade(data: bytes) -> bytes:
-    """Remove the header `Upgrade: h2c`, which Java's HTTP client sends with every request.
-
-    httptools would read what follows the headers as HTTP/2, and uvicorn would lose the body.
-    """
-    if not data.startswith(METHODS) or not HTTP2_UPGRADE.search(data):
-        return data
-    head, separator, body = data.partition(b"\r\n\r\n")
-    return HTTP2_UPGRADE.sub(b"", head + separator) + body

@@ -8,6 +8,7 @@ import atexit
 import contextlib
 import logging
 import os
+import random
 import re
 import select
 import traceback
@@ -158,4 +159,4 @@ atexit.register(write_pending)
 
 def request_id(header: str | None) -> str:
     """Return the caller's request id if it is safe to log, else a new one."""
-    return header if header and REQUEST_ID.fullmatch(header) else os.urandom(8).hex()
+    return header if header and REQUEST_ID.fullmatch(header) else f"{random.getrandbits(64):016x}"

@@ -45,7 +45,7 @@ class Worker:
         reported to the process that started the service, and raised.
         """
         from .admission import AdmissionController
-        from .http.app import create_app
+        from .http.app import create_app, create_refusal
 
         logs.set_up_process()
         supervision.prepare_worker(settings.shutdown_grace_s)
@@ -59,6 +59,7 @@ class Worker:
                 inference, placement = _open_engine(artifact, settings, device, number, open_inference)
             self.admission = AdmissionController(inference, settings, placement)
             self.app: ASGIApp = create_app(self.admission, settings.origins())
+            self._refuse = create_refusal(self.admission, settings.origins())
         except Exception as error:
             lifecycle.report_failed_start(error)
             raise
@@ -81,7 +82,7 @@ class Worker:
         except Exception as error:
             lifecycle.report_failed_start(error)
             raise
-        lifecycle.configure_server(settings, self.app, self._drain, self._hurry)
+        lifecycle.configure_server(settings, self.app, self._refuse, self._drain, self._hurry)
         loop = asyncio.get_running_loop()
         self.admission.inference.on_device_lost = lambda: loop.call_soon_threadsafe(self._leave)
         self.admission.inference.start(self._engine_changed)

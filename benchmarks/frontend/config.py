@@ -7,6 +7,8 @@ from pydantic import Field
 from tuneport.host import Host
 from tuneport.schema.base import Frozen
 
+from .layers import LayerCost
+
 
 class FrontendConfig(Frozen):
     """Settings of one run."""
@@ -71,3 +73,5 @@ class FrontendReport(Frozen):
     engine: EngineResult
     servers: tuple[ServerResult, ...]
     """The bare server first."""
+    layers: tuple[LayerCost, ...]
+    """Where the time of one request goes."""

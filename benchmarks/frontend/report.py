@@ -15,7 +15,7 @@ def write_frontend_report(folder: Path, report: FrontendReport) -> None:
     """Write report.json and report.md."""
     (folder / REPORT).write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
     rows = [_row(report, server) for server in report.servers]
-    parts = [f"# Front end: {report.model}", markdown_table(HEADER, rows), _caption(report)]
+    parts = [f"# Front end: {report.model}", markdown_table(HEADER, rows), _caption(report), _layers(report)]
     (folder / TABLE).write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
@@ -35,6 +35,15 @@ def _row(report: FrontendReport, server: ServerResult) -> list[str]:
         f"{server.worker_mib - engine.memory_mib:.0f}",
         f"{server.errors}",
     ]
+
+
+def _layers(report: FrontendReport) -> str:
+    rows = [[layer.name, f"{layer.cpu_us:.0f}"] for layer in report.layers]
+    return (
+        markdown_table(["layer of a request over HTTP", "processor time µs"], rows)
+        + "\n\nEach layer alone, in one process: a request of one text, with an engine that answers at once, and the "
+        "engine. HTTP and the whole request under 32 connections."
+    )
 
 
 def _caption(report: FrontendReport) -> str:

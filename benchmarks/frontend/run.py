@@ -22,6 +22,7 @@ from ..endpoint.targets import EndpointTarget
 from ..load.plan import OK
 from ..report import REPORT
 from .config import EngineResult, FrontendConfig, FrontendReport, ServerResult
+from .layers import measure_layers
 from .report import write_frontend_report
 from .targets import BARE, frontend_targets
 from .tiny_artifact import build_tiny_artifact, tiny_texts
@@ -48,6 +49,8 @@ def bench_frontend(config: FrontendConfig, progress: Callable[[str], object] = l
         expected = [prediction["label"] for prediction in predictor.predict(texts)]
         engine = measure_engine(predictor, texts, config.texts)
         del predictor
+        progress("the layers of a request")
+        layers = measure_layers(artifact, texts[0])
         servers = run_rounds(config, _chosen(config, artifact, manifest), texts, expected, progress)
     report = FrontendReport(
         model=f"{manifest.name} {manifest.version}",
@@ -57,6 +60,7 @@ def bench_frontend(config: FrontendConfig, progress: Callable[[str], object] = l
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         engine=engine,
         servers=servers,
+        layers=layers,
     )
     with new_folder(config.out, marker=REPORT, overwrite=True) as out:
         write_frontend_report(out, report)

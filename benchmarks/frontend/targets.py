@@ -14,7 +14,9 @@ from ..peers.graph import ARTIFACT
 
 BARE, BENTOML_SERVE, BATCHABLE = "bare Starlette", "bentoml serve, HTTP", "BentoML batchable=True"
 TUNEPORT, TUNEPORT_GRPC = "tuneport serve, HTTP", "tuneport serve, gRPC"
+BARE_GRPC = "bare gRPC"
 BARE_SERVER = "tuneport.stages.benchmarks.peers.bare_starlette"
+BARE_GRPC_SERVER = "tuneport.stages.benchmarks.peers.bare_grpc"
 BATCHABLE_SERVICE = "tuneport.stages.benchmarks.peers.bento_batchable:TextClassification"
 
 
@@ -42,4 +44,7 @@ def frontend_targets(artifact: Path, manifest: Manifest) -> list[EndpointTarget]
         environment=environment,
     )
     grpc = replace(grpc_target(tuneport, manifest), name=TUNEPORT_GRPC)
-    return [bare, tuneport, grpc, bentoml_serve, batchable]
+    bare_grpc = replace(
+        grpc, name=BARE_GRPC, command=lambda port: [*python, BARE_GRPC_SERVER, str(port)], environment=environment
+    )
+    return [bare, tuneport, bare_grpc, grpc, bentoml_serve, batchable]

@@ -25,6 +25,8 @@ from .openapi import describe_api
 from .platforms import ping
 from .playground.routes import routes as playground_routes
 from .predict_body import parse_body
+from .protocol import Refuse
+from .refusal import EarlyRefusal
 from .requests import admission_of, frame_of, read_body, unless_disconnected
 from .responses import json_response
 from .streaming import stream_prediction
@@ -54,6 +56,11 @@ def create_app(admission: AdmissionController, origins: list[str] | None = None)
     handlers = {ClientDisconnect: client_disconnected, HTTPException: _starlette_error}
     app = FramedApp(routes, handlers, admission, direct={"/predict": predict})
     return CORSMiddleware(app, allow_origins=origins, allow_methods=["*"], allow_headers=["*"]) if origins else app
+
+
+def create_refusal(admission: AdmissionController, origins: list[str] | None = None) -> Refuse | None:
+    """Return what refuses requests before the application sees them; None where responses need headers of CORS."""
+    return None if origins else EarlyRefusal(admission)
 
 
 async def predict(request: Request) -> Response:

@@ -43,17 +43,27 @@ async def read_body(request: Request) -> bytes:
     declared = headers.get("content-length", "")
     if declared.isdigit() and int(declared) > settings.max_body_bytes:  # before a client sends it in vain
         raise _too_large(settings.max_body_bytes)
-    body = bytearray()
     try:
         async with asyncio.timeout(settings.body_timeout_s):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > settings.max_body_bytes:
-                    raise _too_large(settings.max_body_bytes)
+            return await _receive_body(request, settings.max_body_bytes)
     except TimeoutError:
         problem = f"the body took longer than {settings.body_timeout_s:g} s"
         raise SlowRequest(problem, "send it faster, or less of it") from None
-    return bytes(body)
+
+
+async def _receive_body(request: Request, limit: int) -> bytes:
+    parts: list[bytes] = []
+    size, is_complete = 0, False
+    while not is_complete:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > limit:
+            raise _too_large(limit)
+        is_complete = not message.get("more_body")
+    return b"".join(parts)
 
 
 async def read_checked_body(request: Request, kind: type[Body], refuse: Callable[[str, str], RequestError]) -> Body:

@@ -11,6 +11,7 @@ from tuneport.host import Host
 from tuneport.schema.loading import load_manifest
 from tuneport.stages.benchmarks.frontend.__main__ import main
 from tuneport.stages.benchmarks.frontend.config import EngineResult, FrontendConfig, FrontendReport, ServerResult
+from tuneport.stages.benchmarks.frontend.layers import LayerCost
 from tuneport.stages.benchmarks.frontend.report import write_frontend_report
 from tuneport.stages.benchmarks.frontend.run import _check, _chosen
 from tuneport.stages.benchmarks.frontend.targets import BARE, TUNEPORT
@@ -28,12 +29,14 @@ def test_the_report_compares_with_the_bare_server_and_the_engine(tmp_path: Path)
     report = FrontendReport(
         model="tiny 1", config=FrontendConfig(out=tmp_path), host=Host.here(), git_commit=None, created="now",
         engine=engine, servers=(server(BARE, 2000, 500.0), server(TUNEPORT, 1800, 800.0), server("gRPC", 1900, None)),
+        layers=(LayerCost(name="tokenizer", cpu_us=33.4),),
     )  # fmt: skip
     write_frontend_report(tmp_path, report)
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in (tmp_path / "report.md").open() if "|" in line]
     assert rows[3][:8] == [TUNEPORT, "1800", "0.90", "0.500", "0.90", "0.80", "800", "0.80"]
     assert rows[3][8:] == ["1.25", "150", "110", "0"]
     assert rows[4][6:8] == ["", ""]
+    assert rows[-1] == ["tokenizer", "33"]
     assert json.loads((tmp_path / "report.json").read_text())["servers"][1]["name"] == TUNEPORT
 
 
@@ -53,6 +56,7 @@ def test_a_server_that_answers_wrongly_is_no_result(tiny_artifact: Path, tmp_pat
 def test_all_servers_answer_the_tiny_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["--out", str(tmp_path / "report"), "--rounds", "1", "--seconds", "1"])
     report = FrontendReport.model_validate_json((tmp_path / "report" / "report.json").read_text())
-    assert len(report.servers) == 5
+    assert len(report.servers) == 6
+    assert report.layers
     assert all(each.requests_per_s > 0 and each.errors == 0 for each in report.servers)
     assert "bare Starlette" in capsys.readouterr().out

@@ -14,9 +14,9 @@ import uvicorn
 from tuneport.stages.serve import logs
 from tuneport.stages.serve.admission import AdmissionController
 from tuneport.stages.serve.grpc import open_inference_pb2 as pb
-from tuneport.stages.serve.http.app import create_app
+from tuneport.stages.serve.http.app import create_app, create_refusal
+from tuneport.stages.serve.http.protocol import extend_protocol
 from tuneport.stages.serve.inference import Inference
-from tuneport.stages.serve.lifecycle import with_timeouts
 from tuneport.stages.serve.process import free_port
 from tuneport.stages.serve.settings import Settings
 
@@ -36,9 +36,8 @@ class LocalService:
         app = create_app(self.admission, settings.origins())
         config = uvicorn.Config(app, port=self.port, log_config=None, lifespan="off", ws="none", http="httptools")
         config.load()
-        config.http_protocol_class = with_timeouts(
-            config.http_protocol_class, settings.header_timeout_s, settings.body_timeout_s
-        )
+        refuse = create_refusal(self.admission, settings.origins())
+        config.http_protocol_class = extend_protocol(config.http_protocol_class, settings, refuse)
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=lambda: asyncio.run(self._server.serve()))
         self._thread.start()

@@ -407,6 +407,32 @@ def test_a_bulk_request_does_not_shut_others_out(engine: StalledEngine) -> None:
     asyncio.run(run())
 
 
+def test_requests_that_come_together_run_together(engine: StalledEngine) -> None:
+    """A stream is woken after all that the event loop had to do, so that an idle engine does not take row by row."""
+
+    async def run() -> None:
+        batcher = make_batcher(engine, streams=2)
+        for count in (5, 7):
+            await asyncio.gather(*(batcher.submit([row(i)]) for i in range(count)))
+        batcher.close()
+
+    asyncio.run(run())
+    assert batches(engine) == [[0, 1, 2, 3, 4], [0, 1, 2, 3, 4, 5, 6]]
+
+
+def test_rows_beyond_a_batch_run_in_an_idle_stream(engine: StalledEngine) -> None:
+    async def run() -> None:
+        batcher = make_batcher(engine, limits=2, streams=3)
+        engine.stall()
+        request = asyncio.ensure_future(batcher.submit([row(i) for i in range(6)]))
+        await engine.called(3)  # all streams at once
+        engine.resume()
+        assert values(await request) == [0, 1, 2, 3, 4, 5]
+        batcher.close()
+
+    asyncio.run(run())
+
+
 def test_the_report_counts_padding(engine: StalledEngine) -> None:
     reports: list[BatchReport] = []
 

@@ -1,9 +1,12 @@
 """The short way of a request: no layers, no imports and no writes that it does not need, and the same answers."""
 
 import asyncio
+import http.client
 import json
 import os
+import re
 import select
+import socket
 import subprocess
 import sys
 import time
@@ -15,13 +18,17 @@ import numpy as np
 import psutil
 import pytest
 from kit import ROOT
+from kit.engines import StalledEngine, wait_until
 from kit.servers import Server
+from kit.serving import local_service
 
 from tuneport.errors import PayloadTooLarge
 from tuneport.runtime.predictor import Predictor
 from tuneport.runtime.tasks.text_classification import Parameters
 from tuneport.stages.serve import logs
+from tuneport.stages.serve.admission import AdmissionController
 from tuneport.stages.serve.grpc.wire import check_fields
+from tuneport.stages.serve.http.app import create_app
 from tuneport.stages.serve.lifecycle import BENTOML_PATHS, PathSwitch
 from tuneport.stages.serve.process import free_port, running, supervisor_command
 
@@ -143,6 +150,82 @@ def test_tuneport_serve_imports_no_bentoml(module: str) -> None:
     script = f"import sys, tuneport.stages.serve.{module}; print([n for n in ('bentoml', 'httpx') if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def post_raw(connection: socket.socket, path: str, headers: str = "") -> tuple[int, dict[str, str], bytes]:
+    """Send a request of one short text, and read its response."""
+    body = b'{"inputs": "bank"}'
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n{headers}\r\n"
+    connection.sendall(head.encode() + body)
+    response = http.client.HTTPResponse(connection, method="POST")
+    response.begin()
+    content = response.read()
+    return response.status, {name.lower(): value for name, value in response.getheaders()}, content
+
+
+def refused_by_application(admission: AdmissionController, path: str) -> httpx.Response:
+    """Return the response to a request that comes to the application while another one has the only slot."""
+
+    async def post() -> httpx.Response:
+        transport = httpx.ASGITransport(create_app(admission))
+        async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+            return await client.post(path, json={"inputs": "bank"}, headers={"x-request-id": "mine"})
+
+    return asyncio.run(post())
+
+
+@pytest.mark.parametrize("path", ["/predict", "/v2/models/tiny/infer", "/rerank"])
+def test_a_refusal_comes_before_the_application_and_is_as_its_own(
+    tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    def is_not_called(**_: Any) -> None:
+        raise AssertionError
+
+    with local_service(tiny_artifact, max_concurrent_requests=1) as service:
+        admission = service.admission
+        with socket.create_connection((HOST, service.port)) as connection:
+            assert post_raw(connection, "/predict")[0] == 200
+            wait_until(lambda: not admission._active_requests)  # it is answered a moment before it ends
+            with admission.acquire_slot():
+                expected = refused_by_application(admission, path)
+                monkeypatch.setattr(admission, "acquire_slot", is_not_called)
+                for _ in range(2):  # the connection goes on
+                    status, headers, body = post_raw(connection, path, "X-Request-Id: mine\r\n")
+                    assert (status, body) == (429, expected.content) == (expected.status_code, expected.content)
+                    assert headers == dict(expected.headers)
+                monkeypatch.undo()
+            assert post_raw(connection, "/predict")[0] == 200
+            wait_until(lambda: not admission._active_requests)
+        page = service.get("/metrics").text
+        assert re.search(r'tuneport_rejected_requests_total\{.*protocol="http"\} 3.0', page)
+
+
+def test_a_refusal_reveals_nothing_without_a_key(tiny_artifact: Path) -> None:
+    with (
+        local_service(tiny_artifact, max_concurrent_requests=1, api_keys="secret") as service,
+        service.admission.acquire_slot(),
+        socket.create_connection((HOST, service.port)) as connection,
+    ):
+        assert post_raw(connection, "/predict")[0] == 401
+        assert post_raw(connection, "/predict", "X-Api-Key: secret\r\n")[0] == 429
+
+
+def test_a_request_whose_answer_waits_is_not_overtaken_by_a_refusal(tiny_artifact: Path) -> None:
+    """Pipelined requests are answered in their order."""
+    with local_service(tiny_artifact, max_concurrent_requests=1) as service:
+        engine = StalledEngine.of(service.runner, stalled=True)
+        body = b'{"inputs": "bank"}'
+        request = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+        with socket.create_connection((HOST, service.port)) as connection:
+            connection.sendall(2 * request)
+            wait_until(lambda: engine.calls)
+            engine.resume()
+            received = b""
+            while received.count(b"HTTP/1.1 200 OK") < 2:
+                part = connection.recv(65536)
+                assert part
+                received += part
+        assert b"429" not in received
 
 
 def workers_of(supervisor: int) -> list[psutil.Process]:

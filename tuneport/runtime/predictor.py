@@ -1,7 +1,7 @@
 """Predict with an artifact: its files are verified, a variant is opened, and its golden cases are checked."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from pydantic import BaseModel, ValidationError
 
 from tuneport.errors import InputError
-from tuneport.runtime.batch import EncodedInput, RowOutputs, group_by_input
+from tuneport.runtime.batch import group_by_input
 from tuneport.runtime.device_options import NO_OPTIONS, DeviceOptions
 from tuneport.runtime.golden import check_golden
 from tuneport.runtime.loading import ModelFamily, family_of, open_runner
@@ -110,16 +110,6 @@ class Predictor:
                 raise InputError(f"inputs[{index}]: {error.problem}", error.remedy) from error
         return parsed_inputs
 
-    def decode(
-        self,
-        parsed_inputs: Sequence[Any],
-        windows: Sequence[Sequence[EncodedInput]],
-        results: Sequence[RowOutputs],
-        parameters: BaseModel,
-    ) -> list[Any]:
-        """Return a prediction for each input, given the outputs of all rows in order."""
-        return self.task.decode_request(parsed_inputs, windows, group_by_input(results, windows), parameters)
-
     def predict(self, values: Iterable[Any], parameters: Any = None, *, first: int = 0) -> list[Any]:
         """Predict several inputs, in order; `first` is the number of the first one in error messages.
 
@@ -132,7 +122,7 @@ class Predictor:
         parsed_inputs = self.parse_inputs(values, first)
         windows = self.task.encode_request(parsed_inputs, checked)
         results = self.runner.run([row for rows in windows for row in rows])
-        return self.decode(parsed_inputs, windows, results, checked)
+        return self.task.decode_request(parsed_inputs, windows, group_by_input(results, windows), checked)
 
     def predict_stream(self, values: Iterable[Any], parameters: Any = None) -> Iterator[Any]:
         """Predict a stream of inputs of any length, in order, `CHUNK_INPUTS` inputs at a time."""

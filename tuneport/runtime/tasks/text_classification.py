@@ -92,11 +92,10 @@ class Task(RuntimeTask):
         """Decode as `decode` does; without parameters, and with one label an input, all inputs at once."""
         if not outputs or self._is_multi_label or parameters != DEFAULTS:
             return super().decode_request(parsed_inputs, windows, outputs, parameters)
-        probabilities = self.probabilities(np.stack([rows[0]["logits"] for rows in outputs]))
-        best = probabilities.argmax(-1)
-        scores = probabilities[np.arange(len(best)), best].tolist()
-        parts = zip(best.tolist(), scores, windows, strict=True)
-        return [self._labelled(label, value, rows[0]) for label, value, rows in parts]
+        probabilities = self.probabilities(np.array([rows[0]["logits"] for rows in outputs]))
+        # Without argmax, which releases Python's lock and then waits for other threads to return it.
+        parts = zip(probabilities.tolist(), windows, strict=True)
+        return [self._labelled(row.index(best := max(row)), best, rows[0]) for row, rows in parts]
 
     def is_equivalent(self, prediction: Any, other: Any) -> bool:
         """Compare labels."""

@@ -1,0 +1,49 @@
+"""Refuse requests because of load as soon as their headers are there, without the layers of an application."""
+
+import time
+
+from tuneport.errors import Overloaded, Unauthenticated
+
+from ..admission import AdmissionController
+from ..errors import to_error_response
+from ..framing import ENGINE_OPERATIONS
+from ..logs import request_id
+from .middleware import operation_of
+from .responses import error_response
+
+
+class EarlyRefusal:
+    """Responds to requests that need the engine while it has too much work.
+
+    All others go to the application: also those without a valid key, and those whose refusal is to be held back.
+    """
+
+    def __init__(self, admission: AdmissionController) -> None:
+        """Ask this admission control."""
+        self._admission = admission
+
+    def __call__(self, url: bytes, headers: list[tuple[bytes, bytes]]) -> bytes | None:
+        """Return the complete response to a POST request, or None if it is not refused here."""
+        path = url.partition(b"?")[0].decode("latin-1")
+        operation = operation_of(path)
+        if operation not in ENGINE_OPERATIONS:
+            return None
+        began = time.perf_counter()
+        try:
+            self._admission.check_slot(needs_engine=True)
+            return None
+        except Overloaded as overloaded:
+            error = overloaded
+        fields = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}
+        try:
+            self._admission.check_key(fields.get("authorization"), fields.get("x-api-key"))
+        except Unauthenticated:
+            return None
+        if not self._admission.refusal_pacer.send_now(time.monotonic()):
+            return None
+        response, number = error_response(to_error_response(error), path), request_id(fields.get("x-request-id"))
+        self._admission.record_request(
+            "http", operation, str(response.status_code), began, number, traceparent=fields.get("traceparent")
+        )
+        lines = [b"%s: %s\r\n" % header for header in (*response.raw_headers, (b"x-request-id", number.encode()))]
+        return b"".join([b"HTTP/1.1 429 Too Many Requests\r\n", *lines, b"\r\n", bytes(response.body)])
