@@ -4,9 +4,12 @@ import time
 from collections.abc import Mapping, Sequence
 
 from tuneport.errors import EngineError
+from tuneport.runtime.batch import EncodedInput
+from tuneport.runtime.runner import ModelRunner
 from tuneport.schema.artifact import Rejected
 
 from .build import Passed, VariantBuilder
+from .memory import release_memory
 from .variants import VariantSpec
 
 TIMED_ROWS, SINGLE_ROWS, REPETITIONS = 48, 8, 3
@@ -51,16 +54,25 @@ def measure_costs(builder: VariantBuilder, passed: Sequence[Passed]) -> dict[str
         return {each.candidate.name: float(each.candidate.execution.size_bytes) for each in passed}
     is_latency = builder.requirements.objective == "latency"
     rows = (builder.gate.rows or builder.gate.golden_rows)[: SINGLE_ROWS if is_latency else TIMED_ROWS]
-    runners = {each.candidate.name: builder.open(each.candidate.execution) for each in passed}
-    seconds: dict[str, list[float]] = {name: [] for name in runners}
     builder.progress("comparing the speed of the variants, to choose those of the student")
+    costs = {}
+    for each in passed:
+        runner = builder.open(each.candidate.execution)
+        costs[each.candidate.name] = _shortest_s(runner, rows, is_latency=is_latency)
+        del runner  # all of them at once would take much memory
+        release_memory()
+    return costs
+
+
+def _shortest_s(runner: ModelRunner, rows: Sequence[EncodedInput], *, is_latency: bool) -> float:
+    """Return the seconds of the fastest of a few runs; the first run, which meets each shape anew, does not count."""
+    seconds = []
     for _ in range(1 + REPETITIONS):
-        for name, runner in runners.items():
-            started = time.perf_counter()
-            if is_latency:
-                for row in rows:
-                    runner.run_batch([row])
-            else:
-                runner.run(rows)
-            seconds[name].append(time.perf_counter() - started)
-    return {name: min(times[1:]) for name, times in seconds.items()}  # the first meets each shape for the first time
+        started = time.perf_counter()
+        if is_latency:
+            for row in rows:
+                runner.run_batch([row])
+        else:
+            runner.run(rows)
+        seconds.append(time.perf_counter() - started)
+    return min(seconds[1:])
