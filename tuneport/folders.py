@@ -14,6 +14,8 @@ from pathlib import Path
 from tuneport.errors import TuneportError
 
 DISK_REMEDY = "free some space or choose an --out on another disk; nothing was left behind"
+TORCH_WRITE_FAILED = "inline_container.cc"
+"""What torch.save names, without the system's words, where a file cannot be written to its end."""
 
 
 def sha256(path: Path) -> str:
@@ -102,7 +104,7 @@ def _no_space(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno in codes:
         return True
     # safetensors and onnx report a failed write in their own exceptions, with the system's words inside.
-    return any(os.strerror(code) in str(error) for code in codes)
+    return any(os.strerror(code) in str(error) for code in codes) or TORCH_WRITE_FAILED in str(error)
 
 
 def _publish(partial: Path, out: Path) -> None:
