@@ -2,7 +2,7 @@
 
 import time
 
-from tuneport.errors import Overloaded, Unauthenticated
+from tuneport.errors import Overloaded, RequestError, Unauthenticated
 
 from ..admission import AdmissionController
 from ..errors import to_error_response
@@ -15,7 +15,8 @@ from .responses import error_response
 class EarlyRefusal:
     """Responds to requests that need the engine while it has too much work.
 
-    All others go to the application: also those without a valid key, and those whose refusal is to be held back.
+    All others go to the application: also those without a valid key, those that are refused for another reason, and
+    those whose refusal is to be held back. What is raised here the parser would call an invalid request.
     """
 
     def __init__(self, admission: AdmissionController) -> None:
@@ -34,6 +35,8 @@ class EarlyRefusal:
             return None
         except Overloaded as overloaded:
             error = overloaded
+        except RequestError:  # of a service that stops, or has lost its engine
+            return None
         fields = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}
         try:
             self._admission.check_key(fields.get("authorization"), fields.get("x-api-key"))

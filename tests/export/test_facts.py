@@ -116,6 +116,8 @@ def test_labels_of_the_run_and_of_its_checkpoint_must_be_the_same(tmp_path: Path
     content = json.loads(config_file.read_text())
     content["id2label"] = dict(zip(content["id2label"], reversed(content["id2label"].values()), strict=True))
     config_file.write_text(json.dumps(content))
+    record = tmp_path / "run" / "run.json"  # of a version that did not record the checkpoint's hash
+    record.write_text(json.dumps({**json.loads(record.read_text()), "checkpoint_sha256": None}))
     with pytest.raises(CheckpointError, match=r"has the labels \[.*'O'\] and the run \['O', "):
         open_source(ExportConfig(checkpoint=tmp_path / "run"))
 

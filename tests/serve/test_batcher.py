@@ -395,14 +395,14 @@ def test_a_bulk_request_does_not_shut_others_out(engine: StalledEngine) -> None:
         await batcher.submit([row(0, 10), row(0, 10)])
         engine.stall()
         bulk = asyncio.ensure_future(batcher.submit([row(1, 10)] * 100))
-        await asyncio.sleep(0.02)
+        await engine.called(2)
         single = asyncio.ensure_future(batcher.submit([row(2, 10)]))
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0)
         engine.resume()
         assert values(await single) == [2]
-        assert not bulk.done()
         await bulk
         batcher.close()
+        assert 2 in batches(engine)[2]  # the next batch after the one that ran
 
     asyncio.run(run())
 
