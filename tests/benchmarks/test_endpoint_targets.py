@@ -128,6 +128,7 @@ def test_a_server_whose_port_is_in_use_is_an_error_with_the_end_of_its_log() -> 
             pass
 
 
+@pytest.mark.slow
 def test_every_server_command_names_a_service_that_exists(
     tiny_artifact: Path, tiny_checkpoint: Path, manifest: Manifest
 ) -> None:

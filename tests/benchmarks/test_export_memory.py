@@ -26,6 +26,7 @@ def test_the_limit_is_three_checkpoints_and_a_gibibyte() -> None:
     assert memory.limit_mib == 1297
 
 
+@pytest.mark.slow
 def test_an_export_that_fails_is_an_error_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path)]) == 1
     error = capsys.readouterr().err.splitlines()

@@ -234,7 +234,7 @@ def test_retries_are_bounded(call: Call) -> None:
         with pytest.raises(errors.Unavailable, match="stopping"):
             call(server.url, "predict", ["a"], max_retries=2)
         assert len(server.request_ids) == 3
-        with pytest.raises(errors.Unavailable):
+        with pytest.raises((errors.Unavailable, errors.DeadlineExceeded)):  # the last attempt may run out of time
             call(server.url, "predict", ["a"], max_retries=100, timeout_s=0.3)
     assert len(server.request_ids) < 12
 

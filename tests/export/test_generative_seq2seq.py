@@ -53,6 +53,7 @@ def test_variants_that_fit_and_their_evidence(exported: Export) -> None:
     assert "chrf" in tuneport("inspect", model.artifact).out
 
 
+@pytest.mark.slow
 def test_the_footprint_is_that_of_a_process_with_torch(exported: Export) -> None:
     model = exported("marian")
     manifest = model.manifest

@@ -41,6 +41,7 @@ def test_the_modules_raise(folder: Path) -> None:
         assert f"{name}.py of the user was imported" in done.stderr
 
 
+@pytest.mark.slow
 def test_every_command_ignores_modules_of_the_working_directory(
     folder: Path, tiny_checkpoint: Path, tiny_data: Path, tiny_artifact: Path
 ) -> None:

@@ -197,6 +197,7 @@ def lose_device(process: Process) -> list[httpx.Response]:
     return [response for response in responses if response is not None]
 
 
+@pytest.mark.slow
 def test_a_worker_that_lost_its_device_is_not_ready_and_is_replaced(tiny_artifact: Path, tmp_path: Path) -> None:
     with serving(tiny_artifact, tmp_path, 1) as process:
         expected = scores(process.post() or pytest.fail("no answer"))

@@ -327,6 +327,7 @@ def test_a_wrong_setting_stops_the_service_from_starting(tiny_artifact: Path) ->
         pass
 
 
+@pytest.mark.slow
 def test_a_bento_keeps_its_artifact_though_another_is_registered_later(
     bento_tag: str, tiny_artifact: Path, manifest: Manifest, tmp_path: Path
 ) -> None:

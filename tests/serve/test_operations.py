@@ -190,6 +190,7 @@ def connections_of(chosen: list[psutil.Process], url: str, number: int) -> list[
             connection.close()
 
 
+@pytest.mark.slow
 def test_when_a_worker_is_killed_the_other_goes_on_and_it_comes_back(bento_tag: str, tmp_path: Path) -> None:
     log, grpc_port = tmp_path / "log", free_port()
     process, url = start(
