@@ -49,7 +49,8 @@ class Plan:
         header = ["", "requests/s a machine", "p99 ms", "measured in", "machines", "busy"]
         if self.config.cost_per_hour is not None:
             header += ["cost an hour", "a month", "a million requests"]
-        return header, [self._row(each) for each in self.servers]
+        rows = [self._row(each) for each in self.servers]
+        return header, [row + [""] * (len(header) - len(row)) for row in rows]
 
     def caption(self) -> str:
         """Say what the figures rest on."""
@@ -63,7 +64,7 @@ class Plan:
     def _row(self, server: ServerPlan) -> list[str]:
         capacity = server.capacity
         if capacity is None:
-            return [server.name, "does not hold it", "", "", "", *([""] * 3 if self.config.cost_per_hour else [])]
+            return [server.name, "does not hold it"]
         row = [
             server.name,
             f"{capacity.requests_per_s:.0f}",

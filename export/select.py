@@ -43,6 +43,13 @@ def select_default(
     has to be better beyond noise. `results` are those of the variants, by name.
     """
     best = min(variants, key=_COSTS[objective])
+    full = [variant for variant in variants if variant.evidence.student is None]
+    if best.evidence.student is not None and full and objective != "size":
+        rival = min(full, key=_COSTS[objective])
+        low, high = gain(objective, results[best.name], results[rival.name])
+        if low <= 1:
+            name, because = select_default(full, objective, results)
+            return name, f"{because}; {best.name}, a student, is {low:.2f} to {high:.2f} times as good, no proof"
     reason, show = _REASONS[objective]
     figures = ", ".join(f"{variant.name} {show(variant)}" for variant in variants)
     texts = best.evidence.timing.texts
@@ -55,8 +62,7 @@ def select_default(
             break
         low, high = gain(objective, results[best.name], results[variant.name])
         doubt = f"{best.name} is {low:.2f} to {high:.2f} times as good as {variant.name}"
-        needs_proof = best.evidence.student is not None and variant.evidence.student is None
-        if low <= 1 and (needs_proof or _ratio(objective, best, variant) <= TIE):
+        if low <= 1 and _ratio(objective, best, variant) <= TIE:
             return variant.name, f"{sentence}; {doubt}, no proof, so the simpler one serves"
         if low <= 1:
             doubts.append(f"{doubt}, which more measurements would have to confirm")

@@ -60,8 +60,8 @@ class StudentSource:
         if self._made is None:
             try:
                 self._made = self._find_or_train()
-            except EngineError as error:
-                self._made = error
+            except TuneportError as error:  # whatever prevents a student, the other variants go on
+                self._made = error if isinstance(error, EngineError) else EngineError(error.problem, error.remedy)
         if isinstance(self._made, EngineError):
             raise self._made
         graph = self._made[1]
@@ -76,19 +76,23 @@ class StudentSource:
             return kept
         trained, record = train_student(self._config, self._source, self._reference, self._progress)
         self._progress("converting the student to ONNX")
+        scratch = tempfile.mkdtemp(prefix="tuneport-student-")
+        weakref.finalize(self, shutil.rmtree, scratch, ignore_errors=True)
+        graph = self._source.family.to_onnx(trained.student.model, self._source.checkpoint, Path(scratch))
+        is_complete = trained.steps >= self._config.distill_steps
+        if is_complete or trained.loses_at_most(self._config.max_drop):  # else the next export may have more time
+            self._keep(graph, record, place)
+        return record, graph
+
+    def _keep(self, graph: Graph, record: Student, place: Path) -> None:
         try:
             with new_folder(place, marker=RECORD, overwrite=True) as folder:
-                graph = self._source.family.to_onnx(trained, self._source.checkpoint, folder)
+                for name in graph.files:
+                    shutil.copyfile(graph.folder / name, folder / name)
                 described = KeptStudent(student=record, files=tuple(File.of(folder, name) for name in graph.files))
                 (folder / RECORD).write_text(described.model_dump_json(indent=2) + "\n", encoding="utf-8")
-            return record, Graph(place, graph.files)
-        except EngineError:
-            raise
         except (OSError, TuneportError) as error:
             self._progress(f"the student is not kept for the next export: {error}")
-            scratch = tempfile.mkdtemp(prefix="tuneport-student-")
-            weakref.finalize(self, shutil.rmtree, scratch, ignore_errors=True)
-            return record, self._source.family.to_onnx(trained, self._source.checkpoint, Path(scratch))
 
     def _key(self) -> str:
         data = self._source.sample.source

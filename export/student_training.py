@@ -1,11 +1,12 @@
 """Train the student of an export: how many layers it keeps, on which rows, and when there is none."""
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tuneport.errors import DataError, EngineError
+from tuneport.errors import DataError, EngineError, InputError
 from tuneport.folders import digest
 from tuneport.schema.artifact import Student
 
@@ -34,6 +35,7 @@ class Trained:
 
     student: TorchStudent
     steps: int
+    seconds: float
     measurement: Measurement
 
     def loses_at_most(self, drop: float, min_agreement: float = MIN_AGREEMENT) -> bool:
@@ -44,7 +46,7 @@ class Trained:
 
 def train_student(
     config: ExportConfig, source: Source, reference: Reference, progress: Callable[[str], object]
-) -> tuple[Any, Student]:
+) -> tuple[Trained, Student]:
     """Return a torch model with fewer layers, trained on the train split, and the record of its training.
 
     It first leaves out a third of the layers and is trained for half of the time. If it then loses at most half of what
@@ -60,21 +62,24 @@ def train_student(
     if config.prune_layers is None and (speed_up := distiller.speed_up(student)) < MIN_SPEED_UP:
         problem = f"without {first} of its {len(distiller.full.layers)} layers it is only {speed_up:.2f} times as fast"
         raise EngineError(problem, REMEDY)
-    started, share = time.monotonic(), 1 / (1 + len(more))
+    share = 1 / (1 + len(more))
 
-    def train(student: TorchStudent, steps: int = 0) -> Trained:
-        seconds = 60 * config.distill_minutes * share
-        steps += distiller.train(student, steps=round(config.distill_steps * share), seconds=seconds)
+    def train(student: TorchStudent, before: Trained | None = None) -> Trained:
+        started, limit_s = time.monotonic(), 60 * config.distill_minutes * share
+        steps = distiller.train(student, steps=round(config.distill_steps * share), seconds=limit_s)
+        seconds = time.monotonic() - started
+        if before:
+            steps, seconds = steps + before.steps, seconds + before.seconds
         measurement = reference.gate.measure_torch(reference.model.with_model(student.model))
-        return Trained(student, steps, measurement)
+        return Trained(student, steps, seconds, measurement)
 
     chosen = train(student)
     for second in more:
         if chosen.loses_at_most(config.max_drop / 2):
-            smaller = train(chosen.student.without(second - first), chosen.steps)
+            smaller = train(chosen.student.without(second - first), chosen)
             chosen = smaller if smaller.loses_at_most(config.max_drop / 2) else chosen
         elif chosen.loses_at_most(HOPELESS * config.max_drop, HOPELESS_AGREEMENT):
-            chosen = train(chosen.student, chosen.steps)
+            chosen = train(chosen.student, chosen)
         else:
             raise EngineError(_describe_loss(chosen, len(distiller.full.layers)), "raise --distill-minutes")
     record = Student(
@@ -82,9 +87,9 @@ def train_student(
         full_layers=len(distiller.full.layers),
         rows=len(inputs),
         steps=chosen.steps,
-        seconds=round(time.monotonic() - started, 1),
+        seconds=round(chosen.seconds, 1),
     )
-    return chosen.student.model, record
+    return chosen, record
 
 
 def cuts(depth: int, prune_layers: int | None) -> list[int]:
@@ -117,10 +122,14 @@ def train_inputs(config: ExportConfig, source: Source, reference: Reference) -> 
         problem = f"a student is trained on a train split, which {config.data} does not have"
         raise EngineError(problem, "give a folder with a train file")
     judged = {digest(repr(each)) for each in source.sample.inputs}
-    inputs = [each for each in sample.inputs if digest(repr(each)) not in judged]
+    inputs = []
+    for each in sample.inputs:
+        if digest(repr(each)) not in judged:
+            with contextlib.suppress(InputError):  # what the service would refuse, such as a text of spaces alone
+                inputs.append(reference.runtime_task.parse_input(each))
     if not inputs:
         raise EngineError("the train split has no rows that the gate does not use", "give a train split of its own")
-    return [reference.runtime_task.parse_input(each) for each in inputs]
+    return inputs
 
 
 def _describe_loss(trained: Trained, depth: int) -> str:

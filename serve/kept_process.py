@@ -57,12 +57,15 @@ class KeptProcess:
         if self._process is not None or time.monotonic() - self._started_at < RESTART_PAUSE_S:
             return
         self._started_at = time.monotonic()
-        self._process = subprocess.Popen(
-            self._command,
-            pass_fds=[self._listening.fileno()],
-            stdin=subprocess.DEVNULL,
-            start_new_session=self._own_session,
-        )
+        try:
+            self._process = subprocess.Popen(
+                self._command,
+                pass_fds=[self._listening.fileno()],
+                stdin=subprocess.DEVNULL,
+                start_new_session=self._own_session,
+            )
+        except OSError as error:  # too little memory, or too many processes: tried again
+            logs.log(f"{self.kind} not started", logging.ERROR, number=self._number, reason=str(error))
 
     def terminate(self) -> None:
         """Tell the process to stop."""

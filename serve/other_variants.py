@@ -22,7 +22,7 @@ class OtherVariants:
         self._artifact = serving.predictor.folder
         self._settings = settings
         self._opened: dict[str, Inference] = {}
-        self._opening = asyncio.Lock()
+        self._opening: dict[str, asyncio.Task[Inference]] = {}
         self.names: tuple[str, ...] = ()
         if settings.playground_variants:
             manifest = serving.predictor.manifest
@@ -56,11 +56,19 @@ class OtherVariants:
         if name not in self.names:
             known = ", ".join(self.names) or "none: set TUNEPORT_PLAYGROUND_VARIANTS=true"
             raise NotFound(f"there is no other variant {name[:80]!r}", f"choose among {known}", code="no_variant")
-        async with self._opening:
-            if name not in self._opened:
-                settings = self._settings.model_copy(update={"variant": name, "max_batch_tokens": None})
-                try:
-                    self._opened[name] = await asyncio.to_thread(Inference.open, self._artifact, settings)
-                except TuneportError as error:
-                    raise NotFound(f"{name}: {error.problem}", error.remedy, code="no_variant") from error
+        if name in self._opened:
+            return self._opened[name]
+        if name not in self._opening:
+            self._opening[name] = asyncio.create_task(self._keep_open(name))
+        try:
+            return await asyncio.shield(self._opening[name])  # a client that leaves does not stop it
+        except TuneportError as error:
+            raise NotFound(f"{name}: {error.problem}", error.remedy, code="no_variant") from error
+
+    async def _keep_open(self, name: str) -> Inference:
+        settings = self._settings.model_copy(update={"variant": name, "max_batch_tokens": None})
+        try:
+            self._opened[name] = await asyncio.to_thread(Inference.open, self._artifact, settings)
+        finally:
+            del self._opening[name]
         return self._opened[name]

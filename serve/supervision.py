@@ -84,6 +84,12 @@ def was_ready(kind: str, pid: int) -> bool:
     return folder is not None and _record(folder, kind, pid).exists()
 
 
+def was_any_ready(kind: str) -> bool:
+    """Tell whether some process of a kind was ready since the service started."""
+    folder = os.environ.get(RUN_FOLDER)
+    return folder is not None and any(Path(folder).glob(f"{kind}-*"))
+
+
 def _record(folder: str, kind: str, pid: int) -> Path:
     return Path(folder, f"{kind}-{pid}")
 

@@ -11,8 +11,8 @@ import os
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
-from threading import Event
 
 from tuneport import telemetry
 from tuneport.errors import TuneportError
@@ -45,7 +45,7 @@ class Supervisor:
         self._workers = [KeptProcess(supervision.WORKER, each, [*command, str(each)], listening) for each in numbers]
         self._engines = engines
         self._listening = listening
-        self._is_stopping = Event()
+        self._is_stopping = False
         self.failure: TuneportError | None = None
         """Why no worker can serve."""
 
@@ -56,18 +56,22 @@ class Supervisor:
         of its failed start it has reported itself; here it failed before that, in an import or in native code.
         """
         for each in STOP_SIGNALS:
-            signal.signal(each, lambda *_: self._is_stopping.set())
-        while not (self._is_stopping.is_set() or self._can_none_serve()):
+            signal.signal(each, self._stop)
+        while not (self._is_stopping or self._can_none_serve()):
             self._engines.keep_alive()
             for worker in self._workers:
                 worker.keep_alive()
-            self._is_stopping.wait(POLL_S)
+            time.sleep(POLL_S)
         self._listening.close()
         for worker in self._workers:
             worker.terminate()
         for worker in self._workers:
             worker.wait()
         self._engines.stop()
+
+    def _stop(self, *_: object) -> None:
+        """Note a signal; it may come at any point of the main thread, so that nothing is locked here."""
+        self._is_stopping = True
 
     def _can_none_serve(self) -> bool:
         """Tell whether processes of a kind end again and again before they are ready, and set `failure`."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp
 
-from tuneport.errors import ArtifactError
+from tuneport.errors import ArtifactError, EngineLost
 from tuneport.folders import sha256
 from tuneport.schema.artifact import MANIFEST, Device
 from tuneport.schema.loading import load_manifest
@@ -60,6 +60,9 @@ class Worker:
             self.admission = AdmissionController(inference, settings, placement)
             self.app: ASGIApp = create_app(self.admission, settings.origins())
             self._refuse = create_refusal(self.admission, settings.origins())
+        except EngineLost as error:  # another engine process takes its place, and another worker this one's
+            logs.log("failed start", logging.ERROR, reason=error.problem)
+            raise
         except Exception as error:
             lifecycle.report_failed_start(error)
             raise

@@ -28,6 +28,9 @@ from ..reference import TorchModel
 from .context import BuildContext
 
 BATCH_ROWS = 16
+BATCH_TOKENS = 2048
+"""Of long inputs, and of those that are read in several windows, fewer rows are taken: attention of all layers of
+teacher and student is in memory at once."""
 SORTED_BATCHES = 8
 """Batches whose rows are sorted by length together, so that they have little padding."""
 LEARNING_RATE = 2e-4
@@ -128,7 +131,9 @@ class Distiller:
             ordered = [index for chunk in chunks for index in chunk]
             batches = [ordered[at : at + BATCH_ROWS] for at in range(0, len(ordered), BATCH_ROWS)]
             for batch in self._random.sample(batches, len(batches)):
-                yield self._teacher.encode([self._inputs[index] for index in batch])
+                feeds = self._teacher.encode([self._inputs[index] for index in batch])
+                rows = max(1, BATCH_TOKENS // feeds["attention_mask"].shape[1])
+                yield {name: values[:rows] for name, values in feeds.items()}
 
     def _length(self, index: int) -> int:
         return len(str(self._inputs[index]))

@@ -35,6 +35,10 @@ class _ServerProtocol(asyncio.Protocol):
     expect_100_continue: bool
     refuse: Refuse | None
     on_response_complete: Callable[[], None]
+    timeout_keep_alive: int
+    timeout_keep_alive_handler: Callable[[], None]
+    timeout_keep_alive_task: asyncio.TimerHandle | None
+    _unset_keepalive_if_required: Callable[[], None]
     on_change: Callable[[], None] = staticmethod(lambda: None)
     """Called when a connection begins or ends."""
     _timer: asyncio.TimerHandle | None = None
@@ -53,6 +57,7 @@ class _ServerProtocol(asyncio.Protocol):
             self._wait_for_headers()
 
     def on_message_begin(self) -> None:
+        self._unset_keepalive_if_required()  # of a request before this one that was refused
         self._has_begun = True
         self._stop_waiting()
         super().on_message_begin()  # type: ignore[misc]
@@ -79,6 +84,15 @@ class _ServerProtocol(asyncio.Protocol):
             and self.parser.get_http_version() == "1.1"
             and self.parser.should_keep_alive()
         )
+
+    def on_message_complete(self) -> None:
+        """Wait for the next request, also where the body came after the response: its arrival ended the wait."""
+        super().on_message_complete()  # type: ignore[misc]
+        if self.cycle.response_complete and not self.transport.is_closing():
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def eof_received(self) -> bool:
         """Keep the connection of a client that has sent its request and closes its side; end any other one."""

@@ -63,12 +63,12 @@ class Connection:
         try:
             connection.connect(str(address))
             packet, descriptors = receive(connection)
-            if not packet or packet[0] != Answer.GREETING:
+            if not packet or packet[0] != Answer.GREETING or not descriptors:
                 raise EngineLost
+            return cls(connection, Greeting.parse(orjson.loads(packet[1:])), QueuePage(descriptors[0]))
         except BaseException:
             connection.close()
             raise
-        return cls(connection, Greeting.parse(orjson.loads(packet[1:])), QueuePage(descriptors[0]))
 
     def attach(self, on_lost: Callable[[], object]) -> None:
         """Use the event loop that runs from now on; `on_lost` is called when the engine process has ended."""

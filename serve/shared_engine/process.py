@@ -54,7 +54,11 @@ class EngineProcess:
             record_engine(self.inference, self._metrics)
             self._greeting = self._greet(manifest_hash)
         except Exception as error:
-            lifecycle.report_failed_start(error)
+            may_pass = supervision.was_any_ready(supervision.ENGINE) and not isinstance(error, ArtifactError)
+            if may_pass:  # the device or memory may be there again soon: the supervisor decides how often to try
+                logs.log("failed start", logging.ERROR, exc_info=error, reason=str(error)[:500])
+            else:
+                lifecycle.report_failed_start(error)
             raise
         self._settings = settings
         self._number = number

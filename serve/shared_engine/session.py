@@ -1,6 +1,7 @@
 """One worker that is connected to the engine process: its shared memory and its requests."""
 
 import asyncio
+import functools
 import logging
 import os
 import socket
@@ -57,10 +58,22 @@ class Session:
         self._on_close(self)
 
     def _on_packet(self, packet: bytes, descriptors: list[int]) -> None:
+        """Do what a packet says; a worker whose packet cannot be used is disconnected, and connects again."""
+        try:
+            self._follow(packet, descriptors)
+        except Exception as error:  # such as too few file descriptors for another segment
+            logs.log("failed", logging.ERROR, exc_info=error)
+            self.close()
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def _follow(self, packet: bytes, descriptors: list[int]) -> None:
         for kind, rows, number, items, request, deadline in RECORD.iter_unpack(packet):
             if kind == Kind.SUBMIT:
-                task = self._answer(request, self._segments[number], items, rows, deadline)
-                self._tasks[request] = self._loop.create_task(task)
+                answer = self._answer(request, self._segments[number], items, rows, deadline)
+                self._tasks[request] = task = self._loop.create_task(answer)
+                task.add_done_callback(functools.partial(self._ended, request))
             elif kind == Kind.CANCEL:
                 if running := self._tasks.get(request):
                     running.cancel()
@@ -68,8 +81,6 @@ class Session:
                 self._segments[number] = Segment(descriptors[0], items)
             elif kind == Kind.DROP_SEGMENT:
                 del self._segments[number]
-        for descriptor in descriptors:
-            os.close(descriptor)
 
     async def _answer(self, request: int, segment: Segment, offset: int, count: int, deadline: float) -> None:
         """Run the rows of one request, and write their outputs behind them."""
@@ -77,16 +88,20 @@ class Session:
             rows = self._format.read_rows(segment.ints, offset, count)
             outputs = await self._run(rows, None if deadline == float("inf") else deadline)
             self._format.write_outputs(segment.floats, offset, rows, outputs)
-        except (Exception, asyncio.CancelledError) as error:
-            if not isinstance(error, RequestError | TimeoutError | asyncio.CancelledError):
+        except Exception as error:
+            if not isinstance(error, RequestError | TimeoutError):
                 logs.log("failed", logging.ERROR, exc_info=error)
             self._channel.send(encode_error(request, error))
         else:
             if not self._done:
                 self._loop.call_soon(self._send_done)  # after the other requests of the same batch
             self._done.append(request)
-        finally:
-            self._tasks.pop(request, None)
+
+    def _ended(self, request: int, task: "asyncio.Task[None]") -> None:
+        """Forget a request, and tell the worker of one that was cancelled, perhaps before its task began."""
+        self._tasks.pop(request, None)
+        if task.cancelled():
+            self._channel.send(encode_error(request, asyncio.CancelledError()))
 
     def _send_done(self) -> None:
         done, self._done = self._done, []

@@ -152,7 +152,7 @@ def test_a_student_may_lose_as_much_as_it_is_allowed(
     parity = Parity(golden_cases=1, texts=1, max_abs_diff=1, golden_max_abs_diff=1, agreement=agreement)
     measurement = Measurement(parity, Metric(name="accuracy", value=value, torch=0.9))
     student = Distiller(deep.reference.model, [], per_token=False, seed=1).full
-    assert Trained(student, 1, measurement).loses_at_most(0.0055) == good
+    assert Trained(student, 1, 1.0, measurement).loses_at_most(0.0055) == good
 
 
 def test_rows_of_the_gate_are_not_trained_on(deep: Prepared, tmp_path: Path) -> None:
