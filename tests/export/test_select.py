@@ -126,6 +126,14 @@ def test_a_student_must_be_better_than_int8_beyond_noise(manifest: Manifest) -> 
             noise = samples if variant is pruned else samples[::-1]
             results[variant.name] = BenchmarkResult(variant.evidence.timing, 128, noise, noise)
         assert select_default([pruned, int8], "throughput", results)[0] == best
+    # A doubt about the student is none about int8.
+    fp32 = renamed(manifest.variants[0], "fp32", texts_per_s=0.4, p50=2.5)
+    chance = np.random.default_rng(4).uniform(0.4, 1.6, 11)
+    for variant, seconds in ((pruned, 0.9 * chance), (int8, 1.0 * chance[::-1]), (fp32, 2.5 * chance[::-1])):
+        samples = tuple(map(float, seconds))
+        results[variant.name] = BenchmarkResult(variant.evidence.timing, 128, samples, samples)
+    name, because = select_default([pruned, fp32, int8], "throughput", results)
+    assert (name, "pruned, a student, is" in because) == ("int8", True)
 
 
 def test_the_pareto_front_has_what_no_other_dominates(manifest: Manifest) -> None:

@@ -21,7 +21,7 @@ from kit.serving import infer_request
 from kit.shared_engine import shared_engine
 
 from tuneport.errors import EngineLost, InputError, Overloaded, PayloadTooLarge, ServiceStopping, TuneportError
-from tuneport.runtime.batch import EncodedInput
+from tuneport.runtime.batch import EncodedInput, RowOutputs
 from tuneport.runtime.predictor import Predictor
 from tuneport.stages.serve.bento import SERVICE, register, serve_command
 from tuneport.stages.serve.deployment import check_engines
@@ -124,6 +124,27 @@ def test_what_a_client_does_not_wait_for_is_not_computed(tiny_artifact: Path, tm
             await asyncio.gather(*running)
             assert len(stalled.calls) == len(running)
             assert len(await front_end.run(["bank"])) == 1
+
+    asyncio.run(run())
+
+
+def test_a_request_that_is_cancelled_before_the_engine_has_begun_with_it_is_forgotten(
+    tiny_artifact: Path, tmp_path: Path
+) -> None:
+    """Both records are in one packet; the memory of its rows is given back."""
+
+    async def run() -> None:
+        async with shared_engine(tiny_artifact, tmp_path) as engine:
+            connection = (await engine.connect())._client.connection
+            row = EncodedInput([2, 5, 3], [0, 0, 0], False)
+            for _ in range(50):
+                outputs: asyncio.Future[list[RowOutputs]] = asyncio.get_running_loop().create_future()
+                connection.cancel(connection.submit([row], None, outputs))
+                await asyncio.wait([outputs], timeout=20)
+                assert isinstance(outputs.exception(), TimeoutError)
+            assert connection._pending == {}
+            (session,) = engine.server.sessions
+            assert not session.is_busy
 
     asyncio.run(run())
 
