@@ -6,8 +6,9 @@ It is kept beside the checkpoint, under a hash of all that determines it, so tha
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -19,7 +20,7 @@ from tuneport.schema.base import Frozen
 from .config import ExportConfig
 from .graph import Graph
 from .source import Reference, Source
-from .student_training import check_worth, train_student
+from .student_training import check_worth, train_inputs, train_student
 
 STUDENTS, RECORD = "students", "student.json"
 METHOD = 1
@@ -43,6 +44,8 @@ class StudentSource:
     ) -> None:
         """Train nothing yet."""
         self._config, self._source, self._reference, self._progress = config, source, reference, progress
+        self._inputs: Sequence[Any] | None = None
+        """What it is trained on, once it was read."""
         self._made: tuple[Student, Graph] | EngineError | None = None
 
     @property
@@ -53,7 +56,7 @@ class StudentSource:
 
     def check(self) -> None:
         """Raise EngineError with the reason why a student is not worth its training, if that is known before it."""
-        check_worth(self._config, self._source, self._reference)
+        self._inputs = check_worth(self._config, self._source, self._reference)
 
     def write(self, folder: Path) -> Graph:
         """Write the fp32 graph into a folder; raises EngineError with the reason why there is no student."""
@@ -74,7 +77,9 @@ class StudentSource:
         if kept := read_kept(place):
             self._progress("reading the student that an earlier export trained")
             return kept
-        trained, record = train_student(self._config, self._source, self._reference, self._progress)
+        if self._inputs is None:
+            self._inputs = train_inputs(self._config, self._source, self._reference)
+        trained, record = train_student(self._config, self._reference, self._inputs, self._progress)
         self._progress("converting the student to ONNX")
         scratch = tempfile.mkdtemp(prefix="tuneport-student-")
         weakref.finalize(self, shutil.rmtree, scratch, ignore_errors=True)

@@ -15,6 +15,7 @@ from .gate import Measurement
 from .passes.distill import Distiller, layers_of
 from .passes.distill import Student as TorchStudent
 from .source import Reference, Source, read_split
+from .variants import STUDENT_AGREEMENT
 
 MIN_LAYERS = 3
 """A model with fewer has none to spare."""
@@ -22,8 +23,6 @@ REMEDY = "leave out pruned variants"
 MIN_TRAIN_ROWS, MAX_TRAIN_ROWS = 100, 20_000
 MIN_SPEED_UP = 1.15
 """How many times as fast as the full model a student must be in torch: each of its variants takes time to export."""
-MIN_AGREEMENT = 0.9
-"""Share of torch's answers that a student must give; its metric decides."""
 HOPELESS, HOPELESS_AGREEMENT = 4, 0.8
 """How many times the allowed drop a student may lose after half of its training, and the share of torch's answers that
 it must give then; the rest of the training does not make up for more."""
@@ -38,22 +37,21 @@ class Trained:
     seconds: float
     measurement: Measurement
 
-    def loses_at_most(self, drop: float, min_agreement: float = MIN_AGREEMENT) -> bool:
+    def loses_at_most(self, drop: float, min_agreement: float = STUDENT_AGREEMENT) -> bool:
         """Tell whether it loses no more of the metric than that, and gives enough of torch's answers."""
         metric = self.measurement.metric
         return metric is not None and metric.drop <= drop and self.measurement.parity.agreement >= min_agreement
 
 
 def train_student(
-    config: ExportConfig, source: Source, reference: Reference, progress: Callable[[str], object]
+    config: ExportConfig, reference: Reference, inputs: Sequence[Any], progress: Callable[[str], object]
 ) -> tuple[Trained, Student]:
-    """Return a torch model with fewer layers, trained on the train split, and the record of its training.
+    """Return a torch model with fewer layers, trained on `train_inputs`, and the record of its training.
 
     It first leaves out a third of the layers and is trained for half of the time. If it then loses at most half of what
     a variant may lose, because quantization costs something, too, it is trained without half of the layers for the rest
     of the time; else it goes on with those it has. Raises EngineError with the reason why there is no student.
     """
-    inputs = train_inputs(config, source, reference)
     distiller = Distiller(
         reference.model, inputs, per_token=reference.runtime_task.per_token, seed=config.seed, progress=progress
     )
@@ -97,16 +95,21 @@ def cuts(depth: int, prune_layers: int | None) -> list[int]:
     return [prune_layers] if prune_layers else sorted({depth // 3, depth // 2})
 
 
-def check_worth(config: ExportConfig, source: Source, reference: Reference) -> None:
-    """Raise EngineError with the reason why a student that nobody named is not worth its training."""
+def check_worth(config: ExportConfig, source: Source, reference: Reference) -> Sequence[Any]:
+    """Return the inputs that a student is trained on.
+
+    Raises EngineError with the reason why one that nobody named is not worth its training.
+    """
     depth = len(layers_of(reference.model.model))
     if depth < MIN_LAYERS:
         raise EngineError(f"a student needs a model of {MIN_LAYERS} layers or more, and this one has {depth}", REMEDY)
     if not config.distill_minutes:
         raise EngineError("there is no time to train a student", "raise --distill-minutes")
-    if (count := len(train_inputs(config, source, reference))) < MIN_TRAIN_ROWS:
+    inputs = train_inputs(config, source, reference)
+    if len(inputs) < MIN_TRAIN_ROWS:
         problem = f"a student is trained on {MIN_TRAIN_ROWS} rows or more that the gate does not use"
-        raise EngineError(f"{problem}, and the train split has {count}", "give more rows in the train split")
+        raise EngineError(f"{problem}, and the train split has {len(inputs)}", "give more rows in the train split")
+    return inputs
 
 
 def train_inputs(config: ExportConfig, source: Source, reference: Reference) -> Sequence[Any]:

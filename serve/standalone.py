@@ -3,11 +3,8 @@
 python -m tuneport.stages.serve.standalone ARTIFACT --fd SOCKET --number N
 """
 
-import argparse
 import contextlib
-import socket
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import uvicorn
 from starlette.applications import Starlette
@@ -15,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
+from .process_arguments import ProcessArguments
 from .settings import Settings, read_settings
 from .worker import Worker
 
@@ -54,18 +52,12 @@ def server_config(worker: Worker, settings: Settings) -> uvicorn.Config:
 
 def main() -> None:
     """Serve until a signal to stop comes."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("artifact", type=Path)
-    parser.add_argument("--fd", type=int, required=True)
-    parser.add_argument("--number", type=int, required=True)
-    parser.add_argument("--manifest", required=True, help="hash of the manifest that the service was started with")
-    options = parser.parse_args()
+    artifact, listening, number, manifest_hash = ProcessArguments.parse()
     settings = read_settings()
     try:
-        worker = Worker(options.artifact, settings, number=options.number, manifest_hash=options.manifest)
+        worker = Worker(artifact, settings, number=number, manifest_hash=manifest_hash)
     except Exception as error:  # reported already
         raise SystemExit(1) from error
-    listening = socket.socket(fileno=options.fd)
     uvicorn.Server(server_config(worker, settings)).run(sockets=[listening])
 
 

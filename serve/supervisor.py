@@ -10,7 +10,6 @@ import argparse
 import os
 import signal
 import socket
-import sys
 import time
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from . import lifecycle, logs, supervision
 from .deployment import prepare_deployment, with_workers
 from .kept_process import KeptProcess
 from .process import listen
+from .process_arguments import ProcessArguments
 from .settings import read_settings
 from .shared_engine.keeper import ENGINE, EngineKeeper
 
@@ -39,10 +39,11 @@ class Supervisor:
 
     def __init__(self, artifact: Path, listening: socket.socket, workers: int, engines: EngineKeeper) -> None:
         """Start no process yet. All of them serve the artifact that is in the folder now."""
-        options = ["--fd", str(listening.fileno()), "--manifest", sha256(artifact / MANIFEST)]
-        command = [sys.executable, "-P", "-m", WORKER, str(artifact), *options, "--number"]
-        numbers = range(1, workers + 1)
-        self._workers = [KeptProcess(supervision.WORKER, each, [*command, str(each)], listening) for each in numbers]
+        manifest_hash = sha256(artifact / MANIFEST)
+        self._workers = []
+        for number in range(1, workers + 1):
+            command = ProcessArguments(artifact, listening, number, manifest_hash).command(WORKER)
+            self._workers.append(KeptProcess(supervision.WORKER, number, command, listening))
         self._engines = engines
         self._listening = listening
         self._is_stopping = False

@@ -1,13 +1,11 @@
 """Run the benchmark: `python -m tuneport.stages.benchmarks.front_ends --out reports/front-ends`."""
 
 import argparse
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tuneport.errors import TuneportError
-
+from ..command import print_progress, serving_command
 from ..report import TABLE
 from .config import FrontEndsConfig
 from .run import bench_front_ends
@@ -27,13 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--batch-ms", type=float, default=5.0, help="time of a batch of the paced engine")
     parser.add_argument("--batch-tokens", type=int, default=1024, help="padded tokens of a batch")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # an exit that stops the servers
-    try:
+    with serving_command():
         config = FrontEndsConfig.model_validate(vars(parser.parse_args(arguments)))
-        bench_front_ends(config, progress=lambda line: sys.stderr.write(line + "\n"))
-    except TuneportError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(1)
+        bench_front_ends(config, progress=print_progress)
     sys.stdout.write((config.out / TABLE).read_text(encoding="utf-8"))
 
 

@@ -1,13 +1,11 @@
 """Run the benchmark: `python -m tuneport.stages.benchmarks.frontend --out reports/frontend`."""
 
 import argparse
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tuneport.errors import TuneportError
-
+from ..command import print_progress, serving_command
 from ..report import TABLE
 from .config import FrontendConfig
 from .run import bench_frontend
@@ -26,15 +24,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=4.0, help="of each load in each round")
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--texts", type=int, default=64, help="texts of a large request")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # an exit that stops the servers
     options = vars(parser.parse_args(arguments))
     names = tuple(name.strip() for name in options.pop("servers").split(";") if name.strip())
-    try:
+    with serving_command():
         config = FrontendConfig.model_validate({**options, "servers": names})
-        bench_frontend(config, progress=lambda line: sys.stderr.write(line + "\n"))
-    except TuneportError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(1)
+        bench_frontend(config, progress=print_progress)
     sys.stdout.write((config.out / TABLE).read_text(encoding="utf-8"))
 
 

@@ -1,13 +1,11 @@
 """Run the soak test: `python -m tuneport.stages.benchmarks.soak ARTIFACT [--requests N] [--faults]`."""
 
 import argparse
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tuneport.errors import TuneportError
-
+from ..command import print_progress, serving_command
 from .run import SoakConfig, soak
 
 
@@ -26,14 +24,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--upgrade", type=Path, help="another artifact of the same task, to roll out")
     parser.add_argument("--fault-interval-s", type=float, default=10.0, help="pause between two faults")
     parser.add_argument("--max-growth", type=float, default=0.05, help="of the memory, without faults")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # an exit that stops the server
     options = vars(parser.parse_args(arguments))
     max_growth = options.pop("max_growth")
-    try:
-        result = soak(SoakConfig.model_validate(options), progress=lambda line: sys.stderr.write(line + "\n"))
-    except TuneportError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(1)
+    with serving_command():
+        result = soak(SoakConfig.model_validate(options), progress=print_progress)
     sys.stdout.write(result.model_dump_json(indent=2) + "\n")
     problems = result.problems
     if result.growth is not None and result.growth > max_growth:

@@ -45,10 +45,7 @@ class EngineClient:
 
     def check_capacity(self, rows: int = 1, *, tokens: int = 0, deadline: float | None = None) -> None:
         """Raise what `Batcher.check_capacity` raises, and EngineLost while there is no engine process."""
-        if self._is_closed:
-            raise ServiceStopping
-        if not self.is_ready:
-            raise EngineLost
+        self._check_engine()
         self._queue.check_capacity(rows, tokens=tokens, deadline=deadline)
 
     async def submit(self, rows: Sequence[EncodedInput], deadline: float | None = None) -> list[RowOutputs]:
@@ -56,10 +53,7 @@ class EngineClient:
 
         Raises what `Batcher.submit` raises, and EngineLost if the engine process ends before it has answered.
         """
-        if self._is_closed:
-            raise ServiceStopping
-        if not self.is_ready:
-            raise EngineLost
+        self._check_engine()
         connection, outputs = self.connection, asyncio.get_running_loop().create_future()
         number = connection.submit(rows, deadline, outputs)
         try:
@@ -72,6 +66,12 @@ class EngineClient:
         """Disconnect; requests that wait get ServiceStopping."""
         self._is_closed = True
         self.connection.close(ServiceStopping)
+
+    def _check_engine(self) -> None:
+        if self._is_closed:
+            raise ServiceStopping
+        if not self.is_ready:
+            raise EngineLost
 
     def _lost(self) -> None:
         """Wait in a thread for the process that replaces the engine's."""

@@ -1,7 +1,6 @@
 """Start the engine processes that workers share, and replace those that end."""
 
 import socket
-import sys
 import threading
 import time
 from pathlib import Path
@@ -10,6 +9,7 @@ from tuneport.errors import TuneportError
 
 from .. import supervision
 from ..kept_process import KeptProcess
+from ..process_arguments import ProcessArguments
 from .channel import address_of, listen
 
 ENGINE = "tuneport.stages.serve.shared_engine.process"
@@ -33,8 +33,7 @@ class EngineKeeper:
         self.processes: list[KeptProcess] = []
         for number in range(1, engines + 1):
             listening = _listen(address_of(folder, number))
-            options = ["--fd", str(listening.fileno()), "--number", str(number), "--manifest", manifest_hash]
-            command = [sys.executable, "-P", "-m", module, str(artifact), *options]
+            command = ProcessArguments(artifact, listening, number, manifest_hash).command(module)
             self.processes.append(KeptProcess(supervision.ENGINE, number, command, listening, own_session=True))
 
     def keep_alive(self) -> None:

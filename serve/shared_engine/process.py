@@ -3,7 +3,6 @@
 python -m tuneport.stages.serve.shared_engine.process ARTIFACT --fd SOCKET --number N --manifest HASH
 """
 
-import argparse
 import asyncio
 import gc
 import logging
@@ -27,6 +26,7 @@ from ..devices import place_worker
 from ..engine_record import record_engine
 from ..inference import Inference
 from ..metrics import Metrics
+from ..process_arguments import ProcessArguments
 from ..settings import Settings, read_settings
 from .row_format import Greeting, RowFormat
 from .server import EngineServer, PublishingBatcher
@@ -104,20 +104,10 @@ class EngineProcess:
 
 def main(adapt: Callable[[Inference], object] = lambda _: None) -> None:
     """Serve workers until a signal to stop comes; `adapt` may change the engine that was opened."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("artifact", type=Path)
-    parser.add_argument("--fd", type=int, required=True)
-    parser.add_argument("--number", type=int, required=True)
-    parser.add_argument("--manifest", required=True, help="hash of the manifest that the service was started with")
-    options = parser.parse_args()
-    listening = socket.socket(fileno=options.fd)
+    artifact, listening, number, manifest_hash = ProcessArguments.parse()
     try:
         process = EngineProcess(
-            options.artifact,
-            read_settings(),
-            number=options.number,
-            manifest_hash=options.manifest,
-            listening=listening,
+            artifact, read_settings(), number=number, manifest_hash=manifest_hash, listening=listening
         )
     except Exception as error:  # reported already
         raise SystemExit(1) from error

@@ -4,13 +4,13 @@ import asyncio
 import socket
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 import orjson
 
 from tuneport.runtime.batch import EncodedInput, RowOutputs, RunBatch
-from tuneport.runtime.scheduler import BatchLimits
 
-from ..batcher import Batcher, Report
+from ..batcher import Batcher
 from ..inference import Inference
 from .messages import Answer
 from .queue_state import QueuePage
@@ -21,31 +21,15 @@ from .session import Session
 class PublishingBatcher(Batcher):
     """A batcher that publishes the state of its queue, by which workers admit requests."""
 
-    def __init__(
-        self,
-        run: RunBatch,
-        *,
-        streams: int,
-        limits: BatchLimits,
-        max_queue_inputs: int,
-        max_queue_s: float | None = None,
-        report: Report = lambda _: None,
-    ) -> None:
-        """Start the threads as `Batcher` does."""
+    def __init__(self, run: RunBatch, **settings: Any) -> None:
+        """Start the threads as `Batcher` does, with its settings."""
         self.page = QueuePage()
 
         def publish_and_run(rows: Sequence[EncodedInput]) -> list[RowOutputs]:
             self.publish()
             return run(rows)
 
-        super().__init__(
-            publish_and_run,
-            streams=streams,
-            limits=limits,
-            max_queue_inputs=max_queue_inputs,
-            max_queue_s=max_queue_s,
-            report=report,
-        )
+        super().__init__(publish_and_run, **settings)
 
     def publish(self) -> None:
         """Publish the queue's state; in any thread."""

@@ -13,6 +13,7 @@ import httpx
 import psutil
 
 from tuneport.stages.serve.process import free_port
+from tuneport.stages.serve.supervision import RUN_FOLDER
 
 HOST = "127.0.0.1"
 
@@ -63,3 +64,8 @@ def is_free(port: int) -> bool:
     """Tell whether nobody listens on a port."""
     with socket.socket() as probe:
         return probe.connect_ex((HOST, port)) != 0
+
+
+def run_folder(worker: psutil.Process) -> Path:
+    """Return the folder that the processes of a worker's service share; other tests run services, too."""
+    return Path(worker.environ()[RUN_FOLDER])

@@ -17,6 +17,7 @@ import numpy as np
 import psutil
 import pytest
 from kit.engines import until, wait_until
+from kit.processes import run_folder
 from kit.serving import infer_request
 from kit.shared_engine import shared_engine
 
@@ -473,11 +474,13 @@ def test_a_folder_whose_path_is_too_long_for_a_socket_is_an_error(tmp_path: Path
 @pytest.mark.slow
 @pytest.mark.parametrize("stop", [psutil.Process.kill, psutil.Process.terminate])
 def test_nothing_is_left_of_a_service(tiny_artifact: Path, stop: Any) -> None:
-    folders, memory = set(Path("/tmp").glob("tuneport-run-*")), set(Path("/dev/shm").glob("*"))
+    memory = set(Path("/dev/shm").glob("*"))
     with served(tiny_artifact) as service:
         processes = [service.supervisor, *service.supervisor.children(recursive=True)]
+        folder = run_folder(service.processes("standalone")[0])
+        assert folder.is_dir()
         stop(service.supervisor)
         _, alive = psutil.wait_procs(processes, 20)
         assert not alive
-    assert set(Path("/tmp").glob("tuneport-run-*")) <= folders
+    assert not folder.exists()
     assert set(Path("/dev/shm").glob("*")) <= memory

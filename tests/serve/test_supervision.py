@@ -11,7 +11,7 @@ import bentoml
 import psutil
 import pytest
 from kit.artifacts import change_byte
-from kit.processes import HOST, alive, is_free, is_ready, served, wait
+from kit.processes import HOST, alive, is_free, is_ready, run_folder, served, wait
 
 from tuneport.stages.serve.bento import SERVICE, register, serve_command
 from tuneport.stages.serve.process import free_port, serve_environment
@@ -27,12 +27,13 @@ HALF_A_REQUEST = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 50\r\n\r
 def test_what_is_left_of_a_service_ends_when_its_parent_is_killed(
     killed: int, tiny_artifact: Path, tmp_path: Path
 ) -> None:
-    before = set(Path("/tmp").glob("tuneport-run-*"))
     with served(tiny_artifact, tmp_path / "log", TUNEPORT_DRAIN_S="30") as (tree, ports):
         assert len(tree) >= 3
+        folder = run_folder(tree[-1])
+        assert folder.is_dir()
         tree[killed].kill()
         wait(lambda: all(map(is_free, ports)) and not alive(tree), WITHIN_S, tmp_path / "log")
-    assert set(Path("/tmp").glob("tuneport-run-*")) <= before
+    assert not folder.exists()
 
 
 @pytest.mark.slow

@@ -236,7 +236,7 @@ class Student(Frozen):
     """Of the train split, none of which the gate uses."""
     steps: int
     seconds: float
-    """Of the training, its comparisons with torch included."""
+    """Of those steps, without the comparisons with torch."""
 
 
 class Evidence(Frozen):
