@@ -4,7 +4,7 @@ import json
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -46,8 +46,9 @@ class TranslatorRunner(ModelRunner):
 
     def _ask(self, request: dict[str, Any]) -> list[list[int]]:
         assert self._process.stdin
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
+        with suppress(BrokenPipeError):  # the process has ended, which reading says
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
         return read_answer(self._process)
 
 

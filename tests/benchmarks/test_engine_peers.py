@@ -38,6 +38,7 @@ def test_a_translator_in_a_process_answers_rows_in_order_whatever_their_limits()
         rows: list[EncodedInput] = [prompt([1, 2, 3], 2), prompt([4, 5], 9), prompt([6, 7, 8], 2)]
         assert [each["tokens"].tolist() for each in runner.run_batch(rows)] == [[3, 2], [5, 4], [8, 7]]
         runner.run_batch([prompt([9], 1)])
+        runner._process.wait(20)
         with pytest.raises(EngineError, match="ended"):
             runner.run_batch([prompt([1], 1)])
 
