@@ -213,6 +213,7 @@ def time_side_by_side(
         runner, is_student = builder.open(execution), VARIANTS[name].student_of is not None
         target = BenchmarkTarget.of_runner(runner, execution.device, execution.precision, is_student=is_student)
         targets[name] = target.with_limits(runner.limits)
+    release_memory()  # of compiling them
     results = benchmark(targets, rows, progress=builder.progress)
     return results, {name: model.setup for name, model in baselines.models.items()}, baselines.refused
 

@@ -21,6 +21,7 @@ from tuneport.schema.base import Frozen
 
 from .config import ExportConfig
 from .graph import Graph
+from .memory import release_memory
 from .source import Reference, Source
 from .steps import Steps
 from .student_training import check_worth, train_inputs, train_student
@@ -96,6 +97,7 @@ class StudentSource:
         """Train a student and write its graph into a folder; also tells whether the next export may use it."""
         inputs = self._inputs or train_inputs(self._config, self._source, self._reference)
         trained, record = train_student(self._config, self._reference, inputs, self._steps.progress)
+        release_memory()
         self._steps.progress("converting the student to ONNX")
         graph = self._source.family.to_onnx(trained.student.model, self._source.checkpoint, folder)
         is_complete = trained.steps >= self._config.distill_steps  # else the next export may have more time
