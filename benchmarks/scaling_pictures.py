@@ -8,6 +8,8 @@ from .page import ReportFigure
 from .pictures import legend_beside, new_figure, plain_ticks, styles
 from .scaling_report import ScalingReport
 
+Series = dict[str, list[tuple[float, float]]]
+"""Name → points."""
 SHOWN_TOKENS, BATCH_TOKENS = 128, 32
 """Length of the inputs in the picture of model sizes, and of the rows of batches."""
 
@@ -15,20 +17,20 @@ SHOWN_TOKENS, BATCH_TOKENS = 128, 32
 def scaling_figures(report: ScalingReport) -> tuple[ReportFigure, ...]:
     """Draw length, batch and cores of the largest model, and latency over the model's size."""
     largest = report.sizes[-1]
-    lengths = {
+    lengths: Series = {
         name: [(each.tokens, each.latency_ms) for each in shapes if each.rows == 1]
         for name, shapes in largest.shapes.items()
     }
-    batches = {
+    batches: Series = {
         name: [(each.rows, 1000 * each.rows / each.latency_ms) for each in shapes if each.tokens == BATCH_TOKENS]
         for name, shapes in largest.shapes.items()
     }
-    sizes: dict[str, list[tuple[float, float]]] = {}
+    sizes: Series = {}
     for size in report.sizes:
         for name, shapes in size.shapes.items():
             shown = [each.latency_ms for each in shapes if (each.rows, each.tokens) == (1, SHOWN_TOKENS)]
             sizes.setdefault(name, []).extend((size.millions, latency_ms) for latency_ms in shown)
-    cores: dict[str, list[tuple[float, float]]] = {}
+    cores: Series = {}
     for kind, timings in (("streams", largest.streams), ("workers", largest.workers)):
         for each in timings:
             cores.setdefault(f"{each.variant}, {kind}", []).append((each.count, each.texts_per_s))
@@ -57,9 +59,7 @@ def scaling_figures(report: ScalingReport) -> tuple[ReportFigure, ...]:
     )
 
 
-def _lines(
-    series: dict[str, list[tuple[float, float]]], label: str, unit: str, *, scale: Literal["log", "linear"] = "log"
-) -> Figure:
+def _lines(series: Series, label: str, unit: str, *, scale: Literal["log", "linear"] = "log") -> Figure:
     figure, (axes,) = new_figure(9, 4.2)
     for name, style in styles(list(series)).items():
         points = sorted(series[name])

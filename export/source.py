@@ -78,7 +78,12 @@ def compute_reference(source: Source, folder: Path, setup: TorchSetup, steps: St
     processing = task.processing()
     source.family.write_tokenizer(checkpoint, folder)
     runtime_task = open_task(folder, checkpoint.task, checkpoint.labels, processing)
-    load = functools.cache(lambda: load_reference(checkpoint, task, setup))
+
+    @functools.cache
+    def load() -> TorchModel:
+        model = load_reference(checkpoint, task, setup)
+        model.runtime_task = runtime_task
+        return model
 
     def compute() -> tuple[list[GoldenCase], list[list[RowOutputs]]]:
         golden = golden_cases(checkpoint, task, runtime_task, load(), sample.inputs)

@@ -65,7 +65,7 @@ class Steps:
                 elif kind == "raised":
                     raise value
                 else:
-                    return value  # type: ignore[no-any-return]
+                    return value
         except EOFError:
             process.join()
             if process.exitcode == INTERRUPTED:

@@ -33,7 +33,7 @@ def test_a_report_has_every_length_batch_and_number_of_streams_and_workers(
 ) -> None:
     monkeypatch.setattr(scaling, "SIZES", {1: (1, 64), 2: (2, 64)})
     monkeypatch.setattr(scaling, "VARIANTS", ("fp32", "int8"))
-    monkeypatch.setattr(scaling, "ROWS", {"train": 32, "validation": 16, "test": 1})
+    monkeypatch.setattr(scaling, "ROWS", {"train": 32, "validation": 16, "test": 16})
     shapes = ("1x8", "1x128", "1x512", "4x32")
     report = run(str(tiny_checkpoint), tiny_data, tmp_path / "out", [1, 2], shapes=shapes)
     lengths, batches, *cores = (dict((row[0], row[1:]) for row in rows) for _, (_, rows) in scaling_tables(report))

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 from kit.exports import export_variants
+from kit.generative_exports import Export
 
 from tuneport.cli.signals import INTERRUPTED
 from tuneport.errors import EngineError, MethodNotAllowed, TuneportError
@@ -147,6 +148,18 @@ def test_an_export_in_steps_writes_the_same_files(tiny_checkpoint: Path, tiny_da
         assert ours.execution.files == theirs.execution.files
         assert ours.evidence.parity == theirs.evidence.parity
     assert (tmp_path / "apart" / GOLDEN).read_bytes() == (tmp_path / "here" / GOLDEN).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_generative_model_is_timed_in_another_process_than_the_one_that_computed_its_outputs(
+    exported: Export, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "tuneport", "export", str(exported("gpt2").run), "--variants", "fp32", "--out"]
+    done = subprocess.run([*command, str(tmp_path / "out")], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    manifest = load_manifest(tmp_path / "out")
+    assert manifest.baselines[0].timing.texts_per_s > 0
+    assert [variant.name for variant in manifest.variants] == ["fp32"]
 
 
 @pytest.mark.slow
