@@ -1,5 +1,7 @@
 """`tuneport export`."""
 
+import sys
+
 from tuneport.cli.options import Out, Overwrite, Quiet, with_config
 from tuneport.cli.progress import progress_steps
 from tuneport.extras import require_extras
@@ -17,12 +19,13 @@ def export(config: ExportConfig, out: Out, overwrite: Overwrite = False, quiet: 
     path/to/checkpoint --data reviews/ --out artifacts/reviews
     """
     require_extras("the export", "export")
+    is_fresh = "torch" not in sys.modules  # forks hang where torch has been used
     from tuneport.stages.export.card import variant_table
     from tuneport.stages.export.pipeline import export as run_export
     from tuneport.stages.serve.bento import register
 
     with progress_steps(quiet=quiet) as progress:
-        manifest = run_export(config, out, overwrite=overwrite, progress=progress)
+        manifest = run_export(config, out, overwrite=overwrite, progress=progress, steps_apart=is_fresh)
     print("\n".join(variant_table(manifest)))
     for rejected in manifest.rejected:
         print(f"not in the artifact: {rejected.name}: {rejected.reason}")
