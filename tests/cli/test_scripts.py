@@ -143,7 +143,9 @@ def test_a_bento_is_built_with_its_tag_alone_on_stdout(tiny_artifact: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "write", [lambda: sys.stdout.write("noise\n"), lambda: subprocess.run(["echo", "noise"], check=True)], ids=["python", "process"]
+    "write",
+    [lambda: sys.stdout.write("noise\n"), lambda: subprocess.run(["echo", "noise"], check=True)],
+    ids=["python", "process"],
 )
 def test_what_a_library_prints_goes_to_stderr(write: Callable[[], object], capfd: pytest.CaptureFixture[str]) -> None:
     with json_output(enabled=True) as print_value:
