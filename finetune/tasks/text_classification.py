@@ -146,6 +146,8 @@ def _label_remedy(label: Any) -> str | None:
         return 'write true and false as strings, such as "yes" and "no"'
     if isinstance(label, float) and not math.isnan(label):
         return "write strings or whole numbers, or predict numbers: --task regression --columns score=YOUR_COLUMN"
+    if isinstance(label, list):
+        return "lists of labels have a column of their own: --columns labels=YOUR_COLUMN"
     if label is None or not str(label).strip() or label != label:
         return "remove the rows that have no label, or label them"
     return "write the labels as strings"

@@ -96,7 +96,7 @@ def test_an_artifact_travels_under_its_name_and_version(tiny_artifact: Path, tmp
     store, out = tmp_path / "store", tmp_path / "out"
     assert read_one("push", tiny_artifact, str(store)) == {**identity, "url": str(store)}
     pulled = read_one("pull", str(store), "--out", out)
-    assert pulled == {**identity, "artifact": str(out), "signature": "absent"}
+    assert pulled == {**identity, "artifact": str(out), "signature": "unsigned"}
     assert load_manifest(out) == manifest
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from datasets import Dataset
+import pyarrow as pa
+from datasets import Dataset, Features
 from datasets.features.features import generate_from_arrow_type
 from pyarrow import parquet
 
@@ -91,9 +92,9 @@ def load_parquet(files: Sequence[Path], wanted: Collection[str] | None) -> Loade
     try:
         if not sum(_count_rows(file) for file in files):
             raise DataError(f"{files[0].parent / name} has no rows", "give a file with rows")
-        columns = _readable_columns(files[0], wanted or ())
+        options = _readable_columns(files[0], wanted or ())
         paths = [str(file) for file in files]
-        rows = datasets.load_dataset("parquet", data_files=paths, columns=columns, split="train")
+        rows = datasets.load_dataset("parquet", data_files=paths, split="train", **options)
     except DataError:
         raise
     except Exception as error:  # datasets raises its own exceptions, and pyarrow's
@@ -115,19 +116,21 @@ def _delimiter(path: Path, kind: str) -> str | None:
     return "\t" if kind == ".tsv" else None
 
 
-def _readable_columns(file: Path, wanted: Collection[str]) -> list[str]:
-    """List the columns whose types `datasets` has; raises DataError if a wanted one has another."""
+def _readable_columns(file: Path, wanted: Collection[str]) -> dict[str, Any]:
+    """Return options that leave out columns whose types `datasets` does not have; raises DataError for a wanted one."""
+    schema = parquet.read_schema(file)
     readable = []
-    for field in parquet.read_schema(file):
+    for field in schema:
         try:
             generate_from_arrow_type(field.type)
+            readable.append(field)
         except ValueError as error:
             if field.name in wanted:
                 problem = f"{file}: the column {field.name!r} has the type {field.type}"
                 raise DataError(problem, "write it as strings, numbers or lists of them") from error
-        else:
-            readable.append(field.name)
-    return readable
+    if len(readable) == len(schema):
+        return {}
+    return {"columns": [field.name for field in readable], "features": Features.from_arrow_schema(pa.schema(readable))}
 
 
 def _count_rows(file: Path) -> int:

@@ -10,6 +10,8 @@ from tuneport.data.textfile import open_text
 from tuneport.errors import DataError
 
 Row = dict[str, Any]
+ARRAY = re.compile(r"\s*\[\s*(\{|$)")
+"""The first line of an array of rows."""
 SURROGATE = re.compile("[\ud800-\udfff]")
 """Half of a UTF-16 surrogate pair, which UTF-8 cannot encode."""
 ROWS_OF_PANDAS = 'it holds columns; write rows, in pandas with to_json(path, orient="records")'
@@ -24,7 +26,7 @@ def read_json_lines(path: Path) -> Iterator[Row]:
             if not line.strip():
                 continue
             place = f"line {number}"
-            if not has_rows and line.lstrip().startswith("["):
+            if not has_rows and ARRAY.match(line):
                 raise DataError(f"{path} begins with '[', as an array of rows does", "give its name the suffix .json")
             has_rows = True
             value = _parse(path, line, place)
@@ -69,7 +71,7 @@ def _read_document(path: Path) -> Iterator[Row]:
 def _holds_columns(value: Any) -> bool:
     """Tell whether a document maps columns to their values by row number, as `to_json` of pandas writes it."""
     columns = list(value.values()) if isinstance(value, dict) else []
-    rows = columns[0].keys() if columns and isinstance(columns[0], dict) else set()
+    rows = columns[0].keys() if len(columns) > 1 and isinstance(columns[0], dict) else set()
     return "0" in rows and all(isinstance(column, dict) and column.keys() == rows for column in columns)
 
 
