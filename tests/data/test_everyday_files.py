@@ -126,7 +126,7 @@ def test_columns_of_any_type_may_stand_beside_those_of_the_task(tmp_path: Path) 
     assert read(tmp_path / "x.parquet") == EXPECTED
     found = recognize(describe_columns(load_file(tmp_path / "x.parquet", None)), None, "x")
     assert found.columns == {"text": "text", "label": "label"}
-    assert "'extra' has the type map<string, int64>" in refusal(tmp_path / "x.parquet", label="extra")
+    assert "'extra' has the type map<string, int64" in refusal(tmp_path / "x.parquet", label="extra")
 
 
 def frame(file: Path, **columns: Any) -> None:
