@@ -116,6 +116,19 @@ def was_any_ready(kind: str) -> bool:
     return folder is not None and any(Path(folder).glob(f"{kind}-*"))
 
 
+def ready_processes() -> list[tuple[str, int]]:
+    """List kind and process id of each worker and engine of this service that has recorded that it is ready."""
+    folder, supervisor = os.environ.get(RUN_FOLDER), os.environ.get(SUPERVISOR_PID)
+    found = []
+    for kind in (WORKER, ENGINE) if folder and supervisor else ():
+        for record in Path(str(folder)).glob(f"{kind}-*"):
+            pid = int(record.name.rpartition("-")[2])
+            with contextlib.suppress(psutil.Error):
+                if psutil.Process(pid).ppid() == int(str(supervisor)):  # not another one's that has its number now
+                    found.append((kind, pid))
+    return found
+
+
 def _record(folder: str, kind: str, pid: int) -> Path:
     return Path(folder, f"{kind}-{pid}")
 
