@@ -48,6 +48,8 @@ class AdmissionController:
         self._keys = settings.keys()
         self._has_several_labels = self.manifest.processing.problem_type == "multi_label_classification"
         self._active_requests = 0
+        self._in_flight = 0
+        self.metrics.in_flight(0)  # also in the place of a worker that was killed
         self._cache = _open_cache(inference, settings)
 
     @property
@@ -75,10 +77,19 @@ class AdmissionController:
         """Count a request as active for as long as the block lasts; raises what `check_slot` raises."""
         self.check_slot(needs_engine=needs_engine)
         self._active_requests += 1
+        if needs_engine:
+            self._count_in_flight(1)
         try:
             yield
         finally:
             self._active_requests -= 1
+            if needs_engine:
+                self._count_in_flight(-1)
+
+    def _count_in_flight(self, change: int) -> None:
+        self._in_flight += change
+        with suppress(Exception):  # whatever is only observed must not fail a request
+            self.metrics.in_flight(self._in_flight)
 
     def check_slot(self, *, needs_engine: bool) -> None:
         """Raise Overloaded where as many requests are active as may be, or too much work waits before the request.

@@ -1,6 +1,7 @@
 """Metrics for Prometheus. One instance a process; with several workers prometheus_client adds them up.
 
-What an engine does is also labelled with its worker and device; the GPUs themselves are in `gpu_metrics.py`.
+What an engine does is also labelled with its worker and device; the GPUs themselves are in `gpu_metrics.py`, and the
+service's processes in `process_metrics.py`.
 """
 
 import os
@@ -13,6 +14,7 @@ from .devices import Placement
 from .drift import is_truncated, observations
 from .gpu_metrics import GpuCollector
 from .metrics_files import reserve_disk_space
+from .process_metrics import ProcessCollector
 from .settings import METRICS_FOLDER
 
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
@@ -91,6 +93,15 @@ class Metrics:
         self._waiting = of_engine(
             prometheus.Gauge, "queue_inputs", "Inputs that wait for the engine.", multiprocess_mode="mostrecent"
         )
+        self._streams = of_engine(
+            prometheus.Gauge, "engine_streams", "Batches that an engine runs at a time.", multiprocess_mode="mostrecent"
+        )
+        self._in_flight = of_worker(
+            prometheus.Gauge,
+            "requests_in_flight",
+            "Requests for the engine that are not answered.",
+            multiprocess_mode="mostrecent",
+        )
         self._cache_bytes = of_worker(
             prometheus.Gauge, "cache_bytes", "Size of the cache of responses.", multiprocess_mode="mostrecent"
         )
@@ -127,6 +138,15 @@ class Metrics:
         """Set the number of inputs that wait, in the process that has the engine."""
         if self._has_engine:
             self._waiting.set(inputs)
+
+    def streams(self, count: int) -> None:
+        """Set the number of batches that the engine runs at a time, in the process that has it."""
+        if self._has_engine:
+            self._streams.set(count)
+
+    def in_flight(self, requests: int) -> None:
+        """Set the number of requests that wait for the engine or run in it."""
+        self._in_flight.set(requests)
 
     def cached(self, hits: int, misses: int) -> None:
         """Count inputs that were found in the cache of responses, and others."""
@@ -167,12 +187,13 @@ class Metrics:
             raise TuneportError(problem, "free it, or choose another") from error
 
     def _all(self) -> Any:
-        """Return a registry of all workers' metrics, and of the GPUs."""
+        """Return a registry of all workers' metrics, of their processes, and of the GPUs."""
         registry = self._prometheus.CollectorRegistry()
         if self._has_several_processes:
             self._multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         else:
             registry.register(self._registry)
+        registry.register(ProcessCollector())
         if self._gpus:
             registry.register(self._gpus)
         return registry

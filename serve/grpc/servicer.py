@@ -5,8 +5,6 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from tuneport.runtime.tasks.inputs import check_number
-from tuneport.schema.artifact import Manifest
 from tuneport.version import VERSION
 
 from .. import tensors
@@ -14,14 +12,14 @@ from ..admission import AdmissionController
 from ..errors import ErrorResponse
 from ..evidence import evidence_metadata
 from ..framing import RequestFrame
-from ..open_inference import EXTENSIONS, PLATFORM, check_model, check_output_parameters, infer
+from ..open_inference import EXTENSIONS, PLATFORM, check_model, infer
 from . import open_inference_pb2 as pb
-from .messages import infer_response, parse_message, read_parameters, read_tensors
-from .wire import check_fields
+from .messages import infer_response
+from .model_management import config_response, index_response, statistics_response
+from .requests import check_request, parse_request
+from .stream import StreamInfer
 
 SERVICE = "inference.GRPCInferenceService"
-EXTRA_FIELDS = 1024
-"""Fields that a message may have beside the elements of its tensors."""
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Call = Callable[[Any, Context, RequestFrame], Awaitable[Any]]
 
@@ -32,6 +30,11 @@ class Servicer:
     def __init__(self, admission: AdmissionController) -> None:
         """Keep the worker's admission control."""
         self._admission = admission
+        self._streams = StreamInfer(admission, lambda context: self._frame(context, "infer"))
+
+    def stop_streams(self) -> None:
+        """Let each stream end after the request that it is at."""
+        self._streams.stopping.set()
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """Return the service's handlers; calls without an operation are health checks."""
@@ -42,6 +45,9 @@ class Servicer:
             "ServerMetadata": (self.server_metadata, pb.ServerMetadataRequest, "v2"),
             "ModelMetadata": (self.model_metadata, pb.ModelMetadataRequest, "v2"),
             "ModelInfer": (self.model_infer, pb.ModelInferRequest, "infer"),
+            "ModelConfig": (self.model_config, pb.ModelConfigRequest, "v2"),
+            "ModelStatistics": (self.model_statistics, pb.ModelStatisticsRequest, "v2"),
+            "RepositoryIndex": (self.repository_index, pb.RepositoryIndexRequest, "v2"),
         }
         handlers = {
             name: grpc.unary_unary_rpc_method_handler(
@@ -50,7 +56,8 @@ class Servicer:
             )
             for name, (call, kind, operation) in calls.items()
         }
-        return grpc.method_handlers_generic_handler(SERVICE, handlers)
+        stream = grpc.stream_stream_rpc_method_handler(self._streams.handle)
+        return grpc.method_handlers_generic_handler(SERVICE, {**handlers, "ModelStreamInfer": stream})
 
     async def server_live(self, request: Any, context: Context, frame: RequestFrame) -> Any:
         """Answer that the process is alive."""
@@ -87,31 +94,36 @@ class Servicer:
 
     async def model_infer(self, request: Any, context: Context, frame: RequestFrame) -> Any:
         """Answer input tensors with output tensors."""
-        manifest = self._admission.manifest
-        check_model(manifest, request.model_name, request.model_version)
-        frame.inputs = await self._admission.inference.lanes.run_if_large(
-            request.ByteSize(), _read_inputs, manifest, request, self._admission.settings.max_client_batch_size
-        )
-        parameters = read_parameters(request.parameters)
-        check_number(len(request.outputs), "outputs")
-        for output in request.outputs:
-            check_output_parameters(output.name, output.parameters)
-        output_names = [output.name for output in request.outputs]
-        tensors.check_outputs(manifest, output_names)
-        outputs = await infer(self._admission, frame.inputs, parameters, output_names, context.time_remaining())
-        return infer_response(request, manifest, outputs)
+        _, inputs, parameters, output_names = await check_request(self._admission, request, frame)
+        outputs = await infer(self._admission, inputs, parameters, output_names, context.time_remaining())
+        return infer_response(request, self._admission.manifest, outputs)
+
+    async def model_config(self, request: Any, context: Context, frame: RequestFrame) -> Any:
+        """Return the model's tensors and limits."""
+        return config_response(self._admission, request.name, request.version)
+
+    async def model_statistics(self, request: Any, context: Context, frame: RequestFrame) -> Any:
+        """Return the model's counts and times since the start."""
+        return await statistics_response(self._admission, request.name, request.version)
+
+    async def repository_index(self, request: Any, context: Context, frame: RequestFrame) -> Any:
+        """List the models."""
+        return index_response(self._admission, ready=request.ready)
+
+    def _frame(self, context: Context, operation: str | None) -> RequestFrame:
+        """Return the frame of a request that came with the metadata of a call."""
+        metadata = {key: _as_text(value) for key, value in context.invocation_metadata() or ()}
+        return RequestFrame(self._admission, "grpc", operation, metadata)
 
     def _framed(self, call: Call, kind: Any, operation: str | None) -> Callable[[bytes, Context], Awaitable[Any]]:
         """Put a request frame around a call, and abort it with the code of an error that it raises."""
 
         async def framed(raw: bytes, context: Context) -> Any:
-            metadata = {key: _as_text(value) for key, value in context.invocation_metadata() or ()}
-            frame = RequestFrame(self._admission, "grpc", operation, metadata)
+            frame = self._frame(context, operation)
             context.set_trailing_metadata((("x-request-id", frame.request_id),))
 
             async def answer() -> Any:
-                check_fields(raw, EXTRA_FIELDS + 4 * self._admission.settings.max_client_batch_size)
-                response = await call(parse_message(kind, raw), context, frame)
+                response = await call(parse_request(self._admission, kind, raw), context, frame)
                 frame.status = "OK"
                 return response
 
@@ -123,11 +135,6 @@ class Servicer:
             return await frame.handle(answer, respond)
 
         return framed
-
-
-def _read_inputs(manifest: Manifest, request: Any, limit: int) -> list[Any]:
-    """Return the inputs in a request's tensors, at most `limit`."""
-    return tensors.inputs_from_tensors(manifest, read_tensors(request, limit))
 
 
 def _trailing_metadata(error: ErrorResponse, request_id: str) -> tuple[tuple[str, str], ...]:

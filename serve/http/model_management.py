@@ -1,5 +1,7 @@
 """What Triton adds to the Open Inference Protocol over HTTP: a model's configuration and statistics, and the index.
 
+`grpc/model_management.py` has the same for gRPC.
+
 The statistics are those of all workers since the start, from the metrics that Prometheus reads.
 """
 
@@ -12,8 +14,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from tuneport.schema.artifact import Manifest
+from tuneport.tasks import task_spec
 
 from .. import tensors
+from ..admission import AdmissionController
 from ..metrics import CANCELLED, Metrics
 from ..open_inference import PLATFORM, check_model
 from .requests import admission_of
@@ -26,16 +30,32 @@ TYPES = {tensors.BYTES: "TYPE_STRING", tensors.FP32: "TYPE_FP32"}
 
 async def index(request: Request) -> Response:
     """List the models of this service, of which there is one."""
-    admission = admission_of(request)
-    manifest, is_ready = admission.manifest, admission.ready
-    state = {"state": "READY" if is_ready else "UNAVAILABLE", "reason": "" if is_ready else "not ready"}
-    return json_response([{"name": manifest.name, "version": manifest.version, **state}])
+    return json_response(describe_index(admission_of(request)))
 
 
 async def model_config(request: Request) -> Response:
     """Return the model's tensors and limits, and the execution of the variant that serves."""
-    admission, manifest = admission_of(request), _checked_manifest(request)
+    _checked_manifest(request)
+    return json_response(describe_config(admission_of(request)))
+
+
+async def model_statistics(request: Request) -> Response:
+    """Return the model's counts and times since the start."""
+    _checked_manifest(request)
+    return json_response({"model_stats": await describe_statistics(admission_of(request))})
+
+
+def describe_index(admission: AdmissionController) -> list[dict[str, Any]]:
+    """List the models for both protocols."""
+    manifest, is_ready = admission.manifest, admission.ready
+    state = {"state": "READY" if is_ready else "UNAVAILABLE", "reason": "" if is_ready else "not ready"}
+    return [{"name": manifest.name, "version": manifest.version, **state}]
+
+
+def describe_config(admission: AdmissionController) -> dict[str, Any]:
+    """Describe the model in Triton's names for both protocols."""
     predictor, settings = admission.inference.predictor, admission.settings
+    manifest = predictor.manifest
     execution, limits = predictor.variant.execution, predictor.runner.limits
     parameters = {
         "task": manifest.task,
@@ -46,32 +66,29 @@ async def model_config(request: Request) -> Response:
         "max_batch_tokens": limits.tokens,
         "max_queue_ms": settings.max_queue_ms,
     }
-    return json_response(
-        {
-            "name": manifest.name,
-            "platform": PLATFORM,
-            "backend": execution.engine,
-            "version_policy": {"specific": {"versions": [manifest.version]}},
-            "max_batch_size": settings.max_client_batch_size,
-            "input": [_tensor(name, tensors.BYTES) for name in tensors.fields_of(manifest)],
-            "output": [_tensor(*each) for each in tensors.output_datatypes(manifest).items()],
-            "instance_group": [
-                {
-                    "kind": "KIND_CPU" if execution.device == "cpu" else "KIND_GPU",
-                    "count": predictor.runner.streams * (settings.engine_count or settings.worker_count),
-                }
-            ],
-            "parameters": {name: {"string_value": str(value)} for name, value in parameters.items()},
-        }
-    )
+    return {
+        "name": manifest.name,
+        "platform": PLATFORM,
+        "backend": execution.engine,
+        "version_policy": {"specific": {"versions": [manifest.version]}},
+        "max_batch_size": settings.max_client_batch_size,
+        "input": [_tensor(name, tensors.BYTES) for name in tensors.fields_of(manifest)],
+        "output": [_tensor(*each) for each in tensors.output_datatypes(manifest).items()],
+        "instance_group": [
+            {
+                "kind": "KIND_CPU" if execution.device == "cpu" else "KIND_GPU",
+                "count": predictor.runner.streams * (settings.engine_count or settings.worker_count),
+            }
+        ],
+        "parameters": {name: {"string_value": str(value)} for name, value in parameters.items()},
+        "model_transaction_policy": {"decoupled": task_spec(manifest.task).streams},
+    }
 
 
-async def model_statistics(request: Request) -> Response:
-    """Return the model's counts and times since the start."""
-    manifest, admission = _checked_manifest(request), admission_of(request)
+async def describe_statistics(admission: AdmissionController) -> list[dict[str, Any]]:
+    """Return the counts and times of each model for both protocols."""
     statistics = await asyncio.to_thread(read_statistics, admission.metrics)  # NVML may take a while
-    model = {"name": manifest.name, "version": manifest.version}
-    return json_response({"model_stats": [{**model, **statistics}]})
+    return [{"name": admission.manifest.name, "version": admission.manifest.version, **statistics}]
 
 
 def read_statistics(metrics: Metrics) -> dict[str, Any]:

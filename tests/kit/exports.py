@@ -101,6 +101,13 @@ def export_variants(checkpoint: Path, data: Path, out: Path, *variants: str, **s
         return pipeline.export(ExportConfig.model_validate(config), out)
 
 
+def export_tiny(checkpoint: Path, out: Path, name: str) -> Path:
+    """Export the fp32 variant of a bare checkpoint, without data, under a name; returns the artifact."""
+    with quick_exports():
+        pipeline.export(ExportConfig(checkpoint=checkpoint, name=name, variants=("fp32",)), out)
+    return out
+
+
 def predict(task: RuntimeTask, runner: ModelRunner, inputs: Sequence[Any]) -> list[Any]:
     """Return predictions with default parameters."""
     parsed_inputs = [task.parse_input(value) for value in inputs]
