@@ -33,6 +33,8 @@ from .buckets import BucketRunner
 from .ideas import INT8, Idea, ideas
 
 Progress = Callable[[str], object]
+MIN_AGREEMENT = 0.01
+"""With 0 the gate asks whether the metric alone could show that a model is broken."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,9 @@ def build(
     context = replace(builder.context, **changes)
     requirements = replace(builder.requirements, max_drop=1.0, mixed_precision_minutes=0)
     changed = replace(builder, context=context, requirements=requirements, _built={})
-    outcome = changed.build_and_validate(name, replace(idea.spec, min_agreement=0.0) if name != "fp32" else idea.spec)
+    outcome = changed.build_and_validate(
+        name, replace(idea.spec, min_agreement=MIN_AGREEMENT) if name != "fp32" else idea.spec
+    )
     if isinstance(outcome, Rejected):
         raise EngineError(outcome.reason, "leave it out")
     execution = outcome.candidate.execution.model_copy(update={"streams": idea.streams, "single_row_batches": False})
