@@ -40,9 +40,10 @@ def register(artifact: Path) -> str:
     _check_home()
     tag = f"{MODEL_NAME}:{manifest.version}-{sha256(artifact / MANIFEST)[:8]}"
     try:
-        model = bentoml.models.get(tag)
-        if str(model.tag) != tag:  # the store also finds a tag by its beginning: what a bento packs of this artifact
+        # The store also finds a tag by its beginning, and what bentos pack of this artifact begins so.
+        if not any(str(model.tag) == tag for model in bentoml.models.list(MODEL_NAME)):
             raise NotFound(f"there is no {tag}")
+        model = bentoml.models.get(tag)
         stored = Path(model.path)
         check_files(stored, load_manifest(stored))
         _update_signature(artifact, stored)

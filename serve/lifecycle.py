@@ -110,12 +110,13 @@ def stop_limit_s(settings: Settings) -> float:
 
 
 def end_by_force_after(seconds: float) -> None:
-    """Have the kernel end this process after some seconds; a later call replaces the time. Call it in the main thread.
+    """Have the kernel end this process after some seconds; a later call can only shorten them.
 
-    A thread could not do it while a library holds Python's lock, or while the interpreter is being closed.
+    Call it in the main thread. A thread could not do it while a library holds Python's lock, or while the interpreter is being closed.
     """
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    left, _ = signal.getitimer(signal.ITIMER_REAL)
+    signal.setitimer(signal.ITIMER_REAL, min(seconds, left) if left else seconds)
 
 
 def _replace_listener(loop: asyncio.AbstractEventLoop, server: uvicorn.Server, settings: Settings) -> None:

@@ -5,9 +5,11 @@ import fcntl
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 import time
+import zlib
 from pathlib import Path
 
 import psutil
@@ -20,7 +22,8 @@ RUN_FOLDER = "TUNEPORT_RUN_FOLDER"
 """Variable with the folder in which each process that is ready has a file; the supervisor creates and removes it."""
 WORKER, ENGINE = "worker", "engine"
 """The kinds of processes that a supervisor keeps."""
-RUN_PREFIX = "tuneport-run-"
+RUN_PREFIX = f"tuneport-{zlib.crc32(socket.gethostname().encode()):08x}-"
+"""Of the folders of this host's services: on a shared file system a lock of another host may not be seen."""
 POLL_S = 0.5
 EXTRA_GRACE_S = 5.0
 
@@ -39,9 +42,12 @@ def _create_run_folder() -> Path:
     """Create the folder and lock it for the life of this process: children do not inherit the descriptor."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=RUN_PREFIX))
-        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            descriptor = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:  # another start took it for an abandoned one
+            continue
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if folder.is_dir():  # and no other start took it for an abandoned one before it was locked
+        if folder.is_dir():  # and was not removed before it was locked
             return folder
         os.close(descriptor)
 

@@ -102,6 +102,7 @@ class Worker:
             await self._grpc.stop(self._settings.shutdown_grace_s)
         if self._metrics_server:
             self._metrics_server.shutdown()
+        logs.write_pending()  # an engine that hangs may have this process ended before the last line
         self.admission.inference.close()
         self.admission.other_variants.close()
         logs.write_pending()

@@ -18,7 +18,7 @@ READS_AT_ONCE = 16
 
 def address_of(folder: str, engine: int) -> Path:
     """Return where the engine process of a number, from 1, listens in the service's folder."""
-    return Path(folder, f"engine-{engine}")
+    return Path(folder, f"socket-{engine}")  # `engine-` and a process id say that an engine is ready
 
 
 def listen(address: Path, backlog: int) -> socket.socket:

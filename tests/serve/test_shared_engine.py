@@ -200,7 +200,7 @@ def test_when_the_engine_ends_requests_get_503_and_the_next_engine_is_found(
             with pytest.raises(EngineLost):
                 await front_end.batcher.submit([])
             stalled.resume()
-            (tmp_path / "engine-1").unlink()
+            (tmp_path / "socket-1").unlink()
             async with shared_engine(tiny_artifact, tmp_path) as other:
                 await until(lambda: front_end.is_ready)
                 assert_equal(await front_end.run(TEXTS), await other.inference.run(TEXTS))
