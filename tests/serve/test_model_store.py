@@ -39,6 +39,17 @@ def test_another_export_of_the_same_model_is_stored_beside_the_old(artifact: Pat
     ]
 
 
+def test_what_bentos_pack_of_an_artifact_is_not_taken_for_it(artifact: Path) -> None:
+    load_manifest(artifact).model_copy(update={"default_because": "packed twice"}).save(artifact)
+    tag = register(artifact)
+    bentoml.models.delete(tag)
+    for part in ("-0000aaaa", "-0000bbbb"):  # BentoML finds a tag by its beginning, and fails where two begin so
+        with bentoml.models.create(tag + part) as stored:
+            Path(stored.path, "part").touch()
+    assert register(artifact) == tag
+    assert (Path(bentoml.models.get(tag).path) / MANIFEST).is_file()
+
+
 def test_a_damaged_copy_in_the_store_is_replaced(artifact: Path) -> None:
     load_manifest(artifact).model_copy(update={"default_because": "chosen"}).save(artifact)
     (artifact / "stranger").write_text("not listed")
