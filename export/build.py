@@ -26,6 +26,8 @@ from .steps import HERE, Steps
 from .variants import VariantSpec
 
 FP32 = "fp32"
+SCRATCH = "scratch-"
+"""Prefix of the folders of graphs between two passes."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,14 @@ class VariantBuilder:
 
         Raises GateError or EngineError if fp32 fails, because every other variant is built from it.
         """
-        outcome, built = self.steps.run(lambda: (self._build_and_validate(name, spec), self._built))
+        try:
+            outcome, built = self.steps.run(lambda: (self._build_and_validate(name, spec), self._built))
+        except EngineError as error:  # of fp32, or the step's process was killed
+            if name == FP32:
+                raise
+            for scratch in self.folder.glob(f"{SCRATCH}*"):  # which the process could not remove
+                shutil.rmtree(scratch, ignore_errors=True)
+            return self.reject(name, error, None)
         self._built.update(built)
         return outcome
 
@@ -135,7 +144,7 @@ class VariantBuilder:
             shutil.rmtree(target, ignore_errors=True)
             target.mkdir()
             self._built.pop(passes, None)  # its files are replaced
-        with tempfile.TemporaryDirectory(dir=self.folder) as scratch:
+        with tempfile.TemporaryDirectory(dir=self.folder, prefix=SCRATCH) as scratch:
             for number, run_pass in enumerate(passes[done:], done + 1):
                 folder = target if number == len(passes) else Path(tempfile.mkdtemp(dir=scratch))
                 with _as_engine_error("it cannot be built"):

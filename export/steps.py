@@ -34,6 +34,8 @@ class Steps:
         """`are_apart`: fork for each step; only in a process that has not used torch or an engine."""
         self._progress = progress
         self._are_apart = are_apart
+        if are_apart:  # forks would wait for the threads of tokenizers for ever
+            os.environ["TOKENIZERS_PARALLELISM"] = "false"
         self._to_parent: Connection | None = None
         """Of a step that runs in a process of its own."""
 
@@ -51,27 +53,21 @@ class Steps:
         """
         if not self._are_apart or self._to_parent:
             return step()
-        gc.freeze()  # a collection in the fork would copy the pages of all objects
         receiver, sender = multiprocessing.Pipe(duplex=False)
-        process = multiprocessing.get_context("fork").Process(target=self._run_apart, args=(step, sender), daemon=True)
-        process.start()
-        gc.unfreeze()
-        sender.close()
+        process = multiprocessing.get_context("fork").Process(target=self._run_apart, args=(step, sender))
         try:
+            gc.freeze()  # a collection in the fork would copy the pages of all objects
+            process.start()
+            gc.unfreeze()
+            sender.close()
             while True:
-                kind, value = receiver.recv()
+                kind, value = _receive(receiver, process)
                 if kind == "progress":
                     self._progress(value)
                 elif kind == "raised":
                     raise value
                 else:
                     return value
-        except EOFError:
-            process.join()
-            if process.exitcode == INTERRUPTED:
-                raise KeyboardInterrupt from None
-            problem = f"a step of the export ended with exit code {process.exitcode}"
-            raise EngineError(problem, "free some memory if it ran out, which is what -9 says") from None
         finally:
             _end(process)
 
@@ -86,7 +82,10 @@ class Steps:
             answer = ("raised", _portable(error))
         except BaseException:
             os._exit(INTERRUPTED)  # the parent was interrupted, too, and says so
-        to_parent.send(answer)
+        try:
+            to_parent.send(answer)
+        except Exception as error:  # a result that cannot be pickled
+            to_parent.send(("raised", _portable(error)))
         to_parent.close()
         os._exit(0)  # libraries that own threads may hang in their finalizers
 
@@ -95,19 +94,36 @@ HERE = Steps()
 """Runs steps in this process."""
 
 
+def _receive(receiver: Connection, process: multiprocessing.process.BaseProcess) -> tuple[str, Any]:
+    """Return what a step sends; raises KeyboardInterrupt or EngineError where it has ended instead."""
+    try:
+        kind, value = receiver.recv()
+    except (EOFError, OSError):
+        process.join()
+        if process.exitcode == INTERRUPTED:
+            raise KeyboardInterrupt from None
+        problem = f"a step of the export ended with exit code {process.exitcode}"
+        remedy = "free some memory: the system ended it" if process.exitcode == -signal.SIGKILL else "see its output"
+        raise EngineError(problem, remedy) from None
+    return kind, value
+
+
 def _portable(error: Exception) -> Exception:
     """Return an exception that another process can raise, with its traceback as a note."""
-    error.add_note("".join(traceback.format_exception(error)))
+    note = "".join(traceback.format_exception(error))
     try:
-        pickle.loads(pickle.dumps(error))
+        portable: Exception = pickle.loads(pickle.dumps(error))
     except Exception:  # of its class, whose constructor may take other arguments than pickle gives it
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    return error
+        portable = RuntimeError(f"{type(error).__name__}: {error}")
+    portable.add_note(note)
+    return portable
 
 
 def _end(process: multiprocessing.process.BaseProcess) -> None:
     """End a step: one that has not ended, because the export is interrupted, first removes its files."""
-    if process.is_alive() and process.pid:
+    if process.pid is None:  # it was not started
+        return
+    if process.is_alive():
         process.join(0.5)
         process.terminate()
         process.join(END_SECONDS)

@@ -10,7 +10,7 @@ import tempfile
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from pydantic import ValidationError
 
@@ -114,15 +114,20 @@ class StudentSource:
             yield
             return
         with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                self._steps.progress("waiting for another export, which trains the same student")
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            self._wait_for(lock)
             try:
                 yield
             finally:  # whoever waits for a file that is gone finds the student, or trains beside a third export
                 path.unlink(missing_ok=True)
+
+    def _wait_for(self, lock: TextIO) -> None:
+        """Wait for a lock; go on without it on a file system that has none."""
+        with contextlib.suppress(OSError):
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._steps.progress("waiting for another export, which trains the same student")
+                fcntl.flock(lock, fcntl.LOCK_EX)
 
     def _keep(self, graph: Graph, record: Student, place: Path) -> None:
         try:

@@ -112,7 +112,8 @@ def stop_limit_s(settings: Settings) -> float:
 def end_by_force_after(seconds: float) -> None:
     """Have the kernel end this process after some seconds; a later call can only shorten them.
 
-    Call it in the main thread. A thread could not do it while a library holds Python's lock, or while the interpreter is being closed.
+    Call it in the main thread. A thread could not do it while a library holds Python's lock, or while the interpreter
+    is being closed.
     """
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     left, _ = signal.getitimer(signal.ITIMER_REAL)

@@ -7,6 +7,7 @@ import numpy as np
 import onnxruntime as ort
 
 from tuneport.host import usable_cores
+from tuneport.runtime.backends.session import SPIN_US
 from tuneport.runtime.batch import EncodedInput, RowOutputs, padded_batch
 from tuneport.runtime.runner import ModelRunner
 from tuneport.runtime.scheduler import BatchLimits
@@ -49,6 +50,7 @@ class BucketRunner(ModelRunner):
         if (rows, length) not in self._sessions:
             options = ort.SessionOptions()
             options.intra_op_num_threads = usable_cores()
+            options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_US)
             options.log_severity_level = 3
             options.add_free_dimension_override_by_name("batch_size", rows)
             options.add_free_dimension_override_by_name("sequence_length", length)

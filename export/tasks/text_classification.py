@@ -1,5 +1,6 @@
 """Export text classification: the metric is accuracy, or micro-averaged F1 if inputs may have several labels."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,10 @@ from tuneport.schema.artifact import Processing
 
 from ..checkpoint import Checkpoint
 from .texts import TextTask
+
+NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
+TRUTH = ("False", "True")
+"""As the reader of data names the values of a boolean column; their places are their numbers."""
 
 
 class Task(TextTask):
@@ -32,7 +37,9 @@ class Task(TextTask):
         self.multi_label = problem_type == "multi_label_classification"
         self._index = {label: i for i, label in enumerate(checkpoint.labels)}
         # In data of other makers a class may be its number; a run has the names of its own data.
-        self._may_be_numbers = checkpoint.run is None and not any(label.isdigit() for label in checkpoint.labels)
+        self._by_number = {float(label): i for label, i in self._index.items() if NUMBER.fullmatch(label)}
+        self._may_be_numbers = checkpoint.run is None and not self._by_number
+        self._folded = {label.casefold(): i for label, i in self._index.items()}
         self.columns = (*self.columns, "labels" if self.multi_label else "label")
 
     def processing(self) -> Processing:
@@ -47,11 +54,19 @@ class Task(TextTask):
         return self.text_of(row), [self._index_of(label) for label in labels]
 
     def _index_of(self, label: Any) -> int:
-        """Return the index of a label's name, or of a class that is given by its number."""
+        """Return the index of a label's name, or of a class that is given by its number or as true or false.
+
+        Tables of one data set store 1, 1.0 and true in different ways.
+        """
         if str(label) in self._index:
             return self._index[str(label)]
-        if self._may_be_numbers and isinstance(label, int) and 0 <= label < len(self._index):
-            return label
+        if isinstance(label, int | float) and label in self._by_number:
+            return self._by_number[label]
+        if label in TRUTH and label.casefold() in self._folded:
+            return self._folded[label.casefold()]
+        number = TRUTH.index(label) if label in TRUTH and len(self._index) == len(TRUTH) else label
+        if self._may_be_numbers and isinstance(number, int) and 0 <= number < len(self._index):
+            return number
         raise ValueError(f"label {preview(label)} is not one of the model's {list(self._index)[:20]}")
 
     def score(

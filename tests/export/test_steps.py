@@ -61,7 +61,13 @@ def test_steps_run_here_unless_they_are_asked_to_run_apart() -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [EngineError("it is off", "switch it on"), MethodNotAllowed("no GET", "POST"), OSError(28, "No space")]
+    "error",
+    [
+        EngineError("it is off", "switch it on"),
+        MethodNotAllowed("no GET", "POST"),
+        OSError(28, "No space"),
+        EOFError("Ran out of input"),
+    ],
 )
 def test_an_error_arrives_as_it_is(error: Exception) -> None:
     with pytest.raises(type(error)) as found:
@@ -74,8 +80,15 @@ def test_an_error_arrives_as_it_is(error: Exception) -> None:
 
 
 def test_an_error_whose_class_cannot_be_pickled_is_told_in_words() -> None:
-    with pytest.raises(RuntimeError, match="Unportable: it failed with 7"):
+    with pytest.raises(RuntimeError, match="Unportable: it failed with 7") as found:
         apart().run(fail(Unportable("it failed with", code=7)))
+    assert "in step" in found.value.__notes__[0]
+
+
+def test_a_result_that_cannot_be_pickled_is_named() -> None:
+    with pytest.raises(Exception, match=r"pickle.*lambda") as found:
+        apart().run(lambda: lambda: None)
+    assert not isinstance(found.value, EngineError)
 
 
 def test_a_step_that_is_killed_is_an_error() -> None:

@@ -10,7 +10,7 @@ from tuneport.cli.signals import raise_if_interrupted
 
 @contextlib.contextmanager
 def progress_steps(*, quiet: bool = False) -> Iterator[Callable[[str], None]]:
-    """Yield a function that shows the current step: a spinner on a terminal, one line a step elsewhere.
+    """Yield a function that shows the current step: in one line of a terminal, in a line a step elsewhere.
 
     With `quiet` it shows nothing. It raises KeyboardInterrupt if a signal came since the last step and a library
     swallowed it.
@@ -19,6 +19,7 @@ def progress_steps(*, quiet: bool = False) -> Iterator[Callable[[str], None]]:
         yield lambda _: raise_if_interrupted()
         return
     from rich.console import Console
+    from rich.live import Live
 
     console = Console(stderr=True)
     started = time.monotonic()
@@ -30,11 +31,12 @@ def progress_steps(*, quiet: bool = False) -> Iterator[Callable[[str], None]]:
 
         yield print_step
         return
-    with console.status("starting") as status:
+    # No thread that refreshes the line: a step of an export is a fork, in which what a thread had locked stays locked.
+    with Live("starting", console=console, auto_refresh=False, transient=True) as live:
 
         def update_status(name: str) -> None:
             raise_if_interrupted()
-            status.update(f"{name} ({time.monotonic() - started:.0f} s)")
+            live.update(f"{name} ({time.monotonic() - started:.0f} s)", refresh=True)
 
         yield update_status
 

@@ -99,7 +99,7 @@ def _find_files(folder: Path, stems: Collection[str]) -> list[Path]:
         raise DataError(f"{folder} has {both} for one split", "keep one of them, or choose one with --splits")
     _check_shards(folder, shards)
     others = [file for file in folder.iterdir() if file.suffix.lower() in CONVERSIONS and file.stem in stems]
-    if others and not names:
+    if others and not files:
         raise unknown_format(min(others))
     return found or shards
 
