@@ -46,6 +46,7 @@ class Worker:
         """
         from .admission import AdmissionController
         from .http.app import create_app, create_refusal
+        from .models.registry import ModelRegistry
 
         logs.set_up_process()
         supervision.prepare_worker(settings.shutdown_grace_s)
@@ -58,8 +59,9 @@ class Worker:
             else:
                 inference, placement = _open_engine(artifact, settings, device, number, open_inference)
             self.admission = AdmissionController(inference, settings, placement)
-            self.app: ASGIApp = create_app(self.admission, settings.origins())
-            self._refuse = create_refusal(self.admission, settings.origins())
+            self.models = ModelRegistry(self.admission)
+            self.app: ASGIApp = create_app(self.models, settings.origins())
+            self._refuse = create_refusal(self.models, settings.origins())
         except EngineLost as error:  # another engine process takes its place, and another worker this one's
             logs.log("failed start", logging.ERROR, reason=error.problem)
             raise
@@ -78,7 +80,7 @@ class Worker:
             if settings.grpc_port:
                 from .grpc.server import GrpcServer
 
-                self._grpc = GrpcServer(self.admission)
+                self._grpc = GrpcServer(self.models)
                 await self._grpc.start()
             if settings.metrics_port and self._number in (None, 1):
                 self._metrics_server = self.admission.metrics.listen(settings.metrics_port, settings.grpc_host)
@@ -97,7 +99,7 @@ class Worker:
 
     async def stop(self) -> None:
         """Let active gRPC requests finish within the grace time, and stop the engine."""
-        self.admission.is_serving = False
+        self.models.worker.is_serving = False
         if self._grpc:
             await self._grpc.stop(self._settings.shutdown_grace_s)
         if self._metrics_server:
@@ -115,20 +117,20 @@ class Worker:
             logs.log("engine lost", logging.ERROR, pid=os.getpid())
             supervision.report_not_ready()
         if self._grpc:
-            self._health = asyncio.ensure_future(self._grpc.set_ready(self.admission.ready))
+            self._health = asyncio.ensure_future(self._grpc.set_ready(self.models.ready))
 
     def _leave(self) -> None:
         """Stop this worker because its device is lost: its requests get errors, and another worker takes its place."""
         logs.log("device lost", logging.ERROR, because=self.admission.inference.lost_because, pid=os.getpid())
         self.admission.metrics.device_lost()
-        self.admission.is_serving = False
+        self.models.worker.is_serving = False
         lifecycle.stop_worker(self._settings.shutdown_grace_s)
 
     async def _drain(self) -> None:
         """Become not ready, continue serving for the drain time, then start to close the gRPC server."""
         settings = self._settings
         logs.log("stopping", drain_s=settings.drain_s, shutdown_grace_s=settings.shutdown_grace_s)
-        self.admission.is_serving = False
+        self.models.worker.is_serving = False
         if self._grpc:
             await self._grpc.set_ready(False)
         is_lost = self.admission.inference.lost_because  # each request that comes meanwhile would fail

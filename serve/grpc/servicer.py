@@ -10,11 +10,11 @@ from tuneport.schema.artifact import Manifest
 from tuneport.version import VERSION
 
 from .. import tensors
-from ..admission import AdmissionController
 from ..errors import ErrorResponse
 from ..evidence import evidence_metadata
 from ..framing import RequestFrame
-from ..open_inference import EXTENSIONS, PLATFORM, check_model, check_output_parameters, infer
+from ..models.registry import ModelRegistry
+from ..open_inference import EXTENSIONS, PLATFORM, check_output_parameters, infer, versions_of
 from . import open_inference_pb2 as pb
 from .messages import infer_response, parse_message, read_parameters, read_tensors
 from .wire import check_fields
@@ -29,9 +29,9 @@ Call = Callable[[Any, Context, RequestFrame], Awaitable[Any]]
 class Servicer:
     """Answers calls over the batcher that HTTP uses."""
 
-    def __init__(self, admission: AdmissionController) -> None:
-        """Keep the worker's admission control."""
-        self._admission = admission
+    def __init__(self, models: ModelRegistry) -> None:
+        """Keep the worker's models."""
+        self._models = models
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """Return the service's handlers; calls without an operation are health checks."""
@@ -58,12 +58,12 @@ class Servicer:
 
     async def server_ready(self, request: Any, context: Context, frame: RequestFrame) -> Any:
         """Answer whether the server accepts inference calls."""
-        return pb.ServerReadyResponse(ready=self._admission.ready)
+        return pb.ServerReadyResponse(ready=self._models.ready)
 
     async def model_ready(self, request: Any, context: Context, frame: RequestFrame) -> Any:
         """Answer whether the model accepts inference calls."""
-        check_model(self._admission.manifest, request.name, request.version)
-        return pb.ModelReadyResponse(ready=self._admission.ready)
+        self._use_model(frame, request.name, request.version)
+        return pb.ModelReadyResponse(ready=frame.admission.ready)
 
     async def server_metadata(self, request: Any, context: Context, frame: RequestFrame) -> Any:
         """Return the server's name, version and protocol extensions."""
@@ -71,15 +71,15 @@ class Servicer:
 
     async def model_metadata(self, request: Any, context: Context, frame: RequestFrame) -> Any:
         """Return the model's input and output tensors."""
-        manifest = self._admission.manifest
-        check_model(manifest, request.name, request.version)
-        proof = evidence_metadata(self._admission.inference)
+        self._use_model(frame, request.name, request.version)
+        manifest = frame.admission.manifest
+        proof = evidence_metadata(frame.admission.inference)
         context.set_trailing_metadata((("x-request-id", frame.request_id), *proof))
         metadata = pb.ModelMetadataResponse.TensorMetadata
         fields, outputs = tensors.fields_of(manifest), tensors.output_datatypes(manifest)
         return pb.ModelMetadataResponse(
             name=manifest.name,
-            versions=[manifest.version],
+            versions=versions_of(self._models, manifest.name),
             platform=PLATFORM,
             inputs=[metadata(name=name, datatype=tensors.BYTES, shape=[-1]) for name in fields],
             outputs=[metadata(name=name, datatype=datatype, shape=[-1]) for name, datatype in outputs.items()],
@@ -87,10 +87,10 @@ class Servicer:
 
     async def model_infer(self, request: Any, context: Context, frame: RequestFrame) -> Any:
         """Answer input tensors with output tensors."""
-        manifest = self._admission.manifest
-        check_model(manifest, request.model_name, request.model_version)
-        frame.inputs = await self._admission.inference.lanes.run_if_large(
-            request.ByteSize(), _read_inputs, manifest, request, self._admission.settings.max_client_batch_size
+        self._use_model(frame, request.model_name, request.model_version)
+        admission, manifest = frame.admission, frame.admission.manifest
+        frame.inputs = await admission.inference.lanes.run_if_large(
+            request.ByteSize(), _read_inputs, manifest, request, admission.settings.max_client_batch_size
         )
         parameters = read_parameters(request.parameters)
         check_number(len(request.outputs), "outputs")
@@ -98,19 +98,26 @@ class Servicer:
             check_output_parameters(output.name, output.parameters)
         output_names = [output.name for output in request.outputs]
         tensors.check_outputs(manifest, output_names)
-        outputs = await infer(self._admission, frame.inputs, parameters, output_names, context.time_remaining())
+        outputs = await infer(admission, frame.inputs, parameters, output_names, context.time_remaining())
         return infer_response(request, manifest, outputs)
+
+    def _use_model(self, frame: RequestFrame, name: str, version: str) -> None:
+        """Let the version that a message names answer; raises NotFound."""
+        default = self._models.default
+        if name != default.name or version or default.candidate is not None:
+            frame.use(self._models.find(name, version, frame.headers))
 
     def _framed(self, call: Call, kind: Any, operation: str | None) -> Callable[[bytes, Context], Awaitable[Any]]:
         """Put a request frame around a call, and abort it with the code of an error that it raises."""
 
         async def framed(raw: bytes, context: Context) -> Any:
             metadata = {key: _as_text(value) for key, value in context.invocation_metadata() or ()}
-            frame = RequestFrame(self._admission, "grpc", operation, metadata)
+            serving, is_named = self._models.default.serving, not self._models.has_several
+            frame = RequestFrame(serving, "grpc", operation, metadata, is_named=is_named)
             context.set_trailing_metadata((("x-request-id", frame.request_id),))
 
             async def answer() -> Any:
-                check_fields(raw, EXTRA_FIELDS + 4 * self._admission.settings.max_client_batch_size)
+                check_fields(raw, EXTRA_FIELDS + 4 * serving.settings.max_client_batch_size)
                 response = await call(parse_message(kind, raw), context, frame)
                 frame.status = "OK"
                 return response

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Scope
 
 from tuneport.errors import MethodNotAllowed, NotFound, RequestError
 
-from ..admission import AdmissionController
+from ..models.registry import ModelRegistry
 from .evidence import routes as evidence_routes
 from .middleware import FramedApp, client_disconnected
 from .model_management import routes as model_management_routes
@@ -33,13 +33,16 @@ from .streaming import stream_prediction
 from .tei import routes as tei_routes
 from .uploads import is_upload, read_upload
 
+VERSIONS = ("", "/versions/{version}")
 
-def create_app(admission: AdmissionController, origins: list[str] | None = None) -> ASGIApp:
+
+def create_app(models: ModelRegistry, origins: list[str] | None = None) -> ASGIApp:
     """Create the application; pages of `origins` may call it (CORS)."""
     routes = Starlette(
         routes=[
             Route("/predict", predict, methods=["POST"]),
             Route("/invocations", predict, methods=["POST"]),
+            *(Route(f"/models/{{model}}{version}/predict", predict, methods=["POST"]) for version in VERSIONS),
             Route("/ping", ping),
             *tei_routes,
             *model_management_routes,  # before `/v2/models/{model}`, which would take `stats` for a model
@@ -52,15 +55,15 @@ def create_app(admission: AdmissionController, origins: list[str] | None = None)
             FallbackRoute("/{path:path}", not_routed),
         ],
     )
-    routes.state.admission = admission
+    routes.state.models = models
     handlers = {ClientDisconnect: client_disconnected, HTTPException: _starlette_error}
-    app = FramedApp(routes, handlers, admission, direct={"/predict": predict})
+    app = FramedApp(routes, handlers, models, direct={"/predict": predict})
     return CORSMiddleware(app, allow_origins=origins, allow_methods=["*"], allow_headers=["*"]) if origins else app
 
 
-def create_refusal(admission: AdmissionController, origins: list[str] | None = None) -> Refuse | None:
+def create_refusal(models: ModelRegistry, origins: list[str] | None = None) -> Refuse | None:
     """Return what refuses requests before the application sees them; None where responses need headers of CORS."""
-    return None if origins else EarlyRefusal(admission)
+    return None if origins else EarlyRefusal(models)
 
 
 async def predict(request: Request) -> Response:

@@ -5,18 +5,18 @@ The statistics are those of all workers since the start, from the metrics that P
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from tuneport.schema.artifact import Manifest
-
 from .. import tensors
+from ..admission import AdmissionController
 from ..metrics import CANCELLED, Metrics
-from ..open_inference import PLATFORM, check_model
-from .requests import admission_of
+from ..open_inference import PLATFORM
+from .requests import admission_of, models_of
 from .responses import json_response
 
 INFERENCE = ("predict", "infer", "openai")
@@ -25,16 +25,13 @@ TYPES = {tensors.BYTES: "TYPE_STRING", tensors.FP32: "TYPE_FP32"}
 
 
 async def index(request: Request) -> Response:
-    """List the models of this service, of which there is one."""
-    admission = admission_of(request)
-    manifest, is_ready = admission.manifest, admission.ready
-    state = {"state": "READY" if is_ready else "UNAVAILABLE", "reason": "" if is_ready else "not ready"}
-    return json_response([{"name": manifest.name, "version": manifest.version, **state}])
+    """List the models of this service."""
+    return json_response([_state(admission) for admission in models_of(request).versions])
 
 
 async def model_config(request: Request) -> Response:
     """Return the model's tensors and limits, and the execution of the variant that serves."""
-    admission, manifest = admission_of(request), _checked_manifest(request)
+    admission, manifest = admission_of(request), admission_of(request).manifest
     predictor, settings = admission.inference.predictor, admission.settings
     execution, limits = predictor.variant.execution, predictor.runner.limits
     parameters = {
@@ -67,11 +64,10 @@ async def model_config(request: Request) -> Response:
 
 
 async def model_statistics(request: Request) -> Response:
-    """Return the model's counts and times since the start."""
-    manifest, admission = _checked_manifest(request), admission_of(request)
-    statistics = await asyncio.to_thread(read_statistics, admission.metrics)  # NVML may take a while
-    model = {"name": manifest.name, "version": manifest.version}
-    return json_response({"model_stats": [{**model, **statistics}]})
+    """Return the counts and times of a model, or of all, since the start."""
+    admissions = (admission_of(request),) if "model" in request.path_params else models_of(request).versions
+    statistics = await asyncio.to_thread(_read_all_statistics, admissions)  # NVML may take a while
+    return json_response({"model_stats": statistics})
 
 
 def read_statistics(metrics: Metrics) -> dict[str, Any]:
@@ -85,7 +81,9 @@ def read_statistics(metrics: Metrics) -> dict[str, Any]:
     counts: dict[str, float] = defaultdict(float)
     for family in text_string_to_metric_families(metrics.page()[0].decode()):
         for sample in family.samples:
-            if sample.labels.get("operation", INFERENCE[0]) in INFERENCE and "le" not in sample.labels:
+            is_of_model = metrics.labels.items() <= sample.labels.items()
+            is_inference = sample.labels.get("operation", INFERENCE[0]) in INFERENCE
+            if is_of_model and is_inference and "le" not in sample.labels:
                 name = sample.name.removeprefix("tuneport_")
                 if name == "requests_total":
                     name = outcome_of(sample.labels["status"])
@@ -114,16 +112,21 @@ def _duration(count: float, seconds: float) -> dict[str, int]:
     return {"count": int(count), "ns": int(seconds * 1e9)}
 
 
+def _state(admission: AdmissionController) -> dict[str, str]:
+    manifest, is_ready = admission.manifest, admission.ready
+    state = {"state": "READY" if is_ready else "UNAVAILABLE", "reason": "" if is_ready else "not ready"}
+    return {"name": manifest.name, "version": manifest.version, **state}
+
+
+def _read_all_statistics(admissions: Sequence[AdmissionController]) -> list[dict[str, Any]]:
+    return [
+        {"name": each.manifest.name, "version": each.manifest.version, **read_statistics(each.metrics)}
+        for each in admissions
+    ]
+
+
 def _tensor(name: str, datatype: str) -> dict[str, Any]:
     return {"name": name, "data_type": TYPES[datatype], "dims": [-1]}
-
-
-def _checked_manifest(request: Request) -> Manifest:
-    """Return the manifest; NotFound if the path names another model or version."""
-    manifest = admission_of(request).manifest
-    if "model" in request.path_params:
-        check_model(manifest, request.path_params["model"], request.path_params.get("version"))
-    return manifest
 
 
 routes = [

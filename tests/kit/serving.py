@@ -17,6 +17,7 @@ from tuneport.stages.serve.grpc import open_inference_pb2 as pb
 from tuneport.stages.serve.http.app import create_app, create_refusal
 from tuneport.stages.serve.http.protocol import extend_protocol
 from tuneport.stages.serve.inference import Inference
+from tuneport.stages.serve.models.registry import ModelRegistry
 from tuneport.stages.serve.process import free_port
 from tuneport.stages.serve.settings import Settings
 
@@ -31,12 +32,13 @@ class LocalService:
         self.inference = inference
         self.runner = inference.predictor.runner
         self.admission = AdmissionController(inference, settings)
+        self.models = ModelRegistry(self.admission)
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        app = create_app(self.admission, settings.origins())
+        app = create_app(self.models, settings.origins())
         config = uvicorn.Config(app, port=self.port, log_config=None, lifespan="off", ws="none", http="httptools")
         config.load()
-        refuse = create_refusal(self.admission, settings.origins())
+        refuse = create_refusal(self.models, settings.origins())
         config.http_protocol_class = extend_protocol(config.http_protocol_class, settings, refuse)
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=lambda: asyncio.run(self._server.serve()))
