@@ -13,6 +13,7 @@ from .metric_families import MODEL_LABELS, Families
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 CONFIDENCES = tuple(step / 10 for step in range(1, 11))
+DIFFERENCES = (0.0001, 0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
 REJECTED = ("429", "RESOURCE_EXHAUSTED")
 CANCELLED = ("499", "CANCELLED")
 
@@ -55,6 +56,8 @@ class Metrics:
         self._truncated = counter("truncated_inputs_total", "Inputs that were truncated.")
         self._cache_hits = counter("cache_hits_total", "Inputs answered from the cache of responses.")
         self._cache_misses = counter("cache_misses_total", "Inputs that were not in the cache of responses.")
+        self._shadowed = counter("shadow_inputs_total", "Inputs sent to a shadow, by how it answered.", "result")
+        self._differences = histogram("shadow_score_difference", "Absolute differences of scores.", DIFFERENCES)
         self._labels = counter("predictions_total", "Predictions by label.", "label")
         self._confidence = histogram("confidence", "Scores of predicted labels.", CONFIDENCES)
         values = families.get(prometheus.Summary, "predicted_value", "Scores of a regression.", names)
@@ -142,6 +145,12 @@ class Metrics:
     def remove(self) -> None:
         """Show the model's gauges no more: it was unloaded."""
         self._families.remove_model(self._model)
+
+    def shadowed(self, result: str, inputs: int, difference: float | None = None) -> None:
+        """Count inputs of a shadow: `agree`, `disagree`, `failed` or `dropped`."""
+        self._child(self._shadowed, "shadowed", result).inc(inputs)
+        if difference is not None:
+            self._differences.observe(difference)
 
     def page(self) -> tuple[bytes, str]:
         """Return the page that Prometheus reads, of all models, and its content type."""

@@ -38,6 +38,8 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", use_attribute_docstrings=True)
 
+    model_repository: Path | None = None
+    """Folder of the artifacts that may be loaded while the service runs; by default there is none."""
     variant: str | None = None
     """The variant to serve; by default the manifest's, or the fastest here on a host unlike the export's."""
     device: Device | None = None
@@ -168,7 +170,9 @@ class Settings(BaseSettings):
 
     def paths(self) -> dict[str, str]:
         """Return the variables that name files as absolute paths, for a process with another working directory."""
-        files = {name: getattr(self, name) for name in ("api_keys_file", "tls_certfile", "tls_keyfile")}
+        files = {
+            name: getattr(self, name) for name in ("api_keys_file", "model_repository", "tls_certfile", "tls_keyfile")
+        }
         return {f"{PREFIX}{name}".upper(): str(path.absolute()) for name, path in files.items() if path}
 
     def check_key(self) -> None:

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Scope
 
 from tuneport.errors import MethodNotAllowed, NotFound, RequestError
 
+from ..models.host import ModelHost
 from ..models.registry import ModelRegistry
 from .evidence import routes as evidence_routes
 from .middleware import FramedApp, client_disconnected
@@ -27,6 +28,7 @@ from .playground.routes import routes as playground_routes
 from .predict_body import parse_body
 from .protocol import Refuse
 from .refusal import EarlyRefusal
+from .repository import routes as repository_routes
 from .requests import admission_of, frame_of, read_body, unless_disconnected
 from .responses import json_response
 from .streaming import stream_prediction
@@ -36,8 +38,8 @@ from .uploads import is_upload, read_upload
 VERSIONS = ("", "/versions/{version}")
 
 
-def create_app(models: ModelRegistry, origins: list[str] | None = None) -> ASGIApp:
-    """Create the application; pages of `origins` may call it (CORS)."""
+def create_app(models: ModelRegistry, origins: list[str] | None = None, host: ModelHost | None = None) -> ASGIApp:
+    """Create the application; pages of `origins` may call it (CORS), and `host` loads models."""
     routes = Starlette(
         routes=[
             Route("/predict", predict, methods=["POST"]),
@@ -47,6 +49,7 @@ def create_app(models: ModelRegistry, origins: list[str] | None = None) -> ASGIA
             *tei_routes,
             *model_management_routes,  # before `/v2/models/{model}`, which would take `stats` for a model
             *open_inference_routes,
+            *repository_routes,
             *evidence_routes,
             *openai_routes,
             *playground_routes,
@@ -56,6 +59,7 @@ def create_app(models: ModelRegistry, origins: list[str] | None = None) -> ASGIA
         ],
     )
     routes.state.models = models
+    routes.state.host = host
     handlers = {ClientDisconnect: client_disconnected, HTTPException: _starlette_error}
     app = FramedApp(routes, handlers, models, direct={"/predict": predict})
     return CORSMiddleware(app, allow_origins=origins, allow_methods=["*"], allow_headers=["*"]) if origins else app

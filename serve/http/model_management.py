@@ -15,6 +15,9 @@ from starlette.routing import Route
 from .. import tensors
 from ..admission import AdmissionController
 from ..metrics import CANCELLED, Metrics
+from ..models.host import ModelHost
+from ..models.registry import Model
+from ..models.repository import list_available
 from ..open_inference import PLATFORM
 from .requests import admission_of, models_of
 from .responses import json_response
@@ -25,8 +28,19 @@ TYPES = {tensors.BYTES: "TYPE_STRING", tensors.FP32: "TYPE_FP32"}
 
 
 async def index(request: Request) -> Response:
-    """List the models of this service."""
-    return json_response([_state(admission) for admission in models_of(request).versions])
+    """List the versions that are loaded, and those that the model repository has beside them."""
+    models, repository = models_of(request), models_of(request).worker.settings.model_repository
+    listed = [_state(model, admission) for model in models for admission in model.versions]
+    known = {(each["name"], each["version"]) for each in listed}
+    host: ModelHost | None = request.app.state.host
+    failures = host.failures if host else {}
+    for each in await asyncio.to_thread(list_available, repository):
+        key = each.manifest.name, each.manifest.version
+        if key not in known:
+            known.add(key)
+            reason = failures.get(key, "not loaded")
+            listed.append({"name": key[0], "version": key[1], "state": "UNAVAILABLE", "reason": reason})
+    return json_response(listed)
 
 
 async def model_config(request: Request) -> Response:
@@ -112,9 +126,15 @@ def _duration(count: float, seconds: float) -> dict[str, int]:
     return {"count": int(count), "ns": int(seconds * 1e9)}
 
 
-def _state(admission: AdmissionController) -> dict[str, str]:
+def _state(model: Model, admission: AdmissionController) -> dict[str, str]:
+    """Return an entry of the index; the reason says which requests a version gets that does not simply serve."""
     manifest, is_ready = admission.manifest, admission.ready
-    state = {"state": "READY" if is_ready else "UNAVAILABLE", "reason": "" if is_ready else "not ready"}
+    reason = "" if is_ready else "not ready"
+    if is_ready and admission is model.shadow:
+        reason = f"shadow of {model.serving.manifest.version}"
+    elif is_ready and admission is model.candidate:
+        reason = f"answers {model.weight:g} of the requests"
+    state = {"state": "READY" if is_ready else "UNAVAILABLE", "reason": reason}
     return {"name": manifest.name, "version": manifest.version, **state}
 
 
