@@ -23,7 +23,7 @@ from ..lanes import trim_memory
 from ..settings import Settings
 from ..supervision import RUN_FOLDER
 from .registry import Model, ModelRegistry
-from .repository import find_available
+from .repository import Available, find_available
 from .shadow import Shadow
 from .state import write_serving
 
@@ -64,8 +64,13 @@ class ModelHost:
         _check_traffic(options.traffic)
         async with self._lock:
             model = self.models.get(name)
-            loaded = model.version(options.version) if model and options.version else None
-            version = loaded or await self._open_version(model, name, options)
+            version = model.version(options.version) if model and options.version else None
+            if version is None:
+                available = await asyncio.to_thread(
+                    find_available, self._settings.model_repository, name, options.version
+                )
+                version = model.version(available.manifest.version) if model else None
+                version = version or await self._open_version(model, available, options)
             self._give_traffic(model, version, options)
             self._save()
         logs.log("model loaded", model=version.model, traffic=options.traffic)
@@ -96,9 +101,11 @@ class ModelHost:
             version.inference.close()
             version.other_variants.close()
 
-    async def _open_version(self, model: Model | None, name: str, options: LoadOptions) -> AdmissionController:
-        available = find_available(self._settings.model_repository, name, options.version)
+    async def _open_version(
+        self, model: Model | None, available: Available, options: LoadOptions
+    ) -> AdmissionController:
         manifest = available.manifest
+        name = manifest.name
         key = (name, manifest.version)
         try:
             if model and not options.accept_changes:
@@ -123,19 +130,17 @@ class ModelHost:
             self.models.put(Model(version))
             return
         before = model.versions
-        if version is model.serving:
-            if options.traffic != "switch":
-                problem = f"{model.name} {version.manifest.version} serves already"
-                raise ModelNotLoaded(problem, "load another version beside it")
+        if version is model.serving and options.traffic != "switch":
+            problem = f"{model.name} {version.manifest.version} serves already"
+            raise ModelNotLoaded(problem, "load another version beside it")
+        _without(model, version)
+        if options.traffic == "switch":
+            model.serving.observe = None
+            model.serving, model.candidate, model.shadow = version, None, None
+        elif options.traffic == "shadow":
+            model.shadow, model.serving.observe = version, Shadow(version, options.shadow_share)
         else:
-            _without(model, version)
-            if options.traffic == "switch":
-                model.serving.observe = None
-                model.serving, model.candidate, model.shadow = version, None, None
-            elif options.traffic == "shadow":
-                model.shadow, model.serving.observe = version, Shadow(version, options.shadow_share)
-            else:
-                model.candidate, model.weight = version, float(options.traffic)
+            model.candidate, model.weight = version, float(options.traffic)
         self._close_later(*(each for each in before if each not in model.versions))
 
     def _close_later(self, *versions: AdmissionController) -> None:
