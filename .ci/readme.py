@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 root = Path(__file__).parents[1]
@@ -17,4 +18,6 @@ for block in blocks:
     sys.stdout.write(f"--- README\n{script}")
     sys.stdout.flush()
     # -m: job control, so that `kill %1` works as it does at a prompt.
+    began = time.monotonic()
     subprocess.run(["bash", "-emc", script], cwd=root, env=environment, check=True, timeout=900)
+    sys.stdout.write(f"--- README: {time.monotonic() - began:.0f} s\n")

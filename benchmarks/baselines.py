@@ -47,7 +47,7 @@ def open_baseline(manifest: Manifest, config: BenchConfig | EndpointConfig) -> T
         max_length=manifest.processing.max_length,
         trust_remote_code=config.trust_remote_code,
     )
-    if checkpoint.hash() != provenance.checkpoint_sha256:
+    if checkpoint.sha256 != provenance.checkpoint_sha256:
         raise CheckpointError(f"{folder} is not what {manifest.name} was exported from", "give it with --checkpoint")
     checkpoint = replace(checkpoint, facts=Facts.of(manifest.processing))
     return TorchBaseline(checkpoint, task_spec(manifest.task).task_class("export")(checkpoint))

@@ -18,8 +18,8 @@ from tuneport.errors import TuneportError
 from tuneport.schema.base import Frozen
 from tuneport.schema.run import CHECKPOINT
 
-INTERVAL_S = 0.05
-STEP = re.compile(r"^\[ *[0-9.]+ s\] ([^:,]+)")
+INTERVAL_S = 0.1
+STEP = re.compile(r"^\[ *[0-9.]+ s\] ([^:,\n]+)")
 """The step of a line of progress, without its details."""
 
 

@@ -1,9 +1,10 @@
-"""How latency and throughput scale: with input length, batch, streams and model size.
+"""How latency and throughput scale: with input length, batch, streams, workers and model size.
 
-    python -m tuneport.stages.benchmarks.scaling --tokenizer MODEL --data DIR --out DIR [--sizes 5,11,22,66,110]
+    python -m tuneport.stages.benchmarks.scaling --tokenizer MODEL --data DIR --out DIR [--quick] [--minutes 10]
 
-The models are seeded random encoders: speed does not depend on what weights say. Each is exported, so that its variants
-have passed their gate, and timed beside torch. Writes scaling.json, scaling.md and scaling.html.
+The models are seeded random encoders: speed does not depend on what weights say. Each is converted and quantized as an
+export does it, its variants have to pass their gate, and they are timed beside torch. Writes scaling.json, scaling.md
+and scaling.html.
 """
 
 import argparse
@@ -11,57 +12,80 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
 from tuneport.errors import TuneportError
 from tuneport.folders import check_out, git_commit, new_folder
 from tuneport.host import Host, usable_cores
-from tuneport.runtime.batch import EncodedInput
-from tuneport.runtime.loading import build_runner, open_task
-from tuneport.schema.artifact import Manifest, Variant
-from tuneport.schema.loading import load_manifest
+from tuneport.stages.export.applicable import select_variants
+from tuneport.stages.export.baselines import baseline_setups
+from tuneport.stages.export.benchmark import BenchmarkTarget
+from tuneport.stages.export.build import Passed
 from tuneport.stages.export.config import ExportConfig
-from tuneport.stages.export.pipeline import export
+from tuneport.stages.export.pipeline import prepare_builder
+from tuneport.stages.export.source import compute_reference, open_source
+from tuneport.stages.export.steps import Steps
 from tuneport.stages.finetune.embedded import resolve_model
 
-from .config import BenchConfig
-from .engine import bench
 from .gpu_check.models import random_bert
 from .machine import MachineState
 from .page import Page, write_page
 from .report import markdown_table
+from .scaling_cores import TOKENS, time_streams, time_workers
 from .scaling_pictures import scaling_figures
-from .scaling_report import ScalingReport, SizeResult, StreamTiming, scaling_tables
+from .scaling_report import ScalingReport, SizeResult, scaling_tables
+from .shapes import parse_shapes, time_shapes
 
 JSON, TABLE, HTML = "scaling.json", "scaling.md", "scaling.html"
 SIZES = {5: (4, 128), 11: (4, 256), 22: (6, 384), 66: (6, 768), 110: (12, 768)}
 """Millions of parameters with a vocabulary of 30,000 → layers and hidden size."""
+QUICK_SIZES = (5, 22)
 VARIANTS = ("fp32", "int8", "openvino-bf16")
 MAX_LENGTH = 512
-LENGTHS = tuple(f"1x{length}" for length in (8, 16, 32, 64, 128, 256, 512))
-BATCHES = tuple(f"{rows}x32" for rows in (2, 4, 8, 16, 32, 64, 128))
-STREAM_SECONDS, STREAM_TOKENS, STREAM_ROWS = 1.0, 32, 4
-"""How long each number of streams is timed, and the shape of the batches that each stream runs."""
+SHAPES = (
+    "1x8", "1x16", "1x32", "1x64", "1x128", "1x256", "1x512", "2x32", "4x32", "8x32", "16x32", "32x32", "64x32",
+    "128x32",
+)  # fmt: skip
+QUICK_SHAPES = ("1x8", "1x128", "1x512", "8x32", "128x32")
+ROWS = {"train": 32, "validation": 32, "test": 32}
+"""Texts of each split: enough to tell a wrong variant."""
+MINUTES, QUICK_MINUTES = 10.0, 3.0
 
 
 def run(
-    tokenizer: str, data: Path, out: Path, sizes: Sequence[int], progress: Callable[[str], object] = lambda _: None
+    tokenizer: str,
+    data: Path,
+    out: Path,
+    sizes: Sequence[int],
+    *,
+    shapes: Sequence[str] = SHAPES,
+    minutes: float = MINUTES,
+    progress: Callable[[str], object] = lambda _: None,
 ) -> ScalingReport:
-    """Measure every size and write the report; raises TuneportError for a size that is not of `SIZES`."""
+    """Measure every size and write the report; raises TuneportError for a size that is not of `SIZES`.
+
+    Each size has an equal share of the time that is left. Shapes that are not timed by then, the slowest ones, are left
+    out, and named; the models and their variants are made however long that takes.
+    """
     if unknown := [size for size in sizes if size not in SIZES]:
         raise TuneportError(f"no model of {unknown[0]} million parameters", f"choose of {', '.join(map(str, SIZES))}")
     check_out(out, marker=JSON, overwrite=False)
+    started, machine, results = time.monotonic(), MachineState.now(), []
     with tempfile.TemporaryDirectory() as scratch:
-        results = tuple(measure_size(size, tokenizer, data, Path(scratch) / str(size), progress) for size in sizes)
+        for number, size in enumerate(sizes):
+            now = time.monotonic()
+            ends_at = now + (started + 60 * minutes - now) / (len(sizes) - number)
+            folder = Path(scratch) / str(size)
+            results.append(measure_size(size, tokenizer, data, folder, shapes, ends_at, progress))
     report = ScalingReport(
         host=Host.here(),
-        machine=MachineState.now(),
+        machine=machine,
         git_commit=git_commit(Path(__file__).parent),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        sizes=results,
-        notes=tuple(dict.fromkeys(note for each in results for note in each.report.notes)),
+        sizes=tuple(results),
+        notes=tuple(note for each in results for note in _left_out(each, shapes)),
+        seconds=round(time.monotonic() - started, 1),
     )
     with new_folder(out, marker=JSON, overwrite=False) as folder:
         write_scaling(folder, report)
@@ -69,52 +93,64 @@ def run(
 
 
 def measure_size(
-    millions: int, tokenizer: str, data: Path, folder: Path, progress: Callable[[str], object]
+    millions: int,
+    tokenizer: str,
+    data: Path,
+    folder: Path,
+    shapes: Sequence[str],
+    ends_at: float,
+    progress: Callable[[str], object],
 ) -> SizeResult:
-    """Make a model, export it, and time it."""
+    """Make a model and its variants, and time them until `ends_at`, a time of `time.monotonic`."""
     layers, hidden_size = SIZES[millions]
-    progress(f"{millions} M parameters: making and exporting the model")
+    progress(f"{millions} M parameters: making the model and its variants")
     folder.mkdir()
     model, size = Path(resolve_model(tokenizer)), {"layers": layers, "hidden_size": hidden_size}
-    random_bert(model, data, folder, **size, max_length=MAX_LENGTH)
+    random_bert(model, data, folder, **size, max_length=MAX_LENGTH, splits=ROWS)
+    config = ExportConfig(checkpoint=folder / "checkpoint", data=str(folder / "data"), mixed_precision_minutes=0)
+    source, setups = open_source(config), baseline_setups("cpu")
     artifact = folder / "artifact"
-    wanted = VARIANTS if Host.here().has_bf16 else VARIANTS[:2]
-    config = ExportConfig(
-        checkpoint=folder / "checkpoint", data=str(folder / "data"), name=f"bert-{millions}m", variants=wanted
-    )
-    export(config, artifact)
+    artifact.mkdir()
+    reference = compute_reference(source, artifact, setups[0])
+    builder = prepare_builder(config, source, reference, reference.processing, artifact, Steps())
+    outcomes = [builder.build_and_validate(name, spec) for name, spec in select_variants(_variants(), "cpu").items()]
+    executions = {each.candidate.name: each.candidate.execution for each in outcomes if isinstance(each, Passed)}
     progress(f"{millions} M parameters: timing")
-    settings = BenchConfig(artifact=artifact, num_inputs=100, rounds=1, shapes=(*LENGTHS, *BATCHES))
-    report = bench(settings, folder / "report")
-    manifest = load_manifest(artifact)
-    streams = tuple(
-        time_streams(artifact, manifest, variant, count)
-        for variant in manifest.variants
-        for count in range(1, usable_cores() + 1)
+    targets = {
+        setup.name: BenchmarkTarget.of_torch(reference.model.with_setup(setup), has_batch_choice=False)
+        for setup in setups
+    }
+    for name, execution in executions.items():
+        targets[name] = BenchmarkTarget.of_runner(builder.open(execution), execution.device, execution.precision)
+    ids = max(reference.gate.golden_rows, key=len).ids[:TOKENS]
+    counts = range(1, usable_cores() + 1)
+    ordered = sorted(parse_shapes(shapes), key=lambda shape: shape[0] * shape[1])
+    streams = [time_streams(builder, *each, ids, count) for each in executions.items() for count in counts]
+    labels = source.checkpoint.labels
+    workers = [time_workers(builder, labels, *each, ids, count) for each in executions.items() for count in counts]
+    timings, _ = time_shapes(
+        targets, reference.gate.golden_rows, ordered, max_length=MAX_LENGTH, ends_at=ends_at, progress=progress
     )
-    return SizeResult(millions=millions, layers=layers, hidden_size=hidden_size, report=report, streams=streams)
+    return SizeResult(
+        millions=millions,
+        layers=layers,
+        hidden_size=hidden_size,
+        shapes=timings,
+        streams=tuple(streams),
+        workers=tuple(workers),
+    )
 
 
-def time_streams(artifact: Path, manifest: Manifest, variant: Variant, streams: int) -> StreamTiming:
-    """Run batches of one shape in every stream at the same time."""
-    execution = variant.execution.model_copy(update={"streams": streams})
-    task = open_task(artifact, manifest.task, manifest.labels, manifest.processing)
-    runner = build_runner(artifact, manifest.task, task, execution, manifest.processing)
-    ids = task.encode([task.parse_input("a " * STREAM_TOKENS)])[0][0].ids[:STREAM_TOKENS]
-    batch = [EncodedInput(list(ids), [0] * len(ids), False)] * STREAM_ROWS
-    ends_at = time.perf_counter() + STREAM_SECONDS
+def _variants() -> tuple[str, ...]:
+    return VARIANTS if Host.here().has_bf16 else VARIANTS[:2]
 
-    def work(_: int) -> int:
-        runner.run_batch(batch)
-        done = 0
-        while time.perf_counter() < ends_at:
-            runner.run_batch(batch)
-            done += STREAM_ROWS
-        return done
 
-    with ThreadPoolExecutor(streams) as pool:
-        texts = sum(pool.map(work, range(streams)))
-    return StreamTiming(variant=variant.name, streams=streams, texts_per_s=round(texts / STREAM_SECONDS, 1))
+def _left_out(size: SizeResult, shapes: Sequence[str]) -> list[str]:
+    """Say which shapes were not timed."""
+    timed = {(each.rows, each.tokens) for timings in size.shapes.values() for each in timings}
+    missing = [f"{rows} × {tokens}" for rows, tokens in parse_shapes(shapes) if (rows, tokens) not in timed]
+    names = f"{size.millions} M parameters: no time was left for the shapes {', '.join(missing)}."
+    return [names] if missing else []
 
 
 def write_scaling(folder: Path, report: ScalingReport) -> None:
@@ -135,11 +171,21 @@ def main() -> None:
     parser.add_argument("--tokenizer", default="minilm-l6", help="model whose tokenizer the models have")
     parser.add_argument("--data", type=Path, required=True, help="folder with train, validation and test in JSONL")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="millions of parameters")
+    parser.add_argument("--sizes", help="millions of parameters, such as 5,22")
+    parser.add_argument("--minutes", type=float, help="when to stop timing")
+    parser.add_argument("--quick", action="store_true", help="two sizes and a few shapes, in about 3 minutes")
     options = parser.parse_args()
+    sizes = QUICK_SIZES if options.quick else tuple(SIZES)
     try:
-        sizes = [int(size) for size in options.sizes.split(",")]
-        run(options.tokenizer, options.data, options.out, sizes, lambda step: sys.stderr.write(f"{step}\n"))
+        run(
+            options.tokenizer,
+            options.data,
+            options.out,
+            [int(size) for size in options.sizes.split(",")] if options.sizes else sizes,
+            shapes=QUICK_SHAPES if options.quick else SHAPES,
+            minutes=options.minutes or (QUICK_MINUTES if options.quick else MINUTES),
+            progress=lambda step: sys.stderr.write(f"{step}\n"),
+        )
     except TuneportError as error:
         sys.exit(f"error: {error}")
     sys.stdout.write((options.out / TABLE).read_text(encoding="utf-8"))

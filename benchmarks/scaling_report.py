@@ -8,14 +8,15 @@ from tuneport.schema.base import Frozen
 
 from .machine import MachineState
 from .page import Cells
-from .report import Report
+from .shapes import ShapeTiming
 
 
-class StreamTiming(Frozen):
-    """One variant with its cores divided among streams."""
+class CoresTiming(Frozen):
+    """One variant with the cores divided among streams, or among workers."""
 
     variant: str
-    streams: int
+    count: int
+    """Streams or workers."""
     texts_per_s: float
 
 
@@ -26,9 +27,10 @@ class SizeResult(Frozen):
     """Parameters that were aimed at."""
     layers: int
     hidden_size: int
-    report: Report
-    """Of `tuneport bench`: the shapes are lengths and batches."""
-    streams: tuple[StreamTiming, ...]
+    shapes: dict[str, tuple[ShapeTiming, ...]]
+    """Target → lengths and batches."""
+    streams: tuple[CoresTiming, ...]
+    workers: tuple[CoresTiming, ...]
 
 
 class ScalingReport(Frozen):
@@ -42,41 +44,47 @@ class ScalingReport(Frozen):
     created: str
     sizes: tuple[SizeResult, ...]
     notes: tuple[str, ...]
+    seconds: float
+    """That the whole run took."""
 
 
 def scaling_tables(report: ScalingReport) -> tuple[tuple[str, Cells], ...]:
-    """Return the tables of lengths, batches and streams, a row for each size and target."""
+    """Return the tables of lengths, batches, streams and workers, a row for each size and target."""
     lengths = _shape_cells(report, "tokens", lambda rows, tokens: tokens if rows == 1 else None)
     batches = _shape_cells(report, "rows of 32 tokens", lambda rows, tokens: rows if tokens == 32 else None)
-    counts = range(1, report.host.cores + 1)
-    rates = {
-        (size.millions, each.variant, each.streams): each.texts_per_s for size in report.sizes for each in size.streams
-    }
-    rows = [
-        [f"{size.millions} M {name}", *(_number(rates.get((size.millions, name, count))) for count in counts)]
-        for size in report.sizes
-        for name in dict.fromkeys(each.variant for each in size.streams)
-    ]
     return (
         ("Milliseconds for one input, by its length", lengths),
         ("Milliseconds for a batch, by its rows", batches),
-        ("Texts/s by the number of streams", (["streams", *map(str, counts)], rows)),
+        ("Texts/s by the number of streams", _cores_cells(report, "streams", lambda size: size.streams)),
+        ("Texts/s by the number of workers", _cores_cells(report, "workers", lambda size: size.workers)),
     )
+
+
+def _cores_cells(
+    report: ScalingReport, title: str, timings_of: Callable[[SizeResult], tuple[CoresTiming, ...]]
+) -> Cells:
+    counts = sorted({each.count for size in report.sizes for each in timings_of(size)})
+    rows = []
+    for size in report.sizes:
+        rates = {(each.variant, each.count): each.texts_per_s for each in timings_of(size)}
+        for name in dict.fromkeys(variant for variant, _ in rates):
+            rows.append([f"{size.millions} M {name}", *(_number(rates.get((name, count))) for count in counts)])
+    return [title, *map(str, counts)], rows
 
 
 def _shape_cells(report: ScalingReport, title: str, pick: Callable[[int, int], int | None]) -> Cells:
     found = {
-        (size.millions, result.name, at): shape.latency_ms
+        (size.millions, name, at): shape.latency_ms
         for size in report.sizes
-        for result in size.report.results
-        for shape in result.shapes
+        for name, shapes in size.shapes.items()
+        for shape in shapes
         if (at := pick(shape.rows, shape.tokens)) is not None
     }
     columns = sorted({at for *_, at in found})
     rows = [
-        [f"{size.millions} M {result.name}", *(_number(found.get((size.millions, result.name, at))) for at in columns)]
+        [f"{size.millions} M {name}", *(_number(found.get((size.millions, name, at))) for at in columns)]
         for size in report.sizes
-        for result in size.report.results
+        for name in size.shapes
     ]
     return [title, *map(str, columns)], rows
 

@@ -1,5 +1,6 @@
 """Time all targets on batches of fixed shapes, in turns."""
 
+import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -55,15 +56,19 @@ def time_shapes(
     shapes: Sequence[tuple[int, int]],
     *,
     max_length: int,
+    ends_at: float = math.inf,
     progress: Callable[[str], object] = lambda _: None,
 ) -> tuple[dict[str, tuple[ShapeTiming, ...]], tuple[str, ...]]:
     """Return the timings of each target by name, and a sentence on the shapes that are longer than the model allows.
 
-    Rows of a shape are the longest real one, cut or repeated to its length.
+    Rows of a shape are the longest real one, cut or repeated to its length. No shape is begun after `ends_at`, a time
+    of `time.monotonic`.
     """
     fitting = [shape for shape in shapes if shape[1] <= max_length]
     timings: dict[str, list[ShapeTiming]] = {name: [] for name in targets}
     for shape in fitting:
+        if time.monotonic() > ends_at:
+            break
         progress(f"timing {shape[0]} × {shape[1]}")
         batch = [_of_length(max(rows, key=len), shape[1])] * shape[0]
         for name, latencies_ms in _latencies_ms(targets, batch).items():

@@ -23,9 +23,10 @@ from tuneport.errors import TuneportError
 from tuneport.stages.finetune.config import load_config
 from tuneport.stages.finetune.train import finetune
 
-SPECIAL_TOKENS = ["<pad>", "</s>", "<unk>"]
-PAD_ID, END_ID, _ = range(3)
+SPECIAL_TOKENS = ["</s>", "<unk>"]
+END_ID = 0
 VOCABULARY_SIZE = 6000
+"""With `<pad>`, which is the last token, as in the models of Marian: CTranslate2 cuts the last one off."""
 MODEL = {
     "d_model": 256, "encoder_layers": 3, "decoder_layers": 2, "encoder_attention_heads": 4,
     "decoder_attention_heads": 4, "encoder_ffn_dim": 512, "decoder_ffn_dim": 512, "dropout": 0.1,
@@ -45,11 +46,12 @@ def build_base(folder: Path, texts: Iterator[str], seed: int = 0) -> None:
     """Save a random Marian model, and one byte-pair tokenizer for both languages, trained on `texts`."""
     tokenizer = train_tokenizer(texts)
     torch.manual_seed(seed)
+    pad_id = tokenizer.pad_token_id
     ids = {
-        "pad_token_id": PAD_ID,
+        "pad_token_id": pad_id,
         "eos_token_id": END_ID,
         "forced_eos_token_id": END_ID,
-        "decoder_start_token_id": PAD_ID,
+        "decoder_start_token_id": pad_id,
     }
     MarianMTModel(MarianConfig(vocab_size=len(tokenizer), **ids, **MODEL)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -61,8 +63,9 @@ def train_tokenizer(texts: Iterator[str]) -> PreTrainedTokenizerFast:
     tokenizer.normalizer = normalizers.NFKC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()])
     tokenizer.decoder = decoders.Metaspace()
-    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY_SIZE, special_tokens=SPECIAL_TOKENS, show_progress=False)
+    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY_SIZE - 1, special_tokens=SPECIAL_TOKENS, show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_special_tokens(["<pad>"])
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", END_ID)])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=512

@@ -8,7 +8,7 @@ from tuneport.runtime.batch import EncodedInput
 from tuneport.runtime.runner import ModelRunner
 from tuneport.schema.artifact import Execution
 
-from .benchmark import ENOUGH_SINGLES, BenchmarkResult, BenchmarkTarget, benchmark
+from .benchmark import ENOUGH_SINGLES, BenchmarkResult, BenchmarkTarget, benchmark, choose_limits
 from .build import Passed, VariantBuilder
 from .config import Objective
 from .provider_options import graph_shapes
@@ -23,18 +23,26 @@ MAX_SECONDS = 2.0
 
 
 def choose_execution(builder: VariantBuilder, passed: Passed, rows: Sequence[EncodedInput]) -> Execution:
-    """Return the best way to run a variant that passed; the others are closed before the next variant is opened."""
+    """Return the best way to run a variant that passed, with its best batch size.
+
+    The others are closed before the next variant is opened.
+    """
     name = passed.candidate.name
     opened = list(open_alternatives(builder, passed))
     executions = {label: execution for label, execution, _ in opened}
-    if len(opened) == 1:
-        return executions[name]
     targets = {
         label: BenchmarkTarget.of_runner(runner, execution.device, execution.precision)
         for label, execution, runner in opened
     }
-    results = benchmark(targets, rows, max_seconds=MAX_SECONDS, singles=ENOUGH_SINGLES, progress=builder.progress)
-    return executions[best_alternative(name, results, builder.requirements.objective)]
+    if len(opened) == 1:
+        best, tokens = name, choose_limits(name, targets[name], rows, builder.progress).tokens
+    else:
+        results = benchmark(targets, rows, max_seconds=MAX_SECONDS, singles=ENOUGH_SINGLES, progress=builder.progress)
+        best = best_alternative(name, results, builder.requirements.objective)
+        tokens = results[best].max_batch_tokens
+    if executions[best].single_row_batches:
+        return executions[best]
+    return executions[best].model_copy(update={"max_batch_tokens": tokens})
 
 
 def open_alternatives(builder: VariantBuilder, passed: Passed) -> Iterator[tuple[str, Execution, ModelRunner]]:

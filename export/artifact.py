@@ -95,7 +95,7 @@ def _provenance(source: Source, config: ExportConfig) -> Provenance:
     return Provenance(
         base_model=run.config["model"] if run else None,
         checkpoint=str(config.checkpoint.resolve()),
-        checkpoint_sha256=source.checkpoint.hash(),
+        checkpoint_sha256=source.checkpoint.sha256,
         data=source.sample.source,
         config={**(run.config if run else {}), **settings},
         seed=run.seed if run else None,

@@ -4,7 +4,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -55,9 +55,13 @@ class BenchmarkTarget:
     """Batches that it runs at the same time."""
     limits: tuple[BatchLimits, ...] = (BatchLimits(),)
     """Batch limits to try first, in ascending order."""
+    is_student: bool = False
+    """Whether it is a model with fewer layers."""
 
     @classmethod
-    def of_runner(cls, runner: ModelRunner, device: Device, precision: Precision) -> "BenchmarkTarget":
+    def of_runner(
+        cls, runner: ModelRunner, device: Device, precision: Precision, *, is_student: bool = False
+    ) -> "BenchmarkTarget":
         """Return a variant as it serves; only an encoder that runs several rows a batch has a choice of limits."""
         has_choice = runner.supports_streams and not runner.single_row_batches
         limits = candidate_limits(runner.limits, device) if has_choice else (runner.limits,)
@@ -67,7 +71,12 @@ class BenchmarkTarget:
             device=device,
             streams=runner.streams,
             limits=limits,
+            is_student=is_student,
         )
+
+    def with_limits(self, limits: BatchLimits) -> "BenchmarkTarget":
+        """Return the same target with the only batch limits that it is timed with."""
+        return replace(self, limits=(limits,))
 
     @classmethod
     def of_torch(cls, model: TorchModel, *, has_batch_choice: bool) -> "BenchmarkTarget":
@@ -106,9 +115,9 @@ class BenchmarkResult:
 _APPROXIMATION: dict[Precision, int] = {"fp32": 0, "bf16": 1, "fp16": 1, "int8": 2, "int4": 3}
 
 
-def simplicity(precision: Precision) -> int:
-    """Return how far a precision is from the model as it was trained; the simplest is 0."""
-    return _APPROXIMATION[precision]
+def distance(precision: Precision, *, is_student: bool) -> tuple[bool, int]:
+    """Return how far a variant is from the model as it was trained; a student is further than any precision."""
+    return is_student, _APPROXIMATION[precision]
 
 
 def enough_rows(rows: Sequence[EncodedInput], device: Device) -> list[EncodedInput]:
@@ -117,6 +126,18 @@ def enough_rows(rows: Sequence[EncodedInput], device: Device) -> list[EncodedInp
         return list(rows)
     tokens = sum(len(row) for row in rows)
     return list(rows) * max(1, math.ceil(2 * BATCH_TOKENS[device][-1] / tokens))
+
+
+def choose_limits(
+    name: str, target: BenchmarkTarget, rows: Sequence[EncodedInput], progress: Callable[[str], object]
+) -> BatchLimits:
+    """Return the best batch limits of a target that is open alone."""
+    progress(f"choosing the batch size of {name}")
+    worker = Worker(target.run_batch, target.streams, MIN_SECONDS[target.device])
+    try:
+        return best_limits(worker, target.limits, rows, target.device)
+    finally:
+        worker.close()
 
 
 def benchmark(
@@ -189,8 +210,8 @@ def is_decided(targets: Mapping[str, BenchmarkTarget], seconds: Mapping[str, lis
     if not variants:
         return True
     best = min(variants, key=lambda name: np.median(seconds[name]))
-    limit = simplicity(targets[best].precision)
-    simpler = [name for name in variants if simplicity(targets[name].precision) < limit]
+    distances = {name: distance(targets[name].precision, is_student=targets[name].is_student) for name in variants}
+    simpler = [name for name in variants if distances[name] < distances[best]]
     intervals = [ratio_interval(seconds[name], seconds[best]) for name in simpler]
     return all(low > 1 or high <= TIE for low, high in intervals)
 

@@ -4,7 +4,7 @@ import contextlib
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from .graph import Graph
 from .passes.context import BuildContext, Pass
 from .provider_options import TENSORRT_ROWS, provider_options
 from .sensitivity import exclusion_sets
+from .steps import HERE, Steps
 from .variants import VariantSpec
 
 FP32 = "fp32"
@@ -63,7 +64,7 @@ class VariantBuilder:
     requirements: Requirements
     gate: Gate
     context: BuildContext
-    progress: Callable[[str], object]
+    steps: Steps = HERE
     _built: dict[tuple[Pass, ...], Graph] = field(default_factory=dict)
     """Graphs of finished variants, by their passes; others begin with them."""
 
@@ -72,6 +73,15 @@ class VariantBuilder:
 
         Raises GateError or EngineError if fp32 fails, because every other variant is built from it.
         """
+        outcome, built = self.steps.run(lambda: (self._build_and_validate(name, spec), self._built))
+        self._built.update(built)
+        return outcome
+
+    def progress(self, line: str) -> None:
+        """Report progress."""
+        self.steps.progress(line)
+
+    def _build_and_validate(self, name: str, spec: VariantSpec) -> Passed | Rejected:
         try:
             return self._attempt(name, spec, self.context)
         except _GateFailure as failure:

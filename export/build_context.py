@@ -15,14 +15,15 @@ from .config import ExportConfig
 from .graph import Graph
 from .passes.context import BuildContext, CalibrationBatches
 from .source import Reference, Source
+from .steps import Steps
 from .student import StudentSource
 
 
 def build_context(
-    config: ExportConfig, source: Source, reference: Reference, graph: Graph, progress: Callable[[str], object]
+    config: ExportConfig, source: Source, reference: Reference, graph: Graph, steps: Steps
 ) -> BuildContext:
     """Gather what the variants of one export are built from."""
-    model_config = reference.model.model.config
+    model_config = source.checkpoint.config
     rows = reference.gate.rows if source.family.is_calibrated else []
     return BuildContext(
         fp32=graph,
@@ -34,7 +35,7 @@ def build_context(
         hidden_size=getattr(model_config, "hidden_size", 0) or 0,
         device=config.device,
         per_token=reference.runtime_task.per_token,
-        student=StudentSource(config, source, reference, progress) if rows else None,
+        student=StudentSource(config, source, reference, steps) if rows else None,
         export_fp16=None if source.family.is_calibrated else _fp16_export(source, reference),
         reduce_range=reduces_range(config, Host.here()),
     )

@@ -1,5 +1,6 @@
 """Open a checkpoint: a run folder of `tuneport finetune`, or any folder that transformers saved."""
 
+import functools
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -48,6 +49,8 @@ class Checkpoint:
     """None for encoders."""
     extractor: Any = None
     """The feature extractor of speech models."""
+    known_sha256: str | None = None
+    """Its hash, where opening it took it."""
 
     @property
     def accepts_pairs(self) -> bool:
@@ -59,9 +62,10 @@ class Checkpoint:
         """Whether it may score pairs or texts: it has one output, was trained elsewhere, and there is no data."""
         return self.facts.accepts_single_texts
 
-    def hash(self) -> str:
-        """Hash the files that determine the model's outputs."""
-        return hash_checkpoint(self.folder)
+    @functools.cached_property
+    def sha256(self) -> str:
+        """Return the hash of the files that determine the model's outputs, taken once: of a run when it is opened."""
+        return self.known_sha256 or hash_checkpoint(self.folder)
 
 
 def open_checkpoint(
@@ -75,26 +79,28 @@ def open_checkpoint(
     run = load_run(path) if (path / RUN).is_file() else None
     folder = path / CHECKPOINT if run else path
     check_files(path, folder)
-    if run:
-        _check_unchanged(run, folder)
+    sha256 = _check_unchanged(run, folder) if run else None
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         task = task or (run.task if run else infer_task(config, folder))
         check_architecture(config, task, folder)
         facts = Facts.of(run) if run else Facts(problem_type=config.problem_type)
         checkpoint = Checkpoint(folder, run, task, config, None, (), 0, trust_remote_code, facts)
-        return _OPENERS[task_spec(task).family](checkpoint, max_length)
+        opened = _OPENERS[task_spec(task).family](checkpoint, max_length)
     except CheckpointError:
         raise
     except Exception as error:  # the tokenizers library raises exceptions without a class of their own
         raise loading_error(folder, error) from error
+    return replace(opened, known_sha256=sha256)
 
 
-def _check_unchanged(run: Run, folder: Path) -> None:
-    """Raise a CheckpointError for files that are not those of the run: its metrics say nothing of them."""
-    if run.checkpoint_sha256 not in (None, hash_checkpoint(folder)):
+def _check_unchanged(run: Run, folder: Path) -> str:
+    """Return the hash; raise a CheckpointError for files that are not the run's: its metrics say nothing of them."""
+    sha256 = hash_checkpoint(folder)
+    if run.checkpoint_sha256 not in (None, sha256):
         remedy = f"restore it or fine-tune again; after a change of your own export {folder} itself, with --data"
         raise CheckpointError(f"{folder} is not what the run wrote: a file in it was changed or damaged", remedy)
+    return sha256
 
 
 def _open_encoder(checkpoint: Checkpoint, max_length: int | None) -> Checkpoint:

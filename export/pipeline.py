@@ -1,5 +1,6 @@
 """Export a checkpoint: torch's outputs → ONNX → variants → gate → benchmark → selection → artifact."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 
 from tuneport.errors import EngineError, TuneportError
 from tuneport.folders import check_out, new_folder
+from tuneport.runtime.batch import EncodedInput
 from tuneport.schema.artifact import (
     MANIFEST,
     BaselineTiming,
@@ -18,12 +20,13 @@ from tuneport.schema.artifact import (
     Rejected,
     Variant,
 )
+from tuneport.schema.torch_setup import REFERENCE, TorchSetup
 
 from .alternatives import choose_execution
 from .applicable import select_variants
 from .artifact import write_artifact
 from .baselines import baseline_setups, honest_baselines, reference_setup
-from .benchmark import BenchmarkResult, BenchmarkTarget, benchmark, enough_rows
+from .benchmark import BenchmarkResult, BenchmarkTarget, benchmark, choose_limits, enough_rows
 from .build import FP32, Passed, Requirements, VariantBuilder
 from .build_context import build_context
 from .calibration import calibrate
@@ -34,24 +37,32 @@ from .footprint import measure_footprint
 from .gate import Measurement
 from .graph import Graph
 from .memory import release_memory
-from .reference import TorchModel
 from .screening import screen_students
 from .source import Reference, Source, compute_reference, open_source
+from .steps import Steps
 from .torch_device import TORCH_DEVICES
-from .variants import VariantSpec
+from .variants import VARIANTS, VariantSpec
 
 TIMED_ROWS = 200
 Progress = Callable[[str], object]
 
 
 def export(
-    config: ExportConfig, out: Path, *, overwrite: bool = False, progress: Progress = lambda _: None
+    config: ExportConfig,
+    out: Path,
+    *,
+    overwrite: bool = False,
+    progress: Progress = lambda _: None,
+    steps_apart: bool = False,
 ) -> Manifest:
     """Export a checkpoint to an artifact with the variants that pass their gate; returns its manifest.
 
     Nothing is written to `out` unless fp32 passes. Raises TuneportError for a checkpoint, data or settings that
     cannot be used, and GateError if the outputs of fp32 differ from torch's. `progress` gets a line for each step.
+    With `steps_apart` each step for a CPU runs in a process of its own, which takes less memory; the process that calls
+    this must not have used torch or an engine before.
     """
+    steps = Steps(progress, are_apart=steps_apart and config.device == "cpu")
     check_out(out, marker=MANIFEST, overwrite=overwrite)
     select_variants(config.variants, config.device)  # fail on unknown variants before any work
     check_device(config.device)
@@ -61,28 +72,13 @@ def export(
     _check_depth(source.checkpoint, config, specs)
     with new_folder(out, marker=MANIFEST, overwrite=overwrite) as folder:
         progress("computing torch's outputs")
-        torch_device = TORCH_DEVICES[config.device]
-        reference = compute_reference(source, folder, reference_setup(torch_device))
-        progress("converting to ONNX")
-        graph = convert(source, reference, folder)
-        release_memory()
+        reference = compute_reference(source, folder, reference_setup(TORCH_DEVICES[config.device]), steps)
         calibration, processing = calibrate_temperature(source, reference)
-        builder = VariantBuilder(
-            folder=folder,
-            task_name=source.checkpoint.task,
-            runtime_task=reference.runtime_task,
-            processing=processing,
-            family=source.family,
-            requirements=Requirements(config.device, config.objective, config.max_drop, config.mixed_precision_minutes),
-            gate=reference.gate,
-            context=build_context(config, source, reference, graph, progress),
-            progress=progress,
-        )
+        builder = prepare_builder(config, source, reference, processing, folder, steps)
         passed, rejected = validate_variants(builder, specs, config.variants)
-        progress("comparing torch's baselines with the reference")
-        setups = baseline_setups(torch_device)
-        baselines = honest_baselines(reference.gate, source.family, reference.model, setups)
-        results, executions = benchmark_variants(builder, baselines.models, passed)
+        executions = choose_executions(builder, passed)
+        setups = baseline_setups(TORCH_DEVICES[config.device])
+        results, baselines, refused = steps.run(lambda: time_side_by_side(builder, reference, setups, executions))
         variants, unopened = record_variants(builder, source.checkpoint.labels, passed, results, executions)
         return write_artifact(
             folder,
@@ -90,20 +86,40 @@ def export(
             config,
             source,
             processing=processing,
-            signature=source.family.signature(graph),
+            signature=source.family.signature(builder.context.fp32),
             variants=variants,
             results=results,
             rejected=[*rejected, *unopened],
-            torch=reference.model.setup,
+            torch=baselines[REFERENCE],
             baselines=[
                 BaselineTiming(
-                    setup=model.setup, timing=results[name].timing, max_batch_tokens=results[name].max_batch_tokens
+                    setup=setup, timing=results[name].timing, max_batch_tokens=results[name].max_batch_tokens
                 )
-                for name, model in baselines.models.items()
+                for name, setup in baselines.items()
             ],
-            refused_baselines=baselines.refused,
+            refused_baselines=refused,
             calibration=calibration,
         )
+
+
+def prepare_builder(
+    config: ExportConfig, source: Source, reference: Reference, processing: Processing, folder: Path, steps: Steps
+) -> VariantBuilder:
+    """Convert to the fp32 graph, and return what builds and checks variants of it."""
+    steps.progress("converting to ONNX")
+    graph = steps.run(lambda: convert(source, reference, folder))
+    release_memory()
+    return VariantBuilder(
+        folder=folder,
+        task_name=source.checkpoint.task,
+        runtime_task=reference.runtime_task,
+        processing=processing,
+        family=source.family,
+        requirements=Requirements(config.device, config.objective, config.max_drop, config.mixed_precision_minutes),
+        gate=reference.gate,
+        context=build_context(config, source, reference, graph, steps),
+        steps=steps,
+    )
 
 
 def convert(source: Source, reference: Reference, folder: Path) -> Graph:
@@ -138,6 +154,9 @@ def validate_variants(
     if not named:
         students, unbuilt = screen_students(builder, students, passed)
         rejected += unbuilt
+    if students and builder.context.student:
+        builder.progress("looking for a student")
+        builder.context.student.make()
     passed_students, rejected_students = _validate(builder, students, named)
     return passed + passed_students, rejected + rejected_students
 
@@ -161,25 +180,49 @@ def _validate(
     return passed, rejected
 
 
-def benchmark_variants(
-    builder: VariantBuilder, baselines: Mapping[str, TorchModel], passed: Sequence[Passed]
-) -> tuple[dict[str, BenchmarkResult], dict[str, Execution]]:
-    """Time torch and the variants side by side, each variant in the best of the ways in which it may run.
+def choose_executions(builder: VariantBuilder, passed: Sequence[Passed]) -> dict[str, Execution]:
+    """Return the best of the ways in which each variant may run, with its best batch size, by its name.
 
-    Returns the results by name, and how each variant runs.
+    The batch sizes are chosen now, because an engine keeps the memory of the largest batch that it has run.
     """
-    gate, has_batch_choice = builder.gate, builder.family.has_batch_choice
-    rows = builder.family.timed_rows((gate.rows or gate.golden_rows)[:TIMED_ROWS], gate.expected)
-    if has_batch_choice:
-        rows = enough_rows(rows, builder.requirements.device)
-    targets = {
-        name: BenchmarkTarget.of_torch(model, has_batch_choice=has_batch_choice) for name, model in baselines.items()
+    rows = timed_rows(builder)
+    return {
+        each.candidate.name: builder.steps.run(functools.partial(choose_execution, builder, each, rows))
+        for each in passed
     }
-    executions = {each.candidate.name: choose_execution(builder, each, rows) for each in passed}
+
+
+def time_side_by_side(
+    builder: VariantBuilder,
+    reference: Reference,
+    setups: tuple[TorchSetup, ...],
+    executions: Mapping[str, Execution],
+) -> tuple[dict[str, BenchmarkResult], dict[str, TorchSetup], Mapping[str, str]]:
+    """Time torch's baselines and the variants in turns.
+
+    Returns the results by name, the baselines with their setups, the reference first, and why others are refused.
+    """
+    builder.progress("comparing torch's baselines with the reference")
+    baselines = honest_baselines(reference.gate, builder.family, reference.model, setups)
+    rows, targets = timed_rows(builder), {}
+    for name, model in baselines.models.items():
+        target = BenchmarkTarget.of_torch(model, has_batch_choice=builder.family.has_batch_choice)
+        targets[name] = target.with_limits(choose_limits(name, target, rows, builder.progress))
     release_memory()
     for name, execution in executions.items():
-        targets[name] = BenchmarkTarget.of_runner(builder.open(execution), execution.device, execution.precision)
-    return benchmark(targets, rows, progress=builder.progress), executions
+        runner, is_student = builder.open(execution), VARIANTS[name].student_of is not None
+        target = BenchmarkTarget.of_runner(runner, execution.device, execution.precision, is_student=is_student)
+        targets[name] = target.with_limits(runner.limits)
+    release_memory()  # of compiling them
+    results = benchmark(targets, rows, progress=builder.progress)
+    return results, {name: model.setup for name, model in baselines.models.items()}, baselines.refused
+
+
+def timed_rows(builder: VariantBuilder) -> list[EncodedInput]:
+    """Return the rows that are timed."""
+    gate = builder.gate
+    rows = builder.family.timed_rows((gate.rows or gate.golden_rows)[:TIMED_ROWS], gate.expected)
+    return enough_rows(rows, builder.requirements.device) if builder.family.has_batch_choice else rows
 
 
 def record_variants(
@@ -211,8 +254,6 @@ def record_variant(
     """Measure memory and cold start, and return the variant with its evidence."""
     name = passed.candidate.name
     builder.progress(f"measuring memory and cold start of {name}")
-    if not execution.single_row_batches:
-        execution = execution.model_copy(update={"max_batch_tokens": result.max_batch_tokens})
     inputs = [case.input for case in builder.gate.golden]
     footprint = measure_footprint(builder.folder, builder.task_name, labels, builder.processing, execution, inputs)
     evidence = Evidence(

@@ -79,6 +79,8 @@ class TorchModel:
 
     compile_s: float | None = None
     """Seconds that `torch.compile` took; None if the model is not compiled."""
+    runtime_task: RuntimeTask | None = None
+    """What generation encodes and decodes with."""
 
     def __init__(self, checkpoint: Checkpoint, task: ExportTask, setup: TorchSetup = CPU_REFERENCE) -> None:
         """Load the weights from safetensors; a CheckpointError if they are damaged or do not fit the configuration.

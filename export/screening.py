@@ -1,12 +1,12 @@
 """Choose which variants of the student are worth building, by the speed of the same variants of the full model."""
 
+import functools
 import time
 from collections.abc import Mapping, Sequence
 
 from tuneport.errors import EngineError
 from tuneport.runtime.batch import EncodedInput
-from tuneport.runtime.runner import ModelRunner
-from tuneport.schema.artifact import Rejected
+from tuneport.schema.artifact import Execution, Rejected
 
 from .build import Passed, VariantBuilder
 from .memory import release_memory
@@ -57,16 +57,17 @@ def measure_costs(builder: VariantBuilder, passed: Sequence[Passed]) -> dict[str
     builder.progress("comparing the speed of the variants, to choose those of the student")
     costs = {}
     for each in passed:
-        runner = builder.open(each.candidate.execution)
-        costs[each.candidate.name] = _shortest_s(runner, rows, is_latency=is_latency)
-        del runner  # all of them at once would take much memory
+        time_it = functools.partial(_shortest_s, builder, each.candidate.execution, rows, is_latency=is_latency)
+        costs[each.candidate.name] = builder.steps.run(time_it)
         release_memory()
     return costs
 
 
-def _shortest_s(runner: ModelRunner, rows: Sequence[EncodedInput], *, is_latency: bool) -> float:
+def _shortest_s(
+    builder: VariantBuilder, execution: Execution, rows: Sequence[EncodedInput], *, is_latency: bool
+) -> float:
     """Return the seconds of the fastest of a few runs; the first run, which meets each shape anew, does not count."""
-    seconds = []
+    runner, seconds = builder.open(execution), []
     for _ in range(1 + REPETITIONS):
         started = time.perf_counter()
         if is_latency:

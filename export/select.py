@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from tuneport.schema.artifact import Interval, Variant
 
-from .benchmark import TIE, BenchmarkResult, simplicity
+from .benchmark import TIE, BenchmarkResult, distance
 from .config import Objective
 
 _COSTS: dict[Objective, Callable[[Variant], float]] = {
@@ -76,5 +76,5 @@ def _ratio(objective: Objective, best: Variant, other: Variant) -> float:
 
 
 def _distance(variant: Variant) -> tuple[bool, int]:
-    """Return how far a variant is from the model as it was trained; a student is further than any precision."""
-    return variant.evidence.student is not None, simplicity(variant.execution.precision)
+    """Return how far a variant is from the model as it was trained."""
+    return distance(variant.execution.precision, is_student=variant.evidence.student is not None)

@@ -1,13 +1,16 @@
 """Open a checkpoint and its labelled data, and compute torch's outputs on them."""
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tuneport.data.sample import Sample, read_sample
 from tuneport.folders import write_lines
+from tuneport.runtime.batch import RowOutputs
 from tuneport.runtime.loading import open_task
 from tuneport.runtime.tasks.base import RuntimeTask
-from tuneport.schema.artifact import GOLDEN, Processing
+from tuneport.schema.artifact import GOLDEN, GoldenCase, Processing
 from tuneport.schema.torch_setup import TorchSetup
 from tuneport.tasks import task_spec
 
@@ -19,6 +22,7 @@ from .gate import Gate
 from .golden import golden_cases
 from .reference import TorchModel
 from .statelessness import check_stateless
+from .steps import HERE, Steps
 from .tasks.base import ExportTask
 
 
@@ -36,10 +40,16 @@ class Source:
 class Reference:
     """The torch model, and a gate that holds its outputs."""
 
-    model: TorchModel
+    load: Callable[[], TorchModel]
+    """Load the torch model; each process that needs it does, the first time that it does."""
     runtime_task: RuntimeTask
     processing: Processing
     gate: Gate
+
+    @property
+    def model(self) -> TorchModel:
+        """Return the torch model."""
+        return self.load()
 
 
 def open_source(config: ExportConfig) -> Source:
@@ -62,19 +72,29 @@ def open_source(config: ExportConfig) -> Source:
     return Source(checkpoint, task, export_family(checkpoint.task), sample)
 
 
-def compute_reference(source: Source, folder: Path, setup: TorchSetup) -> Reference:
+def compute_reference(source: Source, folder: Path, setup: TorchSetup, steps: Steps = HERE) -> Reference:
     """Write the tokenizer, compute torch's outputs on golden cases and data, and write the golden cases."""
     checkpoint, task, sample = source.checkpoint, source.task, source.sample
     processing = task.processing()
     source.family.write_tokenizer(checkpoint, folder)
     runtime_task = open_task(folder, checkpoint.task, checkpoint.labels, processing)
-    model = load_reference(checkpoint, task, setup)
-    golden = golden_cases(checkpoint, task, runtime_task, model, sample.inputs)
-    expected = model.outputs(runtime_task, [runtime_task.parse_input(each) for each in sample.inputs])
-    if source.family.is_checked_fresh:
-        check_stateless(checkpoint, runtime_task, model, golden)
+
+    @functools.cache
+    def load() -> TorchModel:
+        model = load_reference(checkpoint, task, setup)
+        model.runtime_task = runtime_task
+        return model
+
+    def compute() -> tuple[list[GoldenCase], list[list[RowOutputs]]]:
+        golden = golden_cases(checkpoint, task, runtime_task, load(), sample.inputs)
+        expected = load().outputs(runtime_task, [runtime_task.parse_input(each) for each in sample.inputs])
+        if source.family.is_checked_fresh:
+            check_stateless(checkpoint, runtime_task, load(), golden)
+        return golden, expected
+
+    golden, expected = steps.run(compute)
     write_lines(folder / GOLDEN, (case.model_dump() for case in golden))
-    return Reference(model, runtime_task, processing, Gate(task, runtime_task, golden, sample, expected))
+    return Reference(load, runtime_task, processing, Gate(task, runtime_task, golden, sample, expected))
 
 
 def read_split(config: ExportConfig, checkpoint: Checkpoint, task: ExportTask, split: str, count: int) -> Sample:

@@ -49,6 +49,8 @@ class AdmissionController:
         self.observe: Observe | None = None
         """Learns of every answer that was not streamed, where another version is compared with this one."""
         self._has_several_labels = self.manifest.processing.problem_type == "multi_label_classification"
+        self._in_flight = 0
+        self.metrics.in_flight(0)  # also in the place of a worker that was killed
         self._cache = _open_cache(inference, settings)
 
     @property
@@ -62,6 +64,23 @@ class AdmissionController:
         self.check_slot(needs_engine=needs_engine)
         with self.worker.acquire_slot():
             yield
+
+    def begin_request(self, *, needs_engine: bool) -> None:
+        """Count a request that this version answers, which therefore stays open until `end_request`."""
+        self.active_requests += 1
+        if needs_engine:
+            self._count_in_flight(1)
+
+    def end_request(self, *, needs_engine: bool) -> None:
+        """Count a request as ended."""
+        self.active_requests -= 1
+        if needs_engine:
+            self._count_in_flight(-1)
+
+    def _count_in_flight(self, change: int) -> None:
+        self._in_flight += change
+        with suppress(Exception):  # whatever is only observed must not fail a request
+            self.metrics.in_flight(self._in_flight)
 
     def check_slot(self, *, needs_engine: bool) -> None:
         """Raise Overloaded where as many requests are active as may be, or too much work waits before the request.

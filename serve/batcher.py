@@ -6,6 +6,7 @@ row waits for a batch to fill, and nothing runs for a caller who left.
 
 import asyncio
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +18,11 @@ from tuneport.runtime.batch import EncodedInput, RowOutputs, RunBatch
 from tuneport.runtime.runner import run_isolated
 from tuneport.runtime.scheduler import BatchLimits
 
+from . import logs
 from .row_queue import Job, RowQueue, Submission
+
+CLOSE_TIMEOUT_S = 3.0
+"""How long `close` waits for the batches that run: one that hangs in a driver never ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,14 +150,20 @@ class Batcher:
         return len(self._queue)
 
     def close(self) -> None:
-        """Refuse the rows that wait, let running batches end and stop the threads. Call it in the event loop."""
+        """Refuse the rows that wait, let running batches end and stop the threads. Call it in the event loop.
+
+        A batch that takes longer than `CLOSE_TIMEOUT_S` is left to its thread, which does not keep the process alive.
+        """
         with self._changed:
             self._closed = True
             for submission in self._queue.clear():
                 submission.fail(ServiceStopping())
             self._changed.notify_all()
+        ends_at = time.monotonic() + CLOSE_TIMEOUT_S
         for thread in self._threads:
-            thread.join()
+            thread.join(max(0.0, ends_at - time.monotonic()))
+        if hanging := sum(thread.is_alive() for thread in self._threads):
+            logs.log("batches do not end", logging.ERROR, batches=hanging, after_s=CLOSE_TIMEOUT_S)
 
     def _wake_stream(self) -> None:
         """Wake a stream, after all that the event loop had to do: requests that came together run together."""

@@ -40,7 +40,10 @@ def register(artifact: Path) -> str:
     _check_home()
     tag = f"{MODEL_NAME}:{manifest.version}-{sha256(artifact / MANIFEST)[:8]}"
     try:
-        stored = Path(bentoml.models.get(tag).path)
+        model = bentoml.models.get(tag)
+        if str(model.tag) != tag:  # the store also finds a tag by its beginning: what a bento packs of this artifact
+            raise NotFound(f"there is no {tag}")
+        stored = Path(model.path)
         check_files(stored, load_manifest(stored))
         _update_signature(artifact, stored)
         return tag

@@ -23,5 +23,6 @@ def record_engine(inference: Inference, metrics: Metrics) -> None:
             remedy = "lower TUNEPORT_MAX_BATCH_TOKENS if it happens often; see tuneport_halved_batches_total"
             logs.log("batch halved for lack of memory", logging.WARNING, remedy=remedy)
 
+    metrics.streams(inference.predictor.runner.streams)
     inference.on_batch = record_batch
     inference.predictor.runner.on_halved = record_halved

@@ -46,13 +46,14 @@ class RequestFrame:
         self.headers = headers
         self._protocol = protocol
         self._operation = operation
-        self._needs_engine = is_named and operation in ENGINE_OPERATIONS
+        self._is_for_engine = operation in ENGINE_OPERATIONS
+        self._is_named = is_named
 
     def use(self, admission: AdmissionController) -> None:
         """Let another version answer, which the body has named."""
-        self.admission.active_requests -= 1
+        self.admission.end_request(needs_engine=self._is_for_engine)
         self.admission = admission
-        self.admission.active_requests += 1
+        self.admission.begin_request(needs_engine=self._is_for_engine)
 
     async def handle(
         self,
@@ -65,12 +66,12 @@ class RequestFrame:
             if self._operation is None:
                 return await work()
             self.admission.worker.check_key(self.headers.get("authorization"), self.headers.get("x-api-key"))
-            with self.admission.acquire_slot(needs_engine=self._needs_engine):
-                self.admission.active_requests += 1
+            with self.admission.acquire_slot(needs_engine=self._is_for_engine and self._is_named):
+                self.admission.begin_request(needs_engine=self._is_for_engine)
                 try:
                     return await work()
                 finally:
-                    self.admission.active_requests -= 1
+                    self.admission.end_request(needs_engine=self._is_for_engine)
         except Exception as error:
             if isinstance(error, Overloaded):
                 await self.admission.worker.hold_refusal()

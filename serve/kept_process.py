@@ -1,5 +1,6 @@
 """A process that the supervisor starts, and replaces when it ends."""
 
+import contextlib
 import logging
 import socket
 import subprocess
@@ -8,6 +9,10 @@ from collections.abc import Sequence
 
 from . import logs, supervision
 
+STOP_MARGIN_S = 2.0
+"""How long after the time at which a process ends itself by force it is killed."""
+KILL_TIMEOUT_S = 2.0
+"""How long a process that was killed is waited for: one that is inside of a driver may stay."""
 RESTART_PAUSE_S = 1.0
 """A process that has ended is replaced at once, but not more often than this."""
 
@@ -72,7 +77,15 @@ class KeptProcess:
         if self._process is not None:
             self._process.terminate()
 
-    def wait(self) -> None:
-        """Wait for its end, whose time it bounds itself."""
-        if self._process is not None:
-            self._process.wait()
+    def wait(self, ends_at: float) -> None:
+        """Wait for its end, until a time of the monotonic clock; then kill it."""
+        process = self._process
+        if process is None:
+            return
+        try:
+            process.wait(max(0.0, ends_at - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            logs.log(f"{self.kind} killed", logging.ERROR, number=self._number, pid=process.pid, reason="does not end")
+            process.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(KILL_TIMEOUT_S)

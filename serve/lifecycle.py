@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import signal
-import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from .http.protocol import Refuse, extend_protocol
 from .settings import START_REPORT, Settings
 
 FORCED_EXIT_S = 5.0
+"""Time after the drain and the grace time for a process to end; then it is ended by force."""
 BENTOML_PATHS = frozenset({"/livez", "/healthz", "/readyz", "/schema.json"})
 
 
@@ -69,6 +69,7 @@ def configure_server(
     def on_signal(number: int, _: Any) -> None:
         received.append(number)
         if len(received) == 1:
+            end_by_force_after(stop_limit_s(settings))
             loop.call_soon_threadsafe(lambda: tasks.add(loop.create_task(stop(number))))
         elif number == signal.SIGINT:  # a second Ctrl-C skips the drain and the grace time
             loop.call_soon_threadsafe(stop_now)
@@ -95,14 +96,26 @@ class PathSwitch:
 
 
 def stop_worker(shutdown_grace_s: float) -> None:
-    """End this worker as SIGTERM does; by force some seconds after the grace time, because a lost GPU may block it.
+    """End this worker as SIGTERM does, without the drain time. Call it in the main thread.
 
-    Call it in the main thread. BentoML's supervisor starts another worker.
+    The supervisor starts another worker.
     """
-    timer = threading.Timer(shutdown_grace_s + FORCED_EXIT_S, os._exit, (1,))
-    timer.daemon = True
-    timer.start()
     signal.raise_signal(signal.SIGTERM)
+    end_by_force_after(shutdown_grace_s + FORCED_EXIT_S)
+
+
+def stop_limit_s(settings: Settings) -> float:
+    """Return the seconds after SIGTERM within which a worker has ended, whatever its engine does."""
+    return settings.drain_s + settings.shutdown_grace_s + FORCED_EXIT_S
+
+
+def end_by_force_after(seconds: float) -> None:
+    """Have the kernel end this process after some seconds; a later call replaces the time. Call it in the main thread.
+
+    A thread could not do it while a library holds Python's lock, or while the interpreter is being closed.
+    """
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def _replace_listener(loop: asyncio.AbstractEventLoop, server: uvicorn.Server, settings: Settings) -> None:

@@ -8,6 +8,7 @@ from tuneport.errors import TuneportError
 
 from .gpu_metrics import GpuCollector
 from .metrics_files import reserve_disk_space
+from .process_metrics import ProcessCollector
 from .settings import METRICS_FOLDER
 
 Model = tuple[str, ...]
@@ -83,9 +84,10 @@ class Families:
         return MODEL_LABELS[0] not in labels or tuple(labels[name] for name in MODEL_LABELS) in self._loaded
 
     def _all(self) -> Any:
-        """Return a registry of all workers' metrics, and of the GPUs."""
+        """Return a registry of all workers' metrics, of their processes, and of the GPUs."""
         registry = self.prometheus.CollectorRegistry()
         registry.register(self)
+        registry.register(ProcessCollector())
         if self._gpus:
             registry.register(self._gpus)
         return registry

@@ -1,6 +1,7 @@
 """Metrics for Prometheus. One instance a process; with several workers prometheus_client adds them up.
 
-What an engine does is also labelled with its worker and device; the GPUs themselves are in `gpu_metrics.py`.
+What an engine does is also labelled with its worker and device; the GPUs themselves are in `gpu_metrics.py`, and the
+service's processes in `process_metrics.py`.
 """
 
 from typing import Any
@@ -74,6 +75,15 @@ class Metrics:
         self._waiting = of_engine(
             prometheus.Gauge, "queue_inputs", "Inputs that wait for the engine.", multiprocess_mode="mostrecent"
         )
+        self._streams = of_engine(
+            prometheus.Gauge, "engine_streams", "Batches that an engine runs at a time.", multiprocess_mode="mostrecent"
+        )
+        self._in_flight = of_worker(
+            prometheus.Gauge,
+            "requests_in_flight",
+            "Requests for the engine that are not answered.",
+            multiprocess_mode="mostrecent",
+        )
         self._cache_bytes = of_worker(
             prometheus.Gauge, "cache_bytes", "Size of the cache of responses.", multiprocess_mode="mostrecent"
         )
@@ -110,6 +120,15 @@ class Metrics:
         """Set the number of inputs that wait, in the process that has the engine."""
         if self._has_engine:
             self._waiting.set(inputs)
+
+    def streams(self, count: int) -> None:
+        """Set the number of batches that the engine runs at a time, in the process that has it."""
+        if self._has_engine:
+            self._streams.set(count)
+
+    def in_flight(self, requests: int) -> None:
+        """Set the number of requests that wait for the engine or run in it."""
+        self._in_flight.set(requests)
 
     def cached(self, hits: int, misses: int) -> None:
         """Count inputs that were found in the cache of responses, and others."""

@@ -13,7 +13,16 @@ from .tensors import Tensor, tensors_from_predictions
 PLATFORM = "tuneport"
 EXTENSIONS = ("binary_tensor_data",)
 PROTOCOL_PARAMETERS = frozenset(
-    {"binary_data_output", "sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "headers"}
+    {
+        "binary_data_output",
+        "headers",
+        "priority",
+        "sequence_end",
+        "sequence_id",
+        "sequence_start",
+        "timeout",
+        "triton_enable_empty_final_response",
+    }
 )
 """Parameters of a request that are the protocol's; the others are the task's."""
 OUTPUT_PARAMETERS = frozenset({"binary_data"})
@@ -44,6 +53,11 @@ def timeout_s(parameters: Mapping[str, Any]) -> float | None:
     return int(digits[:MAX_TIMEOUT_DIGITS]) / 1e6
 
 
+def task_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters of a request that are the task's."""
+    return {name: value for name, value in parameters.items() if name not in PROTOCOL_PARAMETERS}
+
+
 async def infer(
     admission: AdmissionController,
     inputs: Sequence[Any],
@@ -57,7 +71,6 @@ async def infer(
     """
     check_number(len(parameters), "parameters")
     limits = [limit for limit in (timeout_s(parameters), deadline_s) if limit is not None]
-    task_parameters = {name: value for name, value in parameters.items() if name not in PROTOCOL_PARAMETERS}
-    results = await admission.infer(inputs, task_parameters, timeout_s=min(limits, default=None))
+    results = await admission.infer(inputs, task_parameters(parameters), timeout_s=min(limits, default=None))
     predictions = [result.prediction for result in results]
     return tensors_from_predictions(admission.manifest, predictions, output_names)

@@ -4,8 +4,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from tuneport.errors import SignatureError
 from tuneport.folders import sha256
 from tuneport.schema.artifact import MANIFEST
+from tuneport.schema.loading import load_manifest, load_whole_manifest
+from tuneport.schema.selection import SELECTION
 from tuneport.signing import SignatureCheck, check_signature
 
 from .settings import Settings
@@ -20,6 +23,19 @@ class Origin:
 
     @classmethod
     def check(cls, artifact: Path, settings: Settings) -> Self:
-        """Read an artifact's hash and check its signature as the settings say; raises SignatureError."""
+        """Read an artifact's hash and check its signature as the settings say; raises SignatureError.
+
+        Where a signature is required, a part of an artifact serves the default variant that was signed, or the one that
+        the settings name: its selection.json, which chooses among the signed variants, is not signed.
+        """
         signature = check_signature(artifact, settings.public_key, is_required=settings.require_signature)
+        if settings.require_signature and settings.variant is None:
+            _check_default(artifact)
         return cls(sha256(artifact / MANIFEST), signature)
+
+
+def _check_default(artifact: Path) -> None:
+    signed, selected = load_whole_manifest(artifact).default_variant, load_manifest(artifact).default_variant
+    if selected != signed:
+        problem = f"{artifact / SELECTION} makes {selected} the default variant, and the signed manifest {signed}"
+        raise SignatureError(problem, f"set TUNEPORT_VARIANT={selected}, or build the bento with {signed} first")

@@ -71,7 +71,7 @@ class Settings(BaseSettings):
     max_tokens: int = Field(default=2**18, ge=1)
     """Tokens of one request, those that overlapping windows share counted twice; more are refused with 413."""
     max_body_bytes: int = Field(default=8 * 2**20, ge=1)
-    """Size of a request's body; a larger one is refused with 413."""
+    """Size of a request's body, as sent and decompressed; a larger one is refused with 413."""
 
     response_cache_mib: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """Memory of a worker's cache of predictions; by default there is none. Not for generative models."""

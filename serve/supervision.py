@@ -1,6 +1,7 @@
 """Processes of one service: they end with their parent, and the supervisor ends when no worker can serve."""
 
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
@@ -19,17 +20,42 @@ RUN_FOLDER = "TUNEPORT_RUN_FOLDER"
 """Variable with the folder in which each process that is ready has a file; the supervisor creates and removes it."""
 WORKER, ENGINE = "worker", "engine"
 """The kinds of processes that a supervisor keeps."""
+RUN_PREFIX = "tuneport-run-"
 POLL_S = 0.5
 EXTRA_GRACE_S = 5.0
 
 
 def prepare_supervisor() -> Path:
     """Create the folder that the processes share, and end this process with the command that started it."""
-    folder = Path(tempfile.mkdtemp(prefix="tuneport-run-"))
+    remove_abandoned_folders()
+    folder = _create_run_folder()
     os.environ |= {RUN_FOLDER: str(folder), SUPERVISOR_PID: str(os.getpid())}
     if command := os.environ.get(COMMAND_PID):
         end_with(int(command))
     return folder
+
+
+def _create_run_folder() -> Path:
+    """Create the folder and lock it for the life of this process: children do not inherit the descriptor."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=RUN_PREFIX))
+        descriptor = os.open(folder, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if folder.is_dir():  # and no other start took it for an abandoned one before it was locked
+            return folder
+        os.close(descriptor)
+
+
+def remove_abandoned_folders() -> None:
+    """Remove the folders of supervisors that were killed together with all that could have removed them."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{RUN_PREFIX}*"):
+        with contextlib.suppress(OSError):  # another user's, or removed meanwhile
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails where its supervisor lives
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(descriptor)
 
 
 def prepare_worker(shutdown_grace_s: float) -> None:
@@ -88,6 +114,19 @@ def was_any_ready(kind: str) -> bool:
     """Tell whether some process of a kind was ready since the service started."""
     folder = os.environ.get(RUN_FOLDER)
     return folder is not None and any(Path(folder).glob(f"{kind}-*"))
+
+
+def ready_processes() -> list[tuple[str, int]]:
+    """List kind and process id of each worker and engine of this service that has recorded that it is ready."""
+    folder, supervisor = os.environ.get(RUN_FOLDER), os.environ.get(SUPERVISOR_PID)
+    found = []
+    for kind in (WORKER, ENGINE) if folder and supervisor else ():
+        for record in Path(str(folder)).glob(f"{kind}-*"):
+            pid = int(record.name.rpartition("-")[2])
+            with contextlib.suppress(psutil.Error):
+                if psutil.Process(pid).ppid() == int(str(supervisor)):  # not another one's that has its number now
+                    found.append((kind, pid))
+    return found
 
 
 def _record(folder: str, kind: str, pid: int) -> Path:

@@ -20,7 +20,7 @@ from tuneport.schema.artifact import MANIFEST
 
 from . import lifecycle, logs, supervision
 from .deployment import prepare_deployment, with_workers
-from .kept_process import KeptProcess
+from .kept_process import STOP_MARGIN_S, KeptProcess
 from .process import listen
 from .process_arguments import ProcessArguments
 from .settings import read_settings
@@ -37,8 +37,13 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 class Supervisor:
     """Keeps a number of workers alive on one listening socket, and the engine processes that they share."""
 
-    def __init__(self, artifact: Path, listening: socket.socket, workers: int, engines: EngineKeeper) -> None:
-        """Start no process yet. All of them serve the artifact that is in the folder now."""
+    def __init__(
+        self, artifact: Path, listening: socket.socket, workers: int, engines: EngineKeeper, *, stop_limit_s: float
+    ) -> None:
+        """Start no process yet. All of them serve the artifact that is in the folder now.
+
+        Workers that have not ended `stop_limit_s` after a signal to stop are killed soon after.
+        """
         manifest_hash = sha256(artifact / MANIFEST)
         self._workers = []
         for number in range(1, workers + 1):
@@ -46,6 +51,7 @@ class Supervisor:
             self._workers.append(KeptProcess(supervision.WORKER, number, command, listening))
         self._engines = engines
         self._listening = listening
+        self._stop_limit_s = stop_limit_s
         self._is_stopping = False
         self.failure: TuneportError | None = None
         """Why no worker can serve."""
@@ -66,8 +72,9 @@ class Supervisor:
         self._listening.close()
         for worker in self._workers:
             worker.terminate()
+        ends_at = time.monotonic() + self._stop_limit_s + STOP_MARGIN_S
         for worker in self._workers:
-            worker.wait()
+            worker.wait(ends_at)
         self._engines.stop()
 
     def _stop(self, *_: object) -> None:
@@ -102,7 +109,8 @@ def main(engine_module: str = ENGINE) -> None:
         listening = listen(options.host, options.port, BACKLOG)
         fields = {"workers": settings.worker_count, "engines": settings.engine_count, "pid": os.getpid()}
         logs.log("listening", host=options.host, port=options.port, **fields)
-        supervisor = Supervisor(options.artifact, listening, settings.worker_count, engines)
+        stop_limit_s = lifecycle.stop_limit_s(settings)
+        supervisor = Supervisor(options.artifact, listening, settings.worker_count, engines, stop_limit_s=stop_limit_s)
         supervisor.run()
         if supervisor.failure:
             raise supervisor.failure

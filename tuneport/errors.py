@@ -14,6 +14,8 @@ The service maps request errors to HTTP and gRPC statuses in one place, `serve/e
 maps them back.
 """
 
+from typing import Any
+
 
 class TuneportError(Exception):
     """A problem that the user can fix: what is wrong, then what to do about it, each a phrase.
@@ -26,6 +28,16 @@ class TuneportError(Exception):
         super().__init__(f"{problem}; {remedy}")
         self.problem = problem
         self.remedy = remedy
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Arrive in another process as it is, whatever arguments its class takes."""
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(kind: type[TuneportError], args: tuple[Any, ...], state: dict[str, Any]) -> TuneportError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
 
 
 class DataError(TuneportError):

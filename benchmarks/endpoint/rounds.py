@@ -74,7 +74,8 @@ def run_rounds(
 def run_round(setup: EndpointSetup, target: EndpointTarget) -> TargetRound:
     """Start a server, check its predictions, and load it with every number of connections in turn."""
     with setup.meter.measure(target.name), start_server(target) as server:
-        share = check_agreement(target, server.port, setup.runner.task, setup.expected)
+        least = setup.least_agreement(target)
+        share = check_agreement(target, server.port, setup.runner.task, setup.expected, least)
         unloaded = request_predictions(target, server.port, setup.inputs[:COMPARED_INPUTS])
         levels = {
             connections: run_level(setup, target, server, connections, unloaded)

@@ -16,7 +16,7 @@ from tuneport.stages.export.torch_device import check_torch
 
 from ..baselines import open_baseline, read_workload
 from ..config import EndpointConfig
-from .check import ExpectedPrediction, expected_predictions
+from .check import MIN_AGREEMENT, ExpectedPrediction, expected_predictions, variant_agreement
 from .peers import peer_targets
 from .targets import EndpointTarget, endpoint_targets, served_device
 
@@ -34,6 +34,9 @@ class EndpointSetup:
     mean_tokens: float
     """Mean length of an input, all its windows together, in tokens."""
     expected: list[ExpectedPrediction]
+    """torch's on the golden cases."""
+    variant_agreement: float
+    """Share of the golden cases on which the variant, in this process, has torch's prediction."""
     targets: list[EndpointTarget]
     """The servers to time, tuneport over HTTP first."""
     absent_peers: tuple[str, ...]
@@ -42,6 +45,10 @@ class EndpointSetup:
     """What all of them run on."""
     meter: GpuMeter
     """Measures the GPU; nothing on a CPU."""
+
+    def least_agreement(self, target: EndpointTarget) -> float:
+        """Return the share of golden cases on which a server must have torch's prediction."""
+        return MIN_AGREEMENT * (self.variant_agreement if target.runs_variant else 1.0)
 
     @property
     def inputs(self) -> list[Any]:
@@ -65,6 +72,8 @@ def prepare(config: EndpointConfig) -> EndpointSetup:
     device, gpus = served_device(manifest, config.variant), visible_gpus()
     check_torch(device)
     peers, absent_peers = peer_targets(config.peers, manifest, baseline.checkpoint.folder, device)
+    golden = load_golden(config.artifact)
+    expected = expected_predictions(runner.task, golden)
     windows = runner.task.encode([runner.task.parse_input(value) for value in workload.inputs])
     return EndpointSetup(
         config=config,
@@ -73,7 +82,8 @@ def prepare(config: EndpointConfig) -> EndpointSetup:
         workload=workload,
         runner=runner,
         mean_tokens=float(np.mean([sum(map(len, rows)) for rows in windows])),
-        expected=expected_predictions(runner.task, load_golden(config.artifact)),
+        expected=expected,
+        variant_agreement=variant_agreement(runner, golden, expected),
         targets=[
             *endpoint_targets(config.artifact, manifest, baseline.checkpoint.folder, config.variant),
             *peers,

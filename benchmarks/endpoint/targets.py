@@ -47,6 +47,8 @@ class EndpointTarget:
     ready_path: str = "/readyz"
     """Answers with 200 once the server is ready."""
     start_timeout_s: float = START_TIMEOUT_S
+    runs_variant: bool = False
+    """Whether it serves the artifact's variant, and not torch."""
     is_peer: bool = False
     """Whether the benchmark goes on without it if it does not start, or answers otherwise than torch."""
 
@@ -54,7 +56,7 @@ class EndpointTarget:
 def endpoint_targets(artifact: Path, manifest: Manifest, checkpoint: Path, variant: str | None) -> list[EndpointTarget]:
     """Return the servers that can serve this model on this host, tuneport over HTTP first."""
     http = http_target(artifact, variant)
-    bento_batcher = http_target(artifact, variant, name=BENTO_BATCHER, service=BATCHED_SERVICE)
+    bento_batcher = bentoml_target(artifact, variant, name=BENTO_BATCHER, service=BATCHED_SERVICE)
     torch_servers = torch_targets(manifest, checkpoint, served_device(manifest, variant))
     return [http, grpc_target(http, manifest), bento_batcher, *torch_servers]
 
@@ -73,16 +75,27 @@ def absent_targets(manifest: Manifest, device: TorchDevice) -> list[str]:
     return []
 
 
-def http_target(artifact: Path, variant: str | None, *, name: str = HTTP, service: str = SERVICE) -> EndpointTarget:
-    """Return tuneport's HTTP endpoint, by default as `tuneport serve` starts it; `service` may be another service."""
-    model = register(artifact)
+def http_target(artifact: Path, variant: str | None) -> EndpointTarget:
+    """Return tuneport's HTTP endpoint as `tuneport serve` starts it."""
+    serve = [sys.executable, "-P", "-m", "tuneport", "serve", str(artifact.resolve()), "--host", HOST, "--port"]
     return EndpointTarget(
-        name=name,
-        command=lambda port: serve_command(service, host=HOST, port=port, model=model),
+        name=HTTP,
+        command=lambda port: [*serve, str(port)],
         path=PREDICT_PATH,
         encode_request=encode_predict,
         decode_response=lambda body: orjson.loads(body)["predictions"][0],
         environment={"TUNEPORT_VARIANT": variant} if variant else {},
+        runs_variant=True,
+    )
+
+
+def bentoml_target(artifact: Path, variant: str | None, *, name: str, service: str = SERVICE) -> EndpointTarget:
+    """Return an endpoint of the artifact that `bentoml serve` starts, by default of tuneport's service."""
+    model = register(artifact)
+    return replace(
+        http_target(artifact, variant),
+        name=name,
+        command=lambda port: serve_command(service, host=HOST, port=port, model=model),
     )
 
 

@@ -9,7 +9,15 @@ import orjson
 from tuneport.schema.artifact import Manifest
 from tuneport.stages.serve.bento import serve_command
 
-from ..endpoint.targets import HOST, PREDICT_PATH, EndpointTarget, encode_predict, grpc_target, http_target
+from ..endpoint.targets import (
+    HOST,
+    PREDICT_PATH,
+    EndpointTarget,
+    bentoml_target,
+    encode_predict,
+    grpc_target,
+    http_target,
+)
 from ..peers.graph import ARTIFACT
 
 BARE, BENTOML_SERVE, BATCHABLE = "bare Starlette", "bentoml serve, HTTP", "BentoML batchable=True"
@@ -23,10 +31,9 @@ BATCHABLE_SERVICE = "tuneport.stages.benchmarks.peers.bento_batchable:TextClassi
 def frontend_targets(artifact: Path, manifest: Manifest) -> list[EndpointTarget]:
     """Return the servers: the bare one first, then tuneport over HTTP."""
     python = [sys.executable, "-P", "-m"]
-    serve = [*python, "tuneport", "serve", str(artifact.resolve()), "--host", HOST, "--port"]
     environment = {ARTIFACT: str(artifact.resolve())}
-    bentoml_serve = replace(http_target(artifact, None), name=BENTOML_SERVE)
-    tuneport = replace(bentoml_serve, name=TUNEPORT, command=lambda port: [*serve, str(port)])
+    bentoml_serve = bentoml_target(artifact, None, name=BENTOML_SERVE)
+    tuneport = replace(http_target(artifact, None), name=TUNEPORT)
     bare = EndpointTarget(
         name=BARE,
         command=lambda port: [*python, BARE_SERVER, str(port)],

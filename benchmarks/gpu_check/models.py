@@ -7,7 +7,7 @@ python -m tuneport.stages.benchmarks.gpu_check.models random-gpt2 TOKENIZER DATA
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,19 @@ BATCH_ROWS = 32
 
 
 def random_bert(
-    tokenizer_folder: Path, data: Path, out: Path, *, layers: int, hidden_size: int, max_length: int = MAX_LENGTH
+    tokenizer_folder: Path,
+    data: Path,
+    out: Path,
+    *,
+    layers: int,
+    hidden_size: int,
+    max_length: int = MAX_LENGTH,
+    splits: Mapping[str, int] = SPLITS,
 ) -> None:
     """Write OUT/checkpoint, a random BERT classifier, and OUT/data: texts of `data` with the labels that it predicts.
 
-    The last layer is scaled so that each logit has mean 0 and the deviation `DEVIATION`, as if it were trained.
+    `splits` has the number of texts of each split. The last layer is scaled so that each logit has mean 0 and the
+    deviation `DEVIATION`, as if it were trained.
     """
     from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
@@ -52,7 +60,7 @@ def random_bert(
         id2label=dict(enumerate(LABELS)), label2id={label: i for i, label in enumerate(LABELS)},
     )  # fmt: skip
     model = BertForSequenceClassification(config).eval().to(_device())
-    texts = {split: _texts(data / f"{split}.jsonl", count) for split, count in SPLITS.items()}
+    texts = {split: _texts(data / f"{split}.jsonl", count) for split, count in splits.items()}
     logits = {split: _logits(model, tokenizer, rows) for split, rows in texts.items()}
     mean, scale = logits["train"].mean(0), DEVIATION / logits["train"].std(0)
     with torch.no_grad():

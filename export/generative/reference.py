@@ -33,7 +33,7 @@ class TorchGenerator(TorchModel):
         A margin is the difference between the logit of a generated token, the end token included, and the second
         best. An input with a reference answer also has its `losses` and `hits`.
         """
-        self._runtime_task = runtime_task
+        self.runtime_task = runtime_task
         rows = [row for (row,) in runtime_task.encode(parsed_inputs)]
         order = sorted(range(len(parsed_inputs)), key=lambda i: (_limit(rows[i]), len(rows[i])))
         outputs: list[list[RowOutputs]] = [[] for _ in parsed_inputs]
@@ -49,8 +49,9 @@ class TorchGenerator(TorchModel):
 
     def run_batch(self, rows: Sequence[EncodedInput]) -> Any:
         """Generate from rows as a variant does; for timing."""
+        assert self.runtime_task is not None
         with kernels(self.setup):
-            return GenerativeRunner(self._runtime_task, self.model, self._processing).run_batch(rows)
+            return GenerativeRunner(self.runtime_task, self.model, self._processing).run_batch(rows)
 
     def _generate(self, feeds: dict[str, Any], limit: int) -> list[RowOutputs]:
         feeds = {name: to_model(values, self.model) for name, values in feeds.items()}

@@ -52,6 +52,9 @@ class StudentSource(Protocol):
     def check(self) -> None:
         """Raise EngineError with the reason why a student is not worth its training, if that is known before it."""
 
+    def make(self) -> None:
+        """Find or train it, once; that there is none is told by `write`."""
+
     def write(self, folder: Path) -> Graph:
         """Write the fp32 graph into a folder; raises EngineError with the reason why there is no student."""
 

@@ -29,8 +29,10 @@ from .context import BuildContext
 
 BATCH_ROWS = 16
 BATCH_TOKENS = 2048
-"""Of long inputs, and of those that are read in several windows, fewer rows are taken: attention of all layers of
-teacher and student is in memory at once."""
+"""Of long inputs, and of those that are read in several windows, fewer rows are taken."""
+PART_TOKENS = 768
+"""A batch runs in parts whose gradients are added up: hidden states and attention of all layers of teacher and student
+are in memory at once."""
 SORTED_BATCHES = 8
 """Batches whose rows are sorted by length together, so that they have little padding."""
 LEARNING_RATE = 2e-4
@@ -88,22 +90,27 @@ class Distiller:
 
         The learning rate falls linearly to zero over the steps or the seconds, whichever end first.
         """
-        for parameter in student.model.parameters():
-            parameter.requires_grad_(True)
-        optimizer = torch.optim.AdamW(student.model.parameters(), lr=LEARNING_RATE)
+        student.model.requires_grad_(True)
+        # Half of the weights of a small model: the layers are what has to change, and AdamW takes 12 bytes a weight.
+        student.model.get_input_embeddings().requires_grad_(False)
+        trained = [each for each in student.model.parameters() if each.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE)
         batches, started, step = self._batches(), time.monotonic(), 0
         while step < steps and (elapsed := time.monotonic() - started) < seconds:
             share = max(step / steps, elapsed / seconds)
             for group in optimizer.param_groups:
                 group["lr"] = LEARNING_RATE * (1 - share) * min(1.0, (step + 1) / WARM_UP_STEPS)
-            loss = self._loss(student, next(batches))
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(student.model.parameters(), MAX_GRAD_NORM)
+            error = 0.0
+            for share_of_rows, part in split_rows(next(batches)):
+                loss = share_of_rows * self._loss(student, part)
+                loss.backward()  # type: ignore[no-untyped-call]
+                error += loss.item()
+            nn.utils.clip_grad_norm_(trained, MAX_GRAD_NORM)
             optimizer.step()
             optimizer.zero_grad()
             if step % PROGRESS_STEPS == 0:
                 self._progress(
-                    f"training a student of {len(student.layers)} layers: step {step}, error {loss.item():.3g}, "
+                    f"training a student of {len(student.layers)} layers: step {step}, error {error:.3g}, "
                     f"at most {seconds - elapsed:.0f} s left"
                 )
             step += 1
@@ -161,6 +168,15 @@ class Distiller:
             for ours, index in zip(outputs.get("attentions") or (), student.layers, strict=False)
         ]
         return sum(torch.stack(each).mean() for each in (errors, hidden, attention) if each)  # type: ignore[return-value]
+
+
+def split_rows(feeds: dict[str, torch.Tensor]) -> Iterator[tuple[float, dict[str, torch.Tensor]]]:
+    """Yield parts of a batch of at most `PART_TOKENS` padded tokens, or of one row, each with its share of the rows."""
+    rows, length = feeds["attention_mask"].shape
+    size = max(1, PART_TOKENS // length)
+    for start in range(0, rows, size):
+        part = {name: values[start : start + size] for name, values in feeds.items()}
+        yield len(part["attention_mask"]) / rows, part
 
 
 def layers_of(model: Any) -> nn.ModuleList:

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from decimal import Decimal
 from itertools import islice
 from typing import Any, Literal
 
@@ -28,7 +29,10 @@ Kind = Literal[
 """What the values of a column are; the plural is a list of them in each row, a `written list` one in a table's cell."""
 SAMPLE_ROWS = 2000
 AUDIO_FILE = re.compile(r".+\.(wav|flac)", re.I)
-INTEGER = re.compile(r"[+-]?\d+")
+ROW_KEYS = ("id", "idx", "index", "key", "no", "nr", "number", "row", "rowid", "rownumber", "uid")
+INTEGER = re.compile(r"[+-]?\d+(\.0+)?")
+ROW_NUMBERS = re.compile(r"__index_level_\d+__|Unnamed: \d+")
+"""Names that pandas gives to a column of row numbers."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,11 @@ class Column:
         return "".join(char for char in self.name.lower() if char.isalnum())
 
     @property
+    def numbers_rows(self) -> bool:
+        """Whether the column has the name and the values of row numbers."""
+        return self.kind == "integer" and self.key in ROW_KEYS and self.distinct == self.rows
+
+    @property
     def looks_like_classes(self) -> bool:
         """Whether the values repeat as those of a label do."""
         return self.kind in ("string", "integer") and 2 <= self.distinct <= max(2, min(200, self.rows // 2))
@@ -62,7 +71,7 @@ def describe_columns(split: LoadedSplit) -> list[Column]:
     return [
         _describe(name, [row[name] for row in sample], is_table=split.delimiter is not None, is_label=name in names)
         for name in split.rows.column_names
-        if name  # tables may have a column without a name, such as a row number
+        if name and not ROW_NUMBERS.fullmatch(name)  # a table's column without a name holds row numbers, too
     ]
 
 
@@ -81,8 +90,8 @@ def _kind(values: list[Any], *, is_table: bool) -> Kind:
         return _kind_of_strings(values, is_table=is_table)
     if all(isinstance(value, int) for value in values):  # true and false as well
         return "integer"
-    if all(isinstance(value, int | float) for value in values):
-        return "fraction"
+    if all(isinstance(value, int | float | Decimal) for value in values):  # pandas stores whole numbers as fractions
+        return "integer" if all(_is_whole(value) for value in values) else "fraction"
     if all(_is_answer(value) for value in values):
         return "answers"
     if not all(isinstance(value, list) for value in values):
@@ -120,6 +129,10 @@ def _is_answer(value: Any) -> bool:
 
 def _all(elements: Iterable[Any], kinds: Any) -> bool:
     return all(isinstance(element, kinds) for element in elements)
+
+
+def _is_whole(value: int | float | Decimal) -> bool:
+    return math.isfinite(value) and value == int(value)
 
 
 def _is_number(cell: str) -> bool:

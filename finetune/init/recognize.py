@@ -171,6 +171,7 @@ def with_classes(columns: Sequence[Column]) -> Recognized | None:
 
 def with_numbers(columns: Sequence[Column]) -> Recognized | None:
     """Recognize texts with whole numbers, which are scores only if the user says so."""
+    columns = [column for column in columns if not column.numbers_rows]
     return _scored(columns, lambda others: _named(whole := _of_kind(others, "integer"), SCORE) or _only(whole))
 
 
@@ -193,6 +194,7 @@ def _scored(columns: Sequence[Column], choose: Callable[[list[Column]], Column |
 
 def plain(columns: Sequence[Column]) -> Recognized | None:
     """Recognize texts alone."""
+    columns = [column for column in columns if not column.numbers_rows]
     texts = _of_kind(columns, "string")
     chosen = texts[0] if len(texts) == len(columns) == 1 else _named(texts, ("text",))
     if not chosen:

@@ -35,7 +35,7 @@ class Task(SequenceTask):
             for number, row in numbered_rows(rows):
                 if not self._is_valid(row["score"]):
                     problem = f"score is {preview(row['score'])}, and {self._expected_score()} is expected"
-                    problems.add(f"{data.files[split]} row {number}", problem)
+                    problems.add(f"{data.files[split]} row {number}", problem, _score_remedy(row["score"]))
         problems.raise_if_any()
 
     def load_model(self, source: str) -> PreTrainedModel:
@@ -79,6 +79,15 @@ class Task(SequenceTask):
 
     def _expected_score(self) -> str:
         return f"a list of {self.num_targets} numbers" if self.num_targets > 1 else "a number"
+
+
+def _score_remedy(score: Any) -> str | None:
+    """Return the remedy for a value that is no score, where it is known."""
+    if isinstance(score, bool):
+        return "write 0 and 1, or predict classes: --task text-classification --columns label=YOUR_COLUMN"
+    if score is None or (isinstance(score, float) and not math.isfinite(score)):
+        return "remove the rows that have no score, or score them"
+    return None
 
 
 def _format_numbers(values: npt.NDArray[np.float64]) -> str:

@@ -1,5 +1,6 @@
 """Text classification: one label for each text or pair (`label`), or several (`labels`)."""
 
+import math
 from collections import Counter
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel
 
+from tuneport.data.columns import suggest_renaming
 from tuneport.data.reader import Data
 from tuneport.data.rows import Problems, numbered_rows, preview
 from tuneport.errors import DataError
@@ -30,9 +32,9 @@ class Task(SequenceTask):
         if ("label" in columns) == ("labels" in columns):
             own = ", ".join(map(repr, data.columns))
             found = "both label and labels" if "label" in columns else f"neither label nor labels, only {own}"
-            raise DataError(
-                f"{data.files['train']} has {found}", "give one of them, or rename with --columns label=YOURS"
-            )
+            names = {name: config.columns.get(name, name) for name in ("label", "labels")}
+            remedy = f"give one of them, or rename with {suggest_renaming('label', names, data.columns)}"
+            raise DataError(f"{data.files['train']} has {found}", remedy)
         self.multi_label = "labels" in columns
         self.problem_type = "multi_label_classification" if self.multi_label else "single_label_classification"
         check_same_columns(data, ("labels" if self.multi_label else "label", "text_pair"))
@@ -120,7 +122,7 @@ class Task(SequenceTask):
             for label in labels:
                 if isinstance(label, bool) or not isinstance(label, str | int) or not str(label).strip():
                     problem = f"label is {preview(label)}, and a string or whole number is expected"
-                    problems.add(f"{file} row {number}", problem)
+                    problems.add(f"{file} row {number}", problem, _label_remedy(label))
                 else:
                     counts[str(label)] += 1
         return counts
@@ -136,6 +138,19 @@ class Task(SequenceTask):
         if not self.multi_label:
             return self.labels[int(target)]
         return ", ".join(label for label, flag in zip(self.labels, target, strict=True) if flag) or "none"
+
+
+def _label_remedy(label: Any) -> str | None:
+    """Return the remedy for a value that is no label, where it is known."""
+    if isinstance(label, bool):
+        return 'write true and false as strings, such as "yes" and "no"'
+    if isinstance(label, float) and not math.isnan(label):
+        return "write strings or whole numbers, or predict numbers: --task regression --columns score=YOUR_COLUMN"
+    if isinstance(label, list):
+        return "lists of labels have a column of their own: --columns labels=YOUR_COLUMN"
+    if label is None or not str(label).strip() or label != label:
+        return "remove the rows that have no label, or label them"
+    return "write the labels as strings"
 
 
 def _label_order(label: str) -> tuple[bool, int, str]:

@@ -33,7 +33,8 @@ class GrpcServer:
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
-        self._server.add_generic_rpc_handlers((Servicer(models).handlers(),))
+        self._servicer = Servicer(models)
+        self._server.add_generic_rpc_handlers((self._servicer.handlers(),))
 
     async def start(self) -> int:
         """Listen; returns the port. Raises TuneportError if it is taken."""
@@ -64,4 +65,5 @@ class GrpcServer:
     async def stop(self, shutdown_grace_s: float) -> None:
         """Refuse new calls and let active ones finish within the grace time."""
         await self.set_ready(False)
+        self._servicer.stop_streams()
         await self._server.stop(shutdown_grace_s)

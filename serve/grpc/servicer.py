@@ -5,8 +5,6 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from tuneport.runtime.tasks.inputs import check_number
-from tuneport.schema.artifact import Manifest
 from tuneport.version import VERSION
 
 from .. import tensors
@@ -14,14 +12,14 @@ from ..errors import ErrorResponse
 from ..evidence import evidence_metadata
 from ..framing import RequestFrame
 from ..models.registry import ModelRegistry
-from ..open_inference import EXTENSIONS, PLATFORM, check_output_parameters, infer, versions_of
+from ..open_inference import EXTENSIONS, PLATFORM, infer, versions_of
 from . import open_inference_pb2 as pb
-from .messages import infer_response, parse_message, read_parameters, read_tensors
-from .wire import check_fields
+from .messages import infer_response
+from .model_management import config_response, index_response, statistics_response
+from .requests import check_request, parse_request, use_model
+from .stream import StreamInfer
 
 SERVICE = "inference.GRPCInferenceService"
-EXTRA_FIELDS = 1024
-"""Fields that a message may have beside the elements of its tensors."""
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Call = Callable[[Any, Context, RequestFrame], Awaitable[Any]]
 
@@ -32,6 +30,11 @@ class Servicer:
     def __init__(self, models: ModelRegistry) -> None:
         """Keep the worker's models."""
         self._models = models
+        self._streams = StreamInfer(models, lambda context: self._frame(context, "infer"))
+
+    def stop_streams(self) -> None:
+        """Let each stream end after the request that it is at."""
+        self._streams.stopping.set()
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """Return the service's handlers; calls without an operation are health checks."""
@@ -42,6 +45,9 @@ class Servicer:
             "ServerMetadata": (self.server_metadata, pb.ServerMetadataRequest, "v2"),
             "ModelMetadata": (self.model_metadata, pb.ModelMetadataRequest, "v2"),
             "ModelInfer": (self.model_infer, pb.ModelInferRequest, "infer"),
+            "ModelConfig": (self.model_config, pb.ModelConfigRequest, "v2"),
+            "ModelStatistics": (self.model_statistics, pb.ModelStatisticsRequest, "v2"),
+            "RepositoryIndex": (self.repository_index, pb.RepositoryIndexRequest, "v2"),
         }
         handlers = {
             name: grpc.unary_unary_rpc_method_handler(
@@ -50,7 +56,8 @@ class Servicer:
             )
             for name, (call, kind, operation) in calls.items()
         }
-        return grpc.method_handlers_generic_handler(SERVICE, handlers)
+        stream = grpc.stream_stream_rpc_method_handler(self._streams.handle)
+        return grpc.method_handlers_generic_handler(SERVICE, {**handlers, "ModelStreamInfer": stream})
 
     async def server_live(self, request: Any, context: Context, frame: RequestFrame) -> Any:
         """Answer that the process is alive."""
@@ -62,7 +69,7 @@ class Servicer:
 
     async def model_ready(self, request: Any, context: Context, frame: RequestFrame) -> Any:
         """Answer whether the model accepts inference calls."""
-        self._use_model(frame, request.name, request.version)
+        use_model(self._models, frame, request.name, request.version)
         return pb.ModelReadyResponse(ready=frame.admission.ready)
 
     async def server_metadata(self, request: Any, context: Context, frame: RequestFrame) -> Any:
@@ -71,7 +78,7 @@ class Servicer:
 
     async def model_metadata(self, request: Any, context: Context, frame: RequestFrame) -> Any:
         """Return the model's input and output tensors."""
-        self._use_model(frame, request.name, request.version)
+        use_model(self._models, frame, request.name, request.version)
         manifest = frame.admission.manifest
         proof = evidence_metadata(frame.admission.inference)
         context.set_trailing_metadata((("x-request-id", frame.request_id), *proof))
@@ -87,38 +94,42 @@ class Servicer:
 
     async def model_infer(self, request: Any, context: Context, frame: RequestFrame) -> Any:
         """Answer input tensors with output tensors."""
-        self._use_model(frame, request.model_name, request.model_version)
-        admission, manifest = frame.admission, frame.admission.manifest
-        frame.inputs = await admission.inference.lanes.run_if_large(
-            request.ByteSize(), _read_inputs, manifest, request, admission.settings.max_client_batch_size
-        )
-        parameters = read_parameters(request.parameters)
-        check_number(len(request.outputs), "outputs")
-        for output in request.outputs:
-            check_output_parameters(output.name, output.parameters)
-        output_names = [output.name for output in request.outputs]
-        tensors.check_outputs(manifest, output_names)
-        outputs = await infer(admission, frame.inputs, parameters, output_names, context.time_remaining())
-        return infer_response(request, manifest, outputs)
+        use_model(self._models, frame, request.model_name, request.model_version)
+        _, inputs, parameters, output_names = await check_request(request, frame)
+        outputs = await infer(frame.admission, inputs, parameters, output_names, context.time_remaining())
+        return infer_response(request, frame.admission.manifest, outputs)
 
-    def _use_model(self, frame: RequestFrame, name: str, version: str) -> None:
-        """Let the version that a message names answer; raises NotFound."""
-        default = self._models.default
-        if name != default.name or version or default.candidate is not None:
-            frame.use(self._models.find(name, version, frame.headers))
+    async def model_config(self, request: Any, context: Context, frame: RequestFrame) -> Any:
+        """Return the model's tensors and limits."""
+        use_model(self._models, frame, request.name, request.version)
+        return config_response(frame.admission)
+
+    async def model_statistics(self, request: Any, context: Context, frame: RequestFrame) -> Any:
+        """Return the counts and times since the start of a model, or of all without a name."""
+        if not request.name:
+            return await statistics_response(self._models.versions)
+        use_model(self._models, frame, request.name, request.version)
+        return await statistics_response([frame.admission])
+
+    async def repository_index(self, request: Any, context: Context, frame: RequestFrame) -> Any:
+        """List the models."""
+        return await index_response(self._models, ready=request.ready)
+
+    def _frame(self, context: Context, operation: str | None) -> RequestFrame:
+        """Return the frame of a request that came with the metadata of a call."""
+        metadata = {key: _as_text(value) for key, value in context.invocation_metadata() or ()}
+        is_named = not self._models.has_several
+        return RequestFrame(self._models.default.serving, "grpc", operation, metadata, is_named=is_named)
 
     def _framed(self, call: Call, kind: Any, operation: str | None) -> Callable[[bytes, Context], Awaitable[Any]]:
         """Put a request frame around a call, and abort it with the code of an error that it raises."""
 
         async def framed(raw: bytes, context: Context) -> Any:
-            metadata = {key: _as_text(value) for key, value in context.invocation_metadata() or ()}
-            serving, is_named = self._models.default.serving, not self._models.has_several
-            frame = RequestFrame(serving, "grpc", operation, metadata, is_named=is_named)
+            frame = self._frame(context, operation)
             context.set_trailing_metadata((("x-request-id", frame.request_id),))
 
             async def answer() -> Any:
-                check_fields(raw, EXTRA_FIELDS + 4 * serving.settings.max_client_batch_size)
-                response = await call(parse_message(kind, raw), context, frame)
+                response = await call(parse_request(frame.admission.settings, kind, raw), context, frame)
                 frame.status = "OK"
                 return response
 
@@ -130,11 +141,6 @@ class Servicer:
             return await frame.handle(answer, respond)
 
         return framed
-
-
-def _read_inputs(manifest: Manifest, request: Any, limit: int) -> list[Any]:
-    """Return the inputs in a request's tensors, at most `limit`."""
-    return tensors.inputs_from_tensors(manifest, read_tensors(request, limit))
 
 
 def _trailing_metadata(error: ErrorResponse, request_id: str) -> tuple[tuple[str, str], ...]:

@@ -1,5 +1,7 @@
 """What Triton adds to the Open Inference Protocol over HTTP: a model's configuration and statistics, and the index.
 
+`grpc/model_management.py` has the same for gRPC.
+
 The statistics are those of all workers since the start, from the metrics that Prometheus reads.
 """
 
@@ -12,11 +14,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from tuneport.tasks import task_spec
+
 from .. import tensors
 from ..admission import AdmissionController
 from ..metrics import CANCELLED, Metrics
-from ..models.host import ModelHost
-from ..models.registry import Model
+from ..models.registry import Model, ModelRegistry
 from ..models.repository import list_available
 from ..open_inference import PLATFORM
 from .requests import admission_of, models_of
@@ -29,24 +32,37 @@ TYPES = {tensors.BYTES: "TYPE_STRING", tensors.FP32: "TYPE_FP32"}
 
 async def index(request: Request) -> Response:
     """List the versions that are loaded, and those that the model repository has beside them."""
-    models, repository = models_of(request), models_of(request).worker.settings.model_repository
-    listed = [_state(model, admission) for model in models for admission in model.versions]
-    known = {(each["name"], each["version"]) for each in listed}
-    host: ModelHost | None = request.app.state.host
-    failures = host.failures if host else {}
-    for each in await asyncio.to_thread(list_available, repository):
-        key = each.manifest.name, each.manifest.version
-        if key not in known:
-            known.add(key)
-            reason = failures.get(key, "not loaded")
-            listed.append({"name": key[0], "version": key[1], "state": "UNAVAILABLE", "reason": reason})
-    return json_response(listed)
+    return json_response(await describe_index(models_of(request)))
 
 
 async def model_config(request: Request) -> Response:
     """Return the model's tensors and limits, and the execution of the variant that serves."""
-    admission, manifest = admission_of(request), admission_of(request).manifest
+    return json_response(describe_config(admission_of(request)))
+
+
+async def model_statistics(request: Request) -> Response:
+    """Return the counts and times of a model, or of all, since the start."""
+    admissions = (admission_of(request),) if "model" in request.path_params else models_of(request).versions
+    return json_response({"model_stats": await describe_statistics(admissions)})
+
+
+async def describe_index(models: ModelRegistry) -> list[dict[str, str]]:
+    """List for both protocols the versions that are loaded, and those that the model repository has beside them."""
+    listed = [_state(model, admission) for model in models for admission in model.versions]
+    known = {(each["name"], each["version"]) for each in listed}
+    for each in await asyncio.to_thread(list_available, models.worker.settings.model_repository):
+        key = each.manifest.name, each.manifest.version
+        if key not in known:
+            known.add(key)
+            reason = models.failures.get(key, "not loaded")
+            listed.append({"name": key[0], "version": key[1], "state": "UNAVAILABLE", "reason": reason})
+    return listed
+
+
+def describe_config(admission: AdmissionController) -> dict[str, Any]:
+    """Describe the model in Triton's names for both protocols."""
     predictor, settings = admission.inference.predictor, admission.settings
+    manifest = predictor.manifest
     execution, limits = predictor.variant.execution, predictor.runner.limits
     parameters = {
         "task": manifest.task,
@@ -57,31 +73,28 @@ async def model_config(request: Request) -> Response:
         "max_batch_tokens": limits.tokens,
         "max_queue_ms": settings.max_queue_ms,
     }
-    return json_response(
-        {
-            "name": manifest.name,
-            "platform": PLATFORM,
-            "backend": execution.engine,
-            "version_policy": {"specific": {"versions": [manifest.version]}},
-            "max_batch_size": settings.max_client_batch_size,
-            "input": [_tensor(name, tensors.BYTES) for name in tensors.fields_of(manifest)],
-            "output": [_tensor(*each) for each in tensors.output_datatypes(manifest).items()],
-            "instance_group": [
-                {
-                    "kind": "KIND_CPU" if execution.device == "cpu" else "KIND_GPU",
-                    "count": predictor.runner.streams * (settings.engine_count or settings.worker_count),
-                }
-            ],
-            "parameters": {name: {"string_value": str(value)} for name, value in parameters.items()},
-        }
-    )
+    return {
+        "name": manifest.name,
+        "platform": PLATFORM,
+        "backend": execution.engine,
+        "version_policy": {"specific": {"versions": [manifest.version]}},
+        "max_batch_size": settings.max_client_batch_size,
+        "input": [_tensor(name, tensors.BYTES) for name in tensors.fields_of(manifest)],
+        "output": [_tensor(*each) for each in tensors.output_datatypes(manifest).items()],
+        "instance_group": [
+            {
+                "kind": "KIND_CPU" if execution.device == "cpu" else "KIND_GPU",
+                "count": predictor.runner.streams * (settings.engine_count or settings.worker_count),
+            }
+        ],
+        "parameters": {name: {"string_value": str(value)} for name, value in parameters.items()},
+        "model_transaction_policy": {"decoupled": task_spec(manifest.task).streams},
+    }
 
 
-async def model_statistics(request: Request) -> Response:
-    """Return the counts and times of a model, or of all, since the start."""
-    admissions = (admission_of(request),) if "model" in request.path_params else models_of(request).versions
-    statistics = await asyncio.to_thread(_read_all_statistics, admissions)  # NVML may take a while
-    return json_response({"model_stats": statistics})
+async def describe_statistics(admissions: Sequence[AdmissionController]) -> list[dict[str, Any]]:
+    """Return the counts and times of each version for both protocols."""
+    return await asyncio.to_thread(_read_all_statistics, admissions)  # NVML may take a while
 
 
 def read_statistics(metrics: Metrics) -> dict[str, Any]:

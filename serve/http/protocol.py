@@ -24,7 +24,8 @@ class _ServerProtocol(asyncio.Protocol):
     """
 
     header_timeout_s: float
-    write_timeout_s: float
+    body_timeout_s: float
+    """For a body that nobody reads, and for a client to read."""
     loop: asyncio.AbstractEventLoop
     transport: asyncio.Transport
     cycle: Any
@@ -34,7 +35,6 @@ class _ServerProtocol(asyncio.Protocol):
     headers: list[tuple[bytes, bytes]]
     expect_100_continue: bool
     refuse: Refuse | None
-    on_response_complete: Callable[[], None]
     timeout_keep_alive: int
     timeout_keep_alive_handler: Callable[[], None]
     timeout_keep_alive_task: asyncio.TimerHandle | None
@@ -45,6 +45,8 @@ class _ServerProtocol(asyncio.Protocol):
     _write_timer: asyncio.TimerHandle | None = None
     _has_begun = False
     """Whether a request has begun whose headers are not complete."""
+    _expects_body = False
+    """Whether a request's headers are complete, and its body is not."""
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -64,7 +66,7 @@ class _ServerProtocol(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         """Hand the request to the application, unless it is refused: then its body is not kept."""
-        self._has_begun = False
+        self._has_begun, self._expects_body = False, True
         self._stop_waiting()
         response = self.refuse(self.url, self.headers) if self.refuse and self._may_refuse() else None
         if response is None:
@@ -73,6 +75,12 @@ class _ServerProtocol(asyncio.Protocol):
         self.cycle = REFUSED
         self.transport.write(response)
         self.on_response_complete()
+
+    def on_response_complete(self) -> None:
+        """Limit the time of a body that nobody reads, because the response came before its end."""
+        super().on_response_complete()  # type: ignore[misc]
+        if self._expects_body and self.cycle.response_complete and not self.transport.is_closing():
+            self._wait(self.body_timeout_s)
 
     def _may_refuse(self) -> bool:
         """Tell whether a response may be sent now, after which the connection goes on with the next request."""
@@ -88,6 +96,8 @@ class _ServerProtocol(asyncio.Protocol):
     def on_message_complete(self) -> None:
         """Wait for the next request, also where the body came after the response: its arrival ended the wait."""
         super().on_message_complete()  # type: ignore[misc]
+        self._expects_body = False
+        self._stop_waiting()
         if self.cycle.response_complete and not self.transport.is_closing():
             self._unset_keepalive_if_required()
             self.timeout_keep_alive_task = self.loop.call_later(
@@ -122,7 +132,7 @@ class _ServerProtocol(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._write_timer = self.loop.call_later(self.write_timeout_s, self.transport.abort)
+        self._write_timer = self.loop.call_later(self.body_timeout_s, self.transport.abort)
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -135,8 +145,12 @@ class _ServerProtocol(asyncio.Protocol):
         self.on_change()
 
     def _wait_for_headers(self) -> None:
+        self._wait(self.header_timeout_s)
+
+    def _wait(self, seconds: float) -> None:
+        """Close the connection after some seconds, unless what is waited for comes."""
         self._stop_waiting()
-        self._timer = self.loop.call_later(self.header_timeout_s, self._close)
+        self._timer = self.loop.call_later(seconds, self._close)
 
     def _stop_waiting(self) -> None:
         if self._timer:
@@ -173,7 +187,7 @@ def extend_protocol(protocol: Any, settings: Settings, refuse: Refuse | None = N
         return protocol
     fields = {
         "header_timeout_s": settings.header_timeout_s,
-        "write_timeout_s": settings.body_timeout_s,
+        "body_timeout_s": settings.body_timeout_s,
         "refuse": staticmethod(refuse) if refuse else None,
     }
     return type("ServerProtocol", (_ServerProtocol, protocol), fields)

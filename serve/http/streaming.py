@@ -1,7 +1,7 @@
 """Stream one text while it is generated: `"stream": true` at /predict, and OpenAI's `stream`."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any
 
 from starlette.requests import Request
@@ -37,7 +37,7 @@ class TokenStream:
 
 async def stream_text(
     admission: AdmissionController, value: Any, parameters: dict[str, Any], *, allow_truncation: bool = True
-) -> AsyncIterator[str | InferenceResult]:
+) -> AsyncGenerator[str | InferenceResult, None]:
     """Yield the pieces of the answer to one input as its tokens are generated, then the result.
 
     The pieces add up to the result's text. Raises what `AdmissionController.infer` raises, and DeadlineExceeded when

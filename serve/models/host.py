@@ -51,8 +51,6 @@ class ModelHost:
     ) -> None:
         """`open_version` opens an artifact, and raises a TuneportError if it may not serve."""
         self.models = models
-        self.failures: dict[tuple[str, str], str] = {}
-        """Why versions were not loaded, by name and version."""
         self._settings = settings
         self._open = open_version
         self._lock = asyncio.Lock()
@@ -114,14 +112,14 @@ class ModelHost:
                 raise ModelNotLoaded(f"no version of {name} serves", "load it with the traffic switch first")
             version = await asyncio.to_thread(self._open, available.folder)
         except Exception as error:
-            self.failures[key] = str(error)[:300]
+            self.models.failures[key] = str(error)[:300]
             logs.log("model not loaded", logging.ERROR, name=name, version=manifest.version, reason=str(error)[:300])
             if isinstance(error, ModelNotLoaded):
                 raise
             remedy = error.remedy if isinstance(error, TuneportError) else "see the service's log"
             problem = error.problem if isinstance(error, TuneportError) else type(error).__name__
             raise ModelNotLoaded(f"{name} {manifest.version} was not loaded: {problem}", remedy) from error
-        self.failures.pop(key, None)
+        self.models.failures.pop(key, None)
         return version
 
     def _give_traffic(self, model: Model | None, version: AdmissionController, options: LoadOptions) -> None:

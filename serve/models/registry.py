@@ -52,6 +52,8 @@ class ModelRegistry:
         self._models = {admission.manifest.name: Model(admission) for admission in admissions}
         self.default = next(iter(self._models.values()))
         self.worker: WorkerState = self.default.serving.worker
+        self.failures: dict[tuple[str, str], str] = {}
+        """Why versions were not loaded, by name and version."""
 
     def __iter__(self) -> Iterator[Model]:
         return iter(tuple(self._models.values()))

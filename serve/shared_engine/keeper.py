@@ -8,7 +8,8 @@ from pathlib import Path
 from tuneport.errors import TuneportError
 
 from .. import supervision
-from ..kept_process import KeptProcess
+from ..kept_process import STOP_MARGIN_S, KeptProcess
+from ..lifecycle import FORCED_EXIT_S
 from ..process_arguments import ProcessArguments
 from .channel import address_of, listen
 
@@ -52,11 +53,12 @@ class EngineKeeper:
         threading.Thread(target=keep, name="engines", daemon=True).start()
 
     def stop(self) -> None:
-        """Stop the processes and wait for them. Call it when the workers have ended."""
+        """Stop the processes, and kill those that do not end. Call it when the workers have ended."""
         for process in self.processes:
             process.terminate()
+        ends_at = time.monotonic() + FORCED_EXIT_S + STOP_MARGIN_S
         for process in self.processes:
-            process.wait()
+            process.wait(ends_at)
 
 
 def _listen(address: Path) -> socket.socket:

@@ -9,7 +9,6 @@ import logging
 import os
 import signal
 import socket
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -77,7 +76,9 @@ class EngineProcess:
         supervision.report_ready(supervision.ENGINE)
         logs.log("engine ready", model=self.inference.predictor.describe(), engine=self._number, pid=os.getpid())
         await stopping.wait()
+        lifecycle.end_by_force_after(self._settings.shutdown_grace_s + lifecycle.FORCED_EXIT_S)
         await self._drain(server)
+        lifecycle.end_by_force_after(lifecycle.FORCED_EXIT_S)  # nobody waits for rows any more
         server.close()
         self.inference.close()
 
@@ -91,9 +92,6 @@ class EngineProcess:
         """Stop because the device is lost: rows get errors, and another process takes this one's place."""
         logs.log("device lost", logging.ERROR, because=self.inference.lost_because, pid=os.getpid())
         self._metrics.device_lost()
-        timer = threading.Timer(self._settings.shutdown_grace_s + lifecycle.FORCED_EXIT_S, os._exit, (1,))
-        timer.daemon = True
-        timer.start()
         stopping.set()
 
     def _greet(self, manifest_hash: str) -> Greeting:

@@ -9,21 +9,21 @@ from kit.artifacts import reseal
 from kit.data import read_rows, write_rows
 
 from tuneport.errors import ArtifactError, GateError, TuneportError
-from tuneport.runtime.loading import open_task
+from tuneport.runtime.loading import open_runner, open_task
 from tuneport.runtime.tasks.base import RuntimeTask
 from tuneport.schema.artifact import GOLDEN, File, Manifest
 from tuneport.schema.loading import load_golden, load_manifest
 from tuneport.stages.benchmarks.config import EndpointConfig
 from tuneport.stages.benchmarks.endpoint.check import (
+    MIN_AGREEMENT,
     ExpectedPrediction,
     check_agreement,
     count_changed,
     expected_predictions,
+    variant_agreement,
 )
 from tuneport.stages.benchmarks.endpoint.main import bench_endpoint
-from tuneport.stages.benchmarks.endpoint.targets import (
-    EndpointTarget,
-)
+from tuneport.stages.benchmarks.endpoint.targets import EndpointTarget
 from tuneport.stages.benchmarks.load.main import SLICES
 from tuneport.stages.benchmarks.load.plan import OK, LoadResult
 
@@ -68,6 +68,27 @@ def test_an_endpoint_that_is_wrong_is_not_timed(
             check_agreement(target(), 1, task, expected)
     else:
         assert check_agreement(target(), 1, task, expected) == pytest.approx(1 - num_wrong / len(expected))
+
+
+def test_a_server_of_a_variant_may_differ_from_torch_as_the_variant_alone_does(
+    tiny_artifact: Path, task: RuntimeTask, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    golden = load_golden(tiny_artifact)
+    expected = expected_predictions(task, golden)
+    runner = open_runner(tiny_artifact, manifest, manifest.variant("fp32"))
+    assert variant_agreement(runner, golden, expected) == 1
+    changed = [*expected]
+    for i in range(3):
+        changed[i] = ExpectedPrediction(expected[i].input, {"label": "of torch alone", "score": 0.5})
+    alone = variant_agreement(runner, golden, changed)
+    assert alone == pytest.approx(1 - 3 / len(expected))
+    assert alone < MIN_AGREEMENT
+
+    result = untimed({OK: len(expected)}, last_bodies=responses(changed, 3))
+    monkeypatch.setattr("tuneport.stages.benchmarks.endpoint.check.run_load", lambda _: result)
+    assert check_agreement(target(), 1, task, changed, MIN_AGREEMENT * alone) == alone
+    with pytest.raises(GateError, match="torch predicts"):
+        check_agreement(target(), 1, task, changed)
 
 
 def test_an_endpoint_that_fails_is_not_timed(

@@ -133,10 +133,17 @@ def test_renamed_columns_are_read(tiny_checkpoint: Path, tiny_data: Path, tmp_pa
         )
     answer = tuneport(
         "export", tiny_checkpoint, "--data", tmp_path / "data", "--columns", "text=review,label=mood",
-        "--variants", "fp32", "--out", tmp_path / "out",
+        "--variants", "fp32", "--out", tmp_path / "out", "--json",
     )  # fmt: skip
     assert answer.code == 0
-    metric = load_manifest(tmp_path / "out").variant().evidence.metric
+    manifest = load_manifest(tmp_path / "out")
+    found = json.loads(answer.out)
+    assert found.pop("tag").startswith(f"tuneport:{manifest.version}-")
+    assert found == {
+        "artifact": str(tmp_path / "out"), "name": "out", "version": manifest.version, "default_variant": "fp32",
+        "variants": ["fp32"], "rejected": {},
+    }  # fmt: skip
+    metric = manifest.variant().evidence.metric
     assert metric is not None
     assert metric.value == pytest.approx(0.9)
 
@@ -209,16 +216,6 @@ def test_bench_compares_with_no_other_checkpoint(tiny_artifact: Path, tmp_path: 
     answer = tuneport("bench", tiny_artifact, "--out", tmp_path / "report", "--checkpoint", tmp_path / "other")
     assert answer.code == 1
     assert "not what tiny was exported from" in answer.err
-
-
-def test_build_names_the_bento(tiny_artifact: Path) -> None:
-    import bentoml
-
-    answer = tuneport("build", tiny_artifact)
-    assert answer.code == 0
-    tag = answer.out.split()[1].rstrip(";")
-    built = bentoml.bentos.get(tag)
-    assert str(built.info.all_models[0].tag).startswith(f"tuneport:{load_manifest(tiny_artifact).version}-")
 
 
 def test_serve_refuses_wrong_settings_before_it_starts(tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:

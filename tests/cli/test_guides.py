@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,13 @@ def commands(document: str) -> list[list[str]]:
     return [shlex.split(line)[1:] for line in lines]
 
 
-def run(arguments: list[str], folder: Path, checkpoint: Path | None = None) -> str:
-    """Run a command in a folder, a service until it is ready, and return what it printed.
+def requests_of(document: str) -> list[str]:
+    """Return the requests of a page to the service that it starts."""
+    return lines_of(document, "curl")
+
+
+def run(arguments: list[str], folder: Path, checkpoint: Path | None = None, requests: Sequence[str] = ()) -> str:
+    """Run a command in a folder, a service until it has answered the `requests`, and return what it printed.
 
     With a `checkpoint` that is the embedded model, and the command is made shorter.
     """
@@ -74,8 +80,15 @@ def run(arguments: list[str], folder: Path, checkpoint: Path | None = None) -> s
         cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     if arguments[0] == "serve":
-        wait_until_ready(f"http://127.0.0.1:{port}", process)
-        process.terminate()
+        try:
+            wait_until_ready(f"http://127.0.0.1:{port}", process)
+            for line in requests:
+                ask = shlex.split(line.replace("http://127.0.0.1:3000", f"http://127.0.0.1:{port}"))
+                ask += ["--silent", "--fail-with-body"]
+                done = subprocess.run(ask, cwd=folder, capture_output=True, text=True, check=False)
+                assert done.returncode == 0, f"{line}\n{done.stdout}"
+        finally:
+            process.terminate()
     output, _ = process.communicate(timeout=1500)
     assert process.returncode == 0 or arguments[0] == "serve", f"tuneport {' '.join(arguments)}\n{output}"
     return output
@@ -107,7 +120,7 @@ def prepare(folder: Path, checkpoint: Path, data: Path) -> Path:
 def test_a_quick_start(document: str, tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path) -> None:
     prepare(tmp_path, tiny_checkpoint, tiny_data)
     for arguments in commands(document):
-        run(arguments, tmp_path, tiny_checkpoint)
+        run(arguments, tmp_path, tiny_checkpoint, requests_of(document))
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +135,7 @@ def exported(tiny_checkpoint: Path, tiny_data: Path, tmp_path_factory: pytest.Te
 @pytest.mark.parametrize("document", [pytest.param(each, marks=slow) for each in GUIDES])
 def test_a_guide(document: str, exported: Path, tiny_checkpoint: Path) -> None:
     for arguments in commands(document):
-        run(arguments, exported, tiny_checkpoint)
+        run(arguments, exported, tiny_checkpoint, requests_of(document))
 
 
 KEYS = ("label", "text", "answer", "entity")
@@ -150,7 +163,7 @@ def test_a_tutorial(document: str, tmp_path: Path) -> None:
     shown = [json.loads(line) for block in blocks[1:] for line in block.splitlines()]  # the first one is a row
     predicted = []
     for arguments in commands(document):
-        output = run(arguments, tmp_path)
+        output = run(arguments, tmp_path, requests=requests_of(document))
         if arguments[0] == "predict":
             predicted += [json.loads(line) for line in output.splitlines()]
     assert predicted
@@ -162,6 +175,14 @@ def test_every_page_with_commands_is_run() -> None:
     pages = {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
     elsewhere = {"howto/rollout.md"}  # tests/deploy/test_rollout.py
     assert {page for page in pages if lines_of(page)} - elsewhere == {*QUICK_STARTS, *GUIDES, *TUTORIALS}
+
+
+def test_requests_are_of_pages_that_start_a_service() -> None:
+    pages = {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md") if requests_of(str(page.relative_to(DOCS)))}
+    elsewhere = {"howto/rollout.md", "clients.md"}  # tests/deploy/test_rollout.py, tests/client/test_snippets.py
+    for page in pages - elsewhere:
+        assert [line for line in lines_of(page) if line.startswith("tuneport serve ")], page
+    assert {"zh/quickstart.md", "tutorials/regression.md"} <= pages
 
 
 def test_a_quick_start_installs_what_its_commands_need() -> None:

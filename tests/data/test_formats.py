@@ -50,6 +50,15 @@ def assert_rows_or_one_line(path: Path) -> None:
     assert "\n" not in problem
 
 
+def assert_rows_but_empty_ones(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Check the rows of a table, of which those without any text are skipped."""
+    if filled := [row for row in rows if any(row.values())]:
+        assert load(path) == filled
+    else:
+        with pytest.raises(DataError, match="no rows"):
+            load(path)
+
+
 @quick
 @given(rows_of(values))
 @example([{"a": 1, "b": []}, {"a": "x", "b": ["y"]}])
@@ -72,7 +81,7 @@ def test_cells_of_a_csv_are_those_that_were_written(folder: Path, rows: Any, del
         writer = csv.DictWriter(file, COLUMNS, delimiter=delimiter, quoting=quoting)
         writer.writeheader()
         writer.writerows(rows)
-    assert load(path) == rows
+    assert_rows_but_empty_ones(path, rows)
 
 
 def one_line(text: str) -> str:
@@ -111,7 +120,7 @@ def test_a_tsv_with_quoted_cells_is_read_as_such(folder: Path, rows: Any) -> Non
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, delimiter="\t", quoting=csv.QUOTE_ALL)
         writer.writerows([COLUMNS, *([row[name] for name in COLUMNS] for row in rows)])
-    assert load(path) == rows
+    assert_rows_but_empty_ones(path, rows)
 
 
 @quick

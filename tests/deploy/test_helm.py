@@ -156,11 +156,16 @@ def test_gpus_are_limits_and_tolerated() -> None:
 
 def test_autoscaling_leaves_the_replicas_to_the_autoscaler() -> None:
     assert find(render(), "Deployment")["spec"]["replicas"] == 2
-    hpa = render(autoscaling={"kind": "hpa"})
+    hpa = render(autoscaling={"kind": "hpa", "requestsInFlight": 16})
     assert "replicas" not in find(hpa, "Deployment")["spec"]
     metrics = [each["pods"]["metric"]["name"] for each in find(hpa, "HorizontalPodAutoscaler")["spec"]["metrics"]]
     adapter = read_yaml(ROOT / "deploy" / "monitoring" / "prometheus-adapter.yaml")["rules"]["custom"]
     assert sorted(metrics) == sorted(rule["name"].get("as") or rule["name"]["matches"].strip("^$") for rule in adapter)
+    in_flight = {"kind": "keda", "queueInputs": None, "queueMilliseconds": None, "requestsInFlight": 16}
+    [trigger] = find(render(autoscaling=in_flight), "ScaledObject")["spec"]["triggers"]
+    assert (
+        trigger["metadata"]["query"] == 'sum(tuneport_requests_in_flight{namespace="models",service="news-tuneport"})'
+    )
     keda = render(autoscaling={"kind": "keda", "queueInputs": None})
     [trigger] = find(keda, "ScaledObject")["spec"]["triggers"]
     assert 'tuneport_queue_seconds_sum{namespace="models",service="news-tuneport"}' in trigger["metadata"]["query"]

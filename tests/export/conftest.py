@@ -15,6 +15,7 @@ from tuneport.schema.torch_setup import TorchSetup
 from tuneport.stages.export import pipeline
 from tuneport.stages.export.graph import Graph
 from tuneport.stages.export.source import Reference, Source
+from tuneport.stages.export.steps import Steps
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +48,7 @@ def prepared_outlier(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 def _reuse_conversion(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let exports take torch's outputs and the fp32 graph of `prepared` instead of computing them again."""
 
-    def compute_reference(source: Source, folder: Path, setup: TorchSetup) -> Reference:
+    def compute_reference(source: Source, folder: Path, setup: TorchSetup, steps: Steps) -> Reference:
         shutil.copytree(prepared.folder, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("onnx"))
         return prepared.reference
 

@@ -13,7 +13,7 @@ from tuneport.errors import EngineError, GateError
 from tuneport.runtime.batch import EncodedInput
 from tuneport.runtime.runner import ModelRunner
 from tuneport.schema.artifact import Candidate, Execution, Footprint, Manifest, Rejected
-from tuneport.stages.export import pipeline
+from tuneport.stages.export import alternatives, pipeline
 from tuneport.stages.export.alternatives import best_alternative, choose_execution
 from tuneport.stages.export.benchmark import BenchmarkResult
 from tuneport.stages.export.build import Passed, VariantBuilder
@@ -169,10 +169,14 @@ def test_a_variant_records_its_streams_and_its_batches(
     faster = timing.model_copy(update={"texts_per_s": gain * timing.texts_per_s})
     results = {"int8": BenchmarkResult(timing, 128), "int8, a stream a core": BenchmarkResult(faster, 64)}
     builder = prepared.builder(tmp_path)
+    runner = FakeRunner(prepared, lambda _: 0.0, single_row_batches=single_row_batches)
     executions = {"int8": execution, "int8, a stream a core": execution.model_copy(update={"streams": 2})}
-    label = best_alternative("int8", results, "throughput")
-    chosen = {"int8": results[label]}, {"int8": executions[label]}
-    (variant,), _ = pipeline.record_variants(builder, ("calm",), [passed], *chosen)
+    opened = [(label, each, runner) for label, each in executions.items()]
+    monkeypatch.setattr(alternatives, "open_alternatives", lambda *_: opened)
+    monkeypatch.setattr(alternatives, "benchmark", lambda *_, **__: results)
+    chosen = choose_execution(builder, passed, [])
+    result = results[best_alternative("int8", results, "throughput")]
+    (variant,), _ = pipeline.record_variants(builder, ("calm",), [passed], {"int8": result}, {"int8": chosen})
     assert (variant.execution.streams, variant.execution.max_batch_tokens) == (streams, max_batch_tokens)
     assert variant.evidence.timing == (faster if streams == 2 else timing)
     assert variant.evidence.footprint == footprint

@@ -98,6 +98,22 @@ def test_a_benchmark_is_undecided_while_noise_hides_whether_the_approximate_vari
     assert is_decided({"torch fp32": targets["torch fp32"]}, seconds)
 
 
+@pytest.mark.parametrize(("student", "spread", "expected"), [(0.5, 0.01, True), (0.9, 0.6, False), (1.2, 0.6, True)])
+def test_a_benchmark_is_undecided_while_noise_hides_whether_a_student_is_faster(
+    student: float, spread: float, expected: bool
+) -> None:
+    """A student has to be proven faster than the full model, also where both have the same precision."""
+    targets = {
+        "int8": BenchmarkTarget(lambda rows: None, precision="int8"),
+        "pruned-int8": BenchmarkTarget(lambda rows: None, precision="int8", is_student=True),
+    }
+    seconds = {
+        "int8": [1 - spread, 1 + spread] * 6,
+        "pruned-int8": [student * (1 + spread), student * (1 - spread)] * 6,
+    }
+    assert is_decided(targets, seconds) == expected
+
+
 @pytest.mark.parametrize(("decided", "turns"), [(True, 10), (False, 20)])
 def test_an_undecided_benchmark_goes_on_for_longer(decided: bool, turns: int) -> None:
     stop = Stop(

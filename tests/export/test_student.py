@@ -1,7 +1,9 @@
 """The student of an export: what it is trained on, how many layers it has, who shares it, and when there is none."""
 
 import shutil
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from tuneport.schema.loading import load_manifest
 from tuneport.stages.export.build import Passed, VariantBuilder
 from tuneport.stages.export.card import card
 from tuneport.stages.export.gate import Measurement
+from tuneport.stages.export.passes import distill
 from tuneport.stages.export.passes.distill import Distiller, captured, layers_of
 from tuneport.stages.export.screening import screen_students
 from tuneport.stages.export.student import RECORD, STUDENTS
@@ -45,10 +48,12 @@ def _no_student_is_kept(deep: Prepared) -> Iterator[None]:
     shutil.rmtree(deep.config.checkpoint / STUDENTS, ignore_errors=True)
 
 
-def builder_of(deep: Prepared, folder: Path, **settings: object) -> tuple[VariantBuilder, list[str]]:
+def builder_of(
+    deep: Prepared, folder: Path, progress: Callable[[str], object] | None = None, **settings: object
+) -> tuple[VariantBuilder, list[str]]:
     """Return a builder and the lines of its progress."""
     lines: list[str] = []
-    return deep.builder(folder, progress=lines.append, **{**QUICK, **settings}), lines
+    return deep.builder(folder, progress=progress or lines.append, **{**QUICK, **settings}), lines
 
 
 def build(builder: VariantBuilder, name: str) -> Passed:
@@ -90,6 +95,35 @@ def test_a_student_of_other_settings_or_with_a_changed_file_is_not_used(deep: Pr
     assert len(list((deep.config.checkpoint / STUDENTS).iterdir())) == 3
 
 
+def test_two_exports_at_the_same_time_train_one_student(deep: Prepared, tmp_path: Path) -> None:
+    """The second one waits, says so, and uses the first one's."""
+    lines: list[str] = []
+
+    def follow(line: str) -> None:
+        lines.append(line)
+        if line.startswith("waiting"):
+            may_train.set()
+
+    def hold(line: str) -> None:
+        if "step 0" in line:
+            is_training.set()
+            assert may_train.wait(60)
+
+    is_training, may_train = threading.Event(), threading.Event()
+    first, _ = builder_of(deep, tmp_path / "first", progress=hold)
+    second, _ = builder_of(deep, tmp_path / "second", progress=follow)
+    with ThreadPoolExecutor(2) as pool:
+        begun = pool.submit(build, first, "pruned")
+        assert is_training.wait(60)
+        waited = pool.submit(build, second, "pruned")
+        assert waited.result(60).student == begun.result(60).student
+    assert lines == [
+        "waiting for another export, which trains the same student",
+        "reading the student that an earlier export trained",
+    ]
+    assert [each.name for each in (deep.config.checkpoint / STUDENTS).iterdir() if each.is_file()] == []
+
+
 def test_where_it_cannot_be_kept_it_is_trained_all_the_same(deep: Prepared, tmp_path: Path) -> None:
     (deep.config.checkpoint / STUDENTS).write_text("in the way")
     builder, lines = builder_of(deep, tmp_path)
@@ -107,6 +141,27 @@ def test_training_brings_a_student_closer_to_the_full_model(deep: Prepared) -> N
     assert distiller.train(student, steps=40, seconds=60) == 40
     assert distiller._loss(student, feeds).item() < 0.5 * before
     assert [len(layers_of(each.model)) for each in (distiller.full, student)] == [4, 3]
+
+
+def test_gradients_of_a_batch_in_parts_are_those_of_the_batch(deep: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    feeds = deep.reference.model.encode(["a", "b c d", "e f", "g"])
+    rows, length = feeds["attention_mask"].shape
+    monkeypatch.setattr(distill, "PART_TOKENS", 3 * length)
+    parts = list(distill.split_rows(feeds))
+    assert [share for share, _ in parts] == [3 / 4, 1 / 4]
+    assert all(torch.equal(torch.cat([part[name] for _, part in parts]), feeds[name]) for name in feeds)
+    monkeypatch.setattr(distill, "PART_TOKENS", 1)  # a row is never split
+    assert [len(part["input_ids"]) for _, part in distill.split_rows(feeds)] == [1] * rows
+
+
+def test_embeddings_are_not_trained(deep: Prepared) -> None:
+    inputs = train_inputs(deep.config, deep.source, deep.reference)
+    distiller = Distiller(deep.reference.model, inputs, per_token=False, seed=1)
+    student = distiller.full.without(1)
+    distiller.train(student, steps=2, seconds=60)
+    full, ours = (each.model.bert for each in (distiller.full, student))
+    assert torch.equal(full.embeddings.word_embeddings.weight, ours.embeddings.word_embeddings.weight)
+    assert not torch.equal(full.encoder.layer[0].output.dense.weight, ours.encoder.layer[0].output.dense.weight)
 
 
 def test_training_ends_with_its_time(deep: Prepared) -> None:
@@ -205,7 +260,7 @@ def test_students_of_slow_or_failed_variants_are_not_trained(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_quick_export")
+@pytest.mark.usefixtures("_quick_exports")
 def test_an_export_with_data_tries_a_student_and_says_so(deep: Prepared, tmp_path: Path) -> None:
     """Its default variants include those of the student: they are in the artifact, or left out with the reason."""
     settings = {"distill_steps": 4, "distill_minutes": 1.0, "max_drop": 1.0, "objective": "size"}

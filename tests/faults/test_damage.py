@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from tuneport.errors import CheckpointError
 from tuneport.modeling.identity import hash_checkpoint
 from tuneport.schema.loading import check_files, load_manifest
 from tuneport.stages.export.checkpoint import open_checkpoint
+from tuneport.stages.export.facts import Facts
 
 
 @pytest.fixture
@@ -33,7 +35,23 @@ def cut(file: Path) -> None:
 
 
 def test_a_run_that_is_whole_opens(run: Path) -> None:
-    assert open_checkpoint(run).hash() == hash_checkpoint(run / "checkpoint")
+    assert open_checkpoint(run).sha256 == hash_checkpoint(run / "checkpoint")
+
+
+def test_a_checkpoint_is_hashed_once(run: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large one takes seconds; the student and the manifest need the hash, too."""
+    hashed: list[Path] = []
+
+    def count(folder: Path) -> str:
+        hashed.append(folder)
+        return hash_checkpoint(folder)
+
+    monkeypatch.setattr("tuneport.stages.export.checkpoint.hash_checkpoint", count)
+    for path, folder in ((run, run / "checkpoint"), (tiny_checkpoint, tiny_checkpoint)):
+        hashed.clear()
+        checkpoint = replace(open_checkpoint(path), facts=Facts())
+        assert [checkpoint.sha256 for _ in range(2)] == [hash_checkpoint(folder)] * 2
+        assert hashed == [folder]
 
 
 @pytest.mark.parametrize("damage", [change_byte, cut])

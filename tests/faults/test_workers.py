@@ -35,8 +35,9 @@ def restored_signals() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-def without_engines(artifact: Path) -> EngineKeeper:
-    return EngineKeeper(artifact, 0, "", "")
+def supervisor_of(artifact: Path, workers: int) -> supervisor.Supervisor:
+    engines = EngineKeeper(artifact, 0, "", "")
+    return supervisor.Supervisor(artifact, listen(HOST, free_port(), 1), workers, engines, stop_limit_s=5)
 
 
 @pytest.mark.usefixtures("restored_signals")
@@ -46,14 +47,12 @@ def test_a_supervisor_gives_up_workers_that_never_become_ready(
     monkeypatch.setattr(supervisor, "WORKER", "nothing.there")
     monkeypatch.setattr(kept_process, "RESTART_PAUSE_S", 0.0)
     monkeypatch.setattr(supervisor, "POLL_S", 0.01)
-    failing = supervisor.Supervisor(tiny_artifact, listen(HOST, free_port(), 1), 2, without_engines(tiny_artifact))
+    failing = supervisor_of(tiny_artifact, 2)
     failing.run()
     assert failing.failure
     assert "3 workers in a row ended before they were ready, the last with code 1" in str(failing.failure)
-    assert capfd.readouterr().err.count("No module named") in (
-        5,
-        6,
-    )  # three of one number, and two or three of the other
+    # Three of one number, and up to three of the other, which may start later on a busy machine.
+    assert 3 <= capfd.readouterr().err.count("No module named") <= 6
 
 
 @pytest.mark.usefixtures("restored_signals")
@@ -71,7 +70,7 @@ def test_a_worker_that_was_ready_once_is_replaced_again_and_again(
         "if len(list(folder.iterdir())) >= 6: os.kill(os.getppid(), signal.SIGTERM)\n"
         "os._exit(1)"
     )
-    service = supervisor.Supervisor(tiny_artifact, listen(HOST, free_port(), 1), 1, without_engines(tiny_artifact))
+    service = supervisor_of(tiny_artifact, 1)
     monkeypatch.setattr(service._workers[0], "_command", [sys.executable, "-c", code])
     service.run()
     assert service.failure is None

@@ -204,7 +204,7 @@ def test_warnings_come_before_training(settings: Settings, tmp_path: Path) -> No
     assert warnings == [
         "2 of train's 26 rows are also in validation.jsonl",
         "1 of train's 26 rows are also in validation.jsonl with another label",
-        "train.jsonl has ['film', 'film '], which differ only in spaces",
+        "train.jsonl has ['film', 'film '], which differ only in spaces or case",
     ]
 
 

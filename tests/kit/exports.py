@@ -26,6 +26,7 @@ from tuneport.stages.export.config import ExportConfig
 from tuneport.stages.export.graph import Graph
 from tuneport.stages.export.passes.context import BuildContext, Pass
 from tuneport.stages.export.source import Reference, Source, compute_reference, open_source
+from tuneport.stages.export.steps import Steps
 
 
 @contextlib.contextmanager
@@ -68,6 +69,7 @@ class Prepared:
         """Return a builder over a copy of the fp32 graph in `folder`, with changed settings."""
         shutil.copytree(self.folder, folder, dirs_exist_ok=True)
         config = self.config.model_copy(update=settings)
+        steps = Steps(progress)
         graph = replace(self.graph, folder=folder / self.graph.folder.relative_to(self.folder))
         return VariantBuilder(
             folder=folder,
@@ -77,8 +79,8 @@ class Prepared:
             family=self.source.family,
             requirements=Requirements(config.device, config.objective, config.max_drop, config.mixed_precision_minutes),
             gate=self.reference.gate,
-            context=build_context(config, self.source, self.reference, graph, progress),
-            progress=progress,
+            context=build_context(config, self.source, self.reference, graph, steps),
+            steps=steps,
         )
 
 
@@ -97,6 +99,13 @@ def export_variants(checkpoint: Path, data: Path, out: Path, *variants: str, **s
     config = {"checkpoint": checkpoint, "data": str(data), "variants": variants, **settings}
     with one_round():
         return pipeline.export(ExportConfig.model_validate(config), out)
+
+
+def export_tiny(checkpoint: Path, out: Path, name: str) -> Path:
+    """Export the fp32 variant of a bare checkpoint, without data, under a name; returns the artifact."""
+    with quick_exports():
+        pipeline.export(ExportConfig(checkpoint=checkpoint, name=name, variants=("fp32",)), out)
+    return out
 
 
 def predict(task: RuntimeTask, runner: ModelRunner, inputs: Sequence[Any]) -> list[Any]:

@@ -1,6 +1,7 @@
 """The workflow template for users' repositories: its steps are run as a runner does, on a tiny model."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,12 @@ def test_only_a_pull_request_with_every_required_variant_passes(tiny_artifact: P
     assert (failed.returncode, failed.stderr) == (1, "openvino-bf16 did not pass: it was not built\n")
     assert run_step("Show the model card", tmp_path).returncode == 0
     assert (tmp_path / "summary.md").read_text().startswith("# tiny")
+
+
+def test_what_is_installed_has_the_extras_of_the_commands() -> None:
+    """torch comes with `export`, and the engine that it is compared with does not."""
+    extras = set(re.findall(r"tuneport\[(.*)\] @ ", WORKFLOW["env"]["TUNEPORT"])[0].split(","))
+    assert {"cpu", "export"} <= extras
 
 
 @pytest.mark.slow

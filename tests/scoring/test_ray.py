@@ -23,6 +23,7 @@ pytestmark = [
                                "ignore::pytest.PytestUnraisableExceptionWarning"),
 ]  # fmt: skip
 ROWS = 4000
+START_TIMEOUT_S = 180
 
 
 @pytest.fixture
@@ -31,10 +32,11 @@ def cluster() -> Iterator[Any]:
     pytest.importorskip("ray", reason="tuneport[ray] is not installed")
     from ray.cluster_utils import Cluster
 
-    memory = {"object_store_memory": 100 * 2**20}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **memory})
-    cluster.nodes = [cluster.add_node(num_cpus=1, **memory) for _ in range(2)]
+    options = {"object_store_memory": 100 * 2**20, "wait": False}  # which waits for 30 s alone
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **options})
     try:
+        cluster.nodes = [cluster.add_node(num_cpus=1, **options) for _ in range(2)]
+        cluster.wait_for_nodes(timeout=START_TIMEOUT_S)
         yield cluster
     finally:
         cluster.shutdown()

@@ -17,6 +17,7 @@ from tuneport.runtime.loading import open_runner
 from tuneport.runtime.runner import ModelRunner
 from tuneport.runtime.scheduler import BatchLimits
 from tuneport.schema.artifact import Manifest
+from tuneport.stages.serve import batcher as batcher_module
 from tuneport.stages.serve.batcher import Batcher, BatchReport
 from tuneport.stages.serve.row_queue import RowQueue
 
@@ -229,6 +230,25 @@ def test_closing_lets_the_running_batch_end_and_refuses_the_rest(engine: Stalled
 
     asyncio.run(run())
     assert batches(engine) == [[1]]
+
+
+def test_closing_waits_for_a_batch_that_hangs_no_longer_than_its_limit(
+    engine: StalledEngine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(batcher_module, "CLOSE_TIMEOUT_S", 0.05)
+
+    async def run() -> None:
+        engine.stall()
+        batcher = make_batcher(engine)
+        running = asyncio.ensure_future(batcher.submit([row(1)]))
+        await engine.called()
+        batcher.close()
+        assert not running.done()
+        engine.resume()
+        assert values(await running) == [1]
+
+    asyncio.run(run())
+    assert "batches do not end" in caplog.messages
 
 
 def test_the_event_loop_stays_free_while_a_batch_runs(engine: StalledEngine) -> None:

@@ -16,6 +16,7 @@ from tuneport.errors import ArtifactError, SignatureError, TuneportError
 from tuneport.folders import sha256
 from tuneport.schema.artifact import MANIFEST
 from tuneport.schema.loading import load_manifest
+from tuneport.schema.selection import SELECTION
 from tuneport.signing import SIGNATURE, make_keys, sign
 from tuneport.stages.serve.admission import AdmissionController
 from tuneport.stages.serve.bento import build, register
@@ -24,6 +25,7 @@ from tuneport.stages.serve.grpc.server import GrpcServer
 from tuneport.stages.serve.grpc.servicer import SERVICE
 from tuneport.stages.serve.inference import Inference
 from tuneport.stages.serve.models.registry import ModelRegistry
+from tuneport.stages.serve.origin import Origin
 from tuneport.stages.serve.process import free_port
 from tuneport.stages.serve.settings import Settings, read_settings
 
@@ -159,3 +161,32 @@ def test_a_bento_shows_its_evidence(client: httpx.Client, tiny_artifact: Path) -
     content = client.get("/evidence").json()
     assert content["manifest_sha256"] == sha256(tiny_artifact / MANIFEST)
     assert content["model"]["version"] == load_manifest(tiny_artifact).version
+
+
+def select(artifact: Path, *names: str) -> None:
+    (artifact / SELECTION).write_text(json.dumps({"variants": names}))
+
+
+def test_a_changed_selection_cannot_change_what_serves_where_a_signature_is_required(
+    artifact: Path, public_key: str
+) -> None:
+    manifest = load_manifest(artifact)
+    default = manifest.default_variant
+    other = next(each.name for each in manifest.variants if each.name != default)
+    select(artifact, other, default)
+    assert load_manifest(artifact).default_variant == other
+    assert load_manifest(artifact).default_because != manifest.default_because
+    assert Origin.check(artifact, Settings()).signature.state == "unchecked"
+    required = Settings(public_key=public_key, require_signature=True)
+    with pytest.raises(SignatureError, match=rf"makes {other} the default variant, and the signed manifest {default}"):
+        Origin.check(artifact, required)
+    Origin.check(artifact, required.model_copy(update={"variant": other}))
+    select(artifact, default)
+    Origin.check(artifact, required)
+
+
+@pytest.mark.parametrize("names", [("nowhere",), ("fp32", "fp32"), ()])
+def test_a_selection_names_variants_of_the_manifest_each_once(artifact: Path, names: tuple[str, ...]) -> None:
+    select(artifact, *names)
+    with pytest.raises(ArtifactError):
+        load_manifest(artifact)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
@@ -89,6 +90,37 @@ def call_server(tiny_artifact: Path) -> Callable[..., Any]:
         return asyncio.run(run())
 
     return call
+
+
+def test_triton_s_calls_say_what_http_says(call_server: Any, manifest: Manifest) -> None:
+    async def conversation(client: Client) -> None:
+        config = (await client.call("ModelConfig", messages.ModelConfigRequest(name="tiny"))).config
+        assert (config.name, config.backend, config.max_batch_size) == ("tiny", "onnxruntime", 512)
+        assert [(each.name, each.data_type, each.dims) for each in config.input] == [
+            ("text", messages.TYPE_STRING, [-1])
+        ]
+        assert [each.data_type for each in config.output] == [
+            messages.TYPE_STRING, messages.TYPE_FP32, messages.TYPE_STRING,
+        ]  # fmt: skip
+        assert config.parameters["variant"].string_value == "fp32"
+        assert not config.model_transaction_policy.decoupled
+        assert config.instance_group[0].kind == messages.ModelInstanceGroup.KIND_CPU
+        await client.infer(infer_request(["bank", "won"]))
+        [model] = (await client.call("ModelStatistics", messages.ModelStatisticsRequest())).model_stats
+        assert (model.name, model.version, model.inference_count) == ("tiny", manifest.version, 2)
+        assert model.inference_stats.success.count == 1
+        assert model.inference_stats.queue.count == 2
+        assert model.inference_stats.compute_infer.ns > 0
+        [entry] = (await client.call("RepositoryIndex", messages.RepositoryIndexRequest())).models
+        assert (entry.name, entry.version, entry.state) == ("tiny", manifest.version, "READY")
+        client.admission.worker.is_serving = False
+        assert not (await client.call("RepositoryIndex", messages.RepositoryIndexRequest(ready=True))).models
+        for method in ("ModelConfig", "ModelStatistics"):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await client.call(method, getattr(messages, f"{method}Request")(name="other"))
+            assert caught.value.code() is Code.NOT_FOUND
+
+    call_server(conversation)
 
 
 @pytest.mark.parametrize("raw", [False, True])
@@ -260,6 +292,21 @@ def test_random_messages_never_end_the_server(call_server: Any) -> None:
         assert len((await client.infer(infer_request(["bank"]))).outputs) == 3
 
     call_server(conversation)
+
+
+def test_a_compressed_message_is_answered_and_its_size_bounded(call_server: Any) -> None:
+    """grpc checks the size while it decompresses."""
+
+    async def conversation(client: Client) -> Any:
+        compression = grpc.Compression.Gzip
+        answer = await client.infer(infer_request(["bank " * 50]), compression=compression)
+        bomb = infer_request(["x" * 2**26])
+        await client.refused(bomb, Code.RESOURCE_EXHAUSTED, "larger than max", compression=compression)
+        return answer
+
+    before = psutil.Process().memory_info().rss
+    assert len(call_server(conversation, max_body_bytes=1000).outputs[0].contents.bytes_contents) == 1
+    assert psutil.Process().memory_info().rss - before < 3 * 2**26  # the client's own message, twice
 
 
 def test_a_message_over_the_limit_is_refused(call_server: Any) -> None:

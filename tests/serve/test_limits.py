@@ -1,14 +1,19 @@
 """Every limit of the HTTP server, over real connections to the application in this process."""
 
+import gzip
+import http.client
 import json
 import socket
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from kit.engines import StalledEngine, fail_with, wait_until
 from kit.serving import LocalService, assert_error
@@ -224,6 +229,46 @@ def test_a_body_that_is_not_read_to_its_end_closes_the_connection(serve: Any) ->
         assert b"connection: close" in received.lower()
 
 
+def read_status(connection: socket.socket) -> int:
+    """Read a whole response."""
+    response = http.client.HTTPResponse(connection, method="POST")
+    response.begin()
+    response.read()
+    return response.status
+
+
+def send_for_ever(connection: socket.socket) -> None:
+    for _ in range(1000):
+        connection.sendall(b"x")
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("refusal", ["early", "application"])
+def test_the_body_of_a_refused_request_has_a_time_limit(serve: Any, refusal: str) -> None:
+    """A client that goes on sending slowly keeps its connection no longer than the body's time."""
+    service = serve(body_timeout_s=0.3, keep_alive_s=30, max_concurrent_requests=1, header_timeout_s=30)
+    path = {"early": b"/predict", "application": b"/nothing/there"}[refusal]
+    head = b"POST %s HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n" % path
+    with service.admission.acquire_slot() if refusal == "early" else nullcontext():
+        with socket.create_connection(("127.0.0.1", service.port), timeout=20) as connection:
+            connection.sendall(head)
+            assert read_status(connection) in (404, 429)
+            with pytest.raises(ConnectionError):  # reset at a byte that comes after the end
+                send_for_ever(connection)
+
+
+@pytest.mark.parametrize("path", [b"/predict", b"/nothing/there"])
+def test_a_refused_request_whose_body_comes_in_time_leaves_the_connection(serve: Any, path: bytes) -> None:
+    service = serve(body_timeout_s=0.2, max_concurrent_requests=1)
+    head = b"POST %s HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n" % path
+    with service.admission.acquire_slot(), socket.create_connection(("127.0.0.1", service.port)) as connection:
+        for _ in range(2):
+            connection.sendall(head)
+            assert read_status(connection) in (404, 429)
+            connection.sendall(b"{}")
+            time.sleep(0.3)
+
+
 def test_a_body_that_declares_too_many_bytes_is_413_before_it_is_sent(serve: Any) -> None:
     service = serve(max_body_bytes=1000, body_timeout_s=20)
     head = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 9000000000\r\nexpect: 100-continue\r\n\r\n"
@@ -264,9 +309,44 @@ def test_slow_headers_close_the_connection(serve: Any, parts: tuple[bytes, ...])
             time.sleep(0.4)
 
 
-def test_a_compressed_body_is_refused(serve: Any) -> None:
+def post_compressed(service: LocalService, body: bytes, encoding: str = "gzip") -> httpx.Response:
+    headers = {"content-encoding": encoding, "content-type": "application/json"}
+    return httpx.post(f"{service.url}/predict", content=body, headers=headers, timeout=30)
+
+
+def test_a_body_may_be_compressed_with_gzip_alone(serve: Any) -> None:
     service = serve()
-    assert_error(service.post(headers={"content-encoding": "gzip"}), 415, "Content-Encoding")
+    body = b'{"inputs": "bank"}'
+    assert post_compressed(service, gzip.compress(body)).json() == service.post().json()
+    assert post_compressed(service, body, "identity").status_code == 200
+    for encoding in ("br", "deflate", "gzip, gzip"):
+        assert_error(post_compressed(service, body, encoding), 415, "Content-Encoding", encoding)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b'{"inputs": "bank"}', gzip.compress(b"{}")[:-4], gzip.compress(b"{}") + b"x", 2 * gzip.compress(b"{}")],
+    ids=["empty", "not compressed", "cut", "more behind it", "two streams"],
+)
+def test_a_body_that_is_not_one_gzip_stream_is_400(serve: Any, body: bytes) -> None:
+    assert_error(post_compressed(serve(), body), 400, "gzip")
+
+
+def test_a_body_that_decompresses_to_too_much_is_413_and_takes_no_memory(serve: Any) -> None:
+    service = serve(max_body_bytes=2**20)
+    bomb = gzip.compress(bytes(2**28))
+    assert len(bomb) < 2**20
+    process = psutil.Process()
+    before = process.memory_info().rss
+    tracemalloc.start()
+    try:
+        assert_error(post_compressed(service, bomb), 413, str(2**20))
+        assert tracemalloc.get_traced_memory()[1] < 2**24  # with the request's own 260 KB some times over
+    finally:
+        tracemalloc.stop()
+    assert process.memory_info().rss - before < 2**27
+    assert_error(post_compressed(service, gzip.compress(b" " * (2**20 + 1))), 413)
+    assert post_compressed(service, gzip.compress(b'{"inputs": "bank"}' + b" " * 2**19)).status_code == 200
 
 
 def test_the_metrics_may_have_a_port_of_their_own(serve: Any) -> None:

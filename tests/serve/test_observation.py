@@ -5,6 +5,8 @@ import http.server
 import json
 import logging
 import os
+import platform
+import re
 import subprocess
 import sys
 import threading
@@ -13,13 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
-from kit.engines import wait_until
+from kit.engines import StalledEngine, wait_until
 from kit.serving import LocalService, infer_request, local_service
 from test_grpc import Client, call_server  # noqa: F401 -- a fixture
 
+from tuneport import __version__
 from tuneport.stages.serve import logs, tracing
 from tuneport.stages.serve.drift import ANSWER, NO_LABEL, Observation, observations
+from tuneport.stages.serve.process_metrics import ProcessCollector
 from tuneport.stages.serve.settings import METRICS_FOLDER
 
 NOT_OPEN = 1_000_000
@@ -268,3 +273,47 @@ def send(service: LocalService, content: Any) -> None:
 def count(page: str, start: str) -> float:
     [line] = [line for line in page.splitlines() if line.startswith(start)]
     return float(line.rpartition(" ")[2])
+
+
+def readings(page: str, name: str) -> list[float]:
+    return [float(value) for value in re.findall(rf"^{name}(?:\{{.*?\}})? (\S+)$", page, re.M)]
+
+
+def test_the_gauges_say_what_is_in_flight_and_what_serves(tiny_artifact: Path) -> None:
+    with local_service(tiny_artifact) as service:
+        engine = StalledEngine.of(service.runner, stalled=True)
+        requests = [service.post_in_background() for _ in range(3)]
+        wait_until(lambda: readings(service.get("/metrics").text, "tuneport_requests_in_flight") == [3.0])
+        engine.resume()
+        for request in requests:
+            request.join()
+        wait_until(lambda: readings(service.get("/metrics").text, "tuneport_requests_in_flight") == [0.0])
+        page = service.get("/metrics").text
+    assert readings(page, "tuneport_engine_streams") == [service.runner.streams]
+    assert f'tuneport_build_info{{python="{platform.python_version()}",version="{__version__}"}} 1.0' in page
+    own = psutil.Process()
+    assert readings(page, "tuneport_process_start_time_seconds") == [own.create_time()]
+    [memory] = readings(page, "tuneport_process_resident_memory_bytes")
+    assert memory == pytest.approx(own.memory_info().rss, rel=0.5)
+    assert f'process="worker",pid="{own.pid}"' in page or f'pid="{own.pid}",process="worker"' in page
+
+
+def test_every_process_of_a_service_is_in_the_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And none that has ended, or that is another one's child."""
+    monkeypatch.setenv("TUNEPORT_RUN_FOLDER", str(tmp_path))
+    monkeypatch.setenv("TUNEPORT_SUPERVISOR_PID", str(os.getpid()))
+    with (
+        subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as worker,
+        subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as engine,
+    ):
+        for record in (f"worker-{worker.pid}", f"engine-{engine.pid}", "worker-1", f"worker-{2**22 + 1}"):
+            (tmp_path / record).touch()
+        families = {family.name: family for family in ProcessCollector().collect()}
+        worker.communicate(b"\n")
+        engine.communicate(b"\n")
+    found = families["tuneport_process_open_fds"].samples
+    assert [each.labels for each in found] == [
+        {"process": "worker", "pid": str(worker.pid)},
+        {"process": "engine", "pid": str(engine.pid)},
+    ]
+    assert all(each.value > 0 for each in found)

@@ -15,18 +15,15 @@ import numpy as np
 import openai
 import pytest
 import soundfile
-from kit.exports import quick_exports
-from kit.generative import build_causal, build_whisper
+from kit.exports import export_tiny
+from kit.generative import build_whisper
 from kit.serving import assert_error
-from kit.tokenizers import CHAT_TEMPLATE, byte_tokenizer
 from starlette.testclient import TestClient
 
 from tuneport.errors import InputError
 from tuneport.runtime.audio import read_sound
 from tuneport.runtime.predictor import Predictor
 from tuneport.runtime.tasks.sampling import GenerationParameters
-from tuneport.stages.export.config import ExportConfig
-from tuneport.stages.export.pipeline import export
 from tuneport.stages.serve.admission import AdmissionController
 from tuneport.stages.serve.bento import SERVICE, register, serve_command
 from tuneport.stages.serve.http.app import create_app
@@ -43,25 +40,9 @@ KEY = "secret"
 
 
 @pytest.fixture(scope="module")
-def chat(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama with a chat template, exported from a bare checkpoint: no run, no data."""
-    folder = tmp_path_factory.mktemp("chat")
-    tokenizer = byte_tokenizer(["one two three four Größe 🙂"] * 3)
-    tokenizer.chat_template = CHAT_TEMPLATE
-    build_causal(folder / "llama", "llama", tokenizer)
-    return _export(folder / "llama", folder / "artifact", NAME)
-
-
-@pytest.fixture(scope="module")
 def whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whisper")
-    return _export(build_whisper(folder / "whisper", ["low", "high"]), folder / "artifact", "whisper")
-
-
-def _export(checkpoint: Path, out: Path, name: str) -> Path:
-    with quick_exports():
-        export(ExportConfig(checkpoint=checkpoint, name=name, variants=("fp32",)), out)
-    return out
+    return export_tiny(build_whisper(folder / "whisper", ["low", "high"]), folder / "artifact", "whisper")
 
 
 @pytest.fixture(scope="module")
@@ -297,7 +278,7 @@ def test_a_stream_that_nobody_reads_any_more_ends_its_row(chat: Path) -> None:
         stream = stream_text(admission, "one two", {"max_new_tokens": 120})
         began = asyncio.get_running_loop().time()
         await anext(stream)
-        await stream.aclose()  # type: ignore[attr-defined]
+        await stream.aclose()
         while not batches:
             await asyncio.sleep(0.005)
             assert asyncio.get_running_loop().time() - began < 30

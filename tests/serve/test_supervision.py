@@ -4,6 +4,8 @@ import os
 import signal
 import socket
 import subprocess
+import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 from kit.artifacts import change_byte
 from kit.processes import HOST, alive, is_free, is_ready, run_folder, served, wait
 
+from tuneport.stages.serve import supervision
 from tuneport.stages.serve.bento import SERVICE, register, serve_command
 from tuneport.stages.serve.process import free_port, serve_environment
 
@@ -93,3 +96,29 @@ def test_a_copy_in_the_store_that_is_damaged_later_ends_the_service(
         process.wait()
         if damage != "missing":
             bentoml.models.delete(tag)
+
+
+def test_folders_of_dead_supervisors_are_removed_and_those_of_living_ones_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = (
+        "import os, sys\n"
+        "from tuneport.stages.serve import supervision\n"
+        "print(supervision.prepare_supervisor(), flush=True)\n"
+        "sys.stdin.read()\n"
+        "os._exit(0)"
+    )
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin
+        assert process.stdout
+        folder = Path(process.stdout.readline().strip())
+        (folder / "metrics").mkdir()
+        supervision.remove_abandoned_folders()
+        assert folder.is_dir()
+        process.kill()
+    supervision.remove_abandoned_folders()
+    assert not folder.exists()
+    assert list(tmp_path.iterdir()) == []

@@ -1,11 +1,11 @@
 """`tuneport build`."""
 
-import json
 from typing import Annotated
 
 import typer
 
 from tuneport.cli.fields import PARSERS
+from tuneport.cli.json_output import json_output
 from tuneport.cli.options import Artifact, Json
 
 Variants = Annotated[
@@ -25,8 +25,9 @@ def build(artifact: Artifact, variants: Variants = "", as_json: Json = False) ->
     """
     from tuneport.stages.serve.bento import build as run_build
 
-    bento = run_build(artifact, PARSERS[tuple](variants))
-    if as_json:
-        print(json.dumps({"tag": str(bento.tag)}))
-        return
+    with json_output(enabled=as_json) as print_value:
+        bento = run_build(artifact, PARSERS[tuple](variants))
+        if as_json:
+            print_value({"tag": str(bento.tag)})
+            return
     print(f"built {bento.tag}; next: bentoml serve {bento.tag}, or tuneport containerize {bento.tag}")

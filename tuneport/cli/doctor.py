@@ -1,10 +1,10 @@
 """`tuneport doctor`."""
 
-import json
 from collections.abc import Iterator
 
 import typer
 
+from tuneport.cli.json_output import print_json
 from tuneport.cli.options import Json
 from tuneport.doctor.findings import Finding, ok
 from tuneport.errors import TuneportError
@@ -27,7 +27,7 @@ def doctor(as_json: Json = False) -> None:
             print(finding.line(), flush=True)
     is_ok = all(finding.status != "error" for finding in findings)
     if as_json:
-        print(json.dumps({"ok": is_ok, "findings": [each.model_dump() for each in findings]}, ensure_ascii=False))
+        print_json({"ok": is_ok, "findings": [each.model_dump() for each in findings]})
     raise typer.Exit(0 if is_ok else 1)
 
 

@@ -1,13 +1,18 @@
 """`tuneport plan`."""
 
-from tuneport.cli.options import with_config
+from dataclasses import asdict
+
+from tuneport.cli.json_output import print_json
+from tuneport.cli.options import Json, with_config
 from tuneport.extras import require_extras
 from tuneport.stages.benchmarks.config import PlanConfig
 
 
 @with_config(PlanConfig, positional=())
-def plan(config: PlanConfig) -> None:
+def plan(config: PlanConfig, as_json: Json = False) -> None:
     """Say how many machines a traffic needs, from the measured figures of a bench-endpoint report.
+
+    With --json: machine, and servers with capacity (null if the objective was not held), machines and cost_per_hour.
 
     Example: tuneport plan --rate 500 --p99-ms 50 --report reports/endpoint
     """
@@ -16,5 +21,8 @@ def plan(config: PlanConfig) -> None:
     from tuneport.stages.benchmarks.plan import plan as make_plan
 
     found = make_plan(config)
+    if as_json:
+        print_json({"machine": found.machine, "servers": [asdict(server) for server in found.servers]})
+        return
     header, rows = found.cells()
     print_table(header, rows, found.caption())

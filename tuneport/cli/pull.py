@@ -5,15 +5,20 @@ from typing import Annotated
 
 import typer
 
-from tuneport.cli.options import Overwrite
+from tuneport.cli.json_output import json_output, print_json
+from tuneport.cli.options import Json, Overwrite
 
 From = Annotated[str, typer.Argument(help="What `tuneport push` wrote: a folder or a URL; of a bento it ends in .tar.")]
 Out = Annotated[Path | None, typer.Option(help="Folder to write an artifact to; a bento goes to BentoML's store.")]
 PublicKey = Annotated[Path | None, typer.Option("--key", help="Public key (.pub) of the signature that must be there.")]
 
 
-def pull(url: From, out: Out = None, key: PublicKey = None, overwrite: Overwrite = False) -> None:
+def pull(
+    url: From, out: Out = None, key: PublicKey = None, overwrite: Overwrite = False, as_json: Json = False
+) -> None:
     """Copy an artifact, or a bento, from a folder or an object store, and check its hashes and its signature.
+
+    With --json: artifact, name, version and signature, or the tag of a bento.
 
     Example: tuneport pull s3://models/reviews --out artifacts/reviews
     """
@@ -25,7 +30,12 @@ def pull(url: From, out: Out = None, key: PublicKey = None, overwrite: Overwrite
 
         if out is not None or overwrite:
             raise typer.BadParameter("a bento goes to BentoML's store, without --out and --overwrite")
-        print(f"pulled {pull_bento(url, public_key)}")
+        with json_output(enabled=as_json) as print_value:
+            tag = pull_bento(url, public_key)
+            if as_json:
+                print_value({"tag": str(tag)})
+                return
+        print(f"pulled {tag}")
         return
     from tuneport.storage.artifacts import pull as pull_artifact
 
@@ -34,4 +44,8 @@ def pull(url: From, out: Out = None, key: PublicKey = None, overwrite: Overwrite
     manifest, signature = pull_artifact(
         url, out, public_key=public_key, is_required=key is not None, overwrite=overwrite
     )
+    if as_json:
+        found = {"artifact": str(out), "name": manifest.name, "version": manifest.version, "signature": signature.state}
+        print_json(found)
+        return
     print(f"pulled {manifest.name} {manifest.version} to {out}; signature: {signature.state}")

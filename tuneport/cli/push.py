@@ -5,6 +5,9 @@ from typing import Annotated
 
 import typer
 
+from tuneport.cli.json_output import json_output, print_json
+from tuneport.cli.options import Json
+
 What = Annotated[str, typer.Argument(help="An artifact folder, or the tag of a bento that `tuneport build` made.")]
 To = Annotated[str, typer.Argument(help="A folder or a URL such as s3://bucket/news; for a bento ending in .tar.")]
 SecretKey = Annotated[
@@ -13,8 +16,10 @@ SecretKey = Annotated[
 Replace = Annotated[bool, typer.Option("--overwrite", help="Replace an artifact or a bento that is there.")]
 
 
-def push(what: What, url: To, key: SecretKey = None, overwrite: Replace = False) -> None:
+def push(what: What, url: To, key: SecretKey = None, overwrite: Replace = False, as_json: Json = False) -> None:
     """Copy an artifact, or a bento, to a folder or an object store, after a check of its hashes.
+
+    With --json: name and version of an artifact, tag of a bento, and url.
 
     Example: tuneport push artifacts/reviews s3://models/reviews
     """
@@ -24,8 +29,16 @@ def push(what: What, url: To, key: SecretKey = None, overwrite: Replace = False)
         if key is not None:
             raise typer.BadParameter("--key signs bentos; sign an artifact with `tuneport sign` before it is pushed")
         manifest = push_artifact(Path(what), url, overwrite=overwrite)
+        if as_json:
+            print_json({"name": manifest.name, "version": manifest.version, "url": url})
+            return
         print(f"pushed {manifest.name} {manifest.version} to {url}")
         return
     from tuneport.stages.serve.archive import push_bento
 
-    print(f"pushed {push_bento(what, url, secret_key=key, overwrite=overwrite)} to {url}")
+    with json_output(enabled=as_json) as print_value:
+        tag = push_bento(what, url, secret_key=key, overwrite=overwrite)
+        if as_json:
+            print_value({"tag": str(tag), "url": url})
+            return
+    print(f"pushed {tag} to {url}")

@@ -1,6 +1,5 @@
 """Tables on stdout: any, and those of an artifact's evidence, for commands that work without torch."""
 
-import json
 from pathlib import Path
 
 from rich.console import Console
@@ -9,6 +8,7 @@ from rich.measure import Measurement
 from rich.padding import Padding
 from rich.table import Table
 
+from tuneport.cli.json_output import print_json
 from tuneport.runtime.availability import obstacles
 from tuneport.schema.artifact import Manifest
 from tuneport.schema.loading import load_manifest
@@ -63,8 +63,7 @@ def print_artifact(folder: Path) -> None:
 def print_artifact_json(folder: Path) -> None:
     """Print an artifact's manifest, and for each variant the obstacle on this host."""
     manifest = load_manifest(folder)
-    content = {"manifest": manifest.model_dump(mode="json"), "obstacles": obstacles(manifest)}
-    print(json.dumps(content, ensure_ascii=False))
+    print_json({"manifest": manifest.model_dump(mode="json"), "obstacles": obstacles(manifest)})
 
 
 def _availability(manifest: Manifest) -> list[str]:

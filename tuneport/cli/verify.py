@@ -1,11 +1,11 @@
 """`tuneport verify`."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from tuneport.cli.json_output import json_output
 from tuneport.cli.options import Artifact, Json
 
 PublicKey = Annotated[Path | None, typer.Option("--key", help="Public key (.pub) of the signature that must be there.")]
@@ -24,7 +24,8 @@ def verify(artifact: Artifact, key: PublicKey = None, as_json: Json = False) -> 
         if not as_json:
             print(f"signature right: {signature.key_id}, {signature.comment}")
     if as_json:
-        print(json.dumps({"variants": [each._asdict() for each in run_verify(artifact)]}))
+        with json_output(enabled=True) as print_value:
+            print_value({"variants": [each._asdict() for each in run_verify(artifact)]})
         return
     for each in run_verify(artifact):
         if each.difference is None:

@@ -17,7 +17,7 @@ from tuneport.data.rows import BATCH_ROWS
 from tuneport.errors import DataError
 from tuneport.folders import digest, sha256
 
-READER_VERSION = 1
+READER_VERSION = 2
 """To be raised when a file would be read differently, so that what was cached before is not used."""
 INT64 = range(-(2**63), 2**63)
 SCALARS = {type(None): "null", bool: "bool", int: "int64", float: "float64", str: "string"}

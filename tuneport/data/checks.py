@@ -36,12 +36,14 @@ def find_leakage(data: Data) -> list[str]:
 
 
 def find_suspicious_labels(labels: Sequence[str], counts: Mapping[str, int], file: str) -> list[str]:
-    """Name labels with a single row in train (`counts`), and those that differ only in surrounding spaces."""
+    """Name labels with a single row in train (`counts`), and those that spaces or upper case make different."""
     by_name = defaultdict(list)
     for label in labels:
-        by_name[label.strip()].append(label)
+        by_name[" ".join(label.casefold().split())].append(label)
     groups = [same for same in by_name.values() if len(same) > 1]
-    warnings = [f"{file} has {preview(same)}, which differ only in spaces" for same in groups]
+    warnings = [f"{file} has {preview(same)}, which differ only in spaces or case" for same in groups]
+    if padded := [same[0] for same in by_name.values() if len(same) == 1 and same[0] != same[0].strip()]:
+        warnings.append(f"{file} has {preview(padded)}: spaces are part of a label's name")
     if rare := [label for label in labels if counts.get(label) == 1]:
         warnings.append(f"{file} has {preview(rare)} only once, too little to learn it from")
     return warnings

@@ -2,11 +2,13 @@
 
 import math
 import re
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from datasets import ClassLabel, Dataset, LargeList, List, Value
 
+from tuneport.data.column_types import convert_type
 from tuneport.data.files import LoadedSplit
 from tuneport.data.rows import Problems, numbered_rows, preview
 from tuneport.errors import DataError
@@ -35,11 +37,23 @@ def source_columns(columns: Mapping[str, str], required: Sequence[str], optional
     return names
 
 
+def suggest_renaming(missing: str, names: Mapping[str, str], there: Sequence[str]) -> str:
+    """Return the option that renames columns of the source: those whose names differ in case or spaces from the task's.
+
+    Without such columns it says which of the task's is `missing`. `names` is that of `select_columns`, and `there` are
+    the columns of the source.
+    """
+    by_key = {column.strip().lower(): column for column in there}
+    absent = {name: column.strip().lower() for name, column in names.items() if column not in there}
+    found = {name: by_key[key] for name, key in absent.items() if key in by_key} or {missing: "YOUR_COLUMN"}
+    return "--columns " + shlex.quote(",".join(f"{name}={column}" for name, column in found.items()))
+
+
 def select_columns(split: LoadedSplit, names: Mapping[str, str], problems: Problems) -> Dataset:
     """Keep the task's columns (`names` maps them to the source's) and convert their values.
 
-    Label numbers of the hub become label names, and scores of a table numbers. Cells that are not numbers are added to
-    `problems`.
+    Label numbers of the hub become label names, and scores of a table numbers; `convert_type` says what becomes of
+    other types. Cells that are not numbers are added to `problems`.
     """
     rows, file = split.rows, split.file
     if split.delimiter:
@@ -47,6 +61,7 @@ def select_columns(split: LoadedSplit, names: Mapping[str, str], problems: Probl
     kept = {name: column for name, column in names.items() if column in rows.column_names}
     for name, column in kept.items():
         rows = _with_label_names(rows, column, f"{file}: {name} names")
+        rows = convert_type(rows, name, column)
     rows = rows.select_columns(list(kept.values())).rename_columns({c: n for n, c in kept.items() if c != n})
     for name in NUMBER_COLUMNS:
         # Cells of a table are read as strings. In the other formats a string is not a number.

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from datasets import Dataset
+import pyarrow as pa
+from datasets import Dataset, Features
+from datasets.features.features import generate_from_arrow_type
 from pyarrow import parquet
 
 from tuneport.data.arrow import to_arrow
@@ -28,6 +30,14 @@ PARQUET = ".parquet"
 SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})")
 """The name, without its suffix, of one of several files of a split, as `datasets` writes them."""
 SUFFIXES = (*READERS, *(suffix + GZIP for suffix in READERS), PARQUET)
+EXCEL = "save it as CSV UTF-8 in your spreadsheet program"
+TO_PARQUET = "read it with pandas, and write it with to_parquet"
+CONVERSIONS = {
+    **dict.fromkeys((".xlsx", ".xlsm", ".xls", ".ods", ".numbers"), EXCEL),
+    **dict.fromkeys((".pkl", ".pickle", ".feather", ".arrow", ".orc", ".h5", ".xml"), TO_PARQUET),
+    **dict.fromkeys((".zip", ".7z", ".tar", ".tgz", ".bz2", ".xz", ".zst"), "unpack it, or compress it with gzip"),
+}
+"""Suffix of a format that people have and that is not read → how to make one that is."""
 FORMATS = f"{', '.join((*READERS, PARQUET))}, all but {PARQUET} also with {GZIP}"
 
 
@@ -55,25 +65,36 @@ def load_file(path: Path, wanted: Collection[str] | None) -> LoadedSplit:
     """Load the wanted columns of a file, with None all; raises DataError if it cannot be read or has no rows."""
     suffix = suffix_of(path.name)
     if suffix is None:
-        raise DataError(f"{path} has an unknown format", f"give one of {FORMATS}")
+        raise unknown_format(path)
     if path.stat().st_size == 0:
         raise DataError(f"{path} is empty", "give a file with rows")
     kind = suffix.removesuffix(GZIP)
     if kind == PARQUET:
-        return load_parquet([path])
+        return load_parquet([path], wanted)
     delimiter = _delimiter(path, kind)
     table = to_arrow(path, READERS[kind], wanted)
     is_named = delimiter is None or has_header(path, delimiter)
     return LoadedSplit(table.rows, table.columns, path.name, delimiter, is_named)
 
 
-def load_parquet(files: Sequence[Path]) -> LoadedSplit:
-    """Load a Parquet file, or all shards of a split in their order; raises DataError as `load_file` does."""
+def unknown_format(path: Path) -> DataError:
+    """Return the error for a file of a format that is not read."""
+    remedy = CONVERSIONS.get(path.suffix.lower(), f"give one of {FORMATS}")
+    return DataError(f"{path} has a format that is not read", remedy)
+
+
+def load_parquet(files: Sequence[Path], wanted: Collection[str] | None) -> LoadedSplit:
+    """Load a Parquet file, or all shards of a split in their order; raises DataError as `load_file` does.
+
+    Columns of types that `datasets` does not have, such as maps, are left out unless they are wanted.
+    """
     name = files[0].name if len(files) == 1 else SHARD.sub(r"\1-*-of-\3", files[0].name)
     try:
         if not sum(_count_rows(file) for file in files):
             raise DataError(f"{files[0].parent / name} has no rows", "give a file with rows")
-        rows = datasets.load_dataset("parquet", data_files=[str(file) for file in files], split="train")
+        options = _readable_columns(files[0], wanted or ())
+        paths = [str(file) for file in files]
+        rows = datasets.load_dataset("parquet", data_files=paths, split="train", **options)
     except DataError:
         raise
     except Exception as error:  # datasets raises its own exceptions, and pyarrow's
@@ -93,6 +114,23 @@ def _delimiter(path: Path, kind: str) -> str | None:
     if kind == ".csv":
         return find_delimiter(path)
     return "\t" if kind == ".tsv" else None
+
+
+def _readable_columns(file: Path, wanted: Collection[str]) -> dict[str, Any]:
+    """Return options that leave out columns whose types `datasets` does not have; raises DataError for a wanted one."""
+    schema = parquet.read_schema(file)
+    readable = []
+    for field in schema:
+        try:
+            generate_from_arrow_type(field.type)
+            readable.append(field)
+        except ValueError as error:
+            if field.name in wanted:
+                problem = f"{file}: the column {field.name!r} has the type {field.type}"
+                raise DataError(problem, "write it as strings, numbers or lists of them") from error
+    if len(readable) == len(schema):
+        return {}
+    return {"columns": [field.name for field in readable], "features": Features.from_arrow_schema(pa.schema(readable))}
 
 
 def _count_rows(file: Path) -> int:

@@ -10,18 +10,25 @@ from tuneport.data.textfile import open_text
 from tuneport.errors import DataError
 
 Row = dict[str, Any]
+ARRAY = re.compile(r"\s*\[\s*(\{|$)")
+"""The first line of an array of rows."""
 SURROGATE = re.compile("[\ud800-\udfff]")
 """Half of a UTF-16 surrogate pair, which UTF-8 cannot encode."""
+ROWS_OF_PANDAS = 'it holds columns; write rows, in pandas with to_json(path, orient="records")'
 DOCUMENT_FORMS = 'give an array of rows, {"data": [rows]}, or one object a line'
 
 
 def read_json_lines(path: Path) -> Iterator[Row]:
     """Yield the object of each line; empty lines are skipped."""
+    has_rows = False
     with open_text(path) as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
             place = f"line {number}"
+            if not has_rows and ARRAY.match(line):
+                raise DataError(f"{path} begins with '[', as an array of rows does", "give its name the suffix .json")
+            has_rows = True
             value = _parse(path, line, place)
             if not isinstance(value, dict):
                 raise _unreadable(path, f"{place} is not an object: {line.strip()[:60]!r}")
@@ -39,7 +46,9 @@ def read_json(path: Path) -> Iterator[Row]:
         value = json.loads(first)
     except (ValueError, RecursionError):
         value = None
-    is_row = isinstance(value, dict) and (has_more or not isinstance(value.get("data"), list))
+    is_row = isinstance(value, dict) and (
+        has_more or not (isinstance(value.get("data"), list) or _holds_columns(value))
+    )
     return read_json_lines(path) if is_row else _read_document(path)
 
 
@@ -49,7 +58,7 @@ def _read_document(path: Path) -> Iterator[Row]:
     rows = value.get("data") if isinstance(value, dict) else value
     if not isinstance(rows, list):
         found = f"an object with {list(value)[:8]}" if isinstance(value, dict) else f"{json.dumps(value)[:60]}"
-        raise DataError(f"{path} is {found}", DOCUMENT_FORMS)
+        raise DataError(f"{path} is {found}", ROWS_OF_PANDAS if _holds_columns(value) else DOCUMENT_FORMS)
     if rows and all(isinstance(row, dict) and "paragraphs" in row for row in rows):
         rows = list(_squad_rows(path, rows))
     for number, row in enumerate(rows, 1):
@@ -57,6 +66,13 @@ def _read_document(path: Path) -> Iterator[Row]:
             raise _unreadable(path, f"row {number} is not an object: {json.dumps(row, ensure_ascii=False)[:60]}")
         _check_surrogates(path, row, f"row {number}")
         yield row
+
+
+def _holds_columns(value: Any) -> bool:
+    """Tell whether a document maps columns to their values by row number, as `to_json` of pandas writes it."""
+    columns = list(value.values()) if isinstance(value, dict) else []
+    rows = columns[0].keys() if len(columns) > 1 and isinstance(columns[0], dict) else set()
+    return "0" in rows and all(isinstance(column, dict) and column.keys() == rows for column in columns)
 
 
 def _squad_rows(path: Path, articles: list[Row]) -> Iterator[Row]:

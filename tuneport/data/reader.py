@@ -10,12 +10,13 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from tuneport.data.columns import select_columns, source_columns
+from tuneport.data.columns import select_columns, source_columns, suggest_renaming
 from tuneport.data.files import LoadedSplit
 from tuneport.data.rows import Problems, canonical_row, numbered_rows
 from tuneport.data.sources import load_splits
 from tuneport.data.splits import complete_splits
 from tuneport.data.targets import TARGET_COLUMNS, flags_to_indices, is_unlabelled
+from tuneport.data.textfile import GZIP
 from tuneport.errors import DataError
 from tuneport.folders import digest
 from tuneport.schema.run import DataSource
@@ -141,7 +142,10 @@ def _check_columns(loaded: Mapping[str, LoadedSplit], names: Mapping[str, str], 
             example = (headless[0].delimiter or ",").join(names[name] for name in wanted)
             remedy = f"the first row looks like data: write a line with the columns' names above it, such as {example}"
             raise DataError("; ".join(problems), remedy)
-        raise DataError("; ".join(problems), f"rename with --columns {first}=YOUR_COLUMN")
+        split = next(split for split, absent in missing.items() if absent)
+        if loaded[split].file.lower().removesuffix(GZIP).endswith(".txt"):
+            raise DataError("; ".join(problems), ".txt is read as CoNLL text: give a table the suffix .tsv or .csv")
+        raise DataError("; ".join(problems), f"rename with {suggest_renaming(first, names, loaded[split].columns)}")
 
 
 def _missing(names: Mapping[str, str], needed: Sequence[str], there: Sequence[str]) -> list[str]:

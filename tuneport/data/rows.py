@@ -70,7 +70,10 @@ def check_strings(rows: Dataset, file: str, problems: Problems, columns: Sequenc
     for number, row in numbered_rows(rows):
         for column in columns:
             if column in row and (not isinstance(row[column], str) or not row[column].strip()):
-                problems.add(f"{file} row {number}", f"{column} is {preview(row[column])}")
+                value = row[column]
+                remedy = None if isinstance(value, str) or value is None else f"write {column} as a string"
+                remedy = remedy or f"fill or remove the rows without {column}"
+                problems.add(f"{file} row {number}", f"{column} is {preview(value)}", remedy)
 
 
 def with_string_labels(rows: Dataset) -> Dataset:

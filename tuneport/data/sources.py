@@ -8,7 +8,18 @@ from pathlib import Path
 import datasets
 from datasets import Dataset, DatasetDict
 
-from tuneport.data.files import FORMATS, PARQUET, SHARD, LoadedSplit, load_file, load_parquet, root_message, suffix_of
+from tuneport.data.files import (
+    CONVERSIONS,
+    FORMATS,
+    PARQUET,
+    SHARD,
+    LoadedSplit,
+    load_file,
+    load_parquet,
+    root_message,
+    suffix_of,
+    unknown_format,
+)
 from tuneport.errors import DataError
 
 USUAL_NAMES = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
@@ -73,7 +84,7 @@ def _load(path: Path, source: str, wanted: Collection[str] | None, names: SplitN
 
 
 def _load_files(files: list[Path], wanted: Collection[str] | None) -> LoadedSplit:
-    return load_file(files[0], wanted) if len(files) == 1 else load_parquet(files)
+    return load_file(files[0], wanted) if len(files) == 1 else load_parquet(files, wanted)
 
 
 def _find_files(folder: Path, stems: Collection[str]) -> list[Path]:
@@ -87,6 +98,9 @@ def _find_files(folder: Path, stems: Collection[str]) -> list[Path]:
         both = " and ".join(names)
         raise DataError(f"{folder} has {both} for one split", "keep one of them, or choose one with --splits")
     _check_shards(folder, shards)
+    others = [file for file in folder.iterdir() if file.suffix.lower() in CONVERSIONS and file.stem in stems]
+    if others and not names:
+        raise unknown_format(min(others))
     return found or shards
 
 

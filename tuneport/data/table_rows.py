@@ -87,7 +87,7 @@ def _read(path: Path, delimiter: str, *, is_quoted: bool) -> Iterator[dict[str, 
         number = 0
         try:
             for cells in reader:
-                if not cells:  # an empty line
+                if not any(cells):  # an empty line, or the commas alone that Excel writes below a table
                     continue
                 number += 1
                 if any(cells[len(names) :]):

@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import io
+import shlex
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,12 +42,21 @@ def _encoding_error(path: Path) -> DataError:
     with _open_bytes(path) as file:
         for number, line in enumerate(file, 1):
             if number == 1 and line.startswith(UTF16_MARKS):
-                remedy = f"convert it: iconv -f UTF-16 -t UTF-8 {path.name}"
-                return DataError(f"{path} is UTF-16, and UTF-8 is expected", remedy)
+                return DataError(f"{path} is UTF-16, and UTF-8 is expected", f"convert it: {_iconv(path, 'UTF-16')}")
             try:
                 line.decode("utf-8")
             except UnicodeDecodeError as error:
                 byte = f"byte 0x{line[error.start]:02x}"
-                remedy = f"convert it, for example: iconv -f LATIN1 -t UTF-8 {path.name}"
+                remedy = f"convert it, from Windows' encoding for example: {_iconv(path, 'WINDOWS-1252')}"
                 return DataError(f"{path} is not UTF-8: {byte} in line {number}", remedy)
     return DataError(f"{path} is not UTF-8", "convert it")
+
+
+def _iconv(path: Path, encoding: str) -> str:
+    """Return a shell command that writes the file in UTF-8 beside itself."""
+    stem, _, suffix = path.name.removesuffix(GZIP).rpartition(".")
+    source, target = shlex.quote(path.name), shlex.quote(f"{stem}-utf8.{suffix}")
+    convert = f"iconv -f {encoding} -t UTF-8"
+    return (
+        f"gunzip -c {source} | {convert} > {target}" if path.name.endswith(GZIP) else f"{convert} {source} > {target}"
+    )

@@ -16,7 +16,12 @@ SHOWN_PACKAGES = 6
 """Packages that a finding names; it counts the others."""
 PYTHON = ">=3.11,<3.13"
 """As in pyproject.toml, for an environment without tuneport's metadata."""
-EXTRAS = {"demo": "tuneport demo and --model minilm-l6", "generate": "serving generative models"}
+EXTRAS = {
+    "train": "tuneport finetune, search and average",
+    "export": "tuneport export, bench and bench-endpoint",
+    "generate": "serving generative models",
+    "demo": "tuneport demo and --model minilm-l6",
+}
 """Extras that are worth a line where they are missing → what they are for."""
 
 
@@ -35,7 +40,7 @@ def check_packages() -> Iterator[Finding]:
         wanted = [each for each in declared if each.marker and each.marker.evaluate({"extra": extra})]
         missing = [each.name for each in wanted if each not in required and _version(each.name) is None]
         if missing:
-            found = f"{', '.join(missing)} not installed, for {purpose}"
+            found = f"{_shown(missing)} not installed, for {purpose}"
             yield Finding(name="packages", status="note", found=found, remedy=f"pip install 'tuneport[{extra}]'")
     direct: set[str] = {canonicalize_name(each.name) for each in declared if not _is_for_development(each)}
     yield check_pins(tested_versions(), direct)

@@ -390,6 +390,8 @@ class Manifest(Frozen):
         reason = "it was left out of this bento: name it in `tuneport build --variants`"
         left_out = [Rejected(name=each.name, reason=reason) for each in self.variants if each not in kept]
         changes = {"variants": kept, "rejected": (*self.rejected, *left_out), "default_variant": names[0]}
+        if names[0] != self.default_variant:
+            changes["default_because"] = "it is the first of the variants that were chosen for this bento"
         part = self.model_copy(update=changes)
         part._all_variants = self._all_variants or self.variants
         return part

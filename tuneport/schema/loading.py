@@ -20,7 +20,7 @@ def load_manifest(folder: Path) -> Manifest:
 
     An ArtifactError says what to do about a bad one.
     """
-    manifest = _load_whole_manifest(folder)
+    manifest = load_whole_manifest(folder)
     if not (folder / SELECTION).exists():
         return manifest
     try:
@@ -29,7 +29,8 @@ def load_manifest(folder: Path) -> Manifest:
         raise ArtifactError(f"{folder / SELECTION} cannot be read ({error})", "build the bento again") from error
 
 
-def _load_whole_manifest(folder: Path) -> Manifest:
+def load_whole_manifest(folder: Path) -> Manifest:
+    """Read an artifact's manifest as it was written, also where the folder holds a part of the variants."""
     path = folder / MANIFEST
     if not path.is_file():
         is_there = "is not a folder" if folder.exists() else "does not exist"

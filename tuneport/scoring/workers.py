@@ -86,8 +86,7 @@ def _work(plan: Plan, tasks: Any, results: Any, gpu: str | None) -> None:
         for part in ChunkScorer(plan).score(iter(tasks.get, None)):
             results.put(part)
     except TuneportError as error:
-        # Its class may need other arguments than pickle gives it.
-        results.put(EngineError(error.problem, error.remedy))
+        results.put(error)
     except Exception as error:
         results.put(RuntimeError(f"{type(error).__name__}: {error}"))
 
