@@ -76,7 +76,7 @@ class FramedApp:
         models, operation, not_found = self._models, operation_of(path), None
         default = models.default
         admission = default.serving if default.candidate is None else default.choose(headers)
-        if path not in self._direct and (named := named_model(path)):
+        if path not in self._direct and "\n" not in path and (named := named_model(path)):  # see `_run_routes`
             try:
                 admission = models.find(*named, headers)
             except NotFound as error:

@@ -1,9 +1,11 @@
 """Several versions of a model in one service: loaded and switched to under load, as a shadow, by weight."""
 
+import json
 import shutil
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +15,45 @@ from kit.artifacts import alter_golden, change_byte, reseal
 from kit.engines import fail_with, wait_until
 from kit.serving import LocalService, local_service
 
+from tuneport.schema.loading import load_manifest
 from tuneport.stages.serve.models.registry import place_of
 
 ADMIN = {"x-api-key": "admin"}
+TEMPERATURES = {"v1": 1.0001, "damaged": 1.0002, "wrong": 1.0003, "relabelled": 1.0004}
+"""What makes artifacts other versions, and leaves their logits and their golden cases as they are."""
 
 
-@pytest.fixture
-def repository(tiny_artifact: Path, tmp_path: Path) -> Path:
-    """A folder with the versions 1 (which differs from the one that serves in nothing else) and broken ones."""
-    for version in ("v1", "damaged", "wrong"):
-        folder = Path(shutil.copytree(tiny_artifact, tmp_path / "tiny" / version))
-        if version == "wrong":
+@dataclass(frozen=True)
+class Repository:
+    """A model repository, and the versions of the artifacts in its folders by their names."""
+
+    folder: Path
+    versions: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def repository(tiny_artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    """Hold a version that differs from the one that serves in its temperature alone, and three that may not serve."""
+    root = tmp_path_factory.mktemp("repository")
+    versions = {}
+    for name, temperature in TEMPERATURES.items():
+        folder = root / name if name == "relabelled" else root / "tiny" / name
+        shutil.copytree(tiny_artifact, folder)
+        if name == "wrong":
             alter_golden(folder, 1.0)
-        reseal(folder, {"version": version})
-    change_byte(next((tmp_path / "tiny" / "damaged" / "onnx" / "fp32").glob("*.onnx")))
-    relabelled = Path(shutil.copytree(tiny_artifact, tmp_path / "relabelled"))
-    reseal(relabelled, {"version": "relabelled", "labels": ["x", "y", "z"]})
-    return tmp_path
+        processing = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["processing"]
+        changes: dict[str, Any] = {"processing": {**processing, "temperature": temperature}}
+        if name == "relabelled":
+            changes["labels"] = ["x", "y", "z"]
+        reseal(folder, changes)
+        versions[name] = load_manifest(folder).version
+    change_byte(next((root / "tiny" / "damaged" / "onnx" / "fp32").glob("*.onnx")))
+    return Repository(root, versions)
 
 
 @pytest.fixture
-def service(tiny_artifact: Path, repository: Path) -> Iterator[LocalService]:
-    with local_service(tiny_artifact, admin_keys="admin", model_repository=repository) as service:
+def service(tiny_artifact: Path, repository: Repository) -> Iterator[LocalService]:
+    with local_service(tiny_artifact, admin_keys="admin", model_repository=repository.folder) as service:
         yield service
 
 
@@ -48,7 +67,9 @@ def version_of(response: httpx.Response) -> str:
     return str(response.json()["model"]["version"])
 
 
-def test_a_version_is_switched_to_under_load_and_the_old_one_is_closed(service: LocalService) -> None:
+def test_a_version_is_switched_to_under_load_and_the_old_one_is_closed(
+    service: LocalService, repository: Repository
+) -> None:
     first = service.admission
     statuses: list[int] = []
     is_over = threading.Event()
@@ -62,8 +83,8 @@ def test_a_version_is_switched_to_under_load_and_the_old_one_is_closed(service: 
     threads = [threading.Thread(target=load) for _ in range(4)]
     for thread in threads:
         thread.start()
-    assert change(service, "load", version="v1").json()["version"] == "v1"
-    assert version_of(service.post()) == "v1"
+    assert change(service, "load", version=repository.versions["v1"]).json()["version"] == repository.versions["v1"]
+    assert version_of(service.post()) == repository.versions["v1"]
     wait_until(lambda: not hasattr(first.inference, "predictor"))
     is_over.set()
     for thread in threads:
@@ -72,12 +93,12 @@ def test_a_version_is_switched_to_under_load_and_the_old_one_is_closed(service: 
     assert set(statuses) == {200}
     gauges = [line for line in service.get("/metrics").text.splitlines() if line.startswith("tuneport_queue_inputs{")]
     assert len(gauges) == 1
-    assert 'model_version="v1"' in gauges[0]
+    assert repository.versions["v1"] in gauges[0]
 
 
-def test_a_request_is_answered_by_the_version_that_it_began_with(service: LocalService) -> None:
+def test_a_request_is_answered_by_the_version_that_it_began_with(service: LocalService, repository: Repository) -> None:
     service.admission.active_requests += 1
-    assert change(service, "load", version="v1").status_code == 200
+    assert change(service, "load", version=repository.versions["v1"]).status_code == 200
     assert hasattr(service.inference, "predictor")
     service.admission.active_requests -= 1
     wait_until(lambda: not hasattr(service.inference, "predictor"))
@@ -89,9 +110,9 @@ def test_a_request_is_answered_by_the_version_that_it_began_with(service: LocalS
      ("../v1", "the model repository has no")],
 )  # fmt: skip
 def test_a_version_that_may_not_serve_leaves_the_old_one(
-    service: LocalService, manifest: Any, version: str, words: str
+    service: LocalService, repository: Repository, manifest: Any, version: str, words: str
 ) -> None:
-    response = change(service, "load", version=version)
+    response = change(service, "load", version=repository.versions.get(version, version))
     assert response.status_code == 409
     assert words in response.json()["error"]
     assert version_of(service.post()) == manifest.version
@@ -107,19 +128,21 @@ def test_only_an_administrator_loads_and_unloads(service: LocalService, tiny_art
         assert "TUNEPORT_ADMIN_KEYS" in response.text
 
 
-def test_the_index_says_what_is_loaded_and_what_is_not(service: LocalService, manifest: Any) -> None:
-    change(service, "load", version="damaged")
-    change(service, "load", version="v1", traffic="shadow")
+def test_the_index_says_what_is_loaded_and_what_is_not(
+    service: LocalService, repository: Repository, manifest: Any
+) -> None:
+    change(service, "load", version=repository.versions["damaged"])
+    change(service, "load", version=repository.versions["v1"], traffic="shadow")
     listed = {each["version"]: each for each in service.get("/v2/repository/index").json()}
-    assert listed[manifest.version]["state"] == listed["v1"]["state"] == "READY"
-    assert listed["v1"]["reason"] == f"shadow of {manifest.version}"
-    assert listed["damaged"]["state"] == "UNAVAILABLE"
-    assert "SHA-256" in listed["damaged"]["reason"]
-    assert listed["wrong"]["reason"] == "not loaded"
+    assert listed[manifest.version]["state"] == listed[repository.versions["v1"]]["state"] == "READY"
+    assert listed[repository.versions["v1"]]["reason"] == f"shadow of {manifest.version}"
+    assert listed[repository.versions["damaged"]]["state"] == "UNAVAILABLE"
+    assert "SHA-256" in listed[repository.versions["damaged"]]["reason"]
+    assert listed[repository.versions["wrong"]]["reason"] == "not loaded"
 
 
-def test_a_shadow_is_compared_and_never_answers(service: LocalService, manifest: Any) -> None:
-    assert change(service, "load", version="v1", traffic="shadow").status_code == 200
+def test_a_shadow_is_compared_and_never_answers(service: LocalService, repository: Repository, manifest: Any) -> None:
+    assert change(service, "load", version=repository.versions["v1"], traffic="shadow").status_code == 200
     shadow = next(iter(service.models)).shadow
     assert shadow
 
@@ -139,13 +162,15 @@ def test_a_shadow_is_compared_and_never_answers(service: LocalService, manifest:
     fail_with(shadow.inference.predictor.runner, RuntimeError("broken"))
     assert version_of(service.post(["bank", "won", "fell"])) == manifest.version
     wait_until(lambda: counted("failed"))
-    assert change(service, "unload", version="v1").status_code == 200
+    assert change(service, "unload", version=repository.versions["v1"]).status_code == 200
     assert service.admission.observe is None
 
 
-def test_requests_are_divided_by_weight_and_by_key(service: LocalService, manifest: Any) -> None:
+def test_requests_are_divided_by_weight_and_by_key(
+    service: LocalService, repository: Repository, manifest: Any
+) -> None:
     """Of 300 requests at 0.3 fewer than 50 or more than 130 would be five standard deviations away."""
-    assert change(service, "load", version="v1", traffic=0.3).status_code == 200
+    assert change(service, "load", version=repository.versions["v1"], traffic=0.3).status_code == 200
     with httpx.Client(base_url=service.url, timeout=30) as client:
 
         def answered(key: str | None = None) -> str:
@@ -153,13 +178,13 @@ def test_requests_are_divided_by_weight_and_by_key(service: LocalService, manife
             return version_of(client.post("/predict", json={"inputs": "bank"}, headers=headers))
 
         counts = Counter(answered() for _ in range(300))
-        assert 50 < counts["v1"] < 130
+        assert 50 < counts[repository.versions["v1"]] < 130
         for key in ("a", "b", "c", "d", "e"):
-            expected = "v1" if place_of("tiny", key) < 0.3 else manifest.version
+            expected = repository.versions["v1"] if place_of("tiny", key) < 0.3 else manifest.version
             assert {answered(key) for _ in range(3)} == {expected}
         path = f"/models/tiny/versions/{manifest.version}/predict"
         assert version_of(client.post(path, json={"inputs": "bank"})) == manifest.version
         assert client.post("/models/other/predict", json={"inputs": "bank"}).status_code == 404
     opened = next(iter(service.models)).candidate
-    assert change(service, "load", version="v1").status_code == 200  # promoted, not opened again
+    assert change(service, "load", version=repository.versions["v1"]).status_code == 200  # promoted, not opened again
     assert service.models.default.serving is opened
