@@ -1,24 +1,15 @@
-"""Admission control for both protocols: API keys, concurrent requests, sizes, deadlines, and the record of requests."""
+"""Admission control of one model for both protocols: capacity, sizes, deadlines, and the record of requests."""
 
 import asyncio
-import hmac
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from tuneport.errors import (
-    DeadlineExceeded,
-    InputError,
-    Overloaded,
-    PayloadTooLarge,
-    TuneportError,
-    Unauthenticated,
-)
+from tuneport.errors import DeadlineExceeded, InputError, PayloadTooLarge, TuneportError
 from tuneport.runtime.tasks.generation import TokenCallback
 
-from . import logs, tracing
-from .admission_policy import RefusalPacer
+from . import logs
 from .devices import Placement
 from .engine_record import record_engine
 from .inference import Inference, InferenceResult, count_chars
@@ -26,28 +17,38 @@ from .metrics import Metrics
 from .other_variants import OtherVariants
 from .response_cache import ResponseCache
 from .settings import Settings
+from .worker_state import WorkerState
+
+Observe = Callable[[Sequence[Any], Any, list[InferenceResult]], None]
+"""Called with the inputs, the parameters and the results of a request that was answered."""
 
 
 class AdmissionController:
-    """Stands in front of a worker's inference."""
+    """Stands in front of the inference of one version of a model."""
 
-    def __init__(self, inference: Inference, settings: Settings, placement: Placement | None = None) -> None:
-        """Read the API keys and create the metrics; `placement` says where this worker's engine runs."""
+    def __init__(
+        self,
+        inference: Inference,
+        settings: Settings,
+        placement: Placement | None = None,
+        worker: WorkerState | None = None,
+    ) -> None:
+        """Create the metrics; `placement` says where the engine runs, and `worker` what it shares with others."""
         self.inference = inference
         self.settings = settings
         self.manifest = inference.predictor.manifest
         self.model = inference.predictor.describe()
         """Name, version and variant, as responses give them."""
-        self.metrics = Metrics(self.model, processes=settings.process_count, placement=placement)
+        self.worker = worker or WorkerState(settings, self.manifest.name)
+        """What the models of this process share."""
+        self.metrics = Metrics(self.model, self.worker.families, placement)
         record_engine(inference, self.metrics)
-        self.is_serving = True
-        """False as soon as the service is told to stop, or has lost its device."""
-        self.refusal_pacer = RefusalPacer()
-        self._record_span = tracing.recorder(self.model)
         self.other_variants = OtherVariants(inference, settings)
-        self._keys = settings.keys()
+        self.active_requests = 0
+        """Requests that began with this version and have not ended."""
+        self.observe: Observe | None = None
+        """Learns of every answer that was not streamed, where another version is compared with this one."""
         self._has_several_labels = self.manifest.processing.problem_type == "multi_label_classification"
-        self._active_requests = 0
         self._in_flight = 0
         self.metrics.in_flight(0)  # also in the place of a worker that was killed
         self._cache = _open_cache(inference, settings)
@@ -55,36 +56,26 @@ class AdmissionController:
     @property
     def ready(self) -> bool:
         """Whether requests are answered: false at the end of the service, and while there is no engine."""
-        return self.is_serving and self.inference.is_ready
-
-    def check_key(self, authorization: str | None, api_key: str | None) -> None:
-        """Raise Unauthenticated for a request without a valid key in either header, where keys are set.
-
-        Takes the same time for every wrong key.
-        """
-        if not self._keys:
-            return
-        sent = [api_key] if api_key else []
-        if authorization and authorization[:7].lower() == "bearer ":
-            sent.append(authorization[7:].strip())
-        pairs = [(each.encode("utf-8", "surrogateescape"), key) for each in sent for key in self._keys]
-        if not any([hmac.compare_digest(each, key) for each, key in pairs]):
-            problem = "the API key is wrong" if any(sent) else "there is no API key"
-            raise Unauthenticated(problem, "send Authorization: Bearer KEY, or x-api-key: KEY")
+        return self.worker.is_serving and self.inference.is_ready
 
     @contextmanager
     def acquire_slot(self, *, needs_engine: bool = False) -> Iterator[None]:
-        """Count a request as active for as long as the block lasts; raises what `check_slot` raises."""
+        """Count a request of the worker as active for as long as the block lasts; raises what `check_slot` raises."""
         self.check_slot(needs_engine=needs_engine)
-        self._active_requests += 1
+        with self.worker.acquire_slot():
+            yield
+
+    def begin_request(self, *, needs_engine: bool) -> None:
+        """Count a request that this version answers, which therefore stays open until `end_request`."""
+        self.active_requests += 1
         if needs_engine:
             self._count_in_flight(1)
-        try:
-            yield
-        finally:
-            self._active_requests -= 1
-            if needs_engine:
-                self._count_in_flight(-1)
+
+    def end_request(self, *, needs_engine: bool) -> None:
+        """Count a request as ended."""
+        self.active_requests -= 1
+        if needs_engine:
+            self._count_in_flight(-1)
 
     def _count_in_flight(self, change: int) -> None:
         self._in_flight += change
@@ -96,10 +87,7 @@ class AdmissionController:
 
         The latter is checked for a request that `needs_engine`. Before the request is read, a refusal costs least.
         """
-        limit = self.settings.max_concurrent_requests
-        if self._active_requests >= limit:
-            problem = f"{self._active_requests} requests are active and at most {limit} may be"
-            raise Overloaded(problem, "try again after a second, or add replicas")
+        self.worker.check_slot()
         if needs_engine and not self._cache:  # which may hold the answer
             self.inference.check_capacity(asyncio.get_running_loop().time() + self.settings.request_timeout_s)
 
@@ -137,6 +125,8 @@ class AdmissionController:
         with suppress(Exception):  # whatever is only observed must not fail a request
             predictions = [result.prediction for result in results]
             self.metrics.predictions(predictions, has_several_labels=self._has_several_labels)
+            if self.observe and callback is None:
+                self.observe(inputs, parameters, results)
         return results
 
     async def _infer_cached(
@@ -160,12 +150,6 @@ class AdmissionController:
             with suppress(Exception):
                 self.metrics.cache_size(cache.bytes)
         return [result for result in found if result is not None]
-
-    async def hold_refusal(self) -> None:
-        """Wait for as long as the answer to a refused request is to be held back; see `RefusalPacer`."""
-        held_s = self.refusal_pacer.hold_s(time.monotonic())
-        if held_s:
-            await asyncio.sleep(held_s)
 
     def check_size(self, inputs: Sequence[Any]) -> None:
         """Refuse a list that is empty, or has too many inputs, or more text than may be tokenized for one request."""
@@ -199,10 +183,11 @@ class AdmissionController:
         seconds = time.perf_counter() - began
         with suppress(Exception):
             self.metrics.request(protocol, operation, status, seconds)
-        if self._record_span:
-            attributes = {"protocol": protocol, "status": status, "request_id": request_id}
+        if record_span := self.worker.record_span:
+            model = {f"model.{key}": value for key, value in self.model.items()}
+            attributes = {**model, "protocol": protocol, "status": status, "request_id": request_id}
             with suppress(Exception):
-                self._record_span(operation, began, attributes, traceparent)
+                record_span(operation, began, attributes, traceparent)
         if self.settings.log_requests:
             fields: dict[str, Any] = {"inputs": inputs} if self.settings.log_inputs and inputs is not None else {}
             logs.log_request(

@@ -4,6 +4,7 @@ import atexit
 import contextlib
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from tuneport.errors import TuneportError
@@ -13,6 +14,7 @@ from tuneport.schema.loading import load_manifest
 from tuneport.tasks import task_spec
 
 from . import lifecycle, logs, supervision
+from .models.state import write_serving
 from .settings import METRICS_FOLDER, Settings
 from .shared_engine.keeper import ENGINE, EngineKeeper
 
@@ -37,11 +39,13 @@ def with_workers(settings: Settings, artifact: Path) -> Settings:
     return settings
 
 
-def prepare_deployment(settings: Settings, artifact: Path, engine_module: str = ENGINE) -> EngineKeeper:
+def prepare_deployment(
+    settings: Settings, artifact: Path, engine_module: str = ENGINE, more: Sequence[Path] = ()
+) -> EngineKeeper:
     """Prepare this process, the supervisor, and the environment of its workers; returns the engines that they share.
 
-    The variant is chosen here where the artifact was timed on another host. Ends the process for an artifact that
-    cannot serve.
+    The variant is chosen here where the artifact was timed on another host; `more` artifacts serve beside it. Ends the
+    process for an artifact that cannot serve.
     """
     logs.set_up_process()
     os.environ |= {"TUNEPORT_WORKERS": str(settings.worker_count), "TUNEPORT_ENGINES": str(settings.engine_count)}
@@ -61,6 +65,9 @@ def prepare_deployment(settings: Settings, artifact: Path, engine_module: str = 
         if selection and selection.max_batch_tokens:
             os.environ["TUNEPORT_MAX_BATCH_TOKENS"] = str(selection.max_batch_tokens)
         warn_of_other_processor(artifact, selection.variant if selection else settings.variant)
+        if more:
+            check_several(settings, [artifact, *more])
+            write_serving(folder, [artifact, *more])
         if settings.engine_count:
             check_engines(settings, load_manifest(artifact).task)
         manifest_hash = sha256(artifact / MANIFEST)
@@ -68,6 +75,23 @@ def prepare_deployment(settings: Settings, artifact: Path, engine_module: str = 
     except TuneportError as error:
         lifecycle.report_failed_start(error)
         raise SystemExit(f"error: {error}") from error
+
+
+def check_several(settings: Settings, artifacts: Sequence[Path]) -> None:
+    """Raise TuneportError for two artifacts of one name, and for several models with shared engines."""
+    from .origin import Origin
+
+    if settings.engine_count:
+        problem = f"{len(artifacts)} artifacts would share the engines of TUNEPORT_ENGINES"
+        raise TuneportError(problem, "unset it: each worker then has an engine for each model")
+    names: dict[str, Path] = {}
+    for artifact in artifacts:
+        Origin.check(artifact, settings)
+        name = load_manifest(artifact).name
+        if name in names:
+            problem = f"{names[name]} and {artifact} are both named {name}"
+            raise TuneportError(problem, "export one of them with another --name")
+        names[name] = artifact
 
 
 def check_engines(settings: Settings, task: str) -> None:

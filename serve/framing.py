@@ -23,14 +23,21 @@ class RequestFrame:
     """One request, from its headers to its record."""
 
     def __init__(
-        self, admission: AdmissionController, protocol: Protocol, operation: str | None, headers: Mapping[str, str]
+        self,
+        admission: AdmissionController,
+        protocol: Protocol,
+        operation: str | None,
+        headers: Mapping[str, str],
+        *,
+        is_named: bool = True,
     ) -> None:
-        """Take the headers (HTTP) or metadata (gRPC) by lower-case name.
+        """Take the version that answers, and the headers (HTTP) or metadata (gRPC) by lower-case name.
 
         Without an `operation` the request needs no key and no slot, and leaves no record: health checks are answered
-        whatever the load.
+        whatever the load. Unless the model `is_named`, the body may name another one, and see `use`.
         """
         self.admission = admission
+        """The version that answers; it stays open until the request has ended."""
         self.request_id = logs.request_id(headers.get("x-request-id"))
         self.status = CANCELLED[protocol]
         """For the record: HTTP's number or gRPC's name. The protocol sets it when it responds."""
@@ -39,6 +46,14 @@ class RequestFrame:
         self.headers = headers
         self._protocol = protocol
         self._operation = operation
+        self._is_for_engine = operation in ENGINE_OPERATIONS
+        self._is_named = is_named
+
+    def use(self, admission: AdmissionController) -> None:
+        """Let another version answer, which the body has named."""
+        self.admission.end_request(needs_engine=self._is_for_engine)
+        self.admission = admission
+        self.admission.begin_request(needs_engine=self._is_for_engine)
 
     async def handle(
         self,
@@ -50,12 +65,16 @@ class RequestFrame:
         try:
             if self._operation is None:
                 return await work()
-            self.admission.check_key(self.headers.get("authorization"), self.headers.get("x-api-key"))
-            with self.admission.acquire_slot(needs_engine=self._operation in ENGINE_OPERATIONS):
-                return await work()
+            self.admission.worker.check_key(self.headers.get("authorization"), self.headers.get("x-api-key"))
+            with self.admission.acquire_slot(needs_engine=self._is_for_engine and self._is_named):
+                self.admission.begin_request(needs_engine=self._is_for_engine)
+                try:
+                    return await work()
+                finally:
+                    self.admission.end_request(needs_engine=self._is_for_engine)
         except Exception as error:
             if isinstance(error, Overloaded):
-                await self.admission.hold_refusal()
+                await self.admission.worker.hold_refusal()
             return await respond(self.to_response(error), error)
         finally:
             if self._operation is not None:

@@ -136,6 +136,10 @@ class Inference:
         self.batcher.close()
         self.lanes.close()
 
+    def release(self) -> None:
+        """Let go of the model after `close`, so that its memory is free as soon as nothing else holds it."""
+        del self.predictor, self.batcher
+
     def _run_batch(self, rows: Sequence[EncodedInput]) -> list[RowOutputs]:
         """Run a batch in a thread of the engine; once the device is lost, raise DeviceLost without touching it."""
         self._check_device_lost()

@@ -4,22 +4,17 @@ What an engine does is also labelled with its worker and device; the GPUs themse
 service's processes in `process_metrics.py`.
 """
 
-import os
 from typing import Any
-
-from tuneport.errors import TuneportError
 
 from .batcher import BatchReport
 from .devices import Placement
 from .drift import is_truncated, observations
-from .gpu_metrics import GpuCollector
-from .metrics_files import reserve_disk_space
-from .process_metrics import ProcessCollector
-from .settings import METRICS_FOLDER
+from .metric_families import MODEL_LABELS, Families
 
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 CONFIDENCES = tuple(step / 10 for step in range(1, 11))
+DIFFERENCES = (0.0001, 0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
 REJECTED = ("429", "RESOURCE_EXHAUSTED")
 CANCELLED = ("499", "CANCELLED")
 
@@ -27,41 +22,27 @@ CANCELLED = ("499", "CANCELLED")
 class Metrics:
     """Counters and histograms of both protocols and the batcher, labelled with the model's name, version, variant."""
 
-    def __init__(self, model: dict[str, str], *, processes: int = 1, placement: Placement | None = None) -> None:
-        """Create the metrics; with several processes they live in files of a folder that the supervisor created."""
+    def __init__(self, model: dict[str, str], families: Families, placement: Placement | None = None) -> None:
+        """Create the metrics of a model, as `Predictor.describe` names it, whose engine runs at `placement`."""
         placement = placement or Placement()
-        # prometheus_client reads the variable when it is imported.
-        if processes == 1:
-            os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
-        elif folder := os.environ.get(METRICS_FOLDER):
-            os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-            reserve_disk_space()
-        import prometheus_client as prometheus
-        from prometheus_client import multiprocess
-
-        prometheus.disable_created_metrics()  # type: ignore[no-untyped-call]
-        self._multiprocess = multiprocess
-        self._prometheus = prometheus
-        self._has_several_processes = processes > 1
+        prometheus = families.prometheus
+        names = MODEL_LABELS
+        self._families = families
         self._has_engine = placement.has_engine
-        self._registry = prometheus.CollectorRegistry()
-        names = [f"model_{key}" for key in model]
         self._model = tuple(model.values())
-        self._gpus = GpuCollector(placement.gpus) if placement.gpus else None
+        families.add_model(self._model, placement.gpus)
         engine = {"worker": str(placement.worker), "device": placement.device}
 
         def counter(name: str, text: str, *labels: str) -> Any:
-            metric = prometheus.Counter(f"tuneport_{name}", text, [*names, *labels], registry=self._registry)
+            metric = families.get(prometheus.Counter, name, text, [*names, *labels])
             return metric if labels else metric.labels(*self._model)
 
         def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Any:
-            metric = prometheus.Histogram(
-                f"tuneport_{name}", text, [*names, *labels], registry=self._registry, buckets=buckets
-            )
+            metric = families.get(prometheus.Histogram, name, text, [*names, *labels], buckets=buckets)
             return metric if labels else metric.labels(*self._model)
 
         def of_worker(kind: Any, name: str, text: str, **options: Any) -> Any:
-            metric = kind(f"tuneport_{name}", text, [*names, *engine], registry=self._registry, **options)
+            metric = families.get(kind, name, text, [*names, *engine], **options)
             return metric.labels(*self._model, *engine.values())
 
         def of_engine(kind: Any, name: str, text: str, **options: Any) -> Any:
@@ -76,11 +57,12 @@ class Metrics:
         self._truncated = counter("truncated_inputs_total", "Inputs that were truncated.")
         self._cache_hits = counter("cache_hits_total", "Inputs answered from the cache of responses.")
         self._cache_misses = counter("cache_misses_total", "Inputs that were not in the cache of responses.")
+        self._shadowed = counter("shadow_inputs_total", "Inputs sent to a shadow, by how it answered.", "result")
+        self._differences = histogram("shadow_score_difference", "Absolute differences of scores.", DIFFERENCES)
         self._labels = counter("predictions_total", "Predictions by label.", "label")
         self._confidence = histogram("confidence", "Scores of predicted labels.", CONFIDENCES)
-        self._values = prometheus.Summary(
-            "tuneport_predicted_value", "Scores of a regression.", names, registry=self._registry
-        ).labels(*self._model)
+        values = families.get(prometheus.Summary, "predicted_value", "Scores of a regression.", names)
+        self._values = values.labels(*self._model)
         self._queue = histogram("queue_seconds", "Time that each row waited in the queue.", SECONDS)
         self._engine = histogram("batch_seconds", "Time that each batch took in the engine.", SECONDS)
         self._batch = histogram("batch_padded_tokens", "Padded tokens of each batch.", TOKENS)
@@ -174,29 +156,28 @@ class Metrics:
         for label, count in labels.items():
             self._child(self._labels, "labels", label).inc(count)
 
+    @property
+    def labels(self) -> dict[str, str]:
+        """The labels of the model's metrics."""
+        return dict(zip(MODEL_LABELS, self._model, strict=True))
+
+    def remove(self) -> None:
+        """Show the model's gauges no more: it was unloaded."""
+        self._families.remove_model(self._model)
+
+    def shadowed(self, result: str, inputs: int, difference: float | None = None) -> None:
+        """Count inputs of a shadow: `agree`, `disagree`, `failed` or `dropped`."""
+        self._child(self._shadowed, "shadowed", result).inc(inputs)
+        if difference is not None:
+            self._differences.observe(difference)
+
     def page(self) -> tuple[bytes, str]:
-        """Return the page that Prometheus reads, and its content type."""
-        return self._prometheus.generate_latest(self._all()), self._prometheus.CONTENT_TYPE_LATEST
+        """Return the page that Prometheus reads, of all models, and its content type."""
+        return self._families.page()
 
     def listen(self, port: int, host: str) -> Any:
         """Serve the page on a port of its own; returns a server with `shutdown()`."""
-        try:
-            return self._prometheus.start_http_server(port, host, self._all())[0]
-        except OSError as error:
-            problem = f"the metrics cannot listen on port {port} ({error})"
-            raise TuneportError(problem, "free it, or choose another") from error
-
-    def _all(self) -> Any:
-        """Return a registry of all workers' metrics, of their processes, and of the GPUs."""
-        registry = self._prometheus.CollectorRegistry()
-        if self._has_several_processes:
-            self._multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        else:
-            registry.register(self._registry)
-        registry.register(ProcessCollector())
-        if self._gpus:
-            registry.register(self._gpus)
-        return registry
+        return self._families.listen(port, host)
 
     def _child(self, family: Any, name: str, *labels: str) -> Any:
         """Look up a labelled metric; the library's own lookup takes a lock and builds a tuple of strings each time."""

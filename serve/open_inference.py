@@ -1,13 +1,13 @@
-"""The Open Inference Protocol v2 as HTTP and gRPC share it: the model's check, its parameters, and inference."""
+"""The Open Inference Protocol v2 as HTTP and gRPC share it: versions, parameters, and inference."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from tuneport.errors import InputError, NotFound
+from tuneport.errors import InputError
 from tuneport.runtime.tasks.inputs import check_number
-from tuneport.schema.artifact import Manifest
 
 from .admission import AdmissionController
+from .models.registry import ModelRegistry
 from .tensors import Tensor, tensors_from_predictions
 
 PLATFORM = "tuneport"
@@ -36,12 +36,10 @@ def check_output_parameters(output: str, names: Iterable[str]) -> None:
         raise InputError(problem, "leave it out; for several labels send the request's parameter top_k")
 
 
-def check_model(manifest: Manifest, name: str, version: str | None) -> None:
-    """Raise NotFound for a model or version that is not served here."""
-    if name != manifest.name or (version and version != manifest.version):
-        requested = f"{name[:80]}{f', version {version[:40]}' if version else ''}"
-        remedy = f"{manifest.name} {manifest.version} is served here"
-        raise NotFound(f"there is no model {requested}", remedy, code="no_model")
+def versions_of(models: ModelRegistry, name: str) -> list[str]:
+    """List the versions of a model that are loaded."""
+    model = models.get(name)
+    return [version.manifest.version for version in model.versions] if model else []
 
 
 def timeout_s(parameters: Mapping[str, Any]) -> float | None:

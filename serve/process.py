@@ -29,12 +29,12 @@ START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0
 
 
-def supervisor_command(artifact: Path, *, host: str, port: int) -> list[str]:
-    """Return the command that serves an artifact's folder without BentoML, as `tuneport serve` does.
+def supervisor_command(*artifacts: Path, host: str, port: int) -> list[str]:
+    """Return the command that serves artifacts' folders without BentoML, as `tuneport serve` does.
 
     Run it in a folder without Python files.
     """
-    command = [sys.executable, "-P", "-m", SUPERVISOR, str(artifact.resolve())]
+    command = [sys.executable, "-P", "-m", SUPERVISOR, *(str(artifact.resolve()) for artifact in artifacts)]
     return [*command, "--host", host, "--port", str(port)]
 
 

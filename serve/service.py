@@ -134,7 +134,7 @@ class ModelService:
 
     async def __is_ready__(self) -> bool:
         """Answer /readyz: false as soon as the service is told to stop, or has lost its device."""
-        return self.worker.admission.ready
+        return self.worker.models.ready
 
     @bentoml.on_shutdown
     async def stop(self) -> None:

@@ -38,6 +38,8 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", use_attribute_docstrings=True)
 
+    model_repository: Path | None = None
+    """Folder of the artifacts that may be loaded while the service runs; by default there is none."""
     variant: str | None = None
     """The variant to serve; by default the manifest's, or the fastest here on a host unlike the export's."""
     device: Device | None = None
@@ -101,6 +103,8 @@ class Settings(BaseSettings):
     """API keys, separated by commas; a request must send one of them."""
     api_keys_file: Path | None = None
     """A file with further API keys, one a line."""
+    admin_keys: SecretStr | None = None
+    """API keys, separated by commas, that may load and unload models; by default nobody may."""
     tls_certfile: Path | None = None
     """Certificate chain (PEM) for HTTP and gRPC."""
     tls_keyfile: Path | None = None
@@ -141,26 +145,34 @@ class Settings(BaseSettings):
         gib = self.gpu_memory_gib
         return DeviceOptions(None if gib is None else int(gib * 2**30), self.gpu_arena_strategy)
 
-    def keys(self) -> tuple[bytes, ...]:
-        """Read the API keys; raises TuneportError for an unreadable or empty file and for a key no header can hold."""
-        keys = self.api_keys.get_secret_value().split(",") if self.api_keys else []
-        if self.api_keys_file:
+    def keys(self, name: str = "api_keys") -> tuple[bytes, ...]:
+        """Read the keys of the setting `api_keys` or `admin_keys`, and of the former's file.
+
+        Raises TuneportError for an unreadable or empty file and for a key no header can hold.
+        """
+        variable = f"{PREFIX}{name}".upper()
+        value: SecretStr | None = getattr(self, name)
+        file = self.api_keys_file if name == "api_keys" else None
+        keys = value.get_secret_value().split(",") if value else []
+        if file:
             try:
-                keys += self.api_keys_file.read_text(encoding="utf-8-sig").splitlines()
+                keys += file.read_text(encoding="utf-8-sig").splitlines()
             except (OSError, UnicodeDecodeError) as error:
                 raise TuneportError(f"TUNEPORT_API_KEYS_FILE cannot be read ({error})", "correct its path") from error
         keys = [key.strip() for key in keys if key.strip()]
-        if (self.api_keys or self.api_keys_file) and not keys:
-            raise TuneportError("there is no key in TUNEPORT_API_KEYS or its file", "set one, or unset both")
+        if (value or file) and not keys:
+            raise TuneportError(f"there is no key in {variable} or its file", "set one, or unset both")
         for number, key in enumerate(keys, 1):
             if not API_KEY.fullmatch(key):
-                problem = f"API key {number} has white space or characters beyond ASCII, which no header holds"
+                problem = f"{variable}: key {number} has white space or characters beyond ASCII, which no header holds"
                 raise TuneportError(problem, "write one key a line, and nothing else")
         return tuple(key.encode() for key in keys)
 
     def paths(self) -> dict[str, str]:
         """Return the variables that name files as absolute paths, for a process with another working directory."""
-        files = {name: getattr(self, name) for name in ("api_keys_file", "tls_certfile", "tls_keyfile")}
+        files = {
+            name: getattr(self, name) for name in ("api_keys_file", "model_repository", "tls_certfile", "tls_keyfile")
+        }
         return {f"{PREFIX}{name}".upper(): str(path.absolute()) for name, path in files.items() if path}
 
     def check_key(self) -> None:
@@ -204,6 +216,7 @@ def read_settings() -> Settings:
         raise TuneportError(f"wrong settings: {wrong}", "correct or unset them") from error
     _check_names()
     settings.keys()
+    settings.keys("admin_keys")
     settings.tls()
     settings.origins()
     settings.check_key()

@@ -24,7 +24,7 @@ def health_app(worker: Worker) -> Starlette:
         return PlainTextResponse("\n")
 
     async def ready(request: Request) -> PlainTextResponse:
-        is_ready = worker.admission.ready
+        is_ready = worker.models.ready
         return PlainTextResponse("\n") if is_ready else PlainTextResponse("the service is not ready\n", 503)
 
     @contextlib.asynccontextmanager

@@ -1,6 +1,6 @@
 """The supervisor of `tuneport serve`: it opens HTTP's port, starts workers and engines, and replaces those that end.
 
-python -m tuneport.stages.serve.supervisor ARTIFACT --host HOST --port PORT
+python -m tuneport.stages.serve.supervisor ARTIFACT [ARTIFACT…] --host HOST --port PORT
 
 `bentoml serve` has BentoML's supervisor instead. This one imports neither BentoML nor an engine, so that the workers
 start at once.
@@ -98,12 +98,13 @@ def main(engine_module: str = ENGINE) -> None:
     """Serve until a signal to stop comes; shared engines are processes of `engine_module`."""
     parser = argparse.ArgumentParser()
     parser.add_argument("artifact", type=Path)
+    parser.add_argument("more", type=Path, nargs="*")
     parser.add_argument("--host", required=True)
     parser.add_argument("--port", type=int, required=True)
     options = parser.parse_args()
     telemetry.switch_off()
     settings = with_workers(read_settings(), options.artifact)
-    engines = prepare_deployment(settings, options.artifact, engine_module)
+    engines = prepare_deployment(settings, options.artifact, engine_module, options.more)
     try:
         listening = listen(options.host, options.port, BACKLOG)
         fields = {"workers": settings.worker_count, "engines": settings.engine_count, "pid": os.getpid()}

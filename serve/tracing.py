@@ -31,7 +31,7 @@ def keep_bentoml_from_tracing() -> None:
     os.environ[SDK_DISABLED] = "true"
 
 
-def recorder(model: dict[str, str]) -> Record | None:
+def recorder(service_name: str) -> Record | None:
     """Return a function that records a span that ends now; None where no exporter is configured, or none works."""
     is_disabled = os.environ.get(USERS_SDK_DISABLED, os.environ.get(SDK_DISABLED, "")).strip().lower() == "true"
     exporter = os.environ.get("OTEL_TRACES_EXPORTER", "").strip().lower()
@@ -39,21 +39,20 @@ def recorder(model: dict[str, str]) -> Record | None:
     if is_disabled or exporter == "none" or not (has_endpoint or exporter == "console"):
         return None
     try:
-        return _recorder(model, is_console=exporter == "console")
+        return _recorder(service_name, is_console=exporter == "console")
     except Exception as error:  # a missing package, or a variable that the SDK refuses
         logs.log("no traces", logging.WARNING, reason=f"{type(error).__name__}: {str(error)[:200]}")
         return None
 
 
-def _recorder(model: dict[str, str], *, is_console: bool) -> Record:
+def _recorder(service_name: str, *, is_console: bool) -> Record:
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
     from opentelemetry.trace import SpanKind
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-    name = os.environ.get("OTEL_SERVICE_NAME", model["name"])
-    attributes = {f"model.{key}": value for key, value in model.items()}
-    provider = _provider(Resource.create({"service.name": name, **attributes}))
+    name = os.environ.get("OTEL_SERVICE_NAME", service_name)
+    provider = _provider(Resource.create({"service.name": name}))
     processor = BatchSpanProcessor(_exporter(is_console=is_console))
     provider.add_span_processor(processor)
     # The provider's own way of ending waits half a minute for a collector that does not answer.

@@ -46,20 +46,38 @@ class Worker:
         """
         from .admission import AdmissionController
         from .http.app import create_app, create_refusal
+        from .models.host import ModelHost
+        from .models.registry import ModelRegistry
+        from .models.state import read_serving
 
         logs.set_up_process()
         supervision.prepare_worker(settings.shutdown_grace_s)
         try:
+            serving = read_serving()
+            if serving:  # several models, or versions that the worker before this one had loaded
+                artifact, manifest_hash = serving[0]
+                settings = _shared(_settings_for(artifact, settings), len(serving))
+            for folder, expected in serving[1:]:
+                _check_manifest(folder, expected)
+            _check_manifest(artifact, manifest_hash)
             device = load_manifest(artifact).variant(settings.variant).execution.device
-            if manifest_hash not in (None, sha256(artifact / MANIFEST)):
-                raise ArtifactError(f"{artifact} was replaced while it was served", "start the service again")
             if settings.engine_count:
                 inference, placement = _open_front_end(artifact, settings, device, number or 1)
             else:
                 inference, placement = _open_engine(artifact, settings, device, number, open_inference)
-            self.admission = AdmissionController(inference, settings, placement)
-            self.app: ASGIApp = create_app(self.admission, settings.origins())
-            self._refuse = create_refusal(self.admission, settings.origins())
+            default = AdmissionController(inference, settings, placement)
+
+            def open_version(folder: Path) -> AdmissionController:
+                chosen = _settings_for(folder, settings)
+                device = load_manifest(folder).variant(chosen.variant).execution.device
+                inference, placement = _open_engine(folder, chosen, device, number, open_inference)
+                inference.on_device_lost = self._device_lost
+                return AdmissionController(inference, chosen, placement, default.worker)
+
+            self.models = ModelRegistry(default, *(open_version(folder) for folder, _ in serving[1:]))
+            self._host = ModelHost(self.models, settings, open_version)
+            self.app: ASGIApp = create_app(self.models, settings.origins(), self._host)
+            self._refuse = create_refusal(self.models, settings.origins())
         except EngineLost as error:  # another engine process takes its place, and another worker this one's
             logs.log("failed start", logging.ERROR, reason=error.problem)
             raise
@@ -78,33 +96,33 @@ class Worker:
             if settings.grpc_port:
                 from .grpc.server import GrpcServer
 
-                self._grpc = GrpcServer(self.admission)
+                self._grpc = GrpcServer(self.models)
                 await self._grpc.start()
             if settings.metrics_port and self._number in (None, 1):
-                self._metrics_server = self.admission.metrics.listen(settings.metrics_port, settings.grpc_host)
+                self._metrics_server = self.models.worker.families.listen(settings.metrics_port, settings.grpc_host)
         except Exception as error:
             lifecycle.report_failed_start(error)
             raise
         lifecycle.configure_server(settings, self.app, self._refuse, self._drain, self._hurry)
-        loop = asyncio.get_running_loop()
-        self.admission.inference.on_device_lost = lambda: loop.call_soon_threadsafe(self._leave)
-        self.admission.inference.start(self._engine_changed)
+        self._loop = asyncio.get_running_loop()
+        for version in self.models.versions:
+            version.inference.on_device_lost = self._device_lost
+            version.inference.start(self._engine_changed)
         # What was imported and opened lives as long as the process: later collections need not look at it.
         gc.collect()
         gc.freeze()
         supervision.report_ready()
-        logs.log("ready", model=self.admission.model, pid=os.getpid())
+        logs.log("ready", model=self.models.default.serving.model, pid=os.getpid())
 
     async def stop(self) -> None:
         """Let active gRPC requests finish within the grace time, and stop the engine."""
-        self.admission.is_serving = False
+        self.models.worker.is_serving = False
         if self._grpc:
             await self._grpc.stop(self._settings.shutdown_grace_s)
         if self._metrics_server:
             self._metrics_server.shutdown()
         logs.write_pending()  # an engine that hangs may have this process ended before the last line
-        self.admission.inference.close()
-        self.admission.other_variants.close()
+        self._host.close()
         logs.write_pending()
 
     def _engine_changed(self, is_ready: bool) -> None:
@@ -116,23 +134,31 @@ class Worker:
             logs.log("engine lost", logging.ERROR, pid=os.getpid())
             supervision.report_not_ready()
         if self._grpc:
-            self._health = asyncio.ensure_future(self._grpc.set_ready(self.admission.ready))
+            self._health = asyncio.ensure_future(self._grpc.set_ready(self.models.ready))
+
+    def _device_lost(self) -> None:
+        """Leave in the event loop; called in a thread of an engine."""
+        self._loop.call_soon_threadsafe(self._leave)
 
     def _leave(self) -> None:
         """Stop this worker because its device is lost: its requests get errors, and another worker takes its place."""
-        logs.log("device lost", logging.ERROR, because=self.admission.inference.lost_because, pid=os.getpid())
-        self.admission.metrics.device_lost()
-        self.admission.is_serving = False
+        lost = [version for version in self.models.versions if version.inference.lost_because]
+        for version in lost:
+            logs.log("device lost", logging.ERROR, because=version.inference.lost_because, pid=os.getpid())
+            version.metrics.device_lost()
+        self.models.worker.is_serving = False
         lifecycle.stop_worker(self._settings.shutdown_grace_s)
 
     async def _drain(self) -> None:
         """Become not ready, continue serving for the drain time, then start to close the gRPC server."""
         settings = self._settings
         logs.log("stopping", drain_s=settings.drain_s, shutdown_grace_s=settings.shutdown_grace_s)
-        self.admission.is_serving = False
+        self.models.worker.is_serving = False
         if self._grpc:
             await self._grpc.set_ready(False)
-        is_lost = self.admission.inference.lost_because  # each request that comes meanwhile would fail
+        is_lost = any(
+            version.inference.lost_because for version in self.models.versions
+        )  # each request that comes meanwhile would fail
         await asyncio.sleep(0 if is_lost or supervision.is_orphan() else settings.drain_s)
         if self._grpc:
             self._closing = asyncio.ensure_future(self._grpc.stop(settings.shutdown_grace_s))
@@ -141,6 +167,25 @@ class Worker:
         """End active gRPC requests, too."""
         if self._grpc:
             await self._grpc.stop(0)
+
+
+def _check_manifest(artifact: Path, expected: str | None) -> None:
+    """Raise ArtifactError for an artifact that is another one than when the service began to serve it."""
+    if expected not in (None, sha256(artifact / MANIFEST)):
+        raise ArtifactError(f"{artifact} was replaced while it was served", "start the service again")
+
+
+def _shared(settings: Settings, models: int) -> Settings:
+    """Return the settings of one of several models, each of which has an equal share of the worker's threads."""
+    return settings.model_copy(update={"threads": max(1, settings.worker_threads() // models)})
+
+
+def _settings_for(folder: Path, settings: Settings) -> Settings:
+    """Return the settings for another artifact: its own variant where it has not the one that was chosen."""
+    manifest = load_manifest(folder)
+    if settings.variant in (None, *(variant.name for variant in manifest.variants)):
+        return settings
+    return settings.model_copy(update={"variant": manifest.default_variant, "max_batch_tokens": None})
 
 
 def _open_engine(

@@ -5,7 +5,7 @@
     └── RequestError                        a request gets an error response
         ├── InputError                      an input, or a parameter, is not of the task's form
         ├── MalformedRequest, UnsupportedEncoding, PayloadTooLarge, SlowRequest
-        ├── Unauthenticated, NotFound, MethodNotAllowed
+        ├── Unauthenticated, Forbidden, NotFound, MethodNotAllowed, ModelNotLoaded
         ├── Overloaded, DeadlineExceeded, ServiceStopping
         ├── DeviceOutOfMemory, DeviceLost, EngineLost
         └── Unavailable, ServiceFailed      raised by the client alone
@@ -113,6 +113,18 @@ class Unauthenticated(RequestError):
     """A request without a valid API key."""
 
     code = "unauthenticated"
+
+
+class Forbidden(RequestError):
+    """A request whose key does not allow it."""
+
+    code = "forbidden"
+
+
+class ModelNotLoaded(RequestError):
+    """A model's version that could not be loaded or unloaded; what served before goes on."""
+
+    code = "model_not_loaded"
 
 
 class NotFound(RequestError):

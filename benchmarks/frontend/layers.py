@@ -18,6 +18,7 @@ from tuneport.stages.serve.admission import AdmissionController
 from tuneport.stages.serve.http.app import create_app
 from tuneport.stages.serve.http.predict_body import parse_body
 from tuneport.stages.serve.inference import Inference
+from tuneport.stages.serve.models.registry import ModelRegistry
 from tuneport.stages.serve.settings import Settings
 
 from ..endpoint.http_cost import discarded_log, http_cpu_us
@@ -52,7 +53,7 @@ def measure_layers(artifact: Path, text: str) -> tuple[LayerCost, ...]:
         with discarded_log():
             layers = {"HTTP: sockets, parser, uvicorn": http_cpu_us(_empty_app, body, OK)}
             layers |= uvloop.run(_time_layers(admission, text, body))
-            whole = http_cpu_us(create_app(admission), body, OK)
+            whole = http_cpu_us(create_app(ModelRegistry(admission)), body, OK)
         rows = [row for windows in inference.predictor.task.encode([text]) for row in windows] * ENGINE_ROWS
         engine = {
             "engine, a row alone": _cpu_us(lambda: run(rows[:1])),

@@ -1,33 +1,30 @@
 """Triton's calls beside inference: a model's configuration and statistics, and the index of models."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from google.protobuf.json_format import ParseDict
 
 from ..admission import AdmissionController
 from ..http.model_management import describe_config, describe_index, describe_statistics
-from ..open_inference import check_model
+from ..models.registry import ModelRegistry
 from . import open_inference_pb2 as pb
 
 
-def index_response(admission: AdmissionController, *, ready: bool) -> Any:
-    """List the models, with `ready` those that are."""
-    models = [model for model in describe_index(admission) if model["state"] == "READY" or not ready]
-    return _message(pb.RepositoryIndexResponse, {"models": models})
+async def index_response(models: ModelRegistry, *, ready: bool) -> Any:
+    """List the versions, with `ready` those that are."""
+    listed = [each for each in await describe_index(models) if each["state"] == "READY" or not ready]
+    return _message(pb.RepositoryIndexResponse, {"models": listed})
 
 
-def config_response(admission: AdmissionController, name: str, version: str) -> Any:
+def config_response(admission: AdmissionController) -> Any:
     """Return the model's configuration; Triton's versions are numbers, so that it has none here."""
-    check_model(admission.manifest, name, version)
     return _message(pb.ModelConfigResponse, {"config": {**describe_config(admission), "version_policy": None}})
 
 
-async def statistics_response(admission: AdmissionController, name: str, version: str) -> Any:
-    """Return the counts and times of a model, or of all without a name."""
-    if name:
-        check_model(admission.manifest, name, version)
-    return _message(pb.ModelStatisticsResponse, {"model_stats": await describe_statistics(admission)})
+async def statistics_response(admissions: Sequence[AdmissionController]) -> Any:
+    """Return the counts and times of each version."""
+    return _message(pb.ModelStatisticsResponse, {"model_stats": await describe_statistics(admissions)})
 
 
 def _message(kind: Any, content: Mapping[str, Any]) -> Any:

@@ -6,9 +6,10 @@ from tuneport.runtime.tasks.inputs import check_number
 from tuneport.schema.artifact import Manifest
 
 from .. import tensors
-from ..admission import AdmissionController
 from ..framing import RequestFrame
-from ..open_inference import check_model, check_output_parameters
+from ..models.registry import ModelRegistry
+from ..open_inference import check_output_parameters
+from ..settings import Settings
 from . import open_inference_pb2 as pb
 from .messages import parse_message, read_parameters, read_tensors
 from .wire import check_fields
@@ -27,22 +28,29 @@ class InferRequest(NamedTuple):
     """Names of the output tensors that are asked for; all if there is none."""
 
 
-def parse_request(admission: AdmissionController, kind: Any, raw: bytes) -> Any:
+def parse_request(settings: Settings, kind: Any, raw: bytes) -> Any:
     """Parse a message of any call, unless it has too many fields."""
-    check_fields(raw, EXTRA_FIELDS + 4 * admission.settings.max_client_batch_size)
+    check_fields(raw, EXTRA_FIELDS + 4 * settings.max_client_batch_size)
     return parse_message(kind, raw)
 
 
-async def read_request(admission: AdmissionController, raw: bytes, frame: RequestFrame) -> InferRequest:
-    """Parse and check an inference request; its inputs are kept in the frame for the record."""
-    request = parse_request(admission, pb.ModelInferRequest, raw)
-    return await check_request(admission, request, frame)
+def use_model(models: ModelRegistry, frame: RequestFrame, name: str, version: str) -> None:
+    """Let the version that a message names answer; raises NotFound."""
+    default = models.default
+    if name != default.name or version or default.candidate is not None:
+        frame.use(models.find(name, version, frame.headers))
 
 
-async def check_request(admission: AdmissionController, request: Any, frame: RequestFrame) -> InferRequest:
-    """Check a message and read its tensors."""
-    manifest = admission.manifest
-    check_model(manifest, request.model_name, request.model_version)
+async def read_request(models: ModelRegistry, raw: bytes, frame: RequestFrame) -> InferRequest:
+    """Parse and check an inference request, and let the model that it names answer."""
+    request = parse_request(models.worker.settings, pb.ModelInferRequest, raw)
+    use_model(models, frame, request.model_name, request.model_version)
+    return await check_request(request, frame)
+
+
+async def check_request(request: Any, frame: RequestFrame) -> InferRequest:
+    """Check a message and read its tensors; its inputs are kept in the frame for the record."""
+    admission, manifest = frame.admission, frame.admission.manifest
     frame.inputs = await admission.inference.lanes.run_if_large(
         request.ByteSize(), _read_inputs, manifest, request, admission.settings.max_client_batch_size
     )

@@ -6,7 +6,7 @@ from grpc_reflection.v1alpha import reflection
 
 from tuneport.errors import TuneportError
 
-from ..admission import AdmissionController
+from ..models.registry import ModelRegistry
 from .servicer import SERVICE, Servicer
 
 EXTRA_MESSAGE_BYTES = 64 * 1024
@@ -17,10 +17,9 @@ MIN_IDLE_S = 60
 class GrpcServer:
     """A `grpc.aio` server in the worker's event loop."""
 
-    def __init__(self, admission: AdmissionController) -> None:
+    def __init__(self, models: ModelRegistry) -> None:
         """Create the server; `start` opens its port."""
-        self._admission = admission
-        settings = admission.settings
+        self._settings = settings = models.worker.settings
         self._server = grpc.aio.server(
             options=[
                 ("grpc.so_reuseport", int(settings.worker_count > 1)),
@@ -34,12 +33,12 @@ class GrpcServer:
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
-        self._servicer = Servicer(admission)
+        self._servicer = Servicer(models)
         self._server.add_generic_rpc_handlers((self._servicer.handlers(),))
 
     async def start(self) -> int:
         """Listen; returns the port. Raises TuneportError if it is taken."""
-        settings = self._admission.settings
+        settings = self._settings
         host = f"[{settings.grpc_host}]" if ":" in settings.grpc_host else settings.grpc_host
         address = f"{host}:{settings.grpc_port}"
         tls = settings.tls()

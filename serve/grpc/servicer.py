@@ -8,15 +8,15 @@ import grpc
 from tuneport.version import VERSION
 
 from .. import tensors
-from ..admission import AdmissionController
 from ..errors import ErrorResponse
 from ..evidence import evidence_metadata
 from ..framing import RequestFrame
-from ..open_inference import EXTENSIONS, PLATFORM, check_model, infer
+from ..models.registry import ModelRegistry
+from ..open_inference import EXTENSIONS, PLATFORM, infer, versions_of
 from . import open_inference_pb2 as pb
 from .messages import infer_response
 from .model_management import config_response, index_response, statistics_response
-from .requests import check_request, parse_request
+from .requests import check_request, parse_request, use_model
 from .stream import StreamInfer
 
 SERVICE = "inference.GRPCInferenceService"
@@ -27,10 +27,10 @@ Call = Callable[[Any, Context, RequestFrame], Awaitable[Any]]
 class Servicer:
     """Answers calls over the batcher that HTTP uses."""
 
-    def __init__(self, admission: AdmissionController) -> None:
-        """Keep the worker's admission control."""
-        self._admission = admission
-        self._streams = StreamInfer(admission, lambda context: self._frame(context, "infer"))
+    def __init__(self, models: ModelRegistry) -> None:
+        """Keep the worker's models."""
+        self._models = models
+        self._streams = StreamInfer(models, lambda context: self._frame(context, "infer"))
 
     def stop_streams(self) -> None:
         """Let each stream end after the request that it is at."""
@@ -65,12 +65,12 @@ class Servicer:
 
     async def server_ready(self, request: Any, context: Context, frame: RequestFrame) -> Any:
         """Answer whether the server accepts inference calls."""
-        return pb.ServerReadyResponse(ready=self._admission.ready)
+        return pb.ServerReadyResponse(ready=self._models.ready)
 
     async def model_ready(self, request: Any, context: Context, frame: RequestFrame) -> Any:
         """Answer whether the model accepts inference calls."""
-        check_model(self._admission.manifest, request.name, request.version)
-        return pb.ModelReadyResponse(ready=self._admission.ready)
+        use_model(self._models, frame, request.name, request.version)
+        return pb.ModelReadyResponse(ready=frame.admission.ready)
 
     async def server_metadata(self, request: Any, context: Context, frame: RequestFrame) -> Any:
         """Return the server's name, version and protocol extensions."""
@@ -78,15 +78,15 @@ class Servicer:
 
     async def model_metadata(self, request: Any, context: Context, frame: RequestFrame) -> Any:
         """Return the model's input and output tensors."""
-        manifest = self._admission.manifest
-        check_model(manifest, request.name, request.version)
-        proof = evidence_metadata(self._admission.inference)
+        use_model(self._models, frame, request.name, request.version)
+        manifest = frame.admission.manifest
+        proof = evidence_metadata(frame.admission.inference)
         context.set_trailing_metadata((("x-request-id", frame.request_id), *proof))
         metadata = pb.ModelMetadataResponse.TensorMetadata
         fields, outputs = tensors.fields_of(manifest), tensors.output_datatypes(manifest)
         return pb.ModelMetadataResponse(
             name=manifest.name,
-            versions=[manifest.version],
+            versions=versions_of(self._models, manifest.name),
             platform=PLATFORM,
             inputs=[metadata(name=name, datatype=tensors.BYTES, shape=[-1]) for name in fields],
             outputs=[metadata(name=name, datatype=datatype, shape=[-1]) for name, datatype in outputs.items()],
@@ -94,26 +94,32 @@ class Servicer:
 
     async def model_infer(self, request: Any, context: Context, frame: RequestFrame) -> Any:
         """Answer input tensors with output tensors."""
-        _, inputs, parameters, output_names = await check_request(self._admission, request, frame)
-        outputs = await infer(self._admission, inputs, parameters, output_names, context.time_remaining())
-        return infer_response(request, self._admission.manifest, outputs)
+        use_model(self._models, frame, request.model_name, request.model_version)
+        _, inputs, parameters, output_names = await check_request(request, frame)
+        outputs = await infer(frame.admission, inputs, parameters, output_names, context.time_remaining())
+        return infer_response(request, frame.admission.manifest, outputs)
 
     async def model_config(self, request: Any, context: Context, frame: RequestFrame) -> Any:
         """Return the model's tensors and limits."""
-        return config_response(self._admission, request.name, request.version)
+        use_model(self._models, frame, request.name, request.version)
+        return config_response(frame.admission)
 
     async def model_statistics(self, request: Any, context: Context, frame: RequestFrame) -> Any:
-        """Return the model's counts and times since the start."""
-        return await statistics_response(self._admission, request.name, request.version)
+        """Return the counts and times since the start of a model, or of all without a name."""
+        if not request.name:
+            return await statistics_response(self._models.versions)
+        use_model(self._models, frame, request.name, request.version)
+        return await statistics_response([frame.admission])
 
     async def repository_index(self, request: Any, context: Context, frame: RequestFrame) -> Any:
         """List the models."""
-        return index_response(self._admission, ready=request.ready)
+        return await index_response(self._models, ready=request.ready)
 
     def _frame(self, context: Context, operation: str | None) -> RequestFrame:
         """Return the frame of a request that came with the metadata of a call."""
         metadata = {key: _as_text(value) for key, value in context.invocation_metadata() or ()}
-        return RequestFrame(self._admission, "grpc", operation, metadata)
+        is_named = not self._models.has_several
+        return RequestFrame(self._models.default.serving, "grpc", operation, metadata, is_named=is_named)
 
     def _framed(self, call: Call, kind: Any, operation: str | None) -> Callable[[bytes, Context], Awaitable[Any]]:
         """Put a request frame around a call, and abort it with the code of an error that it raises."""
@@ -123,7 +129,7 @@ class Servicer:
             context.set_trailing_metadata((("x-request-id", frame.request_id),))
 
             async def answer() -> Any:
-                response = await call(parse_request(self._admission, kind, raw), context, frame)
+                response = await call(parse_request(frame.admission.settings, kind, raw), context, frame)
                 frame.status = "OK"
                 return response
 

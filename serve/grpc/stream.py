@@ -8,12 +8,14 @@ from typing import Any, TypeAlias
 import grpc
 
 from tuneport.errors import InputError, ServiceStopping, Unauthenticated
+from tuneport.schema.artifact import Manifest
 from tuneport.tasks import task_spec
 
 from ..admission import AdmissionController
 from ..errors import ErrorResponse, to_error_response
 from ..framing import RequestFrame
 from ..http.streaming import stream_text
+from ..models.registry import ModelRegistry
 from ..open_inference import infer, task_parameters
 from ..tensors import JSON, tensors_from_predictions
 from . import open_inference_pb2 as pb
@@ -28,9 +30,9 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 class StreamInfer:
     """Answers the streams of a worker."""
 
-    def __init__(self, admission: AdmissionController, frame: Callable[[Context], RequestFrame]) -> None:
-        """Keep the admission control; `frame` makes the frame of a request from the metadata of its stream."""
-        self._admission = admission
+    def __init__(self, models: ModelRegistry, frame: Callable[[Context], RequestFrame]) -> None:
+        """Keep the worker's models; `frame` makes the frame of a request from the metadata of its stream."""
+        self._models = models
         self._frame = frame
         self.stopping = asyncio.Event()
         """Set when the service stops: a stream ends after the request that it is at."""
@@ -39,7 +41,7 @@ class StreamInfer:
         """Answer one stream until its client closes it."""
         try:
             frame = self._frame(context)
-            self._admission.check_key(frame.headers.get("authorization"), frame.headers.get("x-api-key"))
+            self._models.worker.check_key(frame.headers.get("authorization"), frame.headers.get("x-api-key"))
         except Unauthenticated as error:
             await _abort(context, to_error_response(error))
         while (raw := await self._next_request(context)) is not None:
@@ -66,9 +68,9 @@ class StreamInfer:
 
         async def answer() -> None:
             nonlocal request_id
-            request = await read_request(self._admission, raw, frame)
+            request = await read_request(self._models, raw, frame)
             request_id = request.message.id
-            async with contextlib.aclosing(self._responses(request, context)) as responses:
+            async with contextlib.aclosing(self._responses(frame.admission, request, context)) as responses:
                 async for response in responses:
                     await context.write(pb.ModelStreamInferResponse(infer_response=response).SerializeToString())
             frame.status = "OK"
@@ -82,28 +84,32 @@ class StreamInfer:
 
         await frame.handle(answer, respond)
 
-    async def _responses(self, request: InferRequest, context: Context) -> AsyncGenerator[Any, None]:
+    async def _responses(
+        self, admission: AdmissionController, request: InferRequest, context: Context
+    ) -> AsyncGenerator[Any, None]:
         """Yield the responses to a request, the last one marked."""
-        if not task_spec(self._admission.manifest.task).streams:
+        manifest = admission.manifest
+        if not task_spec(manifest.task).streams:
             outputs = await infer(
-                self._admission, request.inputs, request.parameters, request.outputs, context.time_remaining()
+                admission, request.inputs, request.parameters, request.outputs, context.time_remaining()
             )
-            yield self._response(request, outputs, is_final=True)
+            yield _response(manifest, request, outputs, is_final=True)
             return
         if len(request.inputs) != 1:
             problem = f"{len(request.inputs)} inputs cannot be streamed"
             raise InputError(problem, "send one in each request of the stream", code="several_inputs")
         parameters = task_parameters(request.parameters)
-        async with contextlib.aclosing(stream_text(self._admission, request.inputs[0], parameters)) as pieces:
+        async with contextlib.aclosing(stream_text(admission, request.inputs[0], parameters)) as pieces:
             async for piece in pieces:
                 content = {"delta": piece} if isinstance(piece, str) else piece.prediction
-                outputs = tensors_from_predictions(self._admission.manifest, [content], [JSON])
-                yield self._response(request, outputs, is_final=not isinstance(piece, str))
+                outputs = tensors_from_predictions(manifest, [content], [JSON])
+                yield _response(manifest, request, outputs, is_final=not isinstance(piece, str))
 
-    def _response(self, request: InferRequest, outputs: Any, *, is_final: bool) -> Any:
-        response = infer_response(request.message, self._admission.manifest, outputs)
-        response.parameters[FINAL].bool_param = is_final
-        return response
+
+def _response(manifest: Manifest, request: InferRequest, outputs: Any, *, is_final: bool) -> Any:
+    response = infer_response(request.message, manifest, outputs)
+    response.parameters[FINAL].bool_param = is_final
+    return response
 
 
 async def _abort(context: Context, error: ErrorResponse) -> None:

@@ -15,7 +15,8 @@ from starlette.types import ASGIApp, Scope
 
 from tuneport.errors import MethodNotAllowed, NotFound, RequestError
 
-from ..admission import AdmissionController
+from ..models.host import ModelHost
+from ..models.registry import ModelRegistry
 from .evidence import routes as evidence_routes
 from .middleware import FramedApp, client_disconnected
 from .model_management import routes as model_management_routes
@@ -27,23 +28,28 @@ from .playground.routes import routes as playground_routes
 from .predict_body import parse_body
 from .protocol import Refuse
 from .refusal import EarlyRefusal
+from .repository import routes as repository_routes
 from .requests import admission_of, frame_of, read_body, unless_disconnected
 from .responses import json_response
 from .streaming import stream_prediction
 from .tei import routes as tei_routes
 from .uploads import is_upload, read_upload
 
+VERSIONS = ("", "/versions/{version}")
 
-def create_app(admission: AdmissionController, origins: list[str] | None = None) -> ASGIApp:
-    """Create the application; pages of `origins` may call it (CORS)."""
+
+def create_app(models: ModelRegistry, origins: list[str] | None = None, host: ModelHost | None = None) -> ASGIApp:
+    """Create the application; pages of `origins` may call it (CORS), and `host` loads models."""
     routes = Starlette(
         routes=[
             Route("/predict", predict, methods=["POST"]),
             Route("/invocations", predict, methods=["POST"]),
+            *(Route(f"/models/{{model}}{version}/predict", predict, methods=["POST"]) for version in VERSIONS),
             Route("/ping", ping),
             *tei_routes,
             *model_management_routes,  # before `/v2/models/{model}`, which would take `stats` for a model
             *open_inference_routes,
+            *repository_routes,
             *evidence_routes,
             *openai_routes,
             *playground_routes,
@@ -52,15 +58,16 @@ def create_app(admission: AdmissionController, origins: list[str] | None = None)
             FallbackRoute("/{path:path}", not_routed),
         ],
     )
-    routes.state.admission = admission
+    routes.state.models = models
+    routes.state.host = host
     handlers = {ClientDisconnect: client_disconnected, HTTPException: _starlette_error}
-    app = FramedApp(routes, handlers, admission, direct={"/predict": predict})
+    app = FramedApp(routes, handlers, models, direct={"/predict": predict})
     return CORSMiddleware(app, allow_origins=origins, allow_methods=["*"], allow_headers=["*"]) if origins else app
 
 
-def create_refusal(admission: AdmissionController, origins: list[str] | None = None) -> Refuse | None:
+def create_refusal(models: ModelRegistry, origins: list[str] | None = None) -> Refuse | None:
     """Return what refuses requests before the application sees them; None where responses need headers of CORS."""
-    return None if origins else EarlyRefusal(admission)
+    return None if origins else EarlyRefusal(models)
 
 
 async def predict(request: Request) -> Response:

@@ -11,9 +11,9 @@ from starlette.types import Message, Receive, Scope, Send
 
 from tuneport.errors import NotFound
 
-from ..admission import AdmissionController
 from ..errors import ErrorResponse
 from ..framing import CANCELLED, RequestFrame
+from ..models.registry import ModelRegistry
 from .responses import error_response
 
 PUBLIC_PATHS = ("/", "/ping", "/v2/health/live", "/v2/health/ready")
@@ -32,7 +32,7 @@ class FramedApp:
         self,
         app: Starlette,
         handlers: Mapping[Any, Any],
-        admission: AdmissionController,
+        models: ModelRegistry,
         direct: Mapping[str, Endpoint],
     ) -> None:
         """Wrap the routes of `app`; `handlers` respond to exceptions by their classes.
@@ -42,7 +42,7 @@ class FramedApp:
         self._app = app
         # Without Starlette's outermost layer, which answers exceptions before the frame sees them.
         self._routes = ExceptionMiddleware(app.router, handlers)
-        self._admission = admission
+        self._models = models
         self._direct = direct
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -52,12 +52,14 @@ class FramedApp:
             return
         path = scope["path"]
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        frame = RequestFrame(self._admission, "http", operation_of(path), headers)
+        frame, not_found = self._frame(path, headers)
         scope["app"] = self._app  # as Starlette itself sets it
         scope.setdefault("state", {})["frame"] = frame
         framed = _FramedSend(send, frame)
 
         async def run_routes() -> None:
+            if not_found:
+                raise not_found
             await self._run_routes(scope, receive, framed)
             if not framed.is_complete:  # a stream whose client went away
                 frame.status = CANCELLED["http"]
@@ -68,6 +70,19 @@ class FramedApp:
             await error_response(error, path)(scope, receive, framed)
 
         await frame.handle(run_routes, respond)
+
+    def _frame(self, path: str, headers: dict[str, str]) -> tuple[RequestFrame, NotFound | None]:
+        """Return the frame with the version that answers, and the error for a path that names an unknown one."""
+        models, operation, not_found = self._models, operation_of(path), None
+        default = models.default
+        admission = default.serving if default.candidate is None else default.choose(headers)
+        if path not in self._direct and "\n" not in path and (named := named_model(path)):  # see `_run_routes`
+            try:
+                admission = models.find(*named, headers)
+            except NotFound as error:
+                not_found = error
+        is_named = operation != "openai" or not models.has_several
+        return RequestFrame(admission, "http", operation, headers, is_named=is_named), not_found
 
     async def _run_routes(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
@@ -110,6 +125,15 @@ async def _respond(endpoint: Endpoint, request: Request) -> Response:
         return await client_disconnected(request, error)
 
 
+def named_model(path: str) -> tuple[str, str | None] | None:
+    """Return the model and the version that a path names: `/v2/models/M/versions/V/…`, or `/models/M/…`."""
+    if not path.startswith(("/v2/models/", "/models/")) or path == "/v2/models/stats":
+        return None
+    name, *rest = path.partition("/models/")[2].split("/")
+    version = rest[1] if len(rest) > 1 and rest[0] == "versions" else None
+    return name, version or None
+
+
 def operation_of(path: str) -> str | None:
     """Return the operation of a path for the record, one of a few words; None for a public path."""
     if path in ("/predict", "/invocations", "/tei/predict"):
@@ -118,6 +142,8 @@ def operation_of(path: str) -> str | None:
         return None
     if path in ("/rerank", "/tei/rerank"):
         return "rerank"
+    if path.startswith("/models/"):
+        return "predict" if path.endswith("/predict") else "other"
     if path.startswith("/v2"):
         return "infer" if path.endswith("/infer") else "v2"
     return "openai" if path.startswith("/v1/") and path.endswith("completions") else "other"

@@ -7,20 +7,22 @@ The statistics are those of all workers since the start, from the metrics that P
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from tuneport.schema.artifact import Manifest
 from tuneport.tasks import task_spec
 
 from .. import tensors
 from ..admission import AdmissionController
 from ..metrics import CANCELLED, Metrics
-from ..open_inference import PLATFORM, check_model
-from .requests import admission_of
+from ..models.registry import Model, ModelRegistry
+from ..models.repository import list_available
+from ..open_inference import PLATFORM
+from .requests import admission_of, models_of
 from .responses import json_response
 
 INFERENCE = ("predict", "infer", "openai")
@@ -29,27 +31,32 @@ TYPES = {tensors.BYTES: "TYPE_STRING", tensors.FP32: "TYPE_FP32"}
 
 
 async def index(request: Request) -> Response:
-    """List the models of this service, of which there is one."""
-    return json_response(describe_index(admission_of(request)))
+    """List the versions that are loaded, and those that the model repository has beside them."""
+    return json_response(await describe_index(models_of(request)))
 
 
 async def model_config(request: Request) -> Response:
     """Return the model's tensors and limits, and the execution of the variant that serves."""
-    _checked_manifest(request)
     return json_response(describe_config(admission_of(request)))
 
 
 async def model_statistics(request: Request) -> Response:
-    """Return the model's counts and times since the start."""
-    _checked_manifest(request)
-    return json_response({"model_stats": await describe_statistics(admission_of(request))})
+    """Return the counts and times of a model, or of all, since the start."""
+    admissions = (admission_of(request),) if "model" in request.path_params else models_of(request).versions
+    return json_response({"model_stats": await describe_statistics(admissions)})
 
 
-def describe_index(admission: AdmissionController) -> list[dict[str, Any]]:
-    """List the models for both protocols."""
-    manifest, is_ready = admission.manifest, admission.ready
-    state = {"state": "READY" if is_ready else "UNAVAILABLE", "reason": "" if is_ready else "not ready"}
-    return [{"name": manifest.name, "version": manifest.version, **state}]
+async def describe_index(models: ModelRegistry) -> list[dict[str, str]]:
+    """List for both protocols the versions that are loaded, and those that the model repository has beside them."""
+    listed = [_state(model, admission) for model in models for admission in model.versions]
+    known = {(each["name"], each["version"]) for each in listed}
+    for each in await asyncio.to_thread(list_available, models.worker.settings.model_repository):
+        key = each.manifest.name, each.manifest.version
+        if key not in known:
+            known.add(key)
+            reason = models.failures.get(key, "not loaded")
+            listed.append({"name": key[0], "version": key[1], "state": "UNAVAILABLE", "reason": reason})
+    return listed
 
 
 def describe_config(admission: AdmissionController) -> dict[str, Any]:
@@ -85,10 +92,9 @@ def describe_config(admission: AdmissionController) -> dict[str, Any]:
     }
 
 
-async def describe_statistics(admission: AdmissionController) -> list[dict[str, Any]]:
-    """Return the counts and times of each model for both protocols."""
-    statistics = await asyncio.to_thread(read_statistics, admission.metrics)  # NVML may take a while
-    return [{"name": admission.manifest.name, "version": admission.manifest.version, **statistics}]
+async def describe_statistics(admissions: Sequence[AdmissionController]) -> list[dict[str, Any]]:
+    """Return the counts and times of each version for both protocols."""
+    return await asyncio.to_thread(_read_all_statistics, admissions)  # NVML may take a while
 
 
 def read_statistics(metrics: Metrics) -> dict[str, Any]:
@@ -102,7 +108,9 @@ def read_statistics(metrics: Metrics) -> dict[str, Any]:
     counts: dict[str, float] = defaultdict(float)
     for family in text_string_to_metric_families(metrics.page()[0].decode()):
         for sample in family.samples:
-            if sample.labels.get("operation", INFERENCE[0]) in INFERENCE and "le" not in sample.labels:
+            is_of_model = metrics.labels.items() <= sample.labels.items()
+            is_inference = sample.labels.get("operation", INFERENCE[0]) in INFERENCE
+            if is_of_model and is_inference and "le" not in sample.labels:
                 name = sample.name.removeprefix("tuneport_")
                 if name == "requests_total":
                     name = outcome_of(sample.labels["status"])
@@ -131,16 +139,27 @@ def _duration(count: float, seconds: float) -> dict[str, int]:
     return {"count": int(count), "ns": int(seconds * 1e9)}
 
 
+def _state(model: Model, admission: AdmissionController) -> dict[str, str]:
+    """Return an entry of the index; the reason says which requests a version gets that does not simply serve."""
+    manifest, is_ready = admission.manifest, admission.ready
+    reason = "" if is_ready else "not ready"
+    if is_ready and admission is model.shadow:
+        reason = f"shadow of {model.serving.manifest.version}"
+    elif is_ready and admission is model.candidate:
+        reason = f"answers {model.weight:g} of the requests"
+    state = {"state": "READY" if is_ready else "UNAVAILABLE", "reason": reason}
+    return {"name": manifest.name, "version": manifest.version, **state}
+
+
+def _read_all_statistics(admissions: Sequence[AdmissionController]) -> list[dict[str, Any]]:
+    return [
+        {"name": each.manifest.name, "version": each.manifest.version, **read_statistics(each.metrics)}
+        for each in admissions
+    ]
+
+
 def _tensor(name: str, datatype: str) -> dict[str, Any]:
     return {"name": name, "data_type": TYPES[datatype], "dims": [-1]}
-
-
-def _checked_manifest(request: Request) -> Manifest:
-    """Return the manifest; NotFound if the path names another model or version."""
-    manifest = admission_of(request).manifest
-    if "model" in request.path_params:
-        check_model(manifest, request.path_params["model"], request.path_params.get("version"))
-    return manifest
 
 
 routes = [

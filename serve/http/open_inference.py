@@ -10,8 +10,8 @@ from tuneport.schema.artifact import Manifest
 from tuneport.version import VERSION
 
 from .. import tensors
-from ..open_inference import EXTENSIONS, PLATFORM, check_model, infer
-from .requests import admission_of, frame_of, read_body, unless_disconnected
+from ..open_inference import EXTENSIONS, PLATFORM, infer, versions_of
+from .requests import admission_of, frame_of, models_of, read_body, unless_disconnected
 from .responses import json_response
 from .tensor_json import HEADER_LENGTH, as_object, read_tensors, requested_outputs, split_body, tensor_response
 
@@ -23,13 +23,13 @@ async def live(request: Request) -> Response:
 
 async def ready(request: Request) -> Response:
     """Answer whether the server accepts inference requests."""
-    is_ready = admission_of(request).ready
+    is_ready = models_of(request).ready
     return json_response({"ready": is_ready}, 200 if is_ready else 503)
 
 
 async def model_ready(request: Request) -> Response:
     """Answer whether the model accepts inference requests."""
-    manifest, is_ready = _checked_manifest(request), admission_of(request).ready
+    manifest, is_ready = admission_of(request).manifest, admission_of(request).ready
     return json_response({"name": manifest.name, "ready": is_ready}, 200 if is_ready else 503)
 
 
@@ -40,14 +40,14 @@ async def server_metadata(request: Request) -> Response:
 
 async def model_metadata(request: Request) -> Response:
     """Return the model's input and output tensors."""
-    manifest = _checked_manifest(request)
+    manifest = admission_of(request).manifest
     inputs = [{"name": name, "datatype": tensors.BYTES, "shape": [-1]} for name in tensors.fields_of(manifest)]
     datatypes = tensors.output_datatypes(manifest)
     outputs = [{"name": name, "datatype": datatype, "shape": [-1]} for name, datatype in datatypes.items()]
     return json_response(
         {
             "name": manifest.name,
-            "versions": [manifest.version],
+            "versions": versions_of(models_of(request), manifest.name),
             "platform": PLATFORM,
             "inputs": inputs,
             "outputs": outputs,
@@ -57,7 +57,7 @@ async def model_metadata(request: Request) -> Response:
 
 async def model_infer(request: Request) -> Response:
     """Answer input tensors with output tensors."""
-    admission, manifest = admission_of(request), _checked_manifest(request)
+    admission, manifest = admission_of(request), admission_of(request).manifest
     body, header_length = await read_body(request), request.headers.get(HEADER_LENGTH)
     limit = admission.settings.max_client_batch_size
     content, inputs = await admission.inference.lanes.run_if_large(
@@ -91,13 +91,6 @@ routes = [
         )
     ),
 ]
-
-
-def _checked_manifest(request: Request) -> Manifest:
-    """Return the manifest; NotFound if the path names another model or version."""
-    manifest = admission_of(request).manifest
-    check_model(manifest, request.path_params["model"], request.path_params.get("version"))
-    return manifest
 
 
 def _read_request(manifest: Manifest, body: bytes, header_length: str | None, limit: int) -> tuple[Any, list[Any]]:

@@ -1,4 +1,4 @@
-"""OpenAI's `/v1` for chat tasks, as far as one model in one process can answer it."""
+"""OpenAI's `/v1` for chat tasks, as far as the models of one process can answer it."""
 
 from collections.abc import AsyncIterator
 from typing import Any, TypeVar
@@ -12,7 +12,7 @@ from tuneport.tasks import task_spec
 
 from ..admission import AdmissionController
 from .openai_schema import ChatRequest, CompletionRequest, ResponseFormat
-from .requests import admission_of, frame_of, read_checked_body, unless_disconnected
+from .requests import admission_of, frame_of, models_of, read_checked_body, unless_disconnected
 from .responses import event_stream, json_response
 from .streaming import stream_text
 
@@ -20,13 +20,13 @@ AnyRequest = TypeVar("AnyRequest", ChatRequest, CompletionRequest)
 
 
 async def models(request: Request) -> Response:
-    """List the one model, or describe it."""
-    admission = _chat_admission(request)
-    model = {"id": admission.manifest.name, "object": "model", "created": 0, "owned_by": "tuneport"}
+    """List the models for chats, or describe one."""
+    names = _chat_models(request)
     if "model" in request.path_params:
-        _check_model(admission, request.path_params["model"])
-        return json_response(model)
-    return json_response({"object": "list", "data": [model]})
+        name = request.path_params["model"]
+        _check_model(names, name)
+        return json_response(_describe(name))
+    return json_response({"object": "list", "data": [_describe(name) for name in names]})
 
 
 async def chat_completions(request: Request) -> Response:
@@ -80,10 +80,13 @@ async def _chunks(
 
 
 async def _read_request(request: Request, kind: type[AnyRequest]) -> AnyRequest:
-    """Read and check the body, and the model's name."""
-    admission = _chat_admission(request)
+    """Read and check the body, and let the model that it names answer."""
+    names = _chat_models(request)
     body = await read_checked_body(request, kind, _refuse)
-    _check_model(admission, body.model)
+    _check_model(names, body.model)
+    frame, models = frame_of(request), models_of(request)
+    if body.model != frame.admission.manifest.name:
+        frame.use(models.find(body.model, None, frame.headers))
     return body
 
 
@@ -91,17 +94,21 @@ def _refuse(problem: str, remedy: str) -> MalformedRequest:
     return MalformedRequest(problem, remedy, code="invalid_request")
 
 
-def _chat_admission(request: Request) -> AdmissionController:
-    """Return the admission control; NotFound where the task does not offer this protocol."""
-    admission = admission_of(request)
-    task = admission.manifest.task
-    if not task_spec(task).is_chat:
-        problem = f"a model for {task} has no chat and no completions"
+def _describe(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "tuneport"}
+
+
+def _chat_models(request: Request) -> list[str]:
+    """Return the names of the models for chats; NotFound where there is none."""
+    models = models_of(request)
+    names = [model.name for model in models if task_spec(model.serving.manifest.task).is_chat]
+    if not names:
+        problem = f"a model for {models.default.serving.manifest.task} has no chat and no completions"
         raise NotFound(problem, "POST to /predict", code="not_routed")
-    return admission
+    return names
 
 
-def _check_model(admission: AdmissionController, name: str) -> None:
-    known = admission.manifest.name
-    if name != known:
-        raise NotFound(f"there is no model {name[:80]!r}", f"request {known!r}", code="model_not_found")
+def _check_model(known: list[str], name: str) -> None:
+    if name not in known:
+        remedy = f"request {', '.join(map(repr, known))}"
+        raise NotFound(f"there is no model {name[:80]!r}", remedy, code="model_not_found")

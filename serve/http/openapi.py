@@ -34,6 +34,9 @@ def describe_api(manifest: Manifest, settings: Settings) -> dict[str, Any]:
         "/v2": {"get": operation("The server's metadata.", {"type": "object"})},
         "/v2/repository/index": {method: operation("The models of the service.", INDEX) for method in ("get", "post")},
         "/v2/models/stats": {"get": operation("The counts and times of all models.", STATISTICS)},
+        "/v2/repository/models/{model}/load": _change("Load a version of a model."),
+        "/v2/repository/models/{model}/unload": _change("Unload a version, or a model."),
+        **_predict_paths(),
         **_model_paths("/v2/models/{model}", [MODEL]),
         **_model_paths("/v2/models/{model}/versions/{version}", [MODEL, VERSION_OF_MODEL]),
     }
@@ -55,6 +58,22 @@ def describe_api(manifest: Manifest, settings: Settings) -> dict[str, Any]:
             **({"securitySchemes": SECURITY} if has_keys else {}),
         },
         **({"security": [{name: []} for name in SECURITY]} if has_keys else {}),
+    }
+
+
+def _change(summary: str) -> dict[str, Any]:
+    """Describe an operation of the model repository."""
+    statuses = (403, 404, 409, *BODY_ERRORS)
+    return {"parameters": [MODEL], "post": operation(summary, {"type": "object"}, statuses, body={"type": "object"})}
+
+
+def _predict_paths() -> dict[str, Any]:
+    """Describe the routes of tuneport's own contract that name the model."""
+    statuses = (*MODEL_ERRORS, *BODY_ERRORS)
+    predict = operation("Predict with a model.", ref("Response"), statuses, body=ref("Request"))
+    return {
+        "/models/{model}/predict": {"parameters": [MODEL], "post": predict},
+        "/models/{model}/versions/{version}/predict": {"parameters": [MODEL, VERSION_OF_MODEL], "post": predict},
     }
 
 

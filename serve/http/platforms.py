@@ -6,9 +6,9 @@
 from starlette.requests import Request
 from starlette.responses import Response
 
-from .requests import admission_of
+from .requests import models_of
 
 
 async def ping(request: Request) -> Response:
     """Answer whether the service accepts requests, with an empty body."""
-    return Response(status_code=200 if admission_of(request).ready else 503)
+    return Response(status_code=200 if models_of(request).ready else 503)

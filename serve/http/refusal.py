@@ -4,11 +4,11 @@ import time
 
 from tuneport.errors import Overloaded, RequestError, Unauthenticated
 
-from ..admission import AdmissionController
 from ..errors import to_error_response
 from ..framing import ENGINE_OPERATIONS
 from ..logs import request_id
-from .middleware import operation_of
+from ..models.registry import ModelRegistry
+from .middleware import named_model, operation_of
 from .responses import error_response
 
 
@@ -19,19 +19,24 @@ class EarlyRefusal:
     those whose refusal is to be held back. What is raised here the parser would call an invalid request.
     """
 
-    def __init__(self, admission: AdmissionController) -> None:
-        """Ask this admission control."""
-        self._admission = admission
+    def __init__(self, models: ModelRegistry) -> None:
+        """Ask the version of a model that serves."""
+        self._models = models
 
     def __call__(self, url: bytes, headers: list[tuple[bytes, bytes]]) -> bytes | None:
         """Return the complete response to a POST request, or None if it is not refused here."""
         path = url.partition(b"?")[0].decode("latin-1")
         operation = operation_of(path)
-        if operation not in ENGINE_OPERATIONS:
+        if operation not in ENGINE_OPERATIONS or (operation == "openai" and self._models.has_several):
             return None
+        name = named_model(path)
+        model = self._models.get(name[0]) if name else self._models.default
+        if model is None:
+            return None
+        admission = model.serving
         began = time.perf_counter()
         try:
-            self._admission.check_slot(needs_engine=True)
+            admission.check_slot(needs_engine=True)
             return None
         except Overloaded as overloaded:
             error = overloaded
@@ -39,13 +44,13 @@ class EarlyRefusal:
             return None
         fields = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}
         try:
-            self._admission.check_key(fields.get("authorization"), fields.get("x-api-key"))
+            admission.worker.check_key(fields.get("authorization"), fields.get("x-api-key"))
         except Unauthenticated:
             return None
-        if not self._admission.refusal_pacer.send_now(time.monotonic()):
+        if not admission.worker.refusal_pacer.send_now(time.monotonic()):
             return None
         response, number = error_response(to_error_response(error), path), request_id(fields.get("x-request-id"))
-        self._admission.record_request(
+        admission.record_request(
             "http", operation, str(response.status_code), began, number, traceparent=fields.get("traceparent")
         )
         lines = [b"%s: %s\r\n" % header for header in (*response.raw_headers, (b"x-request-id", number.encode()))]

@@ -15,6 +15,7 @@ from ..admission import AdmissionController
 from ..framing import RequestFrame
 from ..json_text import parse_json
 from ..lanes import LARGE
+from ..models.registry import ModelRegistry
 
 Result = TypeVar("Result")
 Body = TypeVar("Body", bound=BaseModel)
@@ -26,9 +27,14 @@ WATCH_AFTER_S = 0.05
 
 
 def admission_of(request: Request) -> AdmissionController:
-    """Return the admission control of the application."""
-    admission: AdmissionController = request.app.state.admission
-    return admission
+    """Return the admission control of the version that answers."""
+    return frame_of(request).admission
+
+
+def models_of(request: Request) -> ModelRegistry:
+    """Return the models of the worker."""
+    models: ModelRegistry = request.app.state.models
+    return models
 
 
 def frame_of(request: Request) -> RequestFrame:

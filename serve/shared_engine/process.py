@@ -24,6 +24,7 @@ from .. import lifecycle, logs, supervision
 from ..devices import place_worker
 from ..engine_record import record_engine
 from ..inference import Inference
+from ..metric_families import Families
 from ..metrics import Metrics
 from ..process_arguments import ProcessArguments
 from ..settings import Settings, read_settings
@@ -49,7 +50,7 @@ class EngineProcess:
             placement = place_worker(device, number)
             self.inference = Inference.open(artifact, settings, make_batcher=PublishingBatcher)
             model = self.inference.predictor.describe()
-            self._metrics = Metrics(model, processes=settings.process_count, placement=placement)
+            self._metrics = Metrics(model, Families(processes=settings.process_count), placement)
             record_engine(self.inference, self._metrics)
             self._greeting = self._greet(manifest_hash)
         except Exception as error:

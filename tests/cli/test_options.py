@@ -39,7 +39,7 @@ CONFIGS: dict[str, tuple[type[BaseModel], ...]] = {
 """Config classes whose fields are all options of the command."""
 OWN_OPTIONS = {
     "compare", "max_regression", "out", "overwrite", "resume", "config", "set", "space", "trials", "help",
-    "quiet", "as_json",
+    "quiet", "as_json", "more",
 }  # fmt: skip
 """Options that say where to write and how to proceed; no config has them."""
 COMMAND_LINE = typer.main.get_command(app)

@@ -17,6 +17,8 @@ from tuneport.stages.serve.grpc import open_inference_pb2 as pb
 from tuneport.stages.serve.http.app import create_app, create_refusal
 from tuneport.stages.serve.http.protocol import extend_protocol
 from tuneport.stages.serve.inference import Inference
+from tuneport.stages.serve.models.host import ModelHost
+from tuneport.stages.serve.models.registry import ModelRegistry
 from tuneport.stages.serve.process import free_port
 from tuneport.stages.serve.settings import Settings
 
@@ -31,12 +33,14 @@ class LocalService:
         self.inference = inference
         self.runner = inference.predictor.runner
         self.admission = AdmissionController(inference, settings)
+        self.models = ModelRegistry(self.admission)
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        app = create_app(self.admission, settings.origins())
+        self.host = ModelHost(self.models, settings, lambda folder: _open_version(folder, settings, self.admission))
+        app = create_app(self.models, settings.origins(), self.host)
         config = uvicorn.Config(app, port=self.port, log_config=None, lifespan="off", ws="none", http="httptools")
         config.load()
-        refuse = create_refusal(self.admission, settings.origins())
+        refuse = create_refusal(self.models, settings.origins())
         config.http_protocol_class = extend_protocol(config.http_protocol_class, settings, refuse)
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=lambda: asyncio.run(self._server.serve()))
@@ -67,9 +71,12 @@ class LocalService:
         """Stop the server and the engine."""
         self._server.should_exit = True
         self._thread.join()
-        self.inference.close()
-        self.admission.other_variants.close()
+        self.host.close()
         logs.write_pending()
+
+
+def _open_version(folder: Path, settings: Settings, beside: AdmissionController) -> AdmissionController:
+    return AdmissionController(Inference.open(folder, settings), settings, worker=beside.worker)
 
 
 @contextmanager

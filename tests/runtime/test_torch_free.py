@@ -58,7 +58,7 @@ from pathlib import Path
 from tuneport.stages.serve.bento import register
 register(Path({str(tiny_artifact)!r}))
 from tuneport.stages.serve.service import Tuneport
-print(Tuneport.inner().worker.admission.model["name"])
+print(Tuneport.inner().worker.models.default.name)
 """
     printed, heavy = modules_after(script, {"BENTOML_HOME": str(tmp_path)})
     assert printed == ["tiny"]

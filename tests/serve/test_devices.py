@@ -27,6 +27,7 @@ from tuneport.stages.serve.devices import (
     place_worker,
 )
 from tuneport.stages.serve.gpu_metrics import GpuCollector
+from tuneport.stages.serve.metric_families import Families
 from tuneport.stages.serve.metrics import Metrics
 from tuneport.stages.serve.settings import Settings
 
@@ -160,7 +161,7 @@ def test_the_page_has_the_gpus_and_lives_without_nvml(
     nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch, workers: int, tmp_path: Path
 ) -> None:
     os.environ["TUNEPORT_METRICS_FOLDER"] = str(tmp_path)
-    metrics = Metrics(MODEL, processes=workers, placement=Placement(1, "GPU-b", ("GPU-a", "GPU-b")))
+    metrics = Metrics(MODEL, Families(processes=workers), Placement(1, "GPU-b", ("GPU-a", "GPU-b")))
     labels = 'gpu="1",name="NVIDIA H100 80GB HBM3",uuid="GPU-b"'
     assert f"tuneport_gpu_memory_used_bytes{{{labels}}} 1.073741824e+09" in metrics.page()[0].decode()
 
@@ -175,7 +176,7 @@ def test_the_page_has_the_gpus_and_lives_without_nvml(
 
 
 def test_an_engine_s_metrics_name_its_worker_and_device() -> None:
-    metrics = Metrics(MODEL, placement=Placement(3, "GPU-b"))
+    metrics = Metrics(MODEL, Families(), Placement(3, "GPU-b"))
     metrics.waiting(7)
     metrics.halved()
     page = metrics.page()[0].decode()

@@ -24,6 +24,7 @@ from tuneport.stages.serve.grpc import open_inference_pb2 as messages
 from tuneport.stages.serve.grpc.server import GrpcServer
 from tuneport.stages.serve.grpc.servicer import SERVICE
 from tuneport.stages.serve.inference import Inference
+from tuneport.stages.serve.models.registry import ModelRegistry
 from tuneport.stages.serve.origin import Origin
 from tuneport.stages.serve.process import free_port
 from tuneport.stages.serve.settings import Settings, read_settings
@@ -137,7 +138,7 @@ def test_grpc_s_metadata_names_manifest_and_signature(artifact: Path, public_key
             variant="fp32", public_key=public_key, grpc_port=free_port(), grpc_host="127.0.0.1", log_requests=False
         )
         inference = Inference.open(artifact, settings)
-        server = GrpcServer(AdmissionController(inference, settings))
+        server = GrpcServer(ModelRegistry(AdmissionController(inference, settings)))
         port = await server.start()
         try:
             async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

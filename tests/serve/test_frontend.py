@@ -30,6 +30,7 @@ from tuneport.stages.serve.admission import AdmissionController
 from tuneport.stages.serve.grpc.wire import check_fields
 from tuneport.stages.serve.http.app import create_app
 from tuneport.stages.serve.lifecycle import BENTOML_PATHS, PathSwitch
+from tuneport.stages.serve.models.registry import ModelRegistry
 from tuneport.stages.serve.process import free_port, running, supervisor_command
 
 HOST = "127.0.0.1"
@@ -167,7 +168,7 @@ def refused_by_application(admission: AdmissionController, path: str) -> httpx.R
     """Return the response to a request that comes to the application while another one has the only slot."""
 
     async def post() -> httpx.Response:
-        transport = httpx.ASGITransport(create_app(admission))
+        transport = httpx.ASGITransport(create_app(ModelRegistry(admission)))
         async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
             return await client.post(path, json={"inputs": "bank"}, headers={"x-request-id": "mine"})
 
@@ -185,7 +186,7 @@ def test_a_refusal_comes_before_the_application_and_is_as_its_own(
         admission = service.admission
         with socket.create_connection((HOST, service.port)) as connection:
             assert post_raw(connection, "/predict")[0] == 200
-            wait_until(lambda: not admission._active_requests)  # it is answered a moment before it ends
+            wait_until(lambda: not admission.worker._active_requests)  # it is answered a moment before it ends
             with admission.acquire_slot():
                 expected = refused_by_application(admission, path)
                 monkeypatch.setattr(admission, "acquire_slot", is_not_called)
@@ -195,7 +196,7 @@ def test_a_refusal_comes_before_the_application_and_is_as_its_own(
                     assert headers == dict(expected.headers)
                 monkeypatch.undo()
             assert post_raw(connection, "/predict")[0] == 200
-            wait_until(lambda: not admission._active_requests)
+            wait_until(lambda: not admission.worker._active_requests)
         page = service.get("/metrics").text
         assert re.search(r'tuneport_rejected_requests_total\{.*protocol="http"\} 3.0', page)
 

@@ -30,6 +30,7 @@ from tuneport.stages.serve.grpc import open_inference_pb2 as messages
 from tuneport.stages.serve.grpc.server import GrpcServer
 from tuneport.stages.serve.grpc.servicer import SERVICE
 from tuneport.stages.serve.inference import Inference
+from tuneport.stages.serve.models.registry import ModelRegistry
 from tuneport.stages.serve.process import free_port
 from tuneport.stages.serve.settings import Settings
 
@@ -76,7 +77,7 @@ def call_server(tiny_artifact: Path) -> Callable[..., Any]:
             limits = Settings(**{**defaults, **chosen})
             inference = Inference.open(tiny_artifact, limits)
             admission = AdmissionController(inference, limits)
-            server = GrpcServer(admission)
+            server = GrpcServer(ModelRegistry(admission))
             port = await server.start()
             try:
                 async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -112,7 +113,7 @@ def test_triton_s_calls_say_what_http_says(call_server: Any, manifest: Manifest)
         assert model.inference_stats.compute_infer.ns > 0
         [entry] = (await client.call("RepositoryIndex", messages.RepositoryIndexRequest())).models
         assert (entry.name, entry.version, entry.state) == ("tiny", manifest.version, "READY")
-        client.admission.is_serving = False
+        client.admission.worker.is_serving = False
         assert not (await client.call("RepositoryIndex", messages.RepositoryIndexRequest(ready=True))).models
         for method in ("ModelConfig", "ModelStatistics"):
             with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -178,7 +179,7 @@ def test_metadata_readiness_health_and_reflection(call_server: Any, manifest: Ma
         listing = reflection_pb2.ServerReflectionRequest(list_services="")
         async for answer in stub.ServerReflectionInfo(iter([listing])):
             assert SERVICE in {each.name for each in answer.list_services_response.service}
-        client.admission.is_serving = False
+        client.admission.worker.is_serving = False
         assert not (await client.call("ServerReady", messages.ServerReadyRequest())).ready
 
     call_server(conversation)
@@ -453,10 +454,10 @@ def test_a_taken_port_is_an_error_that_names_the_variable(tiny_artifact: Path) -
     async def run() -> None:
         chosen = Settings(variant="fp32", grpc_port=free_port(), grpc_host="127.0.0.1")
         inference = Inference.open(tiny_artifact, chosen)
-        first = GrpcServer(AdmissionController(inference, chosen))
+        first = GrpcServer(ModelRegistry(AdmissionController(inference, chosen)))
         await first.start()
         with pytest.raises(TuneportError, match="cannot listen") as caught:
-            await GrpcServer(AdmissionController(inference, chosen)).start()
+            await GrpcServer(ModelRegistry(AdmissionController(inference, chosen))).start()
         assert "TUNEPORT_GRPC_PORT" in caught.value.remedy
         await first.stop(0)
         inference.close()

@@ -19,6 +19,7 @@ from tuneport.stages.serve.grpc import open_inference_pb2 as pb
 from tuneport.stages.serve.grpc.server import GrpcServer
 from tuneport.stages.serve.grpc.servicer import SERVICE
 from tuneport.stages.serve.inference import Inference
+from tuneport.stages.serve.models.registry import ModelRegistry
 from tuneport.stages.serve.process import free_port
 from tuneport.stages.serve.settings import Settings
 
@@ -59,7 +60,7 @@ def converse(artifact: Path, conversation: Conversation, **chosen: Any) -> Any:
         defaults = {"grpc_port": free_port(), "grpc_host": "127.0.0.1", "log_requests": False}
         settings = Settings(**{**defaults, **chosen})
         admission = AdmissionController(Inference.open(artifact, settings), settings)
-        server = GrpcServer(admission)
+        server = GrpcServer(ModelRegistry(admission))
         port = await server.start()
         try:
             async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -191,7 +192,7 @@ def test_a_cancelled_stream_stops_its_generation(chat: Path) -> None:
         call.cancel()
         while not batches or "CANCELLED" not in admission.metrics.page()[0].decode():
             await asyncio.sleep(0.005)
-        assert not admission._active_requests
+        assert not admission.active_requests
         return len(steps)
 
     assert 0 < converse(chat, conversation) < 100

@@ -27,6 +27,7 @@ from tuneport.stages.serve.admission import AdmissionController
 from tuneport.stages.serve.bento import MODEL_NAME, SERVICE, register, serve_command
 from tuneport.stages.serve.http.app import create_app
 from tuneport.stages.serve.inference import Inference
+from tuneport.stages.serve.models.registry import ModelRegistry
 from tuneport.stages.serve.process import free_port, running
 from tuneport.stages.serve.settings import Settings
 
@@ -250,7 +251,7 @@ def inference(tiny_artifact: Path) -> Iterator[Inference]:
 
 @pytest.fixture
 def local(inference: Inference) -> Iterator[TestClient]:
-    with TestClient(create_app(AdmissionController(inference, inference._settings))) as client:
+    with TestClient(create_app(ModelRegistry(AdmissionController(inference, inference._settings)))) as client:
         yield client
 
 

@@ -363,10 +363,10 @@ def test_the_metrics_may_have_a_port_of_their_own(serve: Any) -> None:
 
 
 def read_metrics(service: LocalService) -> dict[str, float]:
-    """Return the value of each metric by its name and its labels, without the model's."""
+    """Return the value of each metric of the model by its name and its labels, without the model's."""
     found: dict[str, float] = {}
     for line in service.get("/metrics").text.splitlines():
-        if not line.startswith("#"):
+        if not line.startswith(("#", "tuneport_build_info", "tuneport_process_")):
             name, _, value = line.rpartition(" ")
             bare, _, labels = name.partition("{")
             assert 'model_name="tiny"' in labels

@@ -30,7 +30,6 @@ from tuneport.stages.serve.settings import METRICS_FOLDER
 NOT_OPEN = 1_000_000
 """Number of a file that no process has."""
 OTLP = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
-MODEL = {"name": "tiny", "version": "1", "variant": "fp32"}
 
 
 @pytest.fixture(params=["full disk", "reader gone", "reader stuck", "closed"])
@@ -97,9 +96,10 @@ def test_metrics_that_fail_fail_no_request(
 def test_the_files_of_several_workers_metrics_have_their_blocks_on_the_disk(tmp_path: Path) -> None:
     """A process that writes into a hole of a mapped file is killed when the disk is full."""
     program = (
+        "from tuneport.stages.serve.metric_families import Families\n"
         "from tuneport.stages.serve.metrics import Metrics\n"
         "import os\n"
-        "metrics = Metrics({'name': 'tiny', 'version': '1', 'variant': 'fp32'}, processes=2)\n"
+        "metrics = Metrics({'name': 'tiny', 'version': '1', 'variant': 'fp32'}, Families(processes=2))\n"
         "def full(*_): raise OSError(28, 'No space left on device')\n"
         "os.posix_fallocate = full\n"
         "try:\n"
@@ -211,18 +211,18 @@ def test_the_service_serves_without_traces(
 
 def test_the_user_may_disable_traces(no_otel: pytest.MonkeyPatch) -> None:
     no_otel.setenv("OTEL_TRACES_EXPORTER", "console")
-    assert tracing.recorder(MODEL)
+    assert tracing.recorder("tiny")
     no_otel.setenv(tracing.SDK_DISABLED, " True ")
-    assert tracing.recorder(MODEL) is None
+    assert tracing.recorder("tiny") is None
     tracing.keep_bentoml_from_tracing()  # in the supervisor
     tracing.keep_bentoml_from_tracing()  # and in a worker
     assert os.environ[tracing.SDK_DISABLED] == "true"
-    assert tracing.recorder(MODEL) is None
+    assert tracing.recorder("tiny") is None
     no_otel.setenv(tracing.USERS_SDK_DISABLED, "")
-    assert tracing.recorder(MODEL)
+    assert tracing.recorder("tiny")
     assert os.environ[tracing.SDK_DISABLED] == "true"
     no_otel.setenv("OTEL_TRACES_EXPORTER", "none")
-    assert tracing.recorder(MODEL) is None
+    assert tracing.recorder("tiny") is None
 
 
 LABELS = [{"label": "a", "score": 0.75}, {"label": "b", "score": 0.25}]

@@ -29,6 +29,7 @@ from tuneport.stages.serve.grpc.generate import generate
 from tuneport.stages.serve.http.app import create_app
 from tuneport.stages.serve.http.openapi import describe_api
 from tuneport.stages.serve.inference import Inference
+from tuneport.stages.serve.models.registry import ModelRegistry
 from tuneport.stages.serve.process import free_port, running
 from tuneport.stages.serve.settings import Settings
 from tuneport.version import VERSION
@@ -47,7 +48,7 @@ def admission(tiny_artifact: Path) -> Iterator[AdmissionController]:
 
 @pytest.fixture(scope="module")
 def local(admission: AdmissionController) -> Iterator[TestClient]:
-    with TestClient(create_app(admission)) as client:
+    with TestClient(create_app(ModelRegistry(admission))) as client:
         yield client
 
 
@@ -91,13 +92,13 @@ def test_the_server_is_live_ready_and_named(local: TestClient) -> None:
 
 
 def test_a_server_that_stops_says_that_it_is_not_ready(local: TestClient, admission: AdmissionController) -> None:
-    admission.is_serving = False
+    admission.worker.is_serving = False
     try:
         for path, content in (("health", {"ready": False}), ("models/tiny", {"name": "tiny", "ready": False})):
             answer = local.get(f"/v2/{path}/ready")
             assert (answer.status_code, answer.json()) == (503, content)
     finally:
-        admission.is_serving = True
+        admission.worker.is_serving = True
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "HEAD", "TRACE", "BREW"])

@@ -30,6 +30,7 @@ from tuneport.stages.serve.http.app import create_app
 from tuneport.stages.serve.http.streaming import stream_text
 from tuneport.stages.serve.http.uploads import read_upload
 from tuneport.stages.serve.inference import Inference, InferenceResult
+from tuneport.stages.serve.models.registry import ModelRegistry
 from tuneport.stages.serve.process import free_port, running
 from tuneport.stages.serve.settings import Settings
 
@@ -68,7 +69,7 @@ def _local(predictor: Predictor, **settings: Any) -> Iterator[TestClient]:
     """Serve in this process."""
     chosen = Settings(log_requests=False, **settings)
     inference = Inference(predictor, chosen)
-    with TestClient(create_app(AdmissionController(inference, chosen))) as client:
+    with TestClient(create_app(ModelRegistry(AdmissionController(inference, chosen)))) as client:
         yield client
     inference.close()
 

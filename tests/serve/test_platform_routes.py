@@ -55,7 +55,7 @@ def test_a_ping_needs_no_key_and_says_when_the_service_stops(tiny_artifact: Path
     with local_service(tiny_artifact, api_keys="k") as service:
         assert service.get("/ping").status_code == 200
         assert post(service, "/invocations", {"inputs": "bank"}).status_code == 401
-        service.admission.is_serving = False
+        service.admission.worker.is_serving = False
         assert service.get("/ping").status_code == 503
 
 

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from pydantic import Field
@@ -12,9 +12,12 @@ from tuneport.cli.progress import print_warning
 from tuneport.schema.base import Frozen
 from tuneport.stages.serve.settings import PREFIX, Settings, unknown_variables
 
-SECRETS = ("api_keys",)
+SECRETS = ("api_keys", "admin_keys")
 """Settings that are no options: every user of the machine can read a command line."""
 FLAGS = tuple(name for name in Settings.model_fields if name not in SECRETS)
+
+
+More = Annotated[list[Path] | None, typer.Argument(help="Further artifacts, each of which serves by its name.")]
 
 
 class ServeConfig(Frozen):
@@ -30,8 +33,8 @@ class ServeConfig(Frozen):
 
 @with_config(ServeConfig, positional="artifact")
 @with_flags(Settings, FLAGS)
-def serve(config: ServeConfig, flags: dict[str, Any]) -> None:
-    """Serve an artifact over HTTP and gRPC, until Ctrl-C.
+def serve(config: ServeConfig, flags: dict[str, Any], more: More = None) -> None:
+    """Serve artifacts over HTTP and gRPC, until Ctrl-C.
 
     All options but --host and --port are settings of the service: each outweighs the variable TUNEPORT_… of its name.
 
@@ -46,8 +49,9 @@ def serve(config: ServeConfig, flags: dict[str, Any]) -> None:
     settings = read_settings()  # a wrong variable or artifact is an error here, not in a worker's log
     for name in unknown_variables():
         print_warning(f"{name} is no setting of the service, and is ignored; docs/deployment.md lists them")
-    find_files(config.artifact, load_manifest(config.artifact))  # the hashes are left to the worker
+    for artifact in (config.artifact, *(more or ())):
+        find_files(artifact, load_manifest(artifact))  # the hashes are left to the worker
     check_port(config.host, config.port)
-    command = supervisor_command(config.artifact, host=config.host, port=config.port)
+    command = supervisor_command(config.artifact, *(more or ()), host=config.host, port=config.port)
     environment = {f"{PREFIX}GRPC_HOST": os.environ.get(f"{PREFIX}GRPC_HOST", config.host), **settings.paths()}
     raise typer.Exit(run_service(command, environment))

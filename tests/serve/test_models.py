@@ -1,0 +1,367 @@
+"""Several versions of a model in one service: loaded and switched to under load, as a shadow, by weight."""
+
+import asyncio
+import json
+import shutil
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import psutil
+import pytest
+from kit.artifacts import alter_golden, change_byte, reseal
+from kit.engines import fail_with, wait_until
+from kit.serving import LocalService, infer_request, local_service
+
+from tuneport.errors import ModelNotLoaded, TuneportError
+from tuneport.schema.loading import load_manifest
+from tuneport.stages.serve import logs
+from tuneport.stages.serve.admission import AdmissionController
+from tuneport.stages.serve.deployment import check_several
+from tuneport.stages.serve.grpc import open_inference_pb2 as pb
+from tuneport.stages.serve.grpc.server import GrpcServer
+from tuneport.stages.serve.grpc.servicer import SERVICE
+from tuneport.stages.serve.inference import Inference
+from tuneport.stages.serve.models.host import LoadOptions, ModelHost
+from tuneport.stages.serve.models.registry import ModelRegistry, place_of
+from tuneport.stages.serve.process import free_port, running, supervisor_command
+from tuneport.stages.serve.settings import Settings
+from tuneport.stages.serve.supervisor import WORKER
+
+ADMIN = {"x-api-key": "admin"}
+TEMPERATURES = {"v1": 1.0001, "damaged": 1.0002, "wrong": 1.0003, "relabelled": 1.0004}
+"""What makes artifacts other versions, and leaves their logits and their golden cases as they are."""
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A model repository, and the versions of the artifacts in its folders by their names."""
+
+    folder: Path
+    versions: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def repository(tiny_artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    """Hold a version that differs from the one that serves in its temperature alone, and three that may not serve."""
+    root = tmp_path_factory.mktemp("repository")
+    versions = {}
+    for name, temperature in TEMPERATURES.items():
+        folder = root / name if name == "relabelled" else root / "tiny" / name
+        shutil.copytree(tiny_artifact, folder)
+        if name == "wrong":
+            alter_golden(folder, 1.0)
+        processing = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["processing"]
+        changes: dict[str, Any] = {"processing": {**processing, "temperature": temperature}}
+        if name == "relabelled":
+            changes["labels"] = ["x", "y", "z"]
+        reseal(folder, changes)
+        versions[name] = load_manifest(folder).version
+    other = shutil.copytree(tiny_artifact, root / "other")
+    reseal(other, {"name": "other"})
+    change_byte(next((root / "tiny" / "damaged" / "onnx" / "fp32").glob("*.onnx")))
+    return Repository(root, versions)
+
+
+@pytest.fixture
+def service(tiny_artifact: Path, repository: Repository) -> Iterator[LocalService]:
+    with local_service(tiny_artifact, admin_keys="admin", model_repository=repository.folder) as service:
+        yield service
+
+
+def change(
+    service: LocalService, action: str, headers: dict[str, str] = ADMIN, name: str = "tiny", **parameters: Any
+) -> httpx.Response:
+    url = f"{service.url}/v2/repository/models/{name}/{action}"
+    return httpx.post(url, json={"parameters": parameters}, headers=headers, timeout=60)
+
+
+def version_of(response: httpx.Response) -> str:
+    assert response.status_code == 200, response.text
+    return str(response.json()["model"]["version"])
+
+
+def test_a_version_is_switched_to_under_load_and_the_old_one_is_closed(
+    service: LocalService, repository: Repository
+) -> None:
+    first = service.admission
+    statuses: list[int] = []
+    is_over = threading.Event()
+
+    def load() -> None:
+        with httpx.Client() as client:
+            while not is_over.is_set():
+                body = {"inputs": ["bank", "won", "fell"]}
+                statuses.append(client.post(f"{service.url}/predict", json=body, timeout=30).status_code)
+
+    threads = [threading.Thread(target=load) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    assert change(service, "load", version=repository.versions["v1"]).json()["version"] == repository.versions["v1"]
+    assert version_of(service.post()) == repository.versions["v1"]
+    wait_until(lambda: not hasattr(first.inference, "predictor"))
+    is_over.set()
+    for thread in threads:
+        thread.join()
+    assert len(statuses) > 4
+    assert set(statuses) == {200}
+    gauges = [line for line in service.get("/metrics").text.splitlines() if line.startswith("tuneport_queue_inputs{")]
+    assert len(gauges) == 1
+    assert repository.versions["v1"] in gauges[0]
+
+
+def test_a_request_is_answered_by_the_version_that_it_began_with(service: LocalService, repository: Repository) -> None:
+    service.admission.active_requests += 1
+    assert change(service, "load", version=repository.versions["v1"]).status_code == 200
+    assert hasattr(service.inference, "predictor")
+    service.admission.active_requests -= 1
+    wait_until(lambda: not hasattr(service.inference, "predictor"))
+
+
+@pytest.mark.parametrize(
+    ("version", "words"),
+    [("damaged", "SHA-256"), ("wrong", "golden"), ("relabelled", "other labels"), ("v9", "the model repository has no"),
+     ("../v1", "the model repository has no")],
+)  # fmt: skip
+def test_a_version_that_may_not_serve_leaves_the_old_one(
+    service: LocalService, repository: Repository, manifest: Any, version: str, words: str
+) -> None:
+    response = change(service, "load", version=repository.versions.get(version, version))
+    assert response.status_code == 409
+    assert words in response.json()["error"]
+    assert version_of(service.post()) == manifest.version
+
+
+def test_only_an_administrator_loads_and_unloads(service: LocalService, tiny_artifact: Path) -> None:
+    for action in ("load", "unload"):
+        assert change(service, action, {}).status_code == 401
+        assert change(service, action, {"x-api-key": "other"}).status_code == 403
+    with local_service(tiny_artifact) as without:
+        response = change(without, "load")
+        assert response.status_code == 403
+        assert "TUNEPORT_ADMIN_KEYS" in response.text
+
+
+def test_the_index_says_what_is_loaded_and_what_is_not(
+    service: LocalService, repository: Repository, manifest: Any
+) -> None:
+    change(service, "load", version=repository.versions["damaged"])
+    change(service, "load", version=repository.versions["v1"], traffic="shadow")
+    index = service.get("/v2/repository/index").json()
+    listed = {each["version"]: each for each in index if each["name"] == "tiny"}
+    assert listed[manifest.version]["state"] == listed[repository.versions["v1"]]["state"] == "READY"
+    assert listed[repository.versions["v1"]]["reason"] == f"shadow of {manifest.version}"
+    assert listed[repository.versions["damaged"]]["state"] == "UNAVAILABLE"
+    assert "SHA-256" in listed[repository.versions["damaged"]]["reason"]
+    assert listed[repository.versions["wrong"]]["reason"] == "not loaded"
+
+
+def test_a_shadow_is_compared_and_never_answers(service: LocalService, repository: Repository, manifest: Any) -> None:
+    assert change(service, "load", version=repository.versions["v1"], traffic="shadow").status_code == 200
+    shadow = next(iter(service.models)).shadow
+    assert shadow
+
+    def counted(result: str) -> bool:
+        line = next(
+            (each for each in service.get("/metrics").text.splitlines()
+             if each.startswith("tuneport_shadow_inputs_total{") and f'result="{result}"' in each), "0 0",
+        )  # fmt: skip
+        return float(line.split()[-1]) == 3.0
+
+    assert version_of(service.post(["bank", "won", "fell"])) == manifest.version
+    wait_until(lambda: counted("agree"))
+    task = shadow.inference.predictor.task
+    task.is_equivalent = lambda *_: False  # type: ignore[method-assign]
+    assert version_of(service.post(["bank", "won", "fell"])) == manifest.version
+    wait_until(lambda: counted("disagree"))
+    fail_with(shadow.inference.predictor.runner, RuntimeError("broken"))
+    assert version_of(service.post(["bank", "won", "fell"])) == manifest.version
+    wait_until(lambda: counted("failed"))
+    assert change(service, "unload", version=repository.versions["v1"]).status_code == 200
+    assert service.admission.observe is None
+
+
+def test_requests_are_divided_by_weight_and_by_key(
+    service: LocalService, repository: Repository, manifest: Any
+) -> None:
+    """Of 300 requests at 0.3 fewer than 50 or more than 130 would be five standard deviations away."""
+    assert change(service, "load", version=repository.versions["v1"], traffic=0.3).status_code == 200
+    with httpx.Client(base_url=service.url, timeout=30) as client:
+
+        def answered(key: str | None = None) -> str:
+            headers = {} if key is None else {"x-tuneport-key": key}
+            return version_of(client.post("/predict", json={"inputs": "bank"}, headers=headers))
+
+        counts = Counter(answered() for _ in range(300))
+        assert 50 < counts[repository.versions["v1"]] < 130
+        for key in ("a", "b", "c", "d", "e"):
+            expected = repository.versions["v1"] if place_of("tiny", key) < 0.3 else manifest.version
+            assert {answered(key) for _ in range(3)} == {expected}
+        path = f"/models/tiny/versions/{manifest.version}/predict"
+        assert version_of(client.post(path, json={"inputs": "bank"})) == manifest.version
+        assert client.post("/models/other/predict", json={"inputs": "bank"}).status_code == 404
+    opened = next(iter(service.models)).candidate
+    assert change(service, "load", version=repository.versions["v1"]).status_code == 200  # promoted, not opened again
+    assert service.models.default.serving is opened
+
+
+def test_another_model_is_loaded_and_unloaded_by_its_name(service: LocalService, manifest: Any) -> None:
+    with httpx.Client(base_url=service.url, timeout=30) as client:
+        assert client.post("/models/other/predict", json={"inputs": "bank"}).status_code == 404
+        assert change(service, "load", name="other").json()["name"] == "other"
+        answered = client.post("/models/other/predict", json={"inputs": "bank"})
+        assert answered.json()["model"]["name"] == "other"
+        assert client.get("/v2/models/other/config").json()["name"] == "other"
+        [statistics] = client.get("/v2/models/other/stats").json()["model_stats"]
+        assert statistics["inference_count"] == 1
+        assert {each["name"] for each in client.get("/v2/models/stats").json()["model_stats"]} == {"tiny", "other"}
+        assert service.post().json()["model"]["name"] == "tiny"
+        assert change(service, "unload", name="other").status_code == 200
+        assert client.post("/models/other/predict", json={"inputs": "bank"}).status_code == 404
+        response = change(service, "unload")
+        assert response.status_code == 409
+        assert "stop the service" in response.json()["error"]
+    assert version_of(service.post()) == manifest.version
+
+
+@pytest.mark.parametrize("settings", [{"workers": 2}, {"workers": 2, "engines": 1}])
+def test_changes_are_refused_where_they_would_not_reach_every_process(
+    tiny_artifact: Path, repository: Repository, settings: dict[str, int]
+) -> None:
+    chosen = Settings(model_repository=repository.folder, variant="fp32", **settings)  # type: ignore[arg-type]
+    inference = Inference.open(tiny_artifact, Settings(variant="fp32"))
+
+    def unexpected(_: Path) -> AdmissionController:
+        raise AssertionError
+
+    host = ModelHost(ModelRegistry(AdmissionController(inference, Settings())), chosen, unexpected)
+    try:
+        for work in (host.load("tiny", LoadOptions()), host.unload("tiny", None)):
+            with pytest.raises(ModelNotLoaded, match="TUNEPORT_WORKERS=1"):
+                asyncio.run(work)
+    finally:
+        host.close()
+
+
+def test_a_version_is_switched_to_under_load_over_grpc(tiny_artifact: Path, repository: Repository) -> None:
+    """The calls that run meanwhile are answered, and Triton's calls know all versions and models."""
+    settings = Settings(
+        variant="fp32", grpc_port=free_port(), grpc_host="127.0.0.1", model_repository=repository.folder
+    )
+
+    def opened(folder: Path) -> AdmissionController:
+        return AdmissionController(Inference.open(folder, settings), settings, worker=admission.worker)
+
+    admission = AdmissionController(Inference.open(tiny_artifact, settings), settings)
+    models = ModelRegistry(admission)
+    host = ModelHost(models, settings, opened)
+
+    async def converse(channel: grpc.aio.Channel) -> None:
+        def call(name: str, request: Any) -> Any:
+            response_type = getattr(pb, type(request).__name__.replace("Request", "Response"))
+            return channel.unary_unary(
+                f"/{SERVICE}/{name}",
+                request_serializer=lambda each: each.SerializeToString(),
+                response_deserializer=response_type.FromString,
+            )(request)
+
+        is_over, versions = asyncio.Event(), []
+
+        async def load() -> None:
+            while not is_over.is_set():
+                response = await call("ModelInfer", infer_request(["bank", "won"]))
+                versions.append(response.model_version)
+
+        loads = [asyncio.ensure_future(load()) for _ in range(4)]
+        await host.load("tiny", LoadOptions(version=repository.versions["v1"]))
+        while hasattr(admission.inference, "predictor"):
+            await asyncio.sleep(0.01)
+        is_over.set()
+        await asyncio.gather(*loads)
+        assert set(versions) == {admission.manifest.version, repository.versions["v1"]}
+        await host.load("other", LoadOptions())
+        request = infer_request(["bank"])
+        request.model_name = "other"
+        assert (await call("ModelInfer", request)).model_name == "other"
+        assert (await call("ModelConfig", pb.ModelConfigRequest(name="other"))).config.name == "other"
+        statistics = await call("ModelStatistics", pb.ModelStatisticsRequest(name="other"))
+        assert [each.inference_count for each in statistics.model_stats] == [1]
+        index = await call("RepositoryIndex", pb.RepositoryIndexRequest(ready=True))
+        assert {(each.name, each.version) for each in index.models} == {
+            ("tiny", repository.versions["v1"]),
+            ("other", admission.manifest.version),
+        }
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call("ModelInfer", infer_request(["bank"], model_version=admission.manifest.version))
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+    async def run() -> None:
+        server = GrpcServer(models)
+        port = await server.start()
+        try:
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+                await asyncio.wait_for(converse(channel), 60)
+        finally:
+            await server.stop(1)
+            host.close()
+            logs.write_pending()
+
+    asyncio.run(run())
+
+
+def test_two_artifacts_of_one_name_and_shared_engines_are_refused(tiny_artifact: Path, repository: Repository) -> None:
+    with pytest.raises(TuneportError, match="both named tiny"):
+        check_several(Settings(), [tiny_artifact, repository.folder / "tiny" / "v1"])
+    with pytest.raises(TuneportError, match="share the engines"):
+        check_several(Settings(workers=2, engines=1), [tiny_artifact, repository.folder / "other"])
+
+
+def workers_of(supervisor: int) -> list[psutil.Process]:
+    return [each for each in psutil.Process(supervisor).children() if WORKER in each.cmdline()]
+
+
+def test_tuneport_serve_answers_for_each_artifact_and_a_new_worker_has_the_version_that_serves(
+    tiny_artifact: Path, repository: Repository, manifest: Any
+) -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = supervisor_command(tiny_artifact, repository.folder / "other", host="127.0.0.1", port=port)
+    environment = {
+        "TUNEPORT_VARIANT": "fp32",
+        "TUNEPORT_ADMIN_KEYS": "admin",
+        "TUNEPORT_MODEL_REPOSITORY": str(repository.folder),
+    }
+
+    def served(name: str) -> tuple[str, str]:
+        model = httpx.post(f"{url}/models/{name}/predict", json={"inputs": "bank"}, timeout=30).json()["model"]
+        return model["name"], model["version"]
+
+    def is_ready() -> bool:
+        try:
+            return httpx.get(f"{url}/readyz").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    with running(command, url, environment) as pid:
+        assert served("tiny") == ("tiny", manifest.version)
+        assert served("other") == ("other", manifest.version)
+        response = httpx.post(
+            f"{url}/v2/repository/models/tiny/load",
+            json={"parameters": {"version": repository.versions["v1"]}},
+            headers=ADMIN,
+            timeout=60,
+        )
+        assert response.status_code == 200, response.text
+        assert served("tiny") == ("tiny", repository.versions["v1"])
+        [worker] = workers_of(pid)
+        worker.kill()
+        worker.wait(10)
+        wait_until(is_ready)
+        assert workers_of(pid) != [worker]
+        assert served("tiny") == ("tiny", repository.versions["v1"])
+        assert served("other") == ("other", manifest.version)
