@@ -58,6 +58,11 @@ def task_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in parameters.items() if name not in PROTOCOL_PARAMETERS}
 
 
+def shortest_timeout_s(parameters: Mapping[str, Any], deadline_s: float | None) -> float | None:
+    """Return the shorter one of a request's own `timeout` and of `deadline_s`, seconds from now; None without both."""
+    return min((limit for limit in (timeout_s(parameters), deadline_s) if limit is not None), default=None)
+
+
 async def infer(
     admission: AdmissionController,
     inputs: Sequence[Any],
@@ -70,7 +75,7 @@ async def infer(
     The request's `timeout` parameter and `deadline_s`, seconds from now, both shorten the time limit.
     """
     check_number(len(parameters), "parameters")
-    limits = [limit for limit in (timeout_s(parameters), deadline_s) if limit is not None]
-    results = await admission.infer(inputs, task_parameters(parameters), timeout_s=min(limits, default=None))
+    limit_s = shortest_timeout_s(parameters, deadline_s)
+    results = await admission.infer(inputs, task_parameters(parameters), timeout_s=limit_s)
     predictions = [result.prediction for result in results]
     return tensors_from_predictions(admission.manifest, predictions, output_names)

@@ -2,12 +2,13 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncGenerator, Callable
 from typing import Any, TypeAlias
 
 import grpc
 
-from tuneport.errors import InputError, ServiceStopping, Unauthenticated
+from tuneport.errors import InputError, ServiceStopping, SlowRequest, Unauthenticated
 from tuneport.schema.artifact import Manifest
 from tuneport.tasks import task_spec
 
@@ -16,7 +17,7 @@ from ..errors import ErrorResponse, to_error_response
 from ..framing import RequestFrame
 from ..http.streaming import stream_text
 from ..models.registry import ModelRegistry
-from ..open_inference import infer, task_parameters
+from ..open_inference import infer, shortest_timeout_s, task_parameters
 from ..tensors import JSON, tensors_from_predictions
 from . import open_inference_pb2 as pb
 from .messages import infer_response
@@ -24,7 +25,12 @@ from .requests import InferRequest, read_request
 
 FINAL = "triton_final_response"
 """The parameter of a response that says whether it is its request's last one."""
+SLOW_CLIENT = to_error_response(SlowRequest("the client does not read its responses", "read them as they come"))
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+
+class _ClientIsSlow(BaseException):
+    """A response was not read in time. No `Exception`: to respond to it would wait in the same way."""
 
 
 class StreamInfer:
@@ -39,13 +45,18 @@ class StreamInfer:
 
     async def handle(self, _: Any, context: Context) -> None:
         """Answer one stream until its client closes it."""
+        began, frame = time.perf_counter(), self._frame(context)
         try:
-            frame = self._frame(context)
             self._models.worker.check_key(frame.headers.get("authorization"), frame.headers.get("x-api-key"))
         except Unauthenticated as error:
-            await _abort(context, to_error_response(error))
-        while (raw := await self._next_request(context)) is not None:
-            await self._answer(raw, context)
+            response = to_error_response(error)
+            frame.admission.record_request("grpc", "infer", response.grpc_code.name, began, frame.request_id)
+            await _abort(context, response)
+        try:
+            while (raw := await self._next_request(context)) is not None:
+                await self._answer(raw, context)
+        except _ClientIsSlow:
+            await _abort(context, SLOW_CLIENT)
 
     async def _next_request(self, context: Context) -> bytes | None:
         """Wait for a request; None when the client has closed the stream. Ends the stream when the service stops."""
@@ -72,17 +83,29 @@ class StreamInfer:
             request_id = request.message.id
             async with contextlib.aclosing(self._responses(frame.admission, request, context)) as responses:
                 async for response in responses:
-                    await context.write(pb.ModelStreamInferResponse(infer_response=response).SerializeToString())
+                    await self._write(pb.ModelStreamInferResponse(infer_response=response), context, frame)
             frame.status = "OK"
 
         async def respond(error: ErrorResponse, _: Exception) -> None:
             frame.status = error.grpc_code.name
             failed = pb.ModelInferResponse(id=request_id)
             failed.parameters[FINAL].bool_param = True
-            response = pb.ModelStreamInferResponse(error_message=error.text, infer_response=failed)
-            await context.write(response.SerializeToString())
+            await self._write(
+                pb.ModelStreamInferResponse(error_message=error.text, infer_response=failed), context, frame
+            )
 
         await frame.handle(answer, respond)
+
+    async def _write(self, response: Any, context: Context, frame: RequestFrame) -> None:
+        """Send a response; a client that does not read must not keep the request's place for ever."""
+        try:
+            async with asyncio.timeout(self._models.worker.settings.body_timeout_s):
+                await context.write(response.SerializeToString())
+        except TimeoutError:
+            frame.status = SLOW_CLIENT.grpc_code.name
+            raise _ClientIsSlow from None
+        except grpc.aio.InternalError as error:  # the client left while the write waited
+            raise asyncio.CancelledError from error
 
     async def _responses(
         self, admission: AdmissionController, request: InferRequest, context: Context
@@ -98,8 +121,9 @@ class StreamInfer:
         if len(request.inputs) != 1:
             problem = f"{len(request.inputs)} inputs cannot be streamed"
             raise InputError(problem, "send one in each request of the stream", code="several_inputs")
-        parameters = task_parameters(request.parameters)
-        async with contextlib.aclosing(stream_text(admission, request.inputs[0], parameters)) as pieces:
+        limit_s = shortest_timeout_s(request.parameters, context.time_remaining())
+        text = stream_text(admission, request.inputs[0], task_parameters(request.parameters), timeout_s=limit_s)
+        async with contextlib.aclosing(text) as pieces:
             async for piece in pieces:
                 content = {"delta": piece} if isinstance(piece, str) else piece.prediction
                 outputs = tensors_from_predictions(manifest, [content], [JSON])

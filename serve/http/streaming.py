@@ -36,19 +36,24 @@ class TokenStream:
 
 
 async def stream_text(
-    admission: AdmissionController, value: Any, parameters: dict[str, Any], *, allow_truncation: bool = True
+    admission: AdmissionController,
+    value: Any,
+    parameters: dict[str, Any],
+    *,
+    allow_truncation: bool = True,
+    timeout_s: float | None = None,
 ) -> AsyncGenerator[str | InferenceResult, None]:
     """Yield the pieces of the answer to one input as its tokens are generated, then the result.
 
     The pieces add up to the result's text. Raises what `AdmissionController.infer` raises, and DeadlineExceeded when
-    a token takes longer than the request timeout.
+    a token takes longer than the request timeout. `timeout_s` bounds the wait in the queue, if it is shorter.
     """
     task, parameters = _generation_task(admission), {**parameters, "stream": True}
     checked = admission.inference.predictor.parse_parameters(parameters)
     assert isinstance(checked, GenerationParameters)
     stream = TokenStream()
     inference = asyncio.ensure_future(
-        admission.infer([value], parameters, callback=stream, allow_truncation=allow_truncation)
+        admission.infer([value], parameters, timeout_s=timeout_s, callback=stream, allow_truncation=allow_truncation)
     )
     tokens: list[int] = []
     sent = ""

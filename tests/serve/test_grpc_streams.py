@@ -162,15 +162,56 @@ def test_an_encoder_answers_with_one_response(tiny_artifact: Path) -> None:
 
 
 def test_a_stream_without_a_key_ends_at_once(tiny_artifact: Path) -> None:
-    async def conversation(stream: Any, *_: Any) -> None:
+    async def conversation(stream: Any, admission: AdmissionController, _: GrpcServer) -> None:
         call = stream()
         assert await call.code() is grpc.StatusCode.UNAUTHENTICATED
+        assert 'status="UNAUTHENTICATED"} 1.0' in admission.metrics.page()[0].decode()
         call = stream(metadata=(("x-api-key", "secret"),))
         await call.write(infer_request(["bank"]))
         assert not (await call.read()).error_message
         call.cancel()
 
     converse(tiny_artifact, conversation, variant="fp32", api_keys="secret")
+
+
+def test_a_client_that_does_not_read_keeps_no_place(tiny_artifact: Path) -> None:
+    async def conversation(stream: Any, admission: AdmissionController, _: GrpcServer) -> None:
+        call = stream()
+        writing = asyncio.ensure_future(_write_without_reading(call))
+        while 'status="DEADLINE_EXCEEDED"} 1.0' not in admission.metrics.page()[0].decode():
+            await asyncio.sleep(0.05)
+        assert not admission.active_requests
+        call.cancel()
+        await asyncio.gather(writing, return_exceptions=True)
+
+    converse(tiny_artifact, conversation, variant="fp32", body_timeout_s=1)
+
+
+def test_a_client_that_leaves_while_a_response_waits_is_no_error(tiny_artifact: Path) -> None:
+    async def conversation(stream: Any, admission: AdmissionController, _: GrpcServer) -> None:
+        call = stream()
+        writing = asyncio.ensure_future(_write_without_reading(call))
+        answered = -1
+        while (now := _answered(admission)) != answered or not answered:  # the last response does not fit
+            answered = now
+            await asyncio.sleep(0.5)
+        call.cancel()
+        while "CANCELLED" not in (page := admission.metrics.page()[0].decode()):
+            await asyncio.sleep(0.01)
+        assert "INTERNAL" not in page
+        await asyncio.gather(writing, return_exceptions=True)
+
+    converse(tiny_artifact, conversation, variant="fp32")
+
+
+async def _write_without_reading(call: Any) -> None:
+    for _ in range(400):
+        await call.write(infer_request(["bank"], id="x" * 60_000))  # the response has it, too
+
+
+def _answered(admission: AdmissionController) -> int:
+    lines = admission.metrics.page()[0].decode().splitlines()
+    return sum(int(float(line.split()[-1])) for line in lines if line.startswith("tuneport_inputs_total"))
 
 
 def test_a_cancelled_stream_stops_its_generation(chat: Path) -> None:
