@@ -4,6 +4,7 @@ import asyncio
 import json
 import shutil
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import httpx
 import psutil
 import pytest
 from kit.artifacts import alter_golden, change_byte, reseal
-from kit.engines import fail_with, wait_until
+from kit.engines import StalledEngine, fail_with, wait_until
 from kit.serving import LocalService, infer_request, local_service
 
 from tuneport.errors import ModelNotLoaded, TuneportError
@@ -115,11 +116,21 @@ def test_a_version_is_switched_to_under_load_and_the_old_one_is_closed(
     assert repository.versions["v1"] in gauges[0]
 
 
-def test_a_request_is_answered_by_the_version_that_it_began_with(service: LocalService, repository: Repository) -> None:
-    service.admission.active_requests += 1
+def test_a_request_is_answered_by_the_version_that_it_began_with(
+    service: LocalService, repository: Repository, manifest: Any
+) -> None:
+    engine = StalledEngine.of(service.runner, stalled=True)
+    answers: list[httpx.Response] = []
+    request = threading.Thread(target=lambda: answers.append(service.post()))
+    request.start()
+    wait_until(lambda: engine.calls)
     assert change(service, "load", version=repository.versions["v1"]).status_code == 200
+    assert version_of(service.post()) == repository.versions["v1"]
+    time.sleep(0.3)  # in which a version that did not wait for its requests would be closed
     assert hasattr(service.inference, "predictor")
-    service.admission.active_requests -= 1
+    engine.resume()
+    request.join()
+    assert version_of(answers[0]) == manifest.version
     wait_until(lambda: not hasattr(service.inference, "predictor"))
 
 

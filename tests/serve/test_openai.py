@@ -261,6 +261,25 @@ def test_a_stream_without_a_token_in_time_is_503(chat: Path) -> None:
         released.set()
 
 
+def test_of_several_models_the_one_for_chats_answers_by_its_name(chat: Path, tiny_artifact: Path) -> None:
+    settings = Settings(log_requests=False)
+    first = AdmissionController(Inference.open(tiny_artifact, settings), settings)
+    second = AdmissionController(Inference.open(chat, settings), settings, worker=first.worker)
+    body = {"messages": CHAT, "max_tokens": 3}
+    try:
+        with TestClient(create_app(ModelRegistry(first, second))) as client:
+            assert [each["id"] for each in client.get("/v1/models").json()["data"]] == [NAME]
+            answered = client.post("/v1/chat/completions", json={"model": NAME, **body})
+            assert answered.status_code == 200, answered.text
+            assert answered.json()["usage"]["completion_tokens"] == 3
+            refused = client.post("/v1/chat/completions", json={"model": "tiny", **body})
+            assert refused.status_code == 404
+            assert first.active_requests == second.active_requests == 0
+    finally:
+        first.inference.close()
+        second.inference.close()
+
+
 def test_a_stream_that_nobody_reads_any_more_ends_its_row(chat: Path) -> None:
     async def leave() -> int:
         admission = AdmissionController(Inference.open(chat, Settings()), Settings())
