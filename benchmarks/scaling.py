@@ -32,7 +32,7 @@ from .gpu_check.models import random_bert
 from .machine import MachineState
 from .page import Page, write_page
 from .report import markdown_table
-from .scaling_cores import TOKENS, time_streams, time_workers
+from .scaling_cores import TOKENS, divisions, time_streams, time_workers
 from .scaling_pictures import scaling_figures
 from .scaling_report import ScalingReport, SizeResult, scaling_tables
 from .shapes import parse_shapes, time_shapes
@@ -123,7 +123,7 @@ def measure_size(
     for name, execution in executions.items():
         targets[name] = BenchmarkTarget.of_runner(builder.open(execution), execution.device, execution.precision)
     ids = max(reference.gate.golden_rows, key=len).ids[:TOKENS]
-    counts = range(1, usable_cores() + 1)
+    counts = divisions(usable_cores())
     ordered = sorted(parse_shapes(shapes), key=lambda shape: shape[0] * shape[1])
     streams = [time_streams(builder, *each, ids, count) for each in executions.items() for count in counts]
     labels = source.checkpoint.labels

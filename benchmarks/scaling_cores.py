@@ -20,6 +20,11 @@ SECONDS, TOKENS, ROWS = 1.0, 32, 4
 """How long each number of streams or workers is timed, and the shape of the batches that each runs."""
 
 
+def divisions(cores: int) -> list[int]:
+    """Return the numbers of streams and workers that are timed: powers of two, and one for each core."""
+    return sorted({2**power for power in range(cores.bit_length()) if 2**power <= cores} | {cores})
+
+
 def time_streams(
     builder: VariantBuilder, name: str, execution: Execution, ids: Sequence[int], streams: int
 ) -> CoresTiming:

@@ -10,6 +10,7 @@ from tuneport.runtime.batch import EncodedInput
 from tuneport.schema.torch_setup import TorchSetup
 from tuneport.stages.benchmarks import scaling
 from tuneport.stages.benchmarks.scaling import HTML, JSON, SIZES, TABLE, _left_out, run
+from tuneport.stages.benchmarks.scaling_cores import divisions
 from tuneport.stages.benchmarks.scaling_report import SizeResult, scaling_tables
 from tuneport.stages.benchmarks.shapes import time_shapes
 from tuneport.stages.export.benchmark import BenchmarkTarget
@@ -42,7 +43,10 @@ def test_a_report_has_every_length_batch_and_number_of_streams_and_workers(
     assert all(len(row) == 1 and all(row) for row in batches.values())
     for table in cores:
         assert {"1 M fp32", "2 M fp32"} <= table.keys()
-        assert all(len(row) == usable_cores() and all(float(cell) > 0 for cell in row) for row in table.values())
+        assert all(
+            len(row) == len(divisions(usable_cores())) and all(float(cell) > 0 for cell in row)
+            for row in table.values()
+        )
     assert report.notes == ()
     assert {file.name for file in (tmp_path / "out").iterdir()} == {JSON, TABLE, HTML}
 
@@ -56,3 +60,10 @@ def test_shapes_for_which_no_time_is_left_are_named() -> None:
     assert not ran
     size = SizeResult(millions=5, layers=1, hidden_size=1, shapes=timings, streams=(), workers=())
     assert _left_out(size, ["1x8", "2x8"]) == ["5 M parameters: no time was left for the shapes 1 × 8, 2 × 8."]
+
+
+@pytest.mark.parametrize(
+    ("cores", "counts"), [(1, [1]), (2, [1, 2]), (6, [1, 2, 4, 6]), (64, [1, 2, 4, 8, 16, 32, 64])]
+)
+def test_cores_are_divided_in_few_ways(cores: int, counts: list[int]) -> None:
+    assert divisions(cores) == counts
