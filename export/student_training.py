@@ -57,7 +57,7 @@ def train_student(
     )
     first, *more = cuts(len(distiller.full.layers), config.prune_layers)
     student = distiller.full.without(first)
-    if config.prune_layers is None and (speed_up := distiller.speed_up(student)) < MIN_SPEED_UP:
+    if config.prune_layers is None and (speed_up := distiller.speed_up(student, enough=MIN_SPEED_UP)) < MIN_SPEED_UP:
         problem = f"without {first} of its {len(distiller.full.layers)} layers it is only {speed_up:.2f} times as fast"
         raise EngineError(problem, REMEDY)
     share = 1 / (1 + len(more))
