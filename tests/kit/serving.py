@@ -1,6 +1,7 @@
 """The HTTP application in this process, over real connections; and requests of the Open Inference Protocol."""
 
 import asyncio
+import functools
 import struct
 import threading
 from collections.abc import Iterator
@@ -111,3 +112,20 @@ def infer_request(texts: list[str], *, raw: bool = False, **fields: Any) -> Any:
     else:
         tensor.contents.bytes_contents.extend(elements)
     return request
+
+
+def count_work(admission: AdmissionController) -> tuple[list[int], list[int]]:
+    """Return two lists that grow: the rows of each batch that ends, and a 1 for each step of a generation."""
+    batches: list[int] = []
+    steps: list[int] = []
+    admission.inference.on_batch = lambda report: batches.append(report.rows)
+    model = admission.inference.predictor.runner.model  # type: ignore[attr-defined]
+    forward = model.forward
+
+    @functools.wraps(forward)
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        steps.append(1)
+        return forward(*args, **kwargs)
+
+    model.forward = counted
+    return batches, steps

@@ -1,7 +1,6 @@
 """ModelStreamInfer: tokens as responses, errors that leave the stream open, cancellation, and a stop."""
 
 import asyncio
-import functools
 import json
 import subprocess
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from kit.serving import infer_request
+from kit.serving import count_work, infer_request
 
 from tuneport.runtime.predictor import Predictor
 from tuneport.stages.serve import logs
@@ -216,17 +215,7 @@ def _answered(admission: AdmissionController) -> int:
 
 def test_a_cancelled_stream_stops_its_generation(chat: Path) -> None:
     async def conversation(stream: Any, admission: AdmissionController, _: GrpcServer) -> int:
-        batches: list[int] = []
-        admission.inference.on_batch = lambda report: batches.append(report.rows)
-        model, steps = admission.inference.predictor.runner.model, []  # type: ignore[attr-defined]
-        forward = model.forward
-
-        @functools.wraps(forward)
-        def counted(*args: Any, **kwargs: Any) -> Any:
-            steps.append(1)
-            return forward(*args, **kwargs)
-
-        model.forward = counted
+        batches, steps = count_work(admission)
         call = stream()
         await call.write(chat_request("one two", max_new_tokens=120))
         await call.read()

@@ -1,7 +1,6 @@
 """Streams of /predict and OpenAI's /v1, over a real server, with the public `openai` client."""
 
 import asyncio
-import functools
 import json
 import threading
 import time
@@ -17,7 +16,7 @@ import pytest
 import soundfile
 from kit.exports import export_tiny
 from kit.generative import build_whisper
-from kit.serving import assert_error
+from kit.serving import assert_error, count_work
 from starlette.testclient import TestClient
 
 from tuneport.errors import InputError
@@ -283,17 +282,7 @@ def test_of_several_models_the_one_for_chats_answers_by_its_name(chat: Path, tin
 def test_a_stream_that_nobody_reads_any_more_ends_its_row(chat: Path) -> None:
     async def leave() -> int:
         admission = AdmissionController(Inference.open(chat, Settings()), Settings())
-        batches: list[int] = []
-        admission.inference.on_batch = lambda report: batches.append(report.rows)
-        model, steps = admission.inference.predictor.runner.model, []  # type: ignore[attr-defined]
-        forward = model.forward
-
-        @functools.wraps(forward)
-        def counted(*args: Any, **kwargs: Any) -> Any:
-            steps.append(1)
-            return forward(*args, **kwargs)
-
-        model.forward = counted
+        batches, steps = count_work(admission)
         stream = stream_text(admission, "one two", {"max_new_tokens": 120})
         began = asyncio.get_running_loop().time()
         await anext(stream)
