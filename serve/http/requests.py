@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
-from tuneport.errors import MalformedRequest, PayloadTooLarge, RequestError, SlowRequest, UnsupportedEncoding
+from tuneport.errors import PayloadTooLarge, RequestError, SlowRequest, UnsupportedEncoding
 from tuneport.runtime.tasks.inputs import check_number
 
 from ..admission import AdmissionController

@@ -1,4 +1,4 @@
-"""Opens the engine in a thread: its task, which tokenizes, is there long before it, and the first rows wait for both."""
+"""Opens the engine in a thread, while the rows of the first chunk are read and tokenized."""
 
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
