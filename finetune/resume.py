@@ -40,8 +40,8 @@ def check_outside(out: Path, inputs: Iterable[str | Path | None]) -> None:
 def last_checkpoint(out: Path, *, remove_incomplete: bool) -> Path | None:
     """Return the newest complete checkpoint of an unfinished run; None if it was interrupted before its first one.
 
-    `remove_incomplete` removes those whose writing was interrupted, or that were damaged since. Raises TuneportError for a finished run, and for a
-    folder without a run.
+    `remove_incomplete` removes those whose writing was interrupted, or that were damaged since. Raises TuneportError
+    for a finished run, and for a folder without a run.
     """
     if (out / RUN).is_file():
         raise TuneportError(f"{out} is finished", "give a run that was interrupted, or pass --overwrite")
