@@ -335,12 +335,11 @@ def test_a_body_that_is_not_one_gzip_stream_is_400(serve: Any, body: bytes) -> N
 
 def test_a_compressed_body_of_any_size_is_read_to_its_end(serve: Any) -> None:
     service, content = serve(), b'{"inputs": "bank"}'
-    for size in (len(content), LARGE - 1, LARGE, LARGE + 1, 3 * LARGE):
-        for level in (0, 9):
-            body = gzip.compress(content.ljust(size), compresslevel=level)
-            assert post_compressed(service, body).status_code == 200
-            assert_error(post_compressed(service, body[:-4]), 400, "no end")
-            assert_error(post_compressed(service, body + b"x"), 400, "follows")
+    for size, level in ((0, 0), (LARGE - 1, 9), (LARGE, 9), (LARGE + 1, 9), (3 * LARGE, 0)):
+        body = gzip.compress(content.ljust(size), compresslevel=level)
+        assert post_compressed(service, body).status_code == 200
+        assert_error(post_compressed(service, body[:-4]), 400, "no end")
+        assert_error(post_compressed(service, body + b"x"), 400, "follows")
 
 
 def test_a_small_compressed_body_does_not_wait_for_large_ones(serve: Any) -> None:
