@@ -18,6 +18,7 @@ from kit.tokenizers import llama_tokenizer
 from tuneport.data.files import load_file
 from tuneport.errors import DataError
 from tuneport.stages.finetune.config import load_config
+from tuneport.stages.finetune.init import columns
 from tuneport.stages.finetune.init.columns import describe_columns
 from tuneport.stages.finetune.init.describe import describe
 from tuneport.stages.finetune.init.recognize import recognize
@@ -196,7 +197,7 @@ def test_what_the_user_says_outweighs_what_is_recognized(models: dict[str, str],
     [
         ("rating", lambda i: i % 5 + 1, "rating has 5 different numbers from 1 to 5, taken for labels"),
         # The first rows alone, from which the task is recognized, have whole numbers.
-        ("label", lambda i: 4.5 if i > 2000 else i % 3, "label has 4 different numbers from 0 to 4.5, 4.5 among them"),
+        ("label", lambda i: 4.5 if i > 40 else i % 3, "label has 4 different numbers from 0 to 4.5, 4.5 among them"),
         ("category", lambda i: 10 * (i % 12), "category has 12 different numbers from 0 to 110"),
         ("category", lambda i: i % 12, None),
         ("rating", lambda i: i % 2, None),
@@ -204,9 +205,15 @@ def test_what_the_user_says_outweighs_what_is_recognized(models: dict[str, str],
     ],
 )
 def test_numbers_that_may_be_a_scale_are_named_with_the_remedy(
-    column: str, value: Callable[[int], Any], words: str | None, models: dict[str, str], tmp_path: Path
+    column: str,
+    value: Callable[[int], Any],
+    words: str | None,
+    models: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    content = ({"text": TEXTS[i % len(TEXTS)], column: value(i)} for i in range(2100))
+    monkeypatch.setattr(columns, "SAMPLE_ROWS", 30)
+    content = ({"text": TEXTS[i % len(TEXTS)], column: value(i)} for i in range(60))
     source, model = str(write_table(tmp_path / "all.csv", content)), models["encoder"]
     found = describe(source, task=None, model=model, columns={}, splits={})
     assert found.config.task == "text-classification"
