@@ -1,70 +1,159 @@
 """Batch scoring against its engine alone: `tuneport score`, from its start to the written file, in texts/s.
 
 python -m tuneport.stages.benchmarks.scoring ARTIFACT INPUT [--rounds 3] [--workers 1 2] [--variant V]
+    [--min-seconds 60]
 
-The engine alone runs the same rows, read and tokenized before, in the batches of similar length that scoring makes of
-the whole file.
+The rows are repeated until the engine alone needs at least `--min-seconds`. The engine alone runs the same rows, read
+and tokenized before, in the batches of similar length that scoring makes. Of scoring, the fixed seconds (opening the
+engine, the first window, joining the parts) are told apart from the steady speed between the first and the last window.
 """
 
 import argparse
+import math
+import shutil
 import statistics
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
-from tuneport.errors import TuneportError
+from tuneport.errors import DataError, TuneportError
 from tuneport.runtime.batch import EncodedInput
 from tuneport.runtime.predictor import Predictor
 from tuneport.runtime.scheduler import pack_batches
 from tuneport.scoring.config import ScoreConfig
 from tuneport.scoring.inputs import input_columns
-from tuneport.scoring.pipeline import score
+from tuneport.scoring.pipeline import Progress, score
 from tuneport.scoring.sources import open_source
+
+READ_ROWS = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """One run over a number of rows."""
+
+    texts_per_s: float
+    """From the start to the written file."""
+    steady_texts_per_s: float
+    """From the end of the first window to that of the last one."""
+    fixed_s: float
+    """What the run took longer than its rows at the steady speed."""
+
+
+def split_timing(rows: int, seconds: float, parts: Sequence[tuple[float, int]]) -> Timing:
+    """Tell the fixed seconds of a run from its speed.
+
+    `parts` has, for each window, the seconds at which it was written and the rows that were written then. Raises
+    DataError for fewer than two windows.
+    """
+    if len(parts) < 2:
+        raise DataError(f"{rows} rows are one window", "give more rows, or a larger --min-seconds")
+    (first_s, first_rows), (last_s, last_rows) = parts[0], parts[-1]
+    steady = (last_rows - first_rows) / (last_s - first_s)
+    return Timing(rows / seconds, steady, seconds - rows / steady)
+
+
+def repeat_rows(path: Path, times: int, out: Path) -> None:
+    """Write a file with the rows of `path` several times."""
+    if path.suffix == ".parquet":
+        import pyarrow
+        from pyarrow import parquet
+
+        table = parquet.read_table(path)
+        parquet.write_table(pyarrow.concat_tables([table] * times), out)
+        return
+    start = next(iter(open_source(path).index(1))).start
+    with path.open("rb") as source:
+        header, rows = source.read(start), source.read()
+    with out.open("wb") as file:
+        file.write(header)
+        for _ in range(times):
+            file.write(rows if rows.endswith(b"\n") else rows + b"\n")
 
 
 def read_rows(predictor: Predictor, path: Path) -> tuple[int, list[EncodedInput]]:
     """Return the number of inputs in a file, and their encoded rows."""
     source, columns, task = open_source(path), input_columns(predictor.manifest, {}), predictor.task
-    fields = [row.fields for chunk in source.index(2048) for row in source.read(chunk).rows]
+    fields = [row.fields for chunk in source.index(READ_ROWS) for row in source.read(chunk).rows]
     parsed = [task.parse_input(columns.input_of(each, task)) for each in fields]
-    return len(parsed), [row for rows in task.encode(parsed) for row in rows]
+    encoded = task.encode_request(parsed, predictor.parse_parameters({}))
+    return len(parsed), [row for rows in encoded for row in rows]
 
 
 def engine_seconds(predictor: Predictor, rows: Sequence[EncodedInput]) -> float:
     """Time one pass over rows on all streams, the longest batches first."""
     runner = predictor.runner
     batches = [[rows[i] for i in batch] for batch in pack_batches([len(row) for row in rows], runner.limits)]
+    waiting = deque(batches[::-1])
+
+    def run(_: int) -> None:
+        while waiting:
+            try:
+                batch = waiting.popleft()
+            except IndexError:
+                return
+            runner.run_batch(batch)
+
     with ThreadPoolExecutor(runner.streams) as pool:
         list(pool.map(runner.run_batch, batches[:1] * runner.streams))  # each stream needs its thread
         started = time.perf_counter()
-        list(pool.map(runner.run_batch, batches[::-1]))
+        list(pool.map(run, range(runner.streams)))
         return time.perf_counter() - started
 
 
+def time_scoring(config: ScoreConfig, rows: int) -> Timing:
+    """Time one run of batch scoring."""
+    parts: list[tuple[float, int]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+
+        def record(progress: Progress) -> None:
+            parts.append((time.perf_counter() - started, progress.done_rows))
+
+        score(config, Path(folder) / f"out{config.input.suffix}", progress=record)
+        return split_timing(rows, time.perf_counter() - started, parts)
+
+
 def compare(
-    artifact: Path, path: Path, *, variant: str | None, rounds: int, workers: Sequence[int]
-) -> dict[str, float]:
-    """Return the median texts/s of the engine and of scoring with each number of workers, timed in turns."""
+    artifact: Path, path: Path, *, variant: str | None, rounds: int, workers: Sequence[int], min_seconds: float
+) -> dict[str, Timing]:
+    """Return the medians of the engine and of scoring with each number of workers, timed in turns."""
     predictor = Predictor(artifact, variant)
     count, rows = read_rows(predictor, path)
-    seconds: dict[str, list[float]] = {}
-    for _ in range(rounds):
-        seconds.setdefault("engine", []).append(engine_seconds(predictor, rows))
-        for number in workers:
-            config = ScoreConfig(artifact=artifact, input=path, variant=variant, workers=number)
-            with tempfile.TemporaryDirectory() as folder:
-                started = time.perf_counter()
-                score(config, Path(folder) / f"out{path.suffix}")
-                seconds.setdefault(f"{number} worker(s)", []).append(time.perf_counter() - started)
-    return {name: count / statistics.median(values) for name, values in seconds.items()}
+    times = max(1, math.ceil(min_seconds / engine_seconds(predictor, rows)))
+    count, rows = count * times, rows * times
+    timings: dict[str, list[Timing]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        grown = Path(folder) / f"in{path.suffix}"
+        shutil.copyfile(path, grown) if times == 1 else repeat_rows(path, times, grown)
+        for _ in range(rounds):
+            alone = count / engine_seconds(predictor, rows)
+            timings.setdefault("engine", []).append(Timing(alone, alone, 0.0))
+            for number in workers:
+                config = ScoreConfig(artifact=artifact, input=grown, variant=variant, workers=number)
+                timings.setdefault(f"{number} worker(s)", []).append(time_scoring(config, count))
+    return {name: _median(values) for name, values in timings.items()}
 
 
-def describe(speeds: Mapping[str, float]) -> str:
-    """Return a table: texts/s, and their share of the engine's."""
-    lines = [f"{name:12} {speed:9.1f} texts/s  {speed / speeds['engine']:5.2f}" for name, speed in speeds.items()]
+def _median(timings: Sequence[Timing]) -> Timing:
+    columns = zip(*((each.texts_per_s, each.steady_texts_per_s, each.fixed_s) for each in timings), strict=True)
+    return Timing(*map(statistics.median, columns))
+
+
+def describe(timings: Mapping[str, Timing]) -> str:
+    """Return a table: texts/s from start to end and steady, each with its share of the engine's, and fixed seconds."""
+    alone = timings["engine"].texts_per_s
+    lines = [f"{'':12} {'texts/s':>9} {'share':>6} {'steady':>9} {'share':>6} {'fixed s':>8}"]
+    for name, each in timings.items():
+        whole, steady = each.texts_per_s, each.steady_texts_per_s
+        lines.append(
+            f"{name:12} {whole:9.1f} {whole / alone:6.2f} {steady:9.1f} {steady / alone:6.2f} {each.fixed_s:8.1f}"
+        )
     return "\n".join(lines)
 
 
@@ -76,18 +165,20 @@ def main() -> None:
     parser.add_argument("--variant")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, nargs="+", default=[1])
+    parser.add_argument("--min-seconds", type=float, default=60.0, help="seconds that the engine alone runs, at least")
     arguments = parser.parse_args()
     try:
-        speeds = compare(
+        timings = compare(
             arguments.artifact,
             arguments.input,
             variant=arguments.variant,
             rounds=arguments.rounds,
             workers=arguments.workers,
+            min_seconds=arguments.min_seconds,
         )
     except TuneportError as error:
         sys.exit(f"error: {error}")
-    print(describe(speeds))  # noqa: T201
+    print(describe(timings))  # noqa: T201
 
 
 if __name__ == "__main__":

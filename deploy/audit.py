@@ -1,7 +1,8 @@
 """Look up known advisories of what images install and of constraints.txt, with pip-audit: `python deploy/audit.py`.
 
-Exits with 1 if there are any; docs/security-advisories.md says what follows from those that were known. The advisories
-come from the package index's service, or with `--vulnerability-service osv` from OSV.
+Exits with 1 if there are any, or if the service does not know a package; docs/security-advisories.md says what follows
+from those that were known. The advisories come from the package index's service, or with `--vulnerability-service osv`
+from OSV.
 """
 
 import subprocess
@@ -11,12 +12,19 @@ from pathlib import Path
 
 from pin import CONSTRAINTS, IMAGES, ROOT, pins_of
 
+SKIPPED = "Skip Reason"
+"""The head of pip-audit's table of what it has not audited, of which its exit code says nothing."""
+
 
 def audit(requirements: Path, options: list[str]) -> int:
-    """Print the advisories of a file's pins; returns pip-audit's exit code."""
+    """Print the advisories of a file's pins; returns pip-audit's exit code, or 1 if it has skipped a package."""
     print(f"{requirements.name}:", flush=True)
     command = [sys.executable, "-m", "pip_audit", "--disable-pip", "--no-deps", "--progress-spinner", "off"]
-    return subprocess.run([*command, *options, "--requirement", str(requirements)], check=False).returncode
+    done = subprocess.run(
+        [*command, *options, "--requirement", str(requirements)], check=False, stdout=subprocess.PIPE, text=True
+    )
+    print(done.stdout, end="", flush=True)
+    return done.returncode or int(SKIPPED in done.stdout)
 
 
 def main() -> int:

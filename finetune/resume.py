@@ -14,6 +14,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from tuneport.errors import TuneportError
 from tuneport.schema.run import RUN
 
+from .checkpoint_hashes import is_whole
+
 SETTINGS, TEACHER, TRAINER = "settings.json", "teacher", "trainer"
 STATE = "trainer_state.json"
 """The file that the Trainer writes last into a checkpoint."""
@@ -38,8 +40,8 @@ def check_outside(out: Path, inputs: Iterable[str | Path | None]) -> None:
 def last_checkpoint(out: Path, *, remove_incomplete: bool) -> Path | None:
     """Return the newest complete checkpoint of an unfinished run; None if it was interrupted before its first one.
 
-    `remove_incomplete` removes those whose writing was interrupted. Raises TuneportError for a finished run, and for a
-    folder without a run.
+    `remove_incomplete` removes those whose writing was interrupted, or that were damaged since. Raises TuneportError
+    for a finished run, and for a folder without a run.
     """
     if (out / RUN).is_file():
         raise TuneportError(f"{out} is finished", "give a run that was interrupted, or pass --overwrite")
@@ -53,8 +55,8 @@ def last_checkpoint(out: Path, *, remove_incomplete: bool) -> Path | None:
 
 def newest_checkpoint(out: Path) -> Path | None:
     """Return the newest complete checkpoint of a run; None without one."""
-    complete = filter(_is_complete, _checkpoints(out))
-    return max(complete, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
+    newest_first = sorted(_checkpoints(out), key=lambda folder: -int(folder.name.rpartition("-")[2]))
+    return next(filter(_is_complete, newest_first), None)
 
 
 def _checkpoints(out: Path) -> list[Path]:
@@ -108,6 +110,6 @@ def remove_on_failure(out: Path, *, keep: bool) -> Iterator[None]:
 
 def _is_complete(folder: Path) -> bool:
     try:
-        return _read_state(folder).global_step > 0
+        return _read_state(folder).global_step > 0 and is_whole(folder)
     except (OSError, ValueError, TypeError):
         return False

@@ -20,6 +20,7 @@ from tuneport.schema.run import PseudoLabelled
 from tuneport.tasks import task_spec
 
 from .arguments import training_arguments
+from .checkpoint_hashes import RecordHashes
 from .config import FinetuneConfig
 from .device import Device, choose_precision, device_warnings
 from .divergence import StopOnDivergence, check_metrics
@@ -200,7 +201,7 @@ def score(prepared: Prepared, split: str, outputs: Any, targets: Any) -> Evaluat
 
 
 def _callbacks(config: FinetuneConfig) -> list[TrainerCallback]:
-    callbacks: list[TrainerCallback] = [StopOnDivergence()]
+    callbacks: list[TrainerCallback] = [StopOnDivergence(), RecordHashes()]
     if config.strategy == "gradual":
         callbacks.append(GradualUnfreezing())
     if config.strategy == "adalora":

@@ -17,7 +17,7 @@ from bentoml.exceptions import BentoMLException, NotFound
 from tuneport.errors import ArtifactError, TuneportError
 from tuneport.folders import sha256
 from tuneport.schema.artifact import MANIFEST, Manifest
-from tuneport.schema.loading import check_files, load_manifest
+from tuneport.schema.loading import check_distinct_names, check_files, load_manifest
 from tuneport.signing import SIGNATURE
 
 from .packing import copy_artifact, model_labels, pack
@@ -99,22 +99,25 @@ def registered_labels(tag: str) -> dict[str, str]:
         return {}
 
 
-def build(artifact: Path, variants: Sequence[str] = ()) -> bentoml.Bento:
-    """Register an artifact and build the bento that serves it.
+def build(artifact: Path, variants: Sequence[str] = (), more: Sequence[Path] = ()) -> bentoml.Bento:
+    """Register an artifact and build the bento that serves it, with `more` artifacts beside it.
 
-    The bento holds `variants`, of which the first serves by default; by default the artifact's default variant and its
-    fallback. Its image installs what these need.
+    The bento holds `variants` of each, of which the first serves by default; by default the artifact's default variant
+    and its fallback. Its image installs what these need. Raises TuneportError for two artifacts of one name.
     """
-    tag = register(artifact)
-    try:  # for errors of its own: BentoML would report them with a traceback
-        pack(tag, variants)
-    except OSError as error:
-        raise _full_store(artifact, error) from error
+    artifacts = [artifact, *more]
+    check_distinct_names(artifacts)
+    tags = [register(each) for each in artifacts]
+    for each, tag in zip(artifacts, tags, strict=True):
+        try:  # for errors of its own: BentoML would report them with a traceback
+            pack(tag, variants, [other for other in tags if other != tag])
+        except OSError as error:
+            raise _full_store(each, error) from error
     with tempfile.TemporaryDirectory(prefix="tuneport-build-") as folder, _remove_unfinished_bentos():
         write_build_context(Path(folder))
         # BentoML reads the Dockerfile's template only below the working directory.
         with contextlib.chdir(folder):
-            return _build_bento(Path(folder), {"model": tag, "variants": ",".join(variants)})
+            return _build_bento(Path(folder), {"model": ",".join(tags), "variants": ",".join(variants)})
 
 
 def _build_bento(context: Path, arguments: dict[str, str]) -> bentoml.Bento:

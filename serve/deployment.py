@@ -10,7 +10,7 @@ from pathlib import Path
 from tuneport.errors import TuneportError
 from tuneport.folders import sha256
 from tuneport.schema.artifact import MANIFEST
-from tuneport.schema.loading import load_manifest
+from tuneport.schema.loading import check_distinct_names, load_manifest
 from tuneport.tasks import task_spec
 
 from . import lifecycle, logs, supervision
@@ -84,14 +84,9 @@ def check_several(settings: Settings, artifacts: Sequence[Path]) -> None:
     if settings.engine_count:
         problem = f"{len(artifacts)} artifacts would share the engines of TUNEPORT_ENGINES"
         raise TuneportError(problem, "unset it: each worker then has an engine for each model")
-    names: dict[str, Path] = {}
     for artifact in artifacts:
         Origin.check(artifact, settings)
-        name = load_manifest(artifact).name
-        if name in names:
-            problem = f"{names[name]} and {artifact} are both named {name}"
-            raise TuneportError(problem, "export one of them with another --name")
-        names[name] = artifact
+    check_distinct_names(artifacts)
 
 
 def check_engines(settings: Settings, task: str) -> None:

@@ -33,6 +33,8 @@ class ArtifactModel(BentoModel):
 
     variants: str = ""
     """Names of the variants to pack, separated by commas; by default the one that serves and its fallback."""
+    beside: tuple[str, ...] = ()
+    """Tags of the artifacts that the same bento packs."""
 
     def to_info(self, alias: str | None = None) -> BentoModelInfo:
         """Pack the part, and return its entry for the bento that is being built."""
@@ -42,29 +44,41 @@ class ArtifactModel(BentoModel):
             remedy = "run `tuneport export … --out ARTIFACT` first, or build with `tuneport build ARTIFACT`"
             raise NotFound(f"{problem}; {remedy}")
         try:
-            tag = pack(stored.tag, [name.strip() for name in self.variants.split(",") if name.strip()])
+            tag = pack(stored.tag, split_names(self.variants), self.beside)
         except TuneportError as error:
             raise BentoMLException(str(error)) from error
         return BentoModelInfo.from_bento_model(bentoml.models.get(tag), alias)
 
 
-def artifact_model(tag: str, variants: str) -> ArtifactModel:
-    """Return the model of a service's class."""
-    return ArtifactModel(tag, variants)  # type: ignore[call-arg]  # mypy does not see attrs through bentoml
+def artifact_models(tags: Sequence[str], variants: str) -> dict[str, ArtifactModel]:
+    """Return the attributes of a service's class with its models; BentoML reads them in alphabetical order."""
+    return {
+        f"model_{index:03}": ArtifactModel(  # type: ignore[call-arg]  # mypy does not see attrs through bentoml
+            tag, variants, tuple(each for each in tags if each != tag)
+        )
+        for index, tag in enumerate(tags)
+    }
 
 
-def pack(tag: str, names: Sequence[str] = ()) -> str:
+def split_names(names: str) -> list[str]:
+    """Split a list of names that is separated by commas."""
+    return [name.strip() for name in names.split(",") if name.strip()]
+
+
+def pack(tag: str, names: Sequence[str] = (), beside: Sequence[str] = ()) -> str:
     """Store the part of a registered artifact that a bento packs, as a model of its own; returns its tag.
 
-    A damaged copy in the store is written again.
+    A damaged copy in the store is written again. The packages are those of the artifacts `beside` it, too, because a
+    bento has one image.
 
     Raises ArtifactError for a damaged file or an unknown variant, TuneportError where no image has all engines.
     """
     source = Path(bentoml.models.get(tag).path)
     manifest = load_manifest(source)
-    part = manifest.with_only(tuple(dict.fromkeys(names)) or serving_variants(manifest))
+    part = _part(manifest, names)
     check_files(source, part)
-    requirements = read_requirements(part)
+    others = [load_manifest(Path(bentoml.models.get(each).path)) for each in beside]
+    requirements = read_requirements(part, *(_part(each, names) for each in others))
     selection = Selection(variants=tuple(variant.name for variant in part.variants))
     identity = digest([selection.variants, requirements, _signature_hash(source)])[:8]
     packed = f"tuneport:{manifest.version}-{sha256(source / MANIFEST)[:8]}-{identity}"
@@ -83,6 +97,11 @@ def pack(tag: str, names: Sequence[str] = ()) -> str:
         (folder / REQUIREMENTS).write_text(requirements, encoding="utf-8")
         folder.chmod(0o755)  # BentoML's is private; in the image another user reads it
     return packed
+
+
+def _part(manifest: Manifest, names: Sequence[str]) -> Manifest:
+    """Return the manifest of what is packed."""
+    return manifest.with_only(tuple(dict.fromkeys(names)) or serving_variants(manifest))
 
 
 def copy_artifact(source: Path, manifest: Manifest, target: Path, *, may_link: bool = False) -> None:
@@ -135,31 +154,32 @@ def fallback_of(manifest: Manifest, default: Variant) -> Variant | None:
     return max(same_engine or able, key=lambda variant: variant.evidence.timing.texts_per_s, default=None)
 
 
-def requirements_for(manifest: Manifest) -> str:
-    """Return the file in serve/ with what an image of these variants installs.
+def requirements_for(*parts: Manifest) -> str:
+    """Return the file in serve/ with what an image of the variants of all `parts` installs.
 
     ONNX Runtime for GPUs runs variants for CPUs as well. Raises TuneportError for variants of which no image has all
     engines.
     """
-    is_generative = task_spec(manifest.task).family == "generative"
-    devices = {variant.execution.device for variant in manifest.variants}
+    is_generative = any(task_spec(part.task).family == "generative" for part in parts)
+    variants = [variant for part in parts for variant in part.variants]
+    devices = {variant.execution.device for variant in variants}
     target = "tensorrt" if "tensorrt" in devices else "gpu" if "cuda" in devices else ""
     if target == "tensorrt" and is_generative:
         raise TuneportError("there is no image for generative models on TensorRT", "export with --device cuda")
-    if any(variant.execution.engine == "openvino" for variant in manifest.variants):
+    if any(variant.execution.engine == "openvino" for variant in variants):
         if target or is_generative:
             remedy = "name other variants in --variants"
             raise TuneportError("there is no image with OpenVINO beside CUDA or for generative models", remedy)
         target = "openvino"
-    parts = ["requirements", *(["generate"] if is_generative else []), *([target] if target else [])]
-    return f"{'-'.join(parts)}.txt"
+    words = ["requirements", *(["generate"] if is_generative else []), *([target] if target else [])]
+    return f"{'-'.join(words)}.txt"
 
 
-def read_requirements(manifest: Manifest) -> str:
-    """Return what an image of these variants installs: pins with hashes."""
-    file = files("tuneport").joinpath("stages", "serve", requirements_for(manifest))
+def read_requirements(*parts: Manifest) -> str:
+    """Return what an image of the variants of all `parts` installs: pins with hashes."""
+    file = files("tuneport").joinpath("stages", "serve", requirements_for(*parts))
     if not file.is_file():  # a bento's source, where the stage lies beside the core
-        file = Path(__file__).with_name(requirements_for(manifest))
+        file = Path(__file__).with_name(requirements_for(*parts))
     return file.read_text(encoding="utf-8")
 
 

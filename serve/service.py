@@ -3,11 +3,12 @@
 BentoML's supervisor imports this module, too, but never answers requests: engines are imported in the workers only.
 
 The bento argument `model` names the artifact to serve (`--arg model=tuneport:1f2e3d…`), by default the one that was
-registered last. A built bento keeps the one it was built with.
+registered last, or several, separated by commas. A built bento keeps those it was built with.
 """
 
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from . import lifecycle, logs, tracing
 from .bento import MODEL_NAME, registered_labels
 from .deployment import prepare_deployment, with_workers
-from .packing import artifact_model
+from .packing import artifact_models, split_names
 from .settings import Settings, read_settings
 from .worker import Worker
 
@@ -31,9 +32,9 @@ class Arguments(BaseModel):
     """Arguments of `bentoml serve` and `bentoml build`."""
 
     model: str = f"{MODEL_NAME}:latest"
-    """The artifact."""
+    """The artifact, or several, separated by commas, of which the first answers where no model is named."""
     variants: str = ""
-    """What a bento packs of it; by default the variant that serves, and its fallback."""
+    """What a bento packs of each; by default the variant that serves, and its fallback."""
 
 
 def bentoml_settings(settings: Settings) -> dict[str, Any]:
@@ -67,21 +68,26 @@ class WorkerApp:
 def _with_workers(settings: Settings) -> Settings:
     """Set the number of workers where it is not; a build may name a model that is not in the store."""
     try:
-        artifact = Path(bentoml.models.get(arguments.model).path)
+        artifact = Path(bentoml.models.get(tags[0]).path)
     except BentoMLException:
         return settings
     return with_workers(settings, artifact)
 
 
-def identity(model: str) -> dict[str, Any]:
-    """Return what a bento and its image say of the artifact: labels, and variables that become labels of the image."""
-    labels = registered_labels(model)
+def identity(tags: Sequence[str]) -> dict[str, Any]:
+    """Return what a bento and its image say of the artifacts: labels, and variables that become labels of the image.
+
+    Of several artifacts each value has one for each, separated by commas.
+    """
+    found = [registered_labels(tag) for tag in tags]
+    labels = {name: ",".join(each.get(name, "") for each in found) for name in found[0]}
     variables = [{"name": f"MODEL_{name}".upper(), "value": value} for name, value in labels.items()]
     return {"labels": labels, "envs": variables}
 
 
 tracing.keep_bentoml_from_tracing()
 arguments = bentoml.use_arguments(Arguments)
+tags = split_names(arguments.model)
 # Read at import because the supervisor needs to know about workers and TLS.
 settings = _with_workers(read_settings())
 worker_app = WorkerApp()
@@ -93,8 +99,6 @@ class ModelService:
     A service with another batcher is a subclass with its own `open_inference`, decorated as `Tuneport` is.
     """
 
-    model = artifact_model(arguments.model, arguments.variants)
-
     @bentoml.on_deployment
     @staticmethod
     def prepare() -> None:
@@ -102,7 +106,8 @@ class ModelService:
 
         BentoML's own metrics folder would be shared by all its services, and emptied by each that starts.
         """
-        engines = prepare_deployment(settings, _artifact())
+        artifact, *more = _artifacts()
+        engines = prepare_deployment(settings, artifact, more=more)
         if settings.engine_count:
             engines.keep_alive_in_background()
         if settings.worker_count > 1:
@@ -113,7 +118,7 @@ class ModelService:
         """Open the artifact and check its golden cases; if that fails the worker never becomes ready."""
         number = bentoml.server_context.worker_index
         try:
-            artifact = _artifact()
+            artifact = _artifacts()[0]  # the worker reads which others serve beside it
         except Exception as error:
             logs.set_up_process()
             lifecycle.report_failed_start(error)
@@ -142,15 +147,19 @@ class ModelService:
         await self.worker.stop()
 
 
-@bentoml.service(name="tuneport", **identity(arguments.model), **bentoml_settings(settings))
+for name, model in artifact_models(tags, arguments.variants).items():
+    setattr(ModelService, name, model)
+
+
+@bentoml.service(name="tuneport", **identity(tags), **bentoml_settings(settings))
 @bentoml.asgi_app(worker_app)
 class Tuneport(ModelService):
     """A fine-tuned model behind `POST /predict` and the Open Inference Protocol."""
 
 
-def _artifact() -> Path:
-    """Return the artifact's folder: in a bento the version it was built with, even if a newer one is registered."""
+def _artifacts() -> list[Path]:
+    """Return the artifacts' folders: in a bento the versions it was built with, even if newer ones are registered."""
     bento = Tuneport.bento  # type: ignore[attr-defined]  # the decorator turned the class into a Service
     if bento is None:
-        return Path(bentoml.models.get(arguments.model).path)
-    return Path(bento.info.all_models[0].to_model().resolve().path)
+        return [Path(bentoml.models.get(tag).path) for tag in tags]
+    return [Path(model.to_model().resolve().path) for model in bento.info.all_models]

@@ -51,7 +51,7 @@ class Column:
     @property
     def key(self) -> str:
         """The name in lower case, without what is not a letter or digit."""
-        return "".join(char for char in self.name.lower() if char.isalnum())
+        return key_of(self.name)
 
     @property
     def numbers_rows(self) -> bool:
@@ -62,6 +62,11 @@ class Column:
     def looks_like_classes(self) -> bool:
         """Whether the values repeat as those of a label do."""
         return self.kind in ("string", "integer") and 2 <= self.distinct <= max(2, min(200, self.rows // 2))
+
+
+def key_of(name: str) -> str:
+    """Return a column's name in lower case, without what is not a letter or digit."""
+    return "".join(char for char in name.lower() if char.isalnum())
 
 
 def describe_columns(split: LoadedSplit) -> list[Column]:

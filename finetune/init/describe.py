@@ -21,6 +21,7 @@ from ..setup import Prepared, prepare, read_rows
 from .columns import describe_columns
 from .lengths import MAX_LENGTH, Lengths, suggest_lengths
 from .recognize import Recognized, recognize
+from .scales import find_scale
 
 IMBALANCE = 5.0
 """Rows of the most frequent label for one of the rarest above which classes get weights."""
@@ -82,6 +83,8 @@ def describe(
     given |= {name: getattr(config, name) for name in config.model_fields_set - given.keys() if getattr(config, name)}
     prepared = prepare(config.model_copy(update=suggested))
     warnings = [*prepared.warnings, *find_imbalance(prepared), *find_repetitions(prepared.data)]
+    if task is None and "label" in recognized.columns and "label" not in columns:  # the user did not say so
+        warnings += find_scale(prepared.task.label_counts, recognized.columns["label"])
     if "class_weights" not in given and find_imbalance(prepared):
         suggested |= {"class_weights": "balanced"}
     return Description(

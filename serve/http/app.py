@@ -18,6 +18,7 @@ from tuneport.errors import MethodNotAllowed, NotFound, RequestError
 from ..models.host import ModelHost
 from ..models.registry import ModelRegistry
 from .evidence import routes as evidence_routes
+from .generate import routes as generate_routes
 from .middleware import FramedApp, client_disconnected
 from .model_management import routes as model_management_routes
 from .open_inference import routes as open_inference_routes
@@ -49,6 +50,7 @@ def create_app(models: ModelRegistry, origins: list[str] | None = None, host: Mo
             *tei_routes,
             *model_management_routes,  # before `/v2/models/{model}`, which would take `stats` for a model
             *open_inference_routes,
+            *generate_routes,
             *repository_routes,
             *evidence_routes,
             *openai_routes,

@@ -18,6 +18,8 @@ from .responses import error_response
 
 PUBLIC_PATHS = ("/", "/ping", "/v2/health/live", "/v2/health/ready")
 """Served without a key and whatever the load: the playground's page, and health checks."""
+INFER_PATHS = ("/infer", "/generate", "/generate_stream")
+"""Ends of the paths below /v2 that the model answers."""
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
@@ -145,5 +147,5 @@ def operation_of(path: str) -> str | None:
     if path.startswith("/models/"):
         return "predict" if path.endswith("/predict") else "other"
     if path.startswith("/v2"):
-        return "infer" if path.endswith("/infer") else "v2"
+        return "infer" if path.endswith(INFER_PATHS) else "v2"
     return "openai" if path.startswith("/v1/") and path.endswith("completions") else "other"

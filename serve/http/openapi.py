@@ -6,8 +6,19 @@ from tuneport.schema.artifact import Manifest
 
 from ..settings import Settings
 from . import tei_schema
-from .openapi_operations import errors, health, operation, ping, ref
-from .openapi_schema import ERROR, INDEX, RESPONSE, STATISTICS, TEXT, describe_infer_request, describe_request
+from .generate import generates
+from .openapi_operations import errors, event_operation, health, operation, ping, ref
+from .openapi_schema import (
+    ERROR,
+    GENERATED,
+    INDEX,
+    RESPONSE,
+    STATISTICS,
+    TEXT,
+    describe_generate_request,
+    describe_infer_request,
+    describe_request,
+)
 
 VERSION = "3.1.0"
 MODEL = {"name": "model", "in": "path", "required": True, "schema": TEXT}
@@ -37,8 +48,8 @@ def describe_api(manifest: Manifest, settings: Settings) -> dict[str, Any]:
         "/v2/repository/models/{model}/load": _change("Load a version of a model."),
         "/v2/repository/models/{model}/unload": _change("Unload a version, or a model."),
         **_predict_paths(),
-        **_model_paths("/v2/models/{model}", [MODEL]),
-        **_model_paths("/v2/models/{model}/versions/{version}", [MODEL, VERSION_OF_MODEL]),
+        **_model_paths(manifest, "/v2/models/{model}", [MODEL]),
+        **_model_paths(manifest, "/v2/models/{model}/versions/{version}", [MODEL, VERSION_OF_MODEL]),
     }
     if not settings.metrics_port:
         paths["/metrics"] = {"get": {"summary": "Metrics for Prometheus.", "responses": metrics | errors((401, 429))}}
@@ -54,6 +65,7 @@ def describe_api(manifest: Manifest, settings: Settings) -> dict[str, Any]:
                 "Response": RESPONSE,
                 "Error": ERROR,
                 "InferRequest": describe_infer_request(manifest, settings),
+                **({"GenerateRequest": describe_generate_request(manifest)} if generates(manifest) else {}),
             },
             **({"securitySchemes": SECURITY} if has_keys else {}),
         },
@@ -77,7 +89,7 @@ def _predict_paths() -> dict[str, Any]:
     }
 
 
-def _model_paths(path: str, parameters: list[dict[str, Any]]) -> dict[str, Any]:
+def _model_paths(manifest: Manifest, path: str, parameters: list[dict[str, Any]]) -> dict[str, Any]:
     """Describe the routes of the Open Inference Protocol, and Triton's, that name the model."""
     ready = health("ready", "Is the model ready?")
     ready["responses"] |= errors((401, 404, 429))
@@ -89,6 +101,12 @@ def _model_paths(path: str, parameters: list[dict[str, Any]]) -> dict[str, Any]:
         f"{path}/stats": {"get": operation("The model's counts and times.", STATISTICS, MODEL_ERRORS)},
         f"{path}/infer": {"post": operation("Predict from tensors.", anything, statuses, body=ref("InferRequest"))},
     }
+    if generates(manifest):
+        body = ref("GenerateRequest")
+        operations |= {
+            f"{path}/generate": {"post": operation("Generate a text.", GENERATED, statuses, body=body)},
+            f"{path}/generate_stream": {"post": event_operation("Generate a text in pieces.", statuses, body=body)},
+        }
     return {name: {"parameters": parameters, **each} for name, each in operations.items()}
 
 

@@ -19,6 +19,14 @@ def operation(
     return described
 
 
+def event_operation(summary: str, statuses: tuple[int, ...], *, body: dict[str, Any]) -> dict[str, Any]:
+    """Describe an operation that answers with server-sent events, each with JSON, or with one of the `statuses`."""
+    described = operation(summary, {}, statuses, body=body)
+    content = {"text/event-stream": {"schema": {"type": "string"}}}
+    described["responses"]["200"] = {"description": "Events.", "content": content}
+    return described
+
+
 def health(state: str, summary: str) -> dict[str, Any]:
     """Describe a health check of the Open Inference Protocol, `live` or `ready`."""
     content = {"content": {"application/json": {"schema": HEALTH[state]}}}

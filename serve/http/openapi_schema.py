@@ -36,6 +36,11 @@ STATISTICS = {
     "required": ["model_stats"],
     "properties": {"model_stats": {"type": "array", "items": {"type": "object", "required": ["name", "version"]}}},
 }
+GENERATED = {
+    "type": "object",
+    "required": ["model_name", "model_version", "text_output"],
+    "properties": {"model_name": TEXT, "model_version": TEXT, "id": TEXT, "text_output": TEXT},
+}
 ERROR = {
     "type": "object",
     "required": ["error"],
@@ -98,22 +103,37 @@ def describe_infer_request(manifest: Manifest, settings: Settings) -> dict[str, 
             "data": {"type": "array", "items": TEXT, "minItems": 1},
         },
     }
-    parameters = _parameters(manifest)
-    protocols: dict[str, Any] = {name: {} for name in sorted(PROTOCOL_PARAMETERS - {"timeout"})}
-    timeout = {"type": "integer", "minimum": 0, "description": "Microseconds."}
     return {
         "type": "object",
         "required": ["inputs"],
         "properties": {
             "id": TEXT,
-            "parameters": {
-                **parameters,
-                "properties": {**parameters.get("properties", {}), **protocols, "timeout": timeout},
-                "maxProperties": MAX_ITEMS,
-            },
+            "parameters": _v2_parameters(manifest),
             "inputs": {"type": "array", "items": tensor, "minItems": len(names), "maxItems": len(names)},
         },
     }
+
+
+def describe_generate_request(manifest: Manifest) -> dict[str, Any]:
+    """Describe the body of `/v2/models/{model}/generate` and `/generate_stream`."""
+    parameters = _v2_parameters(manifest)
+    max_tokens = {"type": "integer", "minimum": 1, "description": "OpenAI's name of max_new_tokens; send one of them."}
+    parameters["properties"]["max_tokens"] = max_tokens
+    return {
+        "type": "object",
+        "required": ["text_input"],
+        "additionalProperties": False,
+        "properties": {"id": TEXT, "text_input": TEXT, "parameters": {"anyOf": [parameters, {"type": "null"}]}},
+    }
+
+
+def _v2_parameters(manifest: Manifest) -> dict[str, Any]:
+    """Describe the `parameters` of the paths below /v2: the task's, and the protocol's."""
+    parameters = _parameters(manifest)
+    protocols: dict[str, Any] = {name: {} for name in sorted(PROTOCOL_PARAMETERS - {"timeout"})}
+    timeout = {"type": "integer", "minimum": 0, "description": "Microseconds."}
+    properties = {**parameters.get("properties", {}), **protocols, "timeout": timeout}
+    return {**parameters, "properties": properties, "maxProperties": MAX_ITEMS}
 
 
 def _parameters(manifest: Manifest) -> dict[str, Any]:

@@ -1,27 +1,23 @@
 """What routes need of a request: the worker's admission control, the body, and whether the client is still there."""
 
 import asyncio
-import zlib
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
-from tuneport.errors import MalformedRequest, PayloadTooLarge, RequestError, SlowRequest, UnsupportedEncoding
+from tuneport.errors import PayloadTooLarge, RequestError, SlowRequest, UnsupportedEncoding
 from tuneport.runtime.tasks.inputs import check_number
 
 from ..admission import AdmissionController
 from ..framing import RequestFrame
 from ..json_text import parse_json
-from ..lanes import LARGE
 from ..models.registry import ModelRegistry
+from .compression import GZIP, IDENTITY, decompress
 
 Result = TypeVar("Result")
 Body = TypeVar("Body", bound=BaseModel)
-IDENTITY, GZIP = "identity", ("gzip", "x-gzip")
-GZIP_WINDOW = 16 + zlib.MAX_WBITS
-"""zlib's code for the header and trailer of gzip."""
 WATCH_AFTER_S = 0.05
 """How long a request may take before it is watched for its client's leaving: most are answered sooner."""
 
@@ -64,27 +60,7 @@ async def read_body(request: Request) -> bytes:
         raise SlowRequest(problem, "send it faster, or less of it") from None
     if encoding == IDENTITY:
         return body
-    # Whatever its size, because a small body may hold very much.
-    return await admission_of(request).inference.lanes.run(LARGE, _decompress, body, settings.max_body_bytes)
-
-
-def _decompress(body: bytes, limit: int) -> bytes:
-    """Decompress one gzip stream into at most `limit` bytes; no more than one byte over it is ever in memory."""
-    stream = zlib.decompressobj(GZIP_WINDOW)
-    try:
-        decompressed = stream.decompress(body, limit + 1)
-    except zlib.error as error:
-        raise _not_gzip(str(error)) from error
-    if len(decompressed) > limit:
-        raise PayloadTooLarge(f"the body holds over {limit} bytes", "send several smaller requests")
-    if not stream.eof or stream.unused_data:
-        raise _not_gzip("it has no end" if not stream.eof else "something follows its end")
-    return decompressed
-
-
-def _not_gzip(reason: str) -> MalformedRequest:
-    remedy = "compress it as one stream, or leave out Content-Encoding"
-    return MalformedRequest(f"the body cannot be decompressed ({reason})", remedy, code="not_gzip")
+    return await decompress(admission_of(request).inference.lanes, body, settings.max_body_bytes)
 
 
 async def _receive_body(request: Request, limit: int) -> bytes:

@@ -1,5 +1,6 @@
 """What cannot end well is refused before training, in words, and leaves nothing; what was interrupted resumes."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -7,12 +8,14 @@ from typing import Any
 
 import pytest
 from datasets import Dataset, Features, Value
+from kit.artifacts import change_byte
 from kit.data import write_rows, write_splits
 from transformers import AutoTokenizer
 
 from tuneport.errors import CheckpointError, TuneportError
 from tuneport.stages.finetune.average import average
 from tuneport.stages.finetune.config import FinetuneConfig
+from tuneport.stages.finetune.resume import newest_checkpoint
 from tuneport.stages.finetune.setup import make_trainer, prepare
 from tuneport.stages.finetune.train import finetune
 
@@ -47,6 +50,19 @@ def test_a_run_killed_while_saving_resumes_from_the_checkpoint_before(
             file.unlink()
     resumed = finetune(settings(**changes), out, resume=True)
     assert resumed.metrics == whole.metrics
+
+
+def test_a_damaged_checkpoint_is_not_resumed_from(settings: Settings, tmp_path: Path) -> None:
+    """A file that was cut would be a traceback of torch, and a bit that was flipped another result."""
+    out = _interrupted(settings(max_steps=8, save_strategy="steps", save_steps=4), tmp_path / "run", at=4)
+    good, bad = out / "trainer" / "checkpoint-4", out / "trainer" / "checkpoint-8"
+    for name in ("model.safetensors", "optimizer.pt", "trainer_state.json"):
+        for damage in (change_byte, lambda file: os.truncate(file, file.stat().st_size // 2), os.unlink):
+            shutil.copytree(good, bad)
+            assert newest_checkpoint(out) == bad
+            damage(bad / name)
+            assert newest_checkpoint(out) == good
+            shutil.rmtree(bad)
 
 
 def _interrupted(config: FinetuneConfig, out: Path, at: int) -> Path:

@@ -11,12 +11,14 @@ from kit.command import assert_one_line, tuneport
 from kit.data import write_rows
 from kit.encoders import tiny_encoder
 from kit.generative import build_causal, build_seq2seq
+from kit.scoring import write_table
 from kit.texts import random_texts
 from kit.tokenizers import llama_tokenizer
 
 from tuneport.data.files import load_file
 from tuneport.errors import DataError
 from tuneport.stages.finetune.config import load_config
+from tuneport.stages.finetune.init import columns
 from tuneport.stages.finetune.init.columns import describe_columns
 from tuneport.stages.finetune.init.describe import describe
 from tuneport.stages.finetune.init.recognize import recognize
@@ -188,6 +190,41 @@ def test_what_the_user_says_outweighs_what_is_recognized(models: dict[str, str],
     assert (second.config.task, second.config.max_length) == ("regression", 24)
     third = describe(str(source), task=None, model=model, columns={"label": "grade"}, splits={})
     assert (third.config.columns, third.label_counts.keys()) == ({"label": "grade"}, {"0", "1", "2"})
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "words"),
+    [
+        ("rating", lambda i: i % 5 + 1, "rating has 5 different numbers from 1 to 5, taken for labels"),
+        # The first rows alone, from which the task is recognized, have whole numbers.
+        ("label", lambda i: 4.5 if i > 40 else i % 3, "label has 4 different numbers from 0 to 4.5, 4.5 among them"),
+        ("category", lambda i: 10 * (i % 12), "category has 12 different numbers from 0 to 110"),
+        ("category", lambda i: i % 12, None),
+        ("rating", lambda i: i % 2, None),
+        ("rating", lambda i: "good" if i % 2 else "7", None),
+    ],
+)
+def test_numbers_that_may_be_a_scale_are_named_with_the_remedy(
+    column: str,
+    value: Callable[[int], Any],
+    words: str | None,
+    models: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(columns, "SAMPLE_ROWS", 30)
+    content = ({"text": TEXTS[i % len(TEXTS)], column: value(i)} for i in range(60))
+    source, model = str(write_table(tmp_path / "all.csv", content)), models["encoder"]
+    found = describe(source, task=None, model=model, columns={}, splits={})
+    assert found.config.task == "text-classification"
+    [warning] = [each for each in found.warnings if "scale" in each] or [""]
+    assert warning.startswith(words) if words else not warning
+    if words:
+        assert warning.endswith(f"; if they are a scale, give --task regression --columns score={column}")
+        second = describe(source, task="regression", model=model, columns={"score": column}, splits={})
+        assert second.config.columns == {"score": column}
+        said = describe(source, task="text-classification", model=model, columns={}, splits={})
+        assert not [each for each in said.warnings if "scale" in each]
 
 
 def test_a_long_input_gets_no_more_than_the_models_positions(models: dict[str, str], tmp_path: Path) -> None:

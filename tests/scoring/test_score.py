@@ -4,6 +4,8 @@ import itertools
 import json
 import subprocess
 import sys
+import threading
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,14 @@ from kit.data import read_rows, write_rows
 from kit.scoring import read_table, write_table
 from kit.texts import random_texts
 
-from tuneport.errors import DataError, TuneportError
+from tuneport.errors import DataError, EngineError, TuneportError
 from tuneport.runtime.predictor import Predictor
+from tuneport.scoring import opening
 from tuneport.scoring import rows as scoring_rows
 from tuneport.scoring.config import ScoreConfig
 from tuneport.scoring.pipeline import Progress, rejects_of, score
+from tuneport.scoring.preparation import ChunkEncoder, PreparedChunk
+from tuneport.scoring.rows import Chunk
 from tuneport.scoring.sources import open_source
 
 TEXTS = list(itertools.islice(random_texts(3), 230))
@@ -130,6 +135,32 @@ def test_columns_are_renamed_and_chosen(tiny_artifact: Path, tmp_path: Path) -> 
     [row] = read_rows(tmp_path / "out.jsonl")
     assert list(row) == ["id", "p"]
     assert len(row["p"]) == 2
+
+
+def test_the_first_rows_are_read_while_the_engine_opens(
+    tiny_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, out = write_rows(tmp_path / "in.jsonl", [{"text": "bank"}]), tmp_path / "out.jsonl"
+    prepare, build_runner, are_read = ChunkEncoder.prepare, opening.build_runner, threading.Event()
+
+    def prepare_and_tell(self: ChunkEncoder, chunk: Chunk) -> PreparedChunk:
+        prepared = prepare(self, chunk)
+        are_read.set()
+        return prepared
+
+    def wait_for_rows(*arguments: Any, **options: Any) -> Any:
+        assert are_read.wait(30), "the rows wait for the engine"
+        if fails:
+            raise EngineError("no engine", "install one")
+        return build_runner(*arguments, **options)
+
+    monkeypatch.setattr(ChunkEncoder, "prepare", prepare_and_tell)
+    monkeypatch.setattr(opening, "build_runner", wait_for_rows)
+    for fails in (True, False):
+        are_read.clear()
+        with pytest.raises(EngineError, match="no engine") if fails else nullcontext():
+            assert score(config_of(tiny_artifact, path), out).scored == 1
+        assert sorted(tmp_path.iterdir()) == ([path] if fails else [path, out])
 
 
 def test_columns_without_a_name_stay_in_their_place(tiny_artifact: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from kit.serving import LocalService, assert_error
 
 from tuneport.errors import TuneportError
 from tuneport.stages.serve import logs, tracing
+from tuneport.stages.serve.lanes import LARGE
 from tuneport.stages.serve.process import check_port, free_port
 from tuneport.stages.serve.settings import Settings, read_settings
 
@@ -330,6 +331,24 @@ def test_a_body_may_be_compressed_with_gzip_alone(serve: Any) -> None:
 )
 def test_a_body_that_is_not_one_gzip_stream_is_400(serve: Any, body: bytes) -> None:
     assert_error(post_compressed(serve(), body), 400, "gzip")
+
+
+def test_a_compressed_body_of_any_size_is_read_to_its_end(serve: Any) -> None:
+    service, content = serve(), b'{"inputs": "bank"}'
+    for size, level in ((0, 0), (LARGE - 1, 9), (LARGE, 9), (LARGE + 1, 9), (3 * LARGE, 0)):
+        body = gzip.compress(content.ljust(size), compresslevel=level)
+        assert post_compressed(service, body).status_code == 200
+        assert_error(post_compressed(service, body[:-4]), 400, "no end")
+        assert_error(post_compressed(service, body + b"x"), 400, "follows")
+
+
+def test_a_small_compressed_body_does_not_wait_for_large_ones(serve: Any) -> None:
+    service, goes_on = serve(), threading.Event()
+    service.inference.lanes._large.submit(goes_on.wait)  # the thread for large work is busy
+    try:
+        assert post_compressed(service, gzip.compress(b'{"inputs": "bank"}')).status_code == 200
+    finally:
+        goes_on.set()
 
 
 def test_a_body_that_decompresses_to_too_much_is_413_and_takes_no_memory(serve: Any) -> None:

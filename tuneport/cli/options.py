@@ -14,6 +14,9 @@ from tuneport.cli.fields import argument, option, parse
 Command = Callable[..., None]
 
 Artifact = Annotated[Path, typer.Argument(help="An artifact folder that `tuneport export` wrote.")]
+MoreArtifacts = Annotated[
+    list[Path] | None, typer.Argument(help="Further artifacts, each of which serves by its name.")
+]
 Out = Annotated[Path, typer.Option(help="Folder to write; must not exist unless --overwrite.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace --out if the same command wrote it.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress on standard error.")]

@@ -2,12 +2,12 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from pydantic import Field
 
-from tuneport.cli.options import check_flags, with_config, with_flags
+from tuneport.cli.options import MoreArtifacts, check_flags, with_config, with_flags
 from tuneport.cli.progress import print_warning
 from tuneport.schema.base import Frozen
 from tuneport.stages.serve.settings import PREFIX, Settings, unknown_variables
@@ -15,9 +15,6 @@ from tuneport.stages.serve.settings import PREFIX, Settings, unknown_variables
 SECRETS = ("api_keys", "admin_keys")
 """Settings that are no options: every user of the machine can read a command line."""
 FLAGS = tuple(name for name in Settings.model_fields if name not in SECRETS)
-
-
-More = Annotated[list[Path] | None, typer.Argument(help="Further artifacts, each of which serves by its name.")]
 
 
 class ServeConfig(Frozen):
@@ -33,7 +30,7 @@ class ServeConfig(Frozen):
 
 @with_config(ServeConfig, positional="artifact")
 @with_flags(Settings, FLAGS)
-def serve(config: ServeConfig, flags: dict[str, Any], more: More = None) -> None:
+def serve(config: ServeConfig, flags: dict[str, Any], more: MoreArtifacts = None) -> None:
     """Serve artifacts over HTTP and gRPC, until Ctrl-C.
 
     All options but --host and --port are settings of the service: each outweighs the variable TUNEPORT_… of its name.

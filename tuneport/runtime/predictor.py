@@ -86,19 +86,9 @@ class Predictor:
         """Check a request's `parameters`; an InputError names every invalid one."""
         if parameters is None or parameters == {}:
             if self._default_parameters is None:
-                self._default_parameters = self._validate({})
+                self._default_parameters = parse_parameters(self.task, {})
             return self._default_parameters
-        if isinstance(parameters, dict):
-            check_number(len(parameters), "parameters")
-        return self._validate(parameters)
-
-    def _validate(self, parameters: Any) -> BaseModel:
-        try:
-            return self.task.parameters.model_validate(parameters)
-        except ValidationError as error:
-            wrong = ", ".join(f"{'.'.join(map(str, e['loc'])) or 'parameters'}: {e['msg']}" for e in error.errors())
-            known = ", ".join(self.task.parameters.model_fields) or "none"
-            raise InputError(f"wrong parameters: {wrong}", f"known: {known}") from error
+        return parse_parameters(self.task, parameters)
 
     def parse_inputs(self, values: Iterable[Any], first: int = 0) -> list[Any]:
         """Check inputs; an InputError names the first invalid one by its number, counted from `first`."""
@@ -131,3 +121,15 @@ class Predictor:
         while inputs := list(itertools.islice(source, CHUNK_INPUTS)):
             yield from self.predict(inputs, parameters, first=count)
             count += len(inputs)
+
+
+def parse_parameters(task: RuntimeTask, parameters: Any) -> BaseModel:
+    """Check the `parameters` of a task; an InputError names every invalid one."""
+    if isinstance(parameters, dict):
+        check_number(len(parameters), "parameters")
+    try:
+        return task.parameters.model_validate(parameters)
+    except ValidationError as error:
+        wrong = ", ".join(f"{'.'.join(map(str, e['loc'])) or 'parameters'}: {e['msg']}" for e in error.errors())
+        known = ", ".join(task.parameters.model_fields) or "none"
+        raise InputError(f"wrong parameters: {wrong}", f"known: {known}") from error

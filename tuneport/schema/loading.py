@@ -1,11 +1,12 @@
 """Reading an artifact: its manifest, its golden cases, and the hashes of its files; and the record of a run."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from tuneport.errors import ArtifactError, CheckpointError
+from tuneport.errors import ArtifactError, CheckpointError, TuneportError
 from tuneport.folders import digest, sha256
 from tuneport.schema.artifact import GOLDEN, MANIFEST, SCHEMA_VERSION, File, GoldenCase, Manifest
 from tuneport.schema.base import first_problem, parse_json
@@ -115,3 +116,14 @@ def load_run(folder: Path) -> Run:
     except (OSError, ValueError) as error:
         remedy = "give the folder of a finished run of `tuneport finetune`"
         raise CheckpointError(f"{path} cannot be read ({error})", remedy) from error
+
+
+def check_distinct_names(artifacts: Sequence[Path]) -> None:
+    """Raise TuneportError for two artifacts of one name."""
+    names: dict[str, Path] = {}
+    for artifact in artifacts:
+        name = load_manifest(artifact).name
+        if name in names:
+            problem = f"{names[name]} and {artifact} are both named {name}"
+            raise TuneportError(problem, "export one of them with another --name")
+        names[name] = artifact
