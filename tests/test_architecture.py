@@ -127,7 +127,9 @@ def test_the_contract_needs_the_standard_library_and_pydantic_alone() -> None:
 
 
 @pytest.mark.parametrize("body", [gzip.compress(b"")])
-def test_bytes_which_may_hold_the_time_are_no_part_of_a_test_s_name(body: bytes, request: pytest.FixtureRequest) -> None:
+def test_bytes_which_may_hold_the_time_are_no_part_of_a_test_s_name(
+    body: bytes, request: pytest.FixtureRequest
+) -> None:
     assert body
     assert request.node.name.endswith("[body]")
 
