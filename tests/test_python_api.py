@@ -36,7 +36,7 @@ def test_listing_options_loads_no_library_of_a_stage() -> None:
 
 @pytest.mark.usefixtures("_quick_exports")
 def test_a_model_goes_from_data_to_predictions(tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match=r"rows are also in|were truncated") as caught:
+    with pytest.warns(UserWarning, match=r"rows are also in|are truncated") as caught:
         run = tuneport.finetune(
             task="text-classification", model=tiny_checkpoint, data=tiny_data, out=tmp_path / "run", **QUICK
         )

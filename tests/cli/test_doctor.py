@@ -85,6 +85,7 @@ def test_packages_that_are_missing_excluded_or_not_the_tested_ones() -> None:
     assert wrong.found.endswith("and <1 is required")
     assert packages.check_pins({"numpy": "1.0"}, {"numpy"}).status == "warning"
     assert packages.check_pins({"numpy": "1.0"}, {"torch"}).status == "note"
+    assert packages.check_pins({"numpy": "1.0"}, set()).remedy == "pip install numpy==1.0"
     assert packages.check_pins({"absent": "1.0"}, set()).status == "ok"
     assert packages.tested_versions()["torch"] == "2.13.0"
     assert packages.check_python("3.10.1").status == "error"
