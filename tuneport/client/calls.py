@@ -33,8 +33,9 @@ class Calls:
         """Check the settings; nothing is connected yet.
 
         `url` is `http://`, `https://`, `grpc://` or `grpcs://HOST:PORT`. `model` is the artifact's name: the last two
-        need it, and over HTTP the first of several models answers without it. `timeout_s` limits a call with all its retries, of which there are at most `max_retries`. `ca_file` holds
-        the certificates that sign the service's, by default the system's. Raises TuneportError for a wrong address.
+        need it, and over HTTP the first of several models answers without it. `timeout_s` limits a call with all its
+        retries, of which there are at most `max_retries`. `ca_file` holds the certificates that sign the service's, by
+        default the system's. Raises TuneportError for a wrong address.
         """
         check_limits(timeout_s, max_retries)
         self._endpoint = parse_endpoint(url, api_key, Path(ca_file) if ca_file else None, model)
