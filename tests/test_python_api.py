@@ -67,9 +67,12 @@ def test_a_variant_is_loaded_by_name(tiny_artifact: Path) -> None:
 
 
 def test_wrong_settings_are_named_all_at_once(tmp_path: Path) -> None:
-    with pytest.raises(TuneportError, match=r"max_drop = 2: .*; precision is not a setting; tuneport export --help"):
+    with pytest.raises(TuneportError, match=r"max_drop = 2: .*; precision is not a setting.*; tuneport export --help"):
         tuneport.export(tmp_path, out=tmp_path / "out", max_drop=2, precision="int8")
-    with pytest.raises(TuneportError, match=r"seed = 'x': .*; epochs is not a setting; docs/finetuning.md"):
+    with pytest.raises(
+        TuneportError,
+        match=r"seed = 'x': .*; epochs is not a setting \(did you mean num_train_epochs\?\); docs/finetuning.md",
+    ):
         tuneport.finetune(task="regression", model="m", data="d", out=tmp_path / "out", seed="x", epochs=2)
     with pytest.raises(CheckpointError):
         tuneport.export(tmp_path, out=tmp_path / "out")
