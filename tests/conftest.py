@@ -99,6 +99,20 @@ def manifest(tiny_artifact: Path) -> Manifest:
     return load_manifest(tiny_artifact)
 
 
+@pytest.fixture(scope="session")
+def chat(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama with a chat template, exported from a bare checkpoint: no run, no data."""
+    from kit.exports import export_tiny
+    from kit.generative import build_causal
+    from kit.tokenizers import CHAT_TEMPLATE, byte_tokenizer
+
+    folder = tmp_path_factory.mktemp("chat")
+    tokenizer = byte_tokenizer(["one two three four Größe 🙂"] * 3)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    build_causal(folder / "llama", "llama", tokenizer)
+    return export_tiny(folder / "llama", folder / "artifact", "tiny-chat")
+
+
 @pytest.fixture
 def artifact(tiny_artifact: Path, tmp_path: Path) -> Path:
     """A copy of the tiny artifact that a test may damage."""
