@@ -107,8 +107,9 @@ def test_an_error_is_the_exception_that_the_service_raised(call: Call, address: 
     with pytest.raises(errors.InputError if address.startswith("grpc") else errors.PayloadTooLarge) as too_large:
         call(address, "predict", ["a"] * 600, api_key=KEY, model="tiny")
     assert too_large.value.code == "too_many_inputs"
-    with pytest.raises(errors.NotFound, match="no model other"):
-        call(address, "metadata", api_key=KEY, model="other")
+    for method, *arguments in (("metadata",), ("predict", ["a"])):
+        with pytest.raises(errors.NotFound, match="no model other"):
+            call(address, method, *arguments, api_key=KEY, model="other")
 
 
 def test_what_cannot_be_sent_is_refused_before(call: Call, address: str) -> None:

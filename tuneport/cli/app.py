@@ -1,7 +1,7 @@
 """The commands."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -25,6 +25,7 @@ from tuneport.cli.search import search
 from tuneport.cli.serve import serve
 from tuneport.cli.sign import keygen, sign
 from tuneport.cli.verify import verify
+from tuneport.version import VERSION
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -61,6 +62,22 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "finetune": {"help": finetune_help()},
     "containerize": {"context_settings": {"allow_extra_args": True, "ignore_unknown_options": True}},
 }
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        print(f"tuneport {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_print_version)
+    ] = False,
+) -> None:
+    pass
+
 
 for _name, (_function, _line) in COMMANDS.items():
     app.command(_name, short_help=_line, **SETTINGS.get(_name, {}))(_function)

@@ -32,9 +32,10 @@ class Calls:
     ) -> None:
         """Check the settings; nothing is connected yet.
 
-        `url` is `http://`, `https://`, `grpc://` or `grpcs://HOST:PORT`; the last two need `model`, the artifact's
-        name. `timeout_s` limits a call with all its retries, of which there are at most `max_retries`. `ca_file` holds
-        the certificates that sign the service's, by default the system's. Raises TuneportError for a wrong address.
+        `url` is `http://`, `https://`, `grpc://` or `grpcs://HOST:PORT`. `model` is the artifact's name: the last two
+        need it, and over HTTP the first of several models answers without it. `timeout_s` limits a call with all its
+        retries, of which there are at most `max_retries`. `ca_file` holds the certificates that sign the service's, by
+        default the system's. Raises TuneportError for a wrong address.
         """
         check_limits(timeout_s, max_retries)
         self._endpoint = parse_endpoint(url, api_key, Path(ca_file) if ca_file else None, model)
@@ -56,7 +57,7 @@ class Calls:
         if isinstance(inputs, str | bytes | Mapping):
             raise InputError(f"inputs is of type {type(inputs).__name__}", "give a list of inputs")
         if not self._endpoint.is_grpc:
-            return http_calls.predict(inputs, parameters or {})
+            return http_calls.predict(inputs, parameters or {}, self._endpoint.model)
         from tuneport.client import grpc_calls
 
         assert self._endpoint.model
@@ -65,7 +66,7 @@ class Calls:
     def _stream_call(self, value: Any, parameters: Mapping[str, Any] | None) -> HttpCall[None]:
         if self._endpoint.is_grpc:
             raise InputError("the Open Inference Protocol has no streams over gRPC", "use an http:// address")
-        return http_calls.stream(value, parameters or {})
+        return http_calls.stream(value, parameters or {}, self._endpoint.model)
 
     def _health_call(self, name: str) -> Any:
         """Return the call `is_live` or `is_ready`."""

@@ -28,14 +28,14 @@ class HttpCall(Generic[Result]):
     body: bytes | None = None
 
 
-def predict(inputs: Sequence[Any], parameters: Mapping[str, Any]) -> HttpCall[Predictions]:
-    """`POST /predict`."""
-    return HttpCall("POST", "/predict", _predictions, _body(list(inputs), parameters))
+def predict(inputs: Sequence[Any], parameters: Mapping[str, Any], model: str | None = None) -> HttpCall[Predictions]:
+    """`POST /predict`, or that of a model of the service by its name."""
+    return HttpCall("POST", _predict_path(model), _predictions, _body(list(inputs), parameters))
 
 
-def stream(value: Any, parameters: Mapping[str, Any]) -> HttpCall[None]:
+def stream(value: Any, parameters: Mapping[str, Any], model: str | None = None) -> HttpCall[None]:
     """`POST /predict` with `stream`; the transport reads its events."""
-    return HttpCall("POST", "/predict", lambda *_: None, _body(value, {**parameters, "stream": True}))
+    return HttpCall("POST", _predict_path(model), lambda *_: None, _body(value, {**parameters, "stream": True}))
 
 
 def is_live() -> HttpCall[bool]:
@@ -56,6 +56,10 @@ def model_name() -> HttpCall[ModelName]:
 def metadata(name: str) -> HttpCall[ModelMetadata]:
     """`GET /v2/models/NAME`."""
     return HttpCall("GET", f"/v2/models/{quote(name, safe='')}", lambda content, _: _metadata(content))
+
+
+def _predict_path(model: str | None) -> str:
+    return "/predict" if model is None else f"/models/{quote(model, safe='')}/predict"
 
 
 def _body(inputs: Any, parameters: Mapping[str, Any]) -> bytes:
