@@ -19,14 +19,17 @@ from tuneport.host import Host
 from tuneport.runtime.runner import ModelRunner
 from tuneport.schema.artifact import Rejected
 from tuneport.stages.export.baselines import baseline_setups
-from tuneport.stages.export.benchmark import BenchmarkResult, BenchmarkTarget, benchmark
+from tuneport.stages.export.benchmark import benchmark
 from tuneport.stages.export.build import Passed, VariantBuilder
 from tuneport.stages.export.config import ExportConfig
+from tuneport.stages.export.groups import TIMED_ROWS
 from tuneport.stages.export.passes.distill import layers_of
-from tuneport.stages.export.pipeline import TIMED_ROWS, prepare_builder
+from tuneport.stages.export.pipeline import prepare_builder
+from tuneport.stages.export.results import BenchmarkResult
 from tuneport.stages.export.source import Reference, Source, compute_reference, open_source
 from tuneport.stages.export.steps import Steps
 from tuneport.stages.export.student import StudentSource
+from tuneport.stages.export.target import BenchmarkTarget
 
 from ..report import markdown_table
 from .buckets import BucketRunner
