@@ -2,9 +2,9 @@
 
     python -m tuneport.stages.benchmarks.hard_data --data FOLDER --out DIR [--sets ag_news,cola,sick] [--quick]
 
-FOLDER has a folder for each data set, with a train file at least. Every set is trained and exported by the command line,
-as a user would. A set whose artifact is in DIR is not run again. Prints a table in Markdown. `--quick` trains for a few
-steps and exports few variants, to see that all of it works.
+FOLDER has a folder for each data set, with a train file at least. Every set is trained and exported by the command
+line, as a user would. A set whose artifact is in DIR is not run again. Prints a table in Markdown. `--quick` trains for
+a few steps and exports few variants, to see that all of it works.
 """
 
 import argparse
@@ -32,7 +32,7 @@ HALF = ("torch bf16", "torch fp16")
 
 
 def measure(data: Path, out: Path, *, model: str, max_drop: float, minutes: float, is_quick: bool) -> Manifest:
-    """Train and export one data set, unless it was; raises TuneportError with the last words of a command that fails."""
+    """Train and export one data set, unless it was; raises TuneportError if a command fails."""
     run, artifact = out / "run", out / "artifact"
     if not (run / RUN).is_file():
         settings = [part for each in (QUICK_TRAINING if is_quick else TRAINING) for part in ("--set", each)]
@@ -96,7 +96,7 @@ def table(manifests: dict[str, Manifest]) -> str:
         "of half precision",
         "interval",
         "torch",
-        "serves",
+        "after",
         "student",
     ]
     host = next(iter(manifests.values())).host

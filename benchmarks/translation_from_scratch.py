@@ -3,10 +3,10 @@
     python -m tuneport.stages.benchmarks.translation_from_scratch --data DIR --out DIR [--minutes 3] \
         [--set num_train_epochs=6 …]
 
-Trains for two epochs or, with `--minutes`, as many steps as these are expected to take. Answers of a model that has hardly
-been trained are near ties, on which two engines need not agree: give a peer of the engine benchmark a model that has had
-an epoch at least. Shows that training, generation and scoring of the task `translation` work together on real data. Prints metrics
-(BLEU and chrF as shares from 0 to 1) and times as one JSON line.
+Trains for two epochs or, with `--minutes`, as many steps as these are expected to take. The answers of a model that has
+hardly been trained are near ties, on which two engines need not agree: give a peer of the engine benchmark a model that
+has had an epoch at least. Shows that training, generation and scoring of the task `translation` work together on real
+data. Prints metrics (BLEU and chrF as shares from 0 to 1) and times as one JSON line.
 """
 
 import argparse
@@ -41,9 +41,9 @@ MODEL = {
 """Sinusoidal positions, and embeddings scaled to unit variance: a T5 of this size learns much less in as many steps."""
 MAX_LENGTH, BATCH_SIZE, TRIAL_STEPS = 40, 64, 5
 SETTINGS = (
-    f"max_length={MAX_LENGTH}", f"max_target_length={MAX_LENGTH}", "num_train_epochs=2", "learning_rate=1e-3", "warmup_ratio=0.1",
-    f"per_device_train_batch_size={BATCH_SIZE}", "per_device_eval_batch_size=128", "eval_strategy=no", "save_strategy=no",
-    "logging_steps=50", "bf16=false",
+    f"max_length={MAX_LENGTH}", f"max_target_length={MAX_LENGTH}", "num_train_epochs=2", "learning_rate=1e-3",
+    "warmup_ratio=0.1", f"per_device_train_batch_size={BATCH_SIZE}", "per_device_eval_batch_size=128",
+    "eval_strategy=no", "save_strategy=no", "logging_steps=50", "bf16=false",
 )  # fmt: skip
 """Short rows keep it to minutes on two cores; bf16 is slower than fp32 for a model this small."""
 
