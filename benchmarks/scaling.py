@@ -23,12 +23,12 @@ from tuneport.host import Host, usable_cores
 from tuneport.schema.artifact import Rejected
 from tuneport.stages.export.applicable import select_variants
 from tuneport.stages.export.baselines import baseline_setups
-from tuneport.stages.export.benchmark import BenchmarkTarget
 from tuneport.stages.export.build import FP32, Passed
 from tuneport.stages.export.config import ExportConfig
 from tuneport.stages.export.pipeline import prepare_builder
 from tuneport.stages.export.source import compute_reference, open_source
 from tuneport.stages.export.steps import Steps
+from tuneport.stages.export.target import BenchmarkTarget
 from tuneport.stages.finetune.embedded import resolve_model
 
 from .gpu_check.models import random_bert

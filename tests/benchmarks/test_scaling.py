@@ -13,7 +13,7 @@ from tuneport.stages.benchmarks.scaling import HTML, JSON, SIZES, TABLE, notes_o
 from tuneport.stages.benchmarks.scaling_cores import divisions
 from tuneport.stages.benchmarks.scaling_report import SizeResult, scaling_tables
 from tuneport.stages.benchmarks.shapes import time_shapes
-from tuneport.stages.export.benchmark import BenchmarkTarget
+from tuneport.stages.export.target import BenchmarkTarget
 
 
 def test_a_size_that_does_not_exist_is_refused_before_anything_is_made(tmp_path: Path) -> None:
