@@ -52,12 +52,13 @@ class ArtifactModel(BentoModel):
 
 def artifact_models(tags: Sequence[str], variants: str) -> dict[str, ArtifactModel]:
     """Return the attributes of a service's class with its models; BentoML reads them in alphabetical order."""
-    return {
-        f"model_{index:03}": ArtifactModel(  # type: ignore[call-arg]  # mypy does not see attrs through bentoml
-            tag, variants, tuple(each for each in tags if each != tag)
-        )
-        for index, tag in enumerate(tags)
-    }
+    return {f"model_{index:03}": _model(tag, variants, tags) for index, tag in enumerate(tags)}
+
+
+def _model(tag: str, variants: str, tags: Sequence[str]) -> ArtifactModel:
+    beside = tuple(each for each in tags if each != tag)
+    # mypy does not see attrs through bentoml.
+    return ArtifactModel(tag=tag, variants=variants, beside=beside)  # type: ignore[call-arg]
 
 
 def split_names(names: str) -> list[str]:

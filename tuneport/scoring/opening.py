@@ -2,6 +2,7 @@
 
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import Any
 
 from tuneport.runtime.device_options import DeviceOptions
 from tuneport.runtime.loading import build_runner, open_task
@@ -49,7 +50,8 @@ def open_engine(plan: Plan) -> tuple[RuntimeTask, "Future[Predictor]"]:
     pool = ThreadPoolExecutor(1, thread_name_prefix="open_engine")
     predictor = pool.submit(open_predictor)
     pool.shutdown(wait=False)
-    wait((task, predictor), return_when=FIRST_COMPLETED)
+    futures: tuple[Future[Any], ...] = (task, predictor)
+    wait(futures, return_when=FIRST_COMPLETED)
     if not task.done():
         predictor.result()  # raises what prevents the task
     return task.result(), predictor
