@@ -58,10 +58,8 @@ def test_every_task_is_here() -> None:
 def test_a_message_lists_the_first_rows_of_a_file_that_was_shuffled(tmp_path: Path) -> None:
     rows = [{"text": "" if i % 2 else "a b", "label": "xy"[i // 2 % 2]} for i in range(60)]
     message = refusal(write_rows(tmp_path / "x.jsonl", rows), "text-classification")
-    numbers = [int(number) for number in re.findall(r"row (\d+)", message)]
-    assert numbers == sorted(numbers)
-    assert numbers[0] < 10 < numbers[-1]
-    assert "(and " in message
+    assert re.findall(r"row (\d+)", message) == ["2", "4", "6", "8", "10"]
+    assert "(and 25 more)" in message
 
 
 @pytest.mark.parametrize("task", sorted(ROWS.keys() - {"automatic-speech-recognition"}))
