@@ -58,7 +58,9 @@ class LocalModels:
         before = self.models.versions
 
         def find(name: str, ref: VersionRef | None) -> AdmissionController | None:
-            return ref and (opened.get((name, ref.version)) or self.models.version(name, ref.version))
+            if ref is None:
+                return None
+            return opened.get((name, ref.version)) or self.models.version(name, ref.version)
 
         for each in target.models:
             serving = find(each.name, each.serving)

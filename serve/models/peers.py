@@ -93,7 +93,9 @@ class Peers:
 
         A worker that has ended meanwhile is replaced by one that reads the new state.
         """
-        asked = {number: asyncio.ensure_future(self._ask(number, Decision(commit=True))) for number in self._connections}
+        asked = {
+            number: asyncio.ensure_future(self._ask(number, Decision(commit=True))) for number in self._connections
+        }
         if not asked:
             return
         _, pending = await asyncio.wait(asked.values(), timeout=CONFIRM_TIMEOUT_S)

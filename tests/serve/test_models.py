@@ -1,13 +1,10 @@
 """Several versions of a model in one service: loaded and switched to under load, as a shadow, by weight."""
 
 import asyncio
-import json
-import shutil
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +12,11 @@ import grpc
 import httpx
 import psutil
 import pytest
-from kit.artifacts import alter_golden, change_byte, reseal
 from kit.engines import StalledEngine, fail_with, wait_until
 from kit.serving import LocalService, infer_request, local_service
+from kit.versions import ADMIN, Repository, change_models, version_of
 
 from tuneport.errors import ModelNotLoaded, TuneportError
-from tuneport.schema.loading import load_manifest
 from tuneport.stages.serve import logs
 from tuneport.stages.serve.admission import AdmissionController
 from tuneport.stages.serve.deployment import check_several
@@ -28,45 +24,12 @@ from tuneport.stages.serve.grpc import open_inference_pb2 as pb
 from tuneport.stages.serve.grpc.server import GrpcServer
 from tuneport.stages.serve.grpc.servicer import SERVICE
 from tuneport.stages.serve.inference import Inference
-from tuneport.stages.serve.models.host import LoadOptions, ModelHost
+from tuneport.stages.serve.models.host import ModelHost
 from tuneport.stages.serve.models.registry import ModelRegistry, place_of
+from tuneport.stages.serve.models.state import LoadOptions
 from tuneport.stages.serve.process import free_port, running, supervisor_command
 from tuneport.stages.serve.settings import Settings
 from tuneport.stages.serve.supervisor import WORKER
-
-ADMIN = {"x-api-key": "admin"}
-TEMPERATURES = {"v1": 1.0001, "damaged": 1.0002, "wrong": 1.0003, "relabelled": 1.0004}
-"""What makes artifacts other versions, and leaves their logits and their golden cases as they are."""
-
-
-@dataclass(frozen=True)
-class Repository:
-    """A model repository, and the versions of the artifacts in its folders by their names."""
-
-    folder: Path
-    versions: dict[str, str]
-
-
-@pytest.fixture(scope="module")
-def repository(tiny_artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Repository:
-    """Hold a version that differs from the one that serves in its temperature alone, and three that may not serve."""
-    root = tmp_path_factory.mktemp("repository")
-    versions = {}
-    for name, temperature in TEMPERATURES.items():
-        folder = root / name if name == "relabelled" else root / "tiny" / name
-        shutil.copytree(tiny_artifact, folder)
-        if name == "wrong":
-            alter_golden(folder, 1.0)
-        processing = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["processing"]
-        changes: dict[str, Any] = {"processing": {**processing, "temperature": temperature}}
-        if name == "relabelled":
-            changes["labels"] = ["x", "y", "z"]
-        reseal(folder, changes)
-        versions[name] = load_manifest(folder).version
-    other = shutil.copytree(tiny_artifact, root / "other")
-    reseal(other, {"name": "other"})
-    change_byte(next((root / "tiny" / "damaged" / "onnx" / "fp32").glob("*.onnx")))
-    return Repository(root, versions)
 
 
 @pytest.fixture
@@ -75,16 +38,8 @@ def service(tiny_artifact: Path, repository: Repository) -> Iterator[LocalServic
         yield service
 
 
-def change(
-    service: LocalService, action: str, headers: dict[str, str] = ADMIN, name: str = "tiny", **parameters: Any
-) -> httpx.Response:
-    url = f"{service.url}/v2/repository/models/{name}/{action}"
-    return httpx.post(url, json={"parameters": parameters}, headers=headers, timeout=60)
-
-
-def version_of(response: httpx.Response) -> str:
-    assert response.status_code == 200, response.text
-    return str(response.json()["model"]["version"])
+def change(service: LocalService, action: str, headers: dict[str, str] = ADMIN, **options: Any) -> httpx.Response:
+    return change_models(service.url, action, headers, **options)
 
 
 def test_a_version_is_switched_to_under_load_and_the_old_one_is_closed(
@@ -240,21 +195,22 @@ def test_another_model_is_loaded_and_unloaded_by_its_name(service: LocalService,
     assert version_of(service.post()) == manifest.version
 
 
-@pytest.mark.parametrize("settings", [{"workers": 2}, {"workers": 2, "engines": 1}])
-def test_changes_are_refused_where_they_would_not_reach_every_process(
-    tiny_artifact: Path, repository: Repository, settings: dict[str, int]
-) -> None:
-    chosen = Settings(model_repository=repository.folder, variant="fp32", **settings)  # type: ignore[arg-type]
+def test_changes_are_refused_where_engines_are_shared(tiny_artifact: Path, repository: Repository) -> None:
+    settings = Settings(model_repository=repository.folder, variant="fp32", workers=2, engines=1)
     inference = Inference.open(tiny_artifact, Settings(variant="fp32"))
 
     def unexpected(_: Path) -> AdmissionController:
         raise AssertionError
 
-    host = ModelHost(ModelRegistry(AdmissionController(inference, Settings())), chosen, unexpected)
-    try:
+    host = ModelHost(ModelRegistry(AdmissionController(inference, Settings())), settings, unexpected)
+
+    async def refused() -> None:
         for work in (host.load("tiny", LoadOptions()), host.unload("tiny", None)):
-            with pytest.raises(ModelNotLoaded, match="TUNEPORT_WORKERS=1"):
-                asyncio.run(work)
+            with pytest.raises(ModelNotLoaded, match="TUNEPORT_ENGINES=0"):
+                await work
+
+    try:
+        asyncio.run(refused())
     finally:
         host.close()
 
