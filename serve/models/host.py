@@ -1,27 +1,20 @@
-"""Load, switch and unload versions while the service serves: in all of its workers, or in none.
-
-The worker that is asked carries a change out. First every worker opens and proves what the change needs, and nothing
-else changes. When all have done so, the new state is written to the folder that the workers share. That decides: a
-worker that starts from then on, or that loses the connection, takes it from there, and every other one is told to
-switch, which is one step of its event loop. Whatever fails before leaves everything as it was.
-"""
+"""Load, switch and unload versions while the service serves: check what is asked for, and have it carried out."""
 
 import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from tuneport.errors import ModelNotLoaded, ServiceStopping
+from tuneport.errors import ModelNotLoaded
 from tuneport.schema.artifact import Manifest
 
 from .. import logs
 from ..settings import Settings
-from .local import LocalModels, Opened, OpenVersion, explain
-from .participant import Participant
-from .peers import Peers, Proposal, address_of
+from .coordinator import Coordinator
+from .local import LocalModels, OpenVersion
 from .registry import ModelRegistry
 from .repository import find_available
 from .shared_state import SharedState
-from .state import LoadOptions, ServingState, VersionKey, VersionRef
+from .state import LoadOptions, ServingState, VersionRef
 
 Result = TypeVar("Result")
 
@@ -45,14 +38,11 @@ class ModelHost:
         """
         self.models = models
         self._settings = settings
-        self._number = number
         self._shared = shared or SharedState(None)
         folders = [model.serving.inference.predictor.folder for model in models]
         self._local = LocalModels(models, open_version, state or ServingState.of(*folders))
-        self._participant = Participant(self._local, self._shared)
+        self._coordinator = Coordinator(self._local, self._shared, settings, number)
         self._changes: set[asyncio.Task[Any]] = set()
-        self._preparing: asyncio.Timeout | None = None
-        self._is_stopping = False
 
     def catch_up(self) -> None:
         """Open, before the worker serves, all that its state has beside the default model."""
@@ -61,21 +51,11 @@ class ModelHost:
 
     async def join(self) -> None:
         """Take part in changes from now on, after what has changed since this worker began to start."""
-        folder = self._shared.folder
-        if folder is None or self._settings.worker_count == 1 or not self._settings.admin_keys:
-            return
-        async with self._shared.exclusive_when_free():
-            state = self._shared.read()
-            if state and state != self._local.state:
-                self._local.commit(state, await asyncio.to_thread(self._local.open_missing, state))
-            await self._participant.start(address_of(folder, self._number))
+        await self._coordinator.join()
 
     def leave(self) -> None:
         """Take part in no change any more; one that is not decided ends, with nothing changed."""
-        self._is_stopping = True
-        self._participant.stop()
-        if self._preparing:
-            self._preparing.reschedule(asyncio.get_running_loop().time())
+        self._coordinator.leave()
 
     def close(self) -> None:
         """Stop the engines of all versions."""
@@ -120,7 +100,7 @@ class ModelHost:
             target = state.with_version(name, ref, options)
             if manifest and model and not (options.accept_changes or model.find(manifest.version)):
                 self._check_contract(name, manifest)
-            await self._carry_out(target, (name, ref.version))
+            await self._coordinator.carry_out(target, (name, ref.version))
         opened = self.models.version(name, ref.version)
         assert opened is not None
         logs.log("model loaded", model=opened.model, traffic=options.traffic)
@@ -129,60 +109,8 @@ class ModelHost:
     async def _unload(self, name: str, version: str | None) -> None:
         self._check_engines()
         with self._shared.exclusive():
-            await self._carry_out(self._local.state.without(name, version))
+            await self._coordinator.carry_out(self._local.state.without(name, version))
         logs.log("model unloaded", name=name, version=version)
-
-    async def _carry_out(self, target: ServingState, version: VersionKey | None = None) -> None:
-        """Bring all workers into a state, `version` being what is new in it; raises ModelNotLoaded if that fails."""
-        async with Peers.connected(self._shared.folder, self._number, self._settings.worker_count) as peers:
-            opening = self._local.begin(target, version)
-            try:
-                await self._prepare(opening, peers, Proposal(target=target, version=version))
-                self._shared.write(target)
-            except Exception as error:
-                problem, remedy = explain(error)
-                self._local.abort(opening, version, problem)
-                peers.abort(problem)
-                self._remember_failure()
-                if isinstance(error, ServiceStopping):
-                    raise
-                what = f"{version[0]} {version[1]} was not loaded: " if version else ""
-                raise ModelNotLoaded(f"{what}{problem}", remedy) from error
-            confirmed = asyncio.ensure_future(peers.commit())
-            self._local.commit(target, opening.result())
-            await confirmed
-
-    async def _prepare(self, opening: "asyncio.Future[Opened]", peers: Peers, proposal: Proposal) -> None:
-        """Wait until every worker has opened and proven what a change needs; raises the first error."""
-        limit_s = self._settings.load_timeout_s
-        if self._is_stopping:
-            raise ServiceStopping
-        try:
-            async with asyncio.timeout(limit_s) as self._preparing:
-                await asyncio.gather(self._opened_here(opening), *peers.prepare(proposal))
-            peers.check()
-        except TimeoutError:
-            if self._is_stopping:
-                raise ServiceStopping from None
-            problem = f"not every worker has opened and proven it within {limit_s:g} s"
-            raise ModelNotLoaded(problem, "raise TUNEPORT_LOAD_TIMEOUT_S, or see the service's log") from None
-        finally:
-            self._preparing = None
-
-    async def _opened_here(self, opening: "asyncio.Future[Opened]") -> None:
-        try:
-            await asyncio.shield(opening)
-        except Exception as error:
-            problem, remedy = explain(error)
-            where = f"worker {self._number}: " if self._settings.worker_count > 1 else ""
-            raise ModelNotLoaded(f"{where}{problem}", remedy) from error
-
-    def _remember_failure(self) -> None:
-        """Let a worker that starts later know the reason, too, as far as the disk allows."""
-        try:
-            self._shared.write(self._local.state)
-        except OSError as error:
-            logs.log("state not written", reason=str(error))
 
     def _check_engines(self) -> None:
         """Raise ModelNotLoaded where the engines are processes that workers share."""

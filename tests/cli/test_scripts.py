@@ -40,7 +40,8 @@ FAILING: dict[str, tuple[str, ...]] = {
 }
 """Command → arguments with which it fails."""
 WITH_JSON = {
-    "bench", "bench-endpoint", "build", "doctor", "export", "inspect", "models", "plan", "pull", "push", "score", "verify",
+    "bench", "bench-endpoint", "build", "doctor", "export", "inspect", "models", "plan", "pull", "push", "score",
+    "verify",
 }  # fmt: skip
 
 

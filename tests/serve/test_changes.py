@@ -371,27 +371,33 @@ def test_a_process_that_is_killed_between_the_phases_ends_the_change_and_so_does
 ) -> None:
     v0, v1 = repository.versions["v0"], repository.versions["v1"]
     with two_processes(tiny_artifact, repository) as (url, supervisor):
-        for ends_service in (False, True):
-            stopped = workers_of(supervisor)[0]
-            stopped.suspend()
-            answers: list[httpx.Response] = []
-            change = threading.Thread(target=lambda: answers.append(change_models(url, "load", version=v1)))  # noqa: B023
-            change.start()
-            wait_until(lambda: "LOADING" in httpx.get(f"{url}/v2/repository/index", timeout=30).text)
-            if ends_service:
-                supervisor.terminate()
-                change.join(20)
-                assert answers[0].status_code == 503
-                stopped.resume()
-                assert supervisor.wait(20) == 0
-            else:
-                stopped.kill()
-                change.join(20)
-                assert answers[0].status_code == 409
-                assert "ended during the change" in answers[0].json()["error"]
-                wait_until(lambda: is_replaced(supervisor, stopped))
-                wait_until(lambda: len(shares(url)) == 2)
-                assert answering(url) == {v0}
+        stopped, change, answers = change_that_waits(url, supervisor, v1)
+        stopped.kill()
+        change.join(20)
+        assert answers[0].status_code == 409
+        assert "ended during the change" in answers[0].json()["error"]
+        wait_until(lambda: is_replaced(supervisor, stopped))
+        wait_until(lambda: len(shares(url)) == 2)
+        assert answering(url) == {v0}
+        stopped, change, answers = change_that_waits(url, supervisor, v1)
+        supervisor.terminate()
+        change.join(20)
+        assert answers[0].status_code == 503
+        stopped.resume()
+        wait_until(lambda: not supervisor.is_running() or supervisor.status() == psutil.STATUS_ZOMBIE)
+
+
+def change_that_waits(
+    url: str, supervisor: psutil.Process, version: str
+) -> tuple[psutil.Process, threading.Thread, list[httpx.Response]]:
+    """Stop a worker, and begin to load a version; returns the worker, the thread that waits, and a list for its answer."""
+    stopped = workers_of(supervisor)[0]
+    stopped.suspend()
+    answers: list[httpx.Response] = []
+    change = threading.Thread(target=lambda: answers.append(change_until_free(url, "load", version=version)))
+    change.start()
+    wait_until(lambda: "LOADING" in httpx.get(f"{url}/v2/repository/index", timeout=30).text)
+    return stopped, change, answers
 
 
 @pytest.mark.slow

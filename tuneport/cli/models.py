@@ -75,10 +75,13 @@ def models(
     if as_json:
         print_json(changed)
         return
-    text = {"load": "answers all requests", "unload": "is unloaded", "shadow": "gets copies of requests"}
-    print(
-        f"{name} {changed['version'] or ''} {text.get(action, f'answers {share} of the requests')}".replace("  ", " ")
-    )
+    texts = {
+        "load": "answers all requests",
+        "unload": "is unloaded",
+        "weight": f"answers {share} of the requests",
+        "shadow": "gets copies of requests",
+    }
+    print(" ".join(part for part in (name, changed["version"], texts[action]) if part))
 
 
 def _check_usage(action: str, name: str | None, share: float | None) -> None:

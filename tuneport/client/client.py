@@ -86,7 +86,8 @@ class Client(Calls):
             "shadow_share": shadow_share,
             "accept_changes": accept_changes,
         }
-        loaded: ModelName = self._send(self._models_call("load_model", name, parameters), self._attempts(timeout_s, 0))
+        call = self._models_call("load_model", name, parameters)
+        loaded: ModelName = self._send(call, self._attempts(timeout_s, 0))
         return loaded
 
     def unload_model(self, name: str, version: str | None = None, *, timeout_s: float = LOAD_TIMEOUT_S) -> None:
