@@ -1,9 +1,9 @@
 """Carry a change out in all workers of the service, or in none.
 
-First every worker opens and proves what the change needs, and nothing else changes. When all have done so, the new state
-is written to the folder that the workers share. That decides: a worker that starts from then on, or that loses the
-connection, takes it from there, and every other one is told to switch, which is one step of its event loop. Whatever
-fails before leaves everything as it was.
+First every worker opens and proves what the change needs, and nothing else changes. When all have done so, the new
+state is written to the folder that the workers share. That decides: a worker that starts from then on, or that loses
+the connection, takes it from there, and every other one is told to switch, which is one step of its event loop.
+Whatever fails before leaves everything as it was.
 """
 
 import asyncio

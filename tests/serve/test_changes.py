@@ -390,7 +390,7 @@ def test_a_process_that_is_killed_between_the_phases_ends_the_change_and_so_does
 def change_that_waits(
     url: str, supervisor: psutil.Process, version: str
 ) -> tuple[psutil.Process, threading.Thread, list[httpx.Response]]:
-    """Stop a worker, and begin to load a version; returns the worker, the thread that waits, and a list for its answer."""
+    """Suspend a worker, and begin to load a version; returns the worker, the thread that waits, and its answer."""
     stopped = workers_of(supervisor)[0]
     stopped.suspend()
     answers: list[httpx.Response] = []
