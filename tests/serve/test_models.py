@@ -1,6 +1,7 @@
 """Several versions of a model in one service: loaded and switched to under load, as a shadow, by weight."""
 
 import asyncio
+import json
 import threading
 import time
 from collections import Counter
@@ -15,6 +16,7 @@ import pytest
 from kit.engines import StalledEngine, fail_with, wait_until
 from kit.serving import LocalService, infer_request, local_service
 from kit.versions import ADMIN, Repository, change_models, version_of
+from prometheus_client.parser import text_string_to_metric_families
 
 from tuneport.errors import ModelNotLoaded, TuneportError
 from tuneport.stages.serve import logs
@@ -132,22 +134,18 @@ def test_a_shadow_is_compared_and_never_answers(service: LocalService, repositor
     shadow = next(iter(service.models)).shadow
     assert shadow
 
-    def counted(result: str) -> bool:
-        line = next(
-            (each for each in service.get("/metrics").text.splitlines()
-             if each.startswith("tuneport_shadow_inputs_total{") and f'result="{result}"' in each), "0 0",
-        )  # fmt: skip
-        return float(line.split()[-1]) == 3.0
+    def is_counted(result: str) -> bool:
+        return counted(service, "shadow_inputs_total", result=result) == 3
 
     assert version_of(service.post(["bank", "won", "fell"])) == manifest.version
-    wait_until(lambda: counted("agree"))
+    wait_until(lambda: is_counted("agree"))
     task = shadow.inference.predictor.task
     task.is_equivalent = lambda *_: False  # type: ignore[method-assign]
     assert version_of(service.post(["bank", "won", "fell"])) == manifest.version
-    wait_until(lambda: counted("disagree"))
+    wait_until(lambda: is_counted("disagree"))
     fail_with(shadow.inference.predictor.runner, RuntimeError("broken"))
     assert version_of(service.post(["bank", "won", "fell"])) == manifest.version
-    wait_until(lambda: counted("failed"))
+    wait_until(lambda: is_counted("failed"))
     assert change(service, "unload", version=repository.versions["v1"]).status_code == 200
     assert service.admission.observe is None
 
@@ -174,6 +172,62 @@ def test_requests_are_divided_by_weight_and_by_key(
     opened = next(iter(service.models)).candidate
     assert change(service, "load", version=repository.versions["v1"]).status_code == 200  # promoted, not opened again
     assert service.models.default.serving is opened
+
+
+def counted(service: LocalService, name: str, **labels: str) -> float:
+    """Sum the samples of a metric that have these labels."""
+    families = text_string_to_metric_families(service.get("/metrics").text)
+    samples = [sample for family in families for sample in family.samples if sample.name == f"tuneport_{name}"]
+    return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
+
+
+def test_what_each_version_answers_is_counted(service: LocalService, repository: Repository, manifest: Any) -> None:
+    v1 = repository.versions["v1"]
+    assert change(service, "load", version=v1, traffic=0.5).status_code == 200
+    with httpx.Client(base_url=service.url, timeout=30) as client:
+        answered = Counter(version_of(client.post("/predict", json={"inputs": "bank"})) for _ in range(40))
+    assert answered.total() == 40
+    for version in (manifest.version, v1):
+        requests = counted(service, "requests_total", model_version=version, operation="predict", status="200")
+        assert requests == counted(service, "inputs_total", model_version=version) == answered[version]
+        assert counted(service, "traffic_share", model_version=version) == 0.5
+
+
+def test_a_shadow_gets_copies_of_its_share(service: LocalService, repository: Repository) -> None:
+    """Of 200 requests at 0.3 fewer than 25 or more than 95 would be five standard deviations away."""
+    v1 = repository.versions["v1"]
+    assert change(service, "load", version=v1, traffic="shadow", shadow_share=0.3).status_code == 200
+    with httpx.Client(base_url=service.url, timeout=30) as client:
+        for _ in range(200):
+            client.post("/predict", json={"inputs": "bank"})
+    assert 25 < counted(service, "shadow_inputs_total") < 95
+    assert change(service, "load", version=v1, traffic="shadow", shadow_share=0.0).status_code == 422
+
+
+def test_copies_that_a_shadow_has_no_room_for_are_dropped(service: LocalService, repository: Repository) -> None:
+    assert change(service, "load", version=repository.versions["v1"], traffic="shadow").status_code == 200
+    shadow = next(iter(service.models)).shadow
+    assert shadow
+    engine = StalledEngine.of(shadow.inference.predictor.runner, stalled=True)
+    for _ in range(3):  # of which two have room: 256 inputs may wait
+        assert service.post(["bank"] * 100).status_code == 200
+    assert counted(service, "shadow_inputs_total", result="dropped") == 100
+    engine.resume()
+    wait_until(lambda: counted(service, "shadow_inputs_total", result="agree") == 200)
+    assert counted(service, "shadow_inputs_total") == 300
+
+
+def test_the_log_names_the_model_and_the_version_that_answered(
+    tiny_artifact: Path, repository: Repository, manifest: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    options: dict[str, Any] = {"admin_keys": "admin", "model_repository": repository.folder, "log_requests": True}
+    with local_service(tiny_artifact, **options) as logged:
+        logged.post()
+        change(logged, "load", version=repository.versions["v1"])
+        logged.post()
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines() if '"operation":"predict"' in line]
+    named = [(line["model"], line["version"]) for line in lines]
+    assert named == [("tiny", manifest.version), ("tiny", repository.versions["v1"])]
 
 
 def test_another_model_is_loaded_and_unloaded_by_its_name(service: LocalService, manifest: Any) -> None:
@@ -218,7 +272,11 @@ def test_changes_are_refused_where_engines_are_shared(tiny_artifact: Path, repos
 def test_a_version_is_switched_to_under_load_over_grpc(tiny_artifact: Path, repository: Repository) -> None:
     """The calls that run meanwhile are answered, and Triton's calls know all versions and models."""
     settings = Settings(
-        variant="fp32", grpc_port=free_port(), grpc_host="127.0.0.1", model_repository=repository.folder
+        variant="fp32",
+        grpc_port=free_port(),
+        grpc_host="127.0.0.1",
+        model_repository=repository.folder,
+        admin_keys="admin",  # type: ignore[arg-type]
     )
 
     def opened(folder: Path) -> AdmissionController:
@@ -229,13 +287,13 @@ def test_a_version_is_switched_to_under_load_over_grpc(tiny_artifact: Path, repo
     host = ModelHost(models, settings, opened)
 
     async def converse(channel: grpc.aio.Channel) -> None:
-        def call(name: str, request: Any) -> Any:
+        def call(name: str, request: Any, metadata: dict[str, str] | None = None) -> Any:
             response_type = getattr(pb, type(request).__name__.replace("Request", "Response"))
             return channel.unary_unary(
                 f"/{SERVICE}/{name}",
                 request_serializer=lambda each: each.SerializeToString(),
                 response_deserializer=response_type.FromString,
-            )(request)
+            )(request, metadata=tuple((metadata or {}).items()))
 
         is_over, versions = asyncio.Event(), []
 
@@ -245,7 +303,13 @@ def test_a_version_is_switched_to_under_load_over_grpc(tiny_artifact: Path, repo
                 versions.append(response.model_version)
 
         loads = [asyncio.ensure_future(load()) for _ in range(4)]
-        await host.load("tiny", LoadOptions(version=repository.versions["v1"]))
+        request = pb.RepositoryModelLoadRequest(model_name="tiny")
+        request.parameters["version"].string_param = repository.versions["v1"]
+        request.parameters["traffic"].string_param = "switch"
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call("RepositoryModelLoad", request)
+        assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        await call("RepositoryModelLoad", request, ADMIN)
         while hasattr(admission.inference, "predictor"):
             await asyncio.sleep(0.01)
         is_over.set()
@@ -268,7 +332,7 @@ def test_a_version_is_switched_to_under_load_over_grpc(tiny_artifact: Path, repo
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
     async def run() -> None:
-        server = GrpcServer(models)
+        server = GrpcServer(models, host)
         port = await server.start()
         try:
             async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
