@@ -7,7 +7,7 @@ from pathlib import Path
 from tuneport.errors import TuneportError
 
 from .local import LocalModels, explain
-from .peers import MAX_LINE_BYTES, Decision, Proposal, Reply
+from .peers import MAX_LINE_BYTES, Decision, Proposal, Reply, send
 from .shared_state import SharedState
 
 
@@ -62,13 +62,14 @@ class Participant:
         except Exception as error:
             problem, remedy = explain(error)
             reply = Reply(problem=problem, remedy=remedy)
-        _answer(writer, reply)
+        with contextlib.suppress(ConnectionError):
+            send(writer, reply)
         decision = await self._decision(reader, proposal)
         if not decision.commit:
             self._local.abort(opening, proposal.version, decision.reason)
             return
         self._local.commit(proposal.target, opening.result())
-        _answer(writer, Reply())
+        send(writer, Reply())
 
     async def _decision(self, reader: asyncio.StreamReader, proposal: Proposal) -> Decision:
         """Wait for the decision; if the worker that decides has ended, the state that it has written says it."""
@@ -80,8 +81,3 @@ class Participant:
         state = self._shared.read()
         is_decided = state is not None and state.revision >= proposal.target.revision
         return Decision(commit=is_decided, reason="the worker that carried out the change ended")
-
-
-def _answer(writer: asyncio.StreamWriter, reply: Reply) -> None:
-    with contextlib.suppress(ConnectionError):
-        writer.write(reply.model_dump_json().encode() + b"\n")

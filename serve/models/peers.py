@@ -86,7 +86,8 @@ class Peers:
     def abort(self, reason: str) -> None:
         """Tell each worker that the change does not take place."""
         for _, writer in self._connections.values():
-            _send(writer, Decision(commit=False, reason=reason))
+            with contextlib.suppress(ConnectionError):
+                send(writer, Decision(commit=False, reason=reason))
 
     async def commit(self) -> None:
         """Tell each worker to switch, and wait until all have; raises ModelNotLoaded for one that does not answer.
@@ -113,7 +114,7 @@ class Peers:
         reader, writer = self._connections[number]
         line = b""
         with contextlib.suppress(ConnectionError):
-            _send(writer, message)
+            send(writer, message)
             line = await reader.readline()
         if not line.endswith(b"\n"):
             raise _ended(number)
@@ -126,5 +127,8 @@ def _ended(number: int) -> ModelNotLoaded:
     return ModelNotLoaded(f"worker {number} ended during the change", "try again when another one has started")
 
 
-def _send(writer: asyncio.StreamWriter, message: Frozen) -> None:
+def send(writer: asyncio.StreamWriter, message: Frozen) -> None:
+    """Send a message; raises ConnectionError where the other process has ended."""
+    if writer.is_closing():  # uvloop raises RuntimeError then
+        raise ConnectionResetError
     writer.write(message.model_dump_json().encode() + b"\n")

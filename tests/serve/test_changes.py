@@ -403,8 +403,8 @@ def change_that_waits(
 @pytest.mark.slow
 def test_many_changes_of_two_processes_under_load_lose_no_request(tiny_artifact: Path, repository: Repository) -> None:
     v0, v1 = repository.versions["v0"], repository.versions["v1"]
-    with two_processes(tiny_artifact, repository) as (url, _), Load(url, 8) as load:
-        for number in range(12):
+    with two_processes(tiny_artifact, repository) as (url, _), Load(url) as load:
+        for number in range(6):
             version, other = (v1, v0) if number % 2 == 0 else (v0, v1)
             for traffic in ("shadow", 0.1, 0.5, "switch"):
                 assert change_models(url, "load", version=version, traffic=traffic).status_code == 200
