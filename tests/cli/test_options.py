@@ -27,7 +27,7 @@ from tuneport.version import VERSION
 
 COMMANDS = (
     "average", "bench", "bench-endpoint", "build", "containerize", "demo", "doctor", "export", "finetune", "init",
-    "inspect", "keygen", "plan", "predict", "pull", "push", "score", "search", "serve", "sign", "verify",
+    "inspect", "keygen", "models", "plan", "predict", "pull", "push", "score", "search", "serve", "sign", "verify",
 )  # fmt: skip
 CONFIGS: dict[str, tuple[type[BaseModel], ...]] = {
     "export": (ExportConfig,),

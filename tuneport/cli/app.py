@@ -16,6 +16,7 @@ from tuneport.cli.export import export
 from tuneport.cli.finetune import finetune, finetune_help
 from tuneport.cli.init import init
 from tuneport.cli.inspect import inspect
+from tuneport.cli.models import models
 from tuneport.cli.plan import plan
 from tuneport.cli.predict import predict
 from tuneport.cli.pull import pull
@@ -54,6 +55,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "bench-endpoint": (bench_endpoint, "Time whole servers under load."),
     "plan": (plan, "Name machines and replicas for a given traffic."),
     "serve": (serve, "Serve an artifact over HTTP and gRPC."),
+    "models": (models, "List, load and unload models of a service."),
     "build": (build, "Build the bento that serves an artifact."),
     "containerize": (containerize, "Build the image of a bento."),
 }

@@ -15,6 +15,8 @@ from tuneport.errors import InputError, RequestError
 DEFAULT_URL = "http://127.0.0.1:3000"
 DEFAULT_TIMEOUT_S = 30.0
 DEFAULT_MAX_RETRIES = 4
+LOAD_TIMEOUT_S = 330.0
+"""For changes of models: more than a service takes by default before it gives up (TUNEPORT_LOAD_TIMEOUT_S)."""
 
 
 class Calls:
@@ -75,6 +77,13 @@ class Calls:
         from tuneport.client import grpc_calls
 
         return getattr(grpc_calls, name)()
+
+    def _models_call(self, name: str, *arguments: Any) -> HttpCall[Any]:
+        """Return the call `list_models`, `load_model` or `unload_model`."""
+        if self._endpoint.is_grpc:
+            raise InputError("models are listed and loaded over HTTP by this client", "use an http:// address")
+        call: HttpCall[Any] = getattr(http_calls, name)(*arguments)
+        return call
 
     def _metadata_call(self, model: str) -> Any:
         if not self._endpoint.is_grpc:

@@ -8,7 +8,7 @@ from urllib.parse import quote
 import orjson
 
 from tuneport.client.errors import read_retry_after, to_exception
-from tuneport.client.results import ModelMetadata, ModelName, Predictions, TensorMetadata
+from tuneport.client.results import ModelMetadata, ModelName, ModelVersion, Predictions, TensorMetadata
 from tuneport.errors import InputError, RequestError, ServiceFailed
 
 Result = TypeVar("Result")
@@ -60,6 +60,30 @@ def metadata(name: str) -> HttpCall[ModelMetadata]:
 
 def _predict_path(model: str | None) -> str:
     return "/predict" if model is None else f"/models/{quote(model, safe='')}/predict"
+
+
+def list_models() -> HttpCall[tuple[ModelVersion, ...]]:
+    """`GET /v2/repository/index`."""
+    return HttpCall("GET", "/v2/repository/index", lambda content, _: tuple(ModelVersion(**each) for each in content))
+
+
+def load_model(name: str, parameters: Mapping[str, Any]) -> HttpCall[ModelName]:
+    """`POST /v2/repository/models/NAME/load`."""
+    return HttpCall("POST", _repository_path(name, "load"), lambda content, _: _model(content), _change(parameters))
+
+
+def unload_model(name: str, parameters: Mapping[str, Any]) -> HttpCall[None]:
+    """`POST /v2/repository/models/NAME/unload`."""
+    return HttpCall("POST", _repository_path(name, "unload"), lambda *_: None, _change(parameters))
+
+
+def _repository_path(name: str, action: str) -> str:
+    return f"/v2/repository/models/{quote(name, safe='')}/{action}"
+
+
+def _change(parameters: Mapping[str, Any]) -> bytes:
+    """Return the body of a change; parameters that are None are left to the service."""
+    return orjson.dumps({"parameters": {name: value for name, value in parameters.items() if value is not None}})
 
 
 def _body(inputs: Any, parameters: Mapping[str, Any]) -> bytes:
