@@ -80,7 +80,7 @@ def test_a_wrong_key_and_a_version_that_fails_are_one_line(
         (("list", "tiny"), "takes no name"),
         (("load",), "needs the name"),
         (("weight", "tiny"), "needs a share"),
-        (("weight", "tiny", "1.5"), "1.5"),
+        (("weight", "tiny", "1.5"), "less than or equal to 1"),
         (("unload", "tiny", "0.5"), "takes no share"),
         (("promote", "tiny"), "promote"),
     ],

@@ -282,7 +282,8 @@ def two_processes(artifact: Path, repository: Repository) -> Iterator[tuple[str,
 
 
 def workers_of(supervisor: psutil.Process) -> list[psutil.Process]:
-    return [each for each in supervisor.children() if WORKER in each.cmdline()]
+    alive = [each for each in supervisor.children() if each.status() != psutil.STATUS_ZOMBIE]
+    return [each for each in alive if WORKER in each.cmdline()]
 
 
 def is_replaced(supervisor: psutil.Process, worker: psutil.Process) -> bool:

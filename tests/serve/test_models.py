@@ -187,9 +187,14 @@ def test_what_each_version_answers_is_counted(service: LocalService, repository:
     with httpx.Client(base_url=service.url, timeout=30) as client:
         answered = Counter(version_of(client.post("/predict", json={"inputs": "bank"})) for _ in range(40))
     assert answered.total() == 40
+
+    def counts(name: str, **labels: str) -> Counter[str]:
+        versions = (manifest.version, v1)
+        return Counter({each: int(counted(service, name, model_version=each, **labels)) for each in versions})
+
+    wait_until(lambda: counts("inputs_total") == answered)
+    wait_until(lambda: counts("requests_total", operation="predict", status="200") == answered)
     for version in (manifest.version, v1):
-        requests = counted(service, "requests_total", model_version=version, operation="predict", status="200")
-        assert requests == counted(service, "inputs_total", model_version=version) == answered[version]
         assert counted(service, "traffic_share", model_version=version) == 0.5
 
 
