@@ -155,7 +155,7 @@ def test_the_guide_of_a_live_upgrade(tiny_checkpoint: Path, tiny_data: Path, tmp
         timeout=800, check=False,
     )  # fmt: skip
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{(tmp_path / 'live-upgrade.log').read_text()}"
-    [new, old] = re.findall(r"^news (\w+) answers all requests$", done.stdout, re.M)
+    [new, old] = re.findall(r"news (\w+) answers all requests\n", done.stdout)
     assert f"news {new} gets copies of requests" in done.stdout
     assert f"news {new} answers 0.1 of the requests" in done.stdout
     assert f"news  {new}  READY  answers 0.1 of the requests" in done.stdout
