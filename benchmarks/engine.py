@@ -15,10 +15,11 @@ from tuneport.schema.artifact import Footprint, GoldenCase, Manifest, Variant
 from tuneport.schema.loading import check_files, load_golden, load_manifest
 from tuneport.schema.torch_setup import REFERENCE, TorchDevice, TorchSetup
 from tuneport.stages.export.baselines import Baselines, baseline_setups, honest_baselines
-from tuneport.stages.export.benchmark import BenchmarkTarget, benchmark
+from tuneport.stages.export.benchmark import benchmark
 from tuneport.stages.export.families import ExportFamily, export_family
 from tuneport.stages.export.gate import Gate, Measurement
 from tuneport.stages.export.reference import TorchModel
+from tuneport.stages.export.target import BenchmarkTarget
 from tuneport.stages.export.torch_device import TORCH_DEVICES
 from tuneport.tasks import task_spec
 

@@ -14,9 +14,9 @@ from tuneport.host import Host
 from tuneport.schema.artifact import MANIFEST, Footprint, Manifest
 from tuneport.schema.torch_setup import REFERENCE
 from tuneport.stages.export.baselines import Baselines
-from tuneport.stages.export.benchmark import BenchmarkResult
 from tuneport.stages.export.families import export_family
 from tuneport.stages.export.gate import Gate, Measurement
+from tuneport.stages.export.results import BenchmarkResult
 from tuneport.stages.export.torch_device import TORCH_DEVICES
 
 from .config import BenchConfig

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from tuneport.host import Host
 from tuneport.schema.artifact import Manifest
-from tuneport.stages.export.benchmark import BenchmarkResult
-from tuneport.stages.export.pipeline import TIMED_ROWS
+from tuneport.stages.export.groups import TIMED_ROWS
+from tuneport.stages.export.results import BenchmarkResult
 
 from .config import BenchConfig
 

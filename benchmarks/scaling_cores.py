@@ -16,7 +16,7 @@ from tuneport.stages.export.build import VariantBuilder
 
 from .scaling_report import CoresTiming
 
-SECONDS, TOKENS, ROWS = 1.0, 32, 4
+SECONDS, TOKENS, ROWS = 3.0, 32, 4
 """How long each number of streams or workers is timed, and the shape of the batches that each runs."""
 
 

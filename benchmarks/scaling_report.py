@@ -31,6 +31,8 @@ class SizeResult(Frozen):
     """Target → lengths and batches."""
     streams: tuple[CoresTiming, ...]
     workers: tuple[CoresTiming, ...]
+    left_out: tuple[str, ...] = ()
+    """Variants that could not be built, each with its reason."""
 
 
 class ScalingReport(Frozen):

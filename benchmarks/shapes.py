@@ -13,8 +13,8 @@ from tuneport.errors import TuneportError
 from tuneport.runtime.batch import EncodedInput
 from tuneport.schema.artifact import Interval
 from tuneport.schema.base import Frozen
-from tuneport.stages.export.benchmark import BenchmarkTarget
 from tuneport.stages.export.intervals import median_interval
+from tuneport.stages.export.target import BenchmarkTarget
 
 SHAPE = re.compile(r"([1-9]\d*)x([1-9]\d*)")
 SECONDS, MAX_SECONDS = 0.4, 5.0

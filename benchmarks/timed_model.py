@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from tuneport.runtime.runner import ModelRunner
 from tuneport.schema.artifact import Device, Footprint, Precision, Variant
-from tuneport.stages.export.benchmark import BenchmarkTarget
+from tuneport.stages.export.target import BenchmarkTarget
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Decide how a variant runs on its device, in streams or as CUDA graphs, by timing the ways side by side."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from tuneport.errors import EngineError
 from tuneport.host import usable_cores
@@ -8,11 +9,13 @@ from tuneport.runtime.batch import EncodedInput
 from tuneport.runtime.runner import ModelRunner
 from tuneport.schema.artifact import Execution
 
-from .benchmark import ENOUGH_SINGLES, BenchmarkResult, BenchmarkTarget, benchmark, choose_limits
+from .benchmark import ENOUGH_SINGLES, benchmark, choose_limits
 from .build import Passed, VariantBuilder
 from .config import Objective
 from .provider_options import graph_shapes
+from .results import BenchmarkResult
 from .select import gain
+from .target import BenchmarkTarget
 
 MIN_GAIN = 1.05
 """Factor by which an alternative must be better than the plain way: streams raise latency, CUDA graphs keep memory."""
@@ -22,27 +25,39 @@ MAX_SECONDS = 2.0
 """For each way, whose interval need not be narrow."""
 
 
-def choose_execution(builder: VariantBuilder, passed: Passed, rows: Sequence[EncodedInput]) -> Execution:
+class Chosen(NamedTuple):
+    """The best way to run a variant."""
+
+    execution: Execution
+    cost: float
+    """By the objective: seconds of a row, milliseconds of a row alone, or bytes; the lower the better."""
+
+
+def choose_execution(builder: VariantBuilder, passed: Passed, rows: Sequence[EncodedInput]) -> Chosen:
     """Return the best way to run a variant that passed, with its best batch size.
 
-    The others are closed before the next variant is opened.
+    The others are closed before the next variant is opened. Generative models, which would take long, are not timed.
     """
-    name = passed.candidate.name
+    name, objective = passed.candidate.name, builder.requirements.objective
     opened = list(open_alternatives(builder, passed))
     executions = {label: execution for label, execution, _ in opened}
     targets = {
         label: BenchmarkTarget.of_runner(runner, execution.device, execution.precision)
         for label, execution, runner in opened
     }
-    if len(opened) == 1:
-        best, tokens = name, choose_limits(name, targets[name], rows, builder.progress).tokens
-    else:
+    best, cost = name, float(passed.candidate.execution.size_bytes)
+    is_timed = builder.family.has_batch_choice and objective != "size"
+    if is_timed or len(opened) > 1:
         results = benchmark(targets, rows, max_seconds=MAX_SECONDS, singles=ENOUGH_SINGLES, progress=builder.progress)
-        best = best_alternative(name, results, builder.requirements.objective)
-        tokens = results[best].max_batch_tokens
+        best = best_alternative(name, results, objective)
+        tokens, timing = results[best].max_batch_tokens, results[best].timing
+        if is_timed:
+            cost = timing.latency_ms_p50 if objective == "latency" else 1 / timing.texts_per_s
+    else:
+        tokens = choose_limits(name, targets[name], rows, builder.progress).tokens
     if executions[best].single_row_batches:
-        return executions[best]
-    return executions[best].model_copy(update={"max_batch_tokens": tokens})
+        return Chosen(executions[best], cost)
+    return Chosen(executions[best].model_copy(update={"max_batch_tokens": tokens}), cost)
 
 
 def open_alternatives(builder: VariantBuilder, passed: Passed) -> Iterator[tuple[str, Execution, ModelRunner]]:

@@ -1,6 +1,6 @@
 """Write the artifact: select the default variant, draw the Pareto front, write the model card and the manifest."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -20,12 +20,12 @@ from tuneport.schema.artifact import (
     Rejected,
     Variant,
 )
-from tuneport.schema.torch_setup import TorchSetup
+from tuneport.schema.torch_setup import REFERENCE
 
-from .benchmark import BenchmarkResult
 from .card import write_card
 from .config import ExportConfig
 from .graph import Signature
+from .groups import Timings
 from .pareto import draw_pareto
 from .select import select_default
 from .source import Source
@@ -42,18 +42,20 @@ def write_artifact(
     processing: Processing,
     signature: Signature,
     variants: Sequence[Variant],
-    results: Mapping[str, BenchmarkResult],
+    timings: Timings,
     rejected: Sequence[Rejected],
-    torch: TorchSetup,
-    baselines: Sequence[BaselineTiming],
-    refused_baselines: Mapping[str, str],
     calibration: Calibration | None,
 ) -> Manifest:
-    """Write pareto.png, README.md and the sealed manifest.json into the artifact's folder; returns the manifest.
-
-    `results` are the timings of the variants, by name; `baselines` are those of torch, the reference first.
-    """
-    default, reason = select_default(variants, config.objective, results)
+    """Write pareto.png, README.md and the sealed manifest.json into the artifact's folder; returns the manifest."""
+    default, reason = select_default(variants, config.objective, timings.results)
+    baselines = tuple(
+        BaselineTiming(
+            setup=setup,
+            timing=timings.results[name].timing,
+            max_batch_tokens=timings.results[name].max_batch_tokens,
+        )
+        for name, setup in timings.baselines.items()
+    )
     inputs, outputs = signature
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
@@ -68,10 +70,10 @@ def write_artifact(
         default_variant=default,
         default_because=reason,
         host=Host.here(),
-        torch=torch,
+        torch=timings.baselines[REFERENCE],
         torch_texts_per_s=baselines[0].timing.texts_per_s,
-        baselines=tuple(baselines),
-        refused_baselines=dict(refused_baselines),
+        baselines=baselines,
+        refused_baselines=dict(timings.refused),
         calibration=calibration,
         files=_shared_files(folder),
         provenance=_provenance(source, config),

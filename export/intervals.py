@@ -1,6 +1,7 @@
 """Confidence intervals of medians, and of ratios of two medians, by bootstrap (Efron, 1979)."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,9 +15,47 @@ MIN_SAMPLES = {50: 1, 95: 20, 99: 100, 99.9: 1000}
 """Percentile → fewest samples of which at least one is expected beyond it; with fewer it is withheld."""
 
 
+@dataclass(frozen=True)
+class Samples:
+    """Measurements of one target, all greater than 0, with the medians of their resamples."""
+
+    values: tuple[float, ...]
+    medians: tuple[float, ...]
+    """Of RESAMPLES resamples. Those of targets that were measured side by side are paired: see `ratio_interval`."""
+
+    @classmethod
+    def of(cls, values: Sequence[float], group: int = 0) -> "Samples":
+        """Resample values. Targets of one `group` were measured side by side, those of two groups independently."""
+        return cls(tuple(map(float, values)), tuple(resampled_medians(values, group).tolist()))
+
+    @property
+    def median(self) -> float:
+        """Return the median of the values."""
+        return float(np.median(self.values))
+
+    @property
+    def interval(self) -> Interval:
+        """Return the confidence interval of the median."""
+        return _interval(np.asarray(self.medians))
+
+    def over(self, other: "Samples") -> Interval:
+        """Return the confidence interval of this median as a multiple of another one."""
+        return _interval(np.asarray(self.medians) / np.asarray(other.medians))
+
+    def rescaled(self, here: "Samples", there: "Samples") -> "Samples":
+        """Return what would have been measured in another group, by a target that was measured in both.
+
+        That target's measurements are `here` in the group of these samples and `there` in the other one. The
+        uncertainty of both is in the resampled medians.
+        """
+        factor = there.median / here.median
+        medians = np.asarray(self.medians) * np.asarray(there.medians) / np.asarray(here.medians)
+        return Samples(tuple(factor * value for value in self.values), tuple(medians.tolist()))
+
+
 def median_interval(values: Sequence[float]) -> Interval:
     """Return the confidence interval of a median."""
-    return _interval(_resampled_medians(values))
+    return _interval(resampled_medians(values))
 
 
 def ratio_interval(numerators: Sequence[float], denominators: Sequence[float]) -> Interval:
@@ -25,7 +64,7 @@ def ratio_interval(numerators: Sequence[float], denominators: Sequence[float]) -
     The samples are paired: those of one index were taken one right after the other, so that what slowed the host then
     slowed both. Resamples keep the pairs.
     """
-    return _interval(_resampled_medians(numerators) / _resampled_medians(denominators))
+    return _interval(resampled_medians(numerators) / resampled_medians(denominators))
 
 
 def half_width(interval: Interval) -> float:
@@ -46,9 +85,9 @@ def quantiles(values: Sequence[float]) -> tuple[float, ...]:
     return tuple(round(float(value), 3) for value in np.percentile(values, range(0, 101, 5)))
 
 
-def _resampled_medians(values: Sequence[float]) -> np.ndarray:
-    """Return the median of each resample, float64 (RESAMPLES,); equally many values are resampled alike."""
-    indices = np.random.default_rng(SEED).integers(len(values), size=(RESAMPLES, len(values)))
+def resampled_medians(values: Sequence[float], group: int = 0) -> np.ndarray:
+    """Return the median of each resample, float64 (RESAMPLES,); equally many values of a group are resampled alike."""
+    indices = np.random.default_rng(SEED + group).integers(len(values), size=(RESAMPLES, len(values)))
     return np.median(np.asarray(values, np.float64)[indices], axis=1)
 
 

@@ -1,49 +1,33 @@
 """Export a checkpoint: torch's outputs → ONNX → variants → gate → benchmark → selection → artifact."""
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from tuneport.errors import EngineError, TuneportError
+from tuneport.errors import TuneportError
 from tuneport.folders import check_out, new_folder
-from tuneport.runtime.batch import EncodedInput
-from tuneport.schema.artifact import (
-    MANIFEST,
-    BaselineTiming,
-    Calibration,
-    Evidence,
-    Execution,
-    Manifest,
-    Processing,
-    Rejected,
-    Variant,
-)
-from tuneport.schema.torch_setup import REFERENCE, TorchSetup
+from tuneport.schema.artifact import MANIFEST, Calibration, Manifest, Processing
 
-from .alternatives import choose_execution
 from .applicable import select_variants
 from .artifact import write_artifact
-from .baselines import baseline_setups, honest_baselines, reference_setup
-from .benchmark import BenchmarkResult, BenchmarkTarget, benchmark, choose_limits, enough_rows
-from .build import FP32, Passed, Requirements, VariantBuilder
+from .baselines import baseline_setups, reference_setup
+from .build import FP32, Requirements, VariantBuilder
 from .build_context import build_context
 from .calibration import calibrate
 from .checkpoint import Checkpoint
 from .config import ExportConfig, artifact_name
 from .device import check_device
-from .footprint import measure_footprint
-from .gate import Measurement
 from .graph import Graph
+from .groups import time_in_groups
 from .memory import release_memory
-from .screening import screen_students
+from .record import record_variants
 from .source import Reference, Source, compute_reference, open_source
 from .steps import Steps
 from .torch_device import TORCH_DEVICES
-from .variants import VARIANTS, VariantSpec
+from .validation import validate_variants
+from .variants import VariantSpec
 
-TIMED_ROWS = 200
 Progress = Callable[[str], object]
 
 
@@ -75,11 +59,12 @@ def export(
         reference = compute_reference(source, folder, reference_setup(TORCH_DEVICES[config.device]), steps)
         calibration, processing = calibrate_temperature(source, reference)
         builder = prepare_builder(config, source, reference, processing, folder, steps)
-        passed, rejected = validate_variants(builder, specs, config.variants)
-        executions = choose_executions(builder, passed)
+        validated = validate_variants(builder, specs, config.variants)
         setups = baseline_setups(TORCH_DEVICES[config.device])
-        results, baselines, refused = steps.run(lambda: time_side_by_side(builder, reference, setups, executions))
-        variants, unopened = record_variants(builder, source.checkpoint.labels, passed, results, executions)
+        timings = time_in_groups(builder, reference, setups, validated.chosen)
+        variants, unopened = record_variants(
+            builder, source.checkpoint.labels, validated.passed, timings.results, validated.chosen
+        )
         return write_artifact(
             folder,
             config.name or artifact_name(out),
@@ -88,16 +73,8 @@ def export(
             processing=processing,
             signature=source.family.signature(builder.context.fp32),
             variants=variants,
-            results=results,
-            rejected=[*rejected, *unopened],
-            torch=baselines[REFERENCE],
-            baselines=[
-                BaselineTiming(
-                    setup=setup, timing=results[name].timing, max_batch_tokens=results[name].max_batch_tokens
-                )
-                for name, setup in baselines.items()
-            ],
-            refused_baselines=refused,
+            timings=timings,
+            rejected=[*validated.rejected, *unopened],
             calibration=calibration,
         )
 
@@ -139,133 +116,6 @@ def calibrate_temperature(source: Source, reference: Reference) -> tuple[Calibra
     if calibration and calibration.error_after < calibration.error_before:
         processing = processing.model_copy(update={"temperature": calibration.temperature})
     return calibration, processing
-
-
-def validate_variants(
-    builder: VariantBuilder, specs: Mapping[str, VariantSpec], named: Sequence[str] = ()
-) -> tuple[list[Passed], list[Rejected]]:
-    """Build and check every variant; returns those that passed and those that failed.
-
-    One that replaces another is left out if that passed, unless it was `named`. Those of the student come last.
-    """
-    full = {name: spec for name, spec in specs.items() if not spec.student_of}
-    passed, rejected = _validate(builder, full, named)
-    students = {name: spec for name, spec in specs.items() if spec.student_of}
-    if not named:
-        students, unbuilt = screen_students(builder, students, passed)
-        rejected += unbuilt
-    if students and builder.context.student:
-        builder.progress("looking for a student")
-        builder.context.student.make()
-    passed_students, rejected_students = _validate(builder, students, named)
-    return passed + passed_students, rejected + rejected_students
-
-
-def _validate(
-    builder: VariantBuilder, specs: Mapping[str, VariantSpec], named: Sequence[str]
-) -> tuple[list[Passed], list[Rejected]]:
-    passed: list[Passed] = []
-    rejected: list[Rejected] = []
-    for name, spec in specs.items():
-        is_needed = spec.replaces not in {each.candidate.name for each in passed}
-        if not is_needed and name not in named:
-            continue
-        builder.progress(f"building and checking {name}")
-        outcome = builder.build_and_validate(name, spec)
-        release_memory()
-        if isinstance(outcome, Passed):
-            passed.append(outcome)
-        else:
-            rejected.append(outcome)
-    return passed, rejected
-
-
-def choose_executions(builder: VariantBuilder, passed: Sequence[Passed]) -> dict[str, Execution]:
-    """Return the best of the ways in which each variant may run, with its best batch size, by its name.
-
-    The batch sizes are chosen now, because an engine keeps the memory of the largest batch that it has run.
-    """
-    rows = timed_rows(builder)
-    return {
-        each.candidate.name: builder.steps.run(functools.partial(choose_execution, builder, each, rows))
-        for each in passed
-    }
-
-
-def time_side_by_side(
-    builder: VariantBuilder,
-    reference: Reference,
-    setups: tuple[TorchSetup, ...],
-    executions: Mapping[str, Execution],
-) -> tuple[dict[str, BenchmarkResult], dict[str, TorchSetup], Mapping[str, str]]:
-    """Time torch's baselines and the variants in turns.
-
-    Returns the results by name, the baselines with their setups, the reference first, and why others are refused.
-    """
-    builder.progress("comparing torch's baselines with the reference")
-    baselines = honest_baselines(reference.gate, builder.family, reference.model, setups)
-    rows, targets = timed_rows(builder), {}
-    for name, model in baselines.models.items():
-        target = BenchmarkTarget.of_torch(model, has_batch_choice=builder.family.has_batch_choice)
-        targets[name] = target.with_limits(choose_limits(name, target, rows, builder.progress))
-    release_memory()
-    for name, execution in executions.items():
-        runner, is_student = builder.open(execution), VARIANTS[name].student_of is not None
-        target = BenchmarkTarget.of_runner(runner, execution.device, execution.precision, is_student=is_student)
-        targets[name] = target.with_limits(runner.limits)
-    release_memory()  # of compiling them
-    results = benchmark(targets, rows, progress=builder.progress)
-    return results, {name: model.setup for name, model in baselines.models.items()}, baselines.refused
-
-
-def timed_rows(builder: VariantBuilder) -> list[EncodedInput]:
-    """Return the rows that are timed."""
-    gate = builder.gate
-    rows = builder.family.timed_rows((gate.rows or gate.golden_rows)[:TIMED_ROWS], gate.expected)
-    return enough_rows(rows, builder.requirements.device) if builder.family.has_batch_choice else rows
-
-
-def record_variants(
-    builder: VariantBuilder,
-    labels: tuple[str, ...],
-    passed: Sequence[Passed],
-    results: Mapping[str, BenchmarkResult],
-    executions: Mapping[str, Execution],
-) -> tuple[list[Variant], list[Rejected]]:
-    """Return the variants with their evidence, and those that do not open in a process of their own, as servers do.
-
-    Raises EngineError if fp32 does not open.
-    """
-    variants, rejected = [], []
-    for each in passed:
-        name = each.candidate.name
-        try:
-            variants.append(record_variant(builder, labels, each, results[name], executions[name]))
-        except EngineError as error:
-            if name == FP32:
-                raise
-            rejected.append(builder.reject(name, error, Measurement(each.parity, each.metric)))
-    return variants, rejected
-
-
-def record_variant(
-    builder: VariantBuilder, labels: tuple[str, ...], passed: Passed, result: BenchmarkResult, execution: Execution
-) -> Variant:
-    """Measure memory and cold start, and return the variant with its evidence."""
-    name = passed.candidate.name
-    builder.progress(f"measuring memory and cold start of {name}")
-    inputs = [case.input for case in builder.gate.golden]
-    footprint = measure_footprint(builder.folder, builder.task_name, labels, builder.processing, execution, inputs)
-    evidence = Evidence(
-        parity=passed.parity,
-        metric=passed.metric,
-        tolerance=passed.tolerance,
-        fp32_parts=passed.fp32_parts,
-        student=passed.student,
-        timing=result.timing,
-        footprint=footprint,
-    )
-    return Variant(name=name, execution=execution, evidence=evidence)
 
 
 def _check_depth(checkpoint: Checkpoint, config: ExportConfig, specs: Mapping[str, VariantSpec]) -> None:

@@ -4,8 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from tuneport.schema.artifact import Interval, Variant
 
-from .benchmark import TIE, BenchmarkResult, distance
+from .benchmark import TIE
 from .config import Objective
+from .results import BenchmarkResult
+from .target import distance
 
 _COSTS: dict[Objective, Callable[[Variant], float]] = {
     "latency": lambda variant: variant.evidence.timing.latency_ms_p50,

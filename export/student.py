@@ -122,12 +122,9 @@ class StudentSource:
 
     def _wait_for(self, lock: TextIO) -> None:
         """Wait for a lock; go on without it on a file system that has none."""
-        with contextlib.suppress(OSError):
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                self._steps.progress("waiting for another export, which trains the same student")
-                fcntl.flock(lock, fcntl.LOCK_EX)
+        if not _lock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            self._steps.progress("waiting for another export, which trains the same student")
+            _lock(lock, fcntl.LOCK_EX)
 
     def _keep(self, graph: Graph, record: Student, place: Path) -> None:
         try:
@@ -143,6 +140,17 @@ class StudentSource:
         data = self._source.sample.source
         settings = self._config.model_dump(mode="json", include=SETTINGS)
         return digest([METHOD, self._source.checkpoint.sha256, data and data.fingerprint, settings])[:16]
+
+
+def _lock(file: TextIO, operation: int) -> bool:
+    """Lock a file; returns False if another process has it, and True on a file system without locks."""
+    try:
+        fcntl.flock(file, operation)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def read_kept(place: Path) -> tuple[Student, Graph] | None:

@@ -194,6 +194,8 @@ class AdmissionController:
                 request_id=request_id,
                 protocol=protocol,
                 operation=operation,
+                model=self.model["name"],
+                version=self.model["version"],
                 status=status,
                 ms=round(seconds * 1000, 3),
                 **fields,

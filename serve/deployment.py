@@ -14,7 +14,6 @@ from tuneport.schema.loading import check_distinct_names, load_manifest
 from tuneport.tasks import task_spec
 
 from . import lifecycle, logs, supervision
-from .models.state import write_serving
 from .settings import METRICS_FOLDER, Settings
 from .shared_engine.keeper import ENGINE, EngineKeeper
 
@@ -55,6 +54,8 @@ def prepare_deployment(
         os.environ[METRICS_FOLDER] = str(folder / "metrics")
         (folder / "metrics").mkdir()
     from .autotune import select_for_host, warn_of_other_processor
+    from .models.shared_state import SharedState
+    from .models.state import ServingState
     from .origin import Origin
 
     try:
@@ -67,14 +68,13 @@ def prepare_deployment(
         warn_of_other_processor(artifact, selection.variant if selection else settings.variant)
         if more:
             check_several(settings, [artifact, *more])
-            write_serving(folder, [artifact, *more])
+            SharedState(folder).write(ServingState.of(artifact, *more))
         if settings.engine_count:
             check_engines(settings, load_manifest(artifact).task)
         manifest_hash = sha256(artifact / MANIFEST)
         return EngineKeeper(artifact, settings.engine_count, str(folder), manifest_hash, engine_module)
     except TuneportError as error:
-        lifecycle.report_failed_start(error)
-        raise SystemExit(f"error: {error}") from error
+        raise lifecycle.failed_start_exit(error) from error
 
 
 def check_several(settings: Settings, artifacts: Sequence[Path]) -> None:

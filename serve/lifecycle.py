@@ -152,6 +152,12 @@ def report_failed_start(error: Exception) -> None:
     supervision.end_supervisor_unless_others_serve()
 
 
+def failed_start_exit(error: TuneportError) -> SystemExit:
+    """Report why the service cannot start, and return the exit; the command that started it prints the reason."""
+    report_failed_start(error)
+    return SystemExit(1 if os.environ.get(START_REPORT) else f"error: {error}")
+
+
 def read_failed_start(report: Path) -> TuneportError | None:
     """Read what `report_failed_start` wrote."""
     with contextlib.suppress(OSError, ValueError):

@@ -2,18 +2,21 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from tuneport.errors import TuneportError
 
 from .gpu_metrics import GpuCollector
-from .metrics_files import reserve_disk_space
+from .metrics_files import remove_of_ended_processes, reserve_disk_space
 from .process_metrics import ProcessCollector
 from .settings import METRICS_FOLDER
 
 Model = tuple[str, ...]
 """The values of `MODEL_LABELS`."""
 MODEL_LABELS = ("model_name", "model_version", "model_variant")
+TRAFFIC_SHARE = "traffic_share"
+"""The gauge that tells which versions serve in each worker."""
 
 
 class Families:
@@ -27,6 +30,7 @@ class Families:
         elif folder := os.environ.get(METRICS_FOLDER):
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
             reserve_disk_space()
+            remove_of_ended_processes(Path(folder))
         import prometheus_client as prometheus
         from prometheus_client import multiprocess
 
@@ -70,14 +74,20 @@ class Families:
             raise TuneportError(problem, "free it, or choose another") from error
 
     def collect(self) -> Iterator[Any]:
-        """Yield the metrics of all workers, without gauges of models that are not loaded."""
+        """Yield the metrics of all workers, without gauges of models that are not loaded.
+
+        A version that answers in another worker is shown, so that a difference between workers can be seen.
+        """
         source: Any = self._registry
         if self._has_several_processes:
             source = self.prometheus.CollectorRegistry()
             self._multiprocess.MultiProcessCollector(source)  # type: ignore[no-untyped-call]
         for family in source.collect():
             if family.type == "gauge":
-                family.samples = [each for each in family.samples if self._is_shown(each.labels)]
+                is_share = family.name == f"tuneport_{TRAFFIC_SHARE}"
+                family.samples = [
+                    each for each in family.samples if self._is_shown(each.labels) or (is_share and each.value)
+                ]
             yield family
 
     def _is_shown(self, labels: dict[str, str]) -> bool:

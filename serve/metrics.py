@@ -9,7 +9,7 @@ from typing import Any
 from .batcher import BatchReport
 from .devices import Placement
 from .drift import is_truncated, observations
-from .metric_families import MODEL_LABELS, Families
+from .metric_families import MODEL_LABELS, TRAFFIC_SHARE, Families
 
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
@@ -84,6 +84,12 @@ class Metrics:
             "Requests for the engine that are not answered.",
             multiprocess_mode="mostrecent",
         )
+        self._traffic_share = of_worker(
+            prometheus.Gauge,
+            TRAFFIC_SHARE,
+            "Share of the requests without a version that this version answers.",
+            multiprocess_mode="livemostrecent",
+        )
         self._cache_bytes = of_worker(
             prometheus.Gauge, "cache_bytes", "Size of the cache of responses.", multiprocess_mode="mostrecent"
         )
@@ -129,6 +135,10 @@ class Metrics:
     def in_flight(self, requests: int) -> None:
         """Set the number of requests that wait for the engine or run in it."""
         self._in_flight.set(requests)
+
+    def traffic_share(self, share: float) -> None:
+        """Set the share of the requests which name no version that this version answers; 0 for a shadow."""
+        self._traffic_share.set(share)
 
     def cached(self, hits: int, misses: int) -> None:
         """Count inputs that were found in the cache of responses, and others."""

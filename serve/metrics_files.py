@@ -1,7 +1,10 @@
 """The files in which several workers share their metrics, with disk space that is really there."""
 
 import os
+from pathlib import Path
 from typing import Any
+
+import psutil
 
 
 class ReservingFile:
@@ -35,3 +38,10 @@ def reserve_disk_space() -> None:
     from prometheus_client import mmap_dict
 
     mmap_dict.open = open_file  # type: ignore[attr-defined]
+
+
+def remove_of_ended_processes(folder: Path) -> None:
+    """Remove the files of gauges whose values end with the process that has set them."""
+    for file in folder.glob("gauge_live*_*.db"):
+        if not psutil.pid_exists(int(file.stem.rpartition("_")[2])):
+            file.unlink(missing_ok=True)

@@ -40,6 +40,8 @@ class Settings(BaseSettings):
 
     model_repository: Path | None = None
     """Folder of the artifacts that may be loaded while the service runs; by default there is none."""
+    load_timeout_s: float = Field(default=300.0, gt=0, allow_inf_nan=False)
+    """Time for a version to open and pass its golden cases in all workers, after which it is not loaded."""
     variant: str | None = None
     """The variant to serve; by default the manifest's, or the fastest here on a host unlike the export's."""
     device: Device | None = None

@@ -97,6 +97,12 @@ def end_with(parent: int, grace_s: float = 0.0) -> None:
     threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
+def run_folder() -> Path | None:
+    """Return the folder that the processes of this service share; None where no supervisor has started this one."""
+    folder = os.environ.get(RUN_FOLDER)
+    return Path(folder) if folder else None
+
+
 def report_ready(kind: str = WORKER) -> None:
     """Record that this worker, or engine, is ready."""
     if folder := os.environ.get(RUN_FOLDER):

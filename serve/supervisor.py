@@ -115,8 +115,7 @@ def main(engine_module: str = ENGINE) -> None:
         if supervisor.failure:
             raise supervisor.failure
     except TuneportError as error:
-        lifecycle.report_failed_start(error)
-        raise SystemExit(f"error: {error}") from error
+        raise lifecycle.failed_start_exit(error) from error
 
 
 if __name__ == "__main__":

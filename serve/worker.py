@@ -47,24 +47,27 @@ class Worker:
         from .admission import AdmissionController
         from .http.app import create_app, create_refusal
         from .models.host import ModelHost
+        from .models.local import check_manifest
         from .models.registry import ModelRegistry
-        from .models.state import read_serving
+        from .models.shared_state import SharedState
+        from .models.state import ServingState
 
         logs.set_up_process()
         supervision.prepare_worker(settings.shutdown_grace_s)
         try:
-            serving = read_serving()
-            if serving:  # several models, or versions that the worker before this one had loaded
-                artifact, manifest_hash = serving[0]
-                settings = _shared(_settings_for(artifact, settings), len(serving))
-            for folder, expected in serving[1:]:
-                _check_manifest(folder, expected)
-            _check_manifest(artifact, manifest_hash)
-            device = load_manifest(artifact).variant(settings.variant).execution.device
+            shared = SharedState(supervision.run_folder())
+            state = shared.read()  # several models, or versions that were loaded since the service began
+            if state is None:
+                _check_manifest(artifact, manifest_hash)
+                state = ServingState.of(artifact)
+            first = state.models[0].serving
+            check_manifest(first)
+            settings = _shared(_settings_for(first.folder, settings), len(state.models))
+            device = load_manifest(first.folder).variant(settings.variant).execution.device
             if settings.engine_count:
-                inference, placement = _open_front_end(artifact, settings, device, number or 1)
+                inference, placement = _open_front_end(first.folder, settings, device, number or 1)
             else:
-                inference, placement = _open_engine(artifact, settings, device, number, open_inference)
+                inference, placement = _open_engine(first.folder, settings, device, number, open_inference)
             default = AdmissionController(inference, settings, placement)
 
             def open_version(folder: Path) -> AdmissionController:
@@ -74,8 +77,9 @@ class Worker:
                 inference.on_device_lost = self._device_lost
                 return AdmissionController(inference, chosen, placement, default.worker)
 
-            self.models = ModelRegistry(default, *(open_version(folder) for folder, _ in serving[1:]))
-            self._host = ModelHost(self.models, settings, open_version)
+            self.models = ModelRegistry(default)
+            self._host = ModelHost(self.models, settings, open_version, state, number=number or 1, shared=shared)
+            self._host.catch_up()
             self.app: ASGIApp = create_app(self.models, settings.origins(), self._host)
             self._refuse = create_refusal(self.models, settings.origins())
         except EngineLost as error:  # another engine process takes its place, and another worker this one's
@@ -93,10 +97,11 @@ class Worker:
         """Start the gRPC server in this event loop and configure uvicorn's, which starts HTTP after it."""
         settings = self._settings
         try:
+            await self._host.join()  # before any request comes
             if settings.grpc_port:
                 from .grpc.server import GrpcServer
 
-                self._grpc = GrpcServer(self.models)
+                self._grpc = GrpcServer(self.models, self._host)
                 await self._grpc.start()
             if settings.metrics_port and self._number in (None, 1):
                 self._metrics_server = self.models.worker.families.listen(settings.metrics_port, settings.grpc_host)
@@ -154,6 +159,7 @@ class Worker:
         settings = self._settings
         logs.log("stopping", drain_s=settings.drain_s, shutdown_grace_s=settings.shutdown_grace_s)
         self.models.worker.is_serving = False
+        self._host.leave()
         if self._grpc:
             await self._grpc.set_ready(False)
         is_lost = any(

@@ -44,6 +44,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(missing)
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name bytes by their argument: gzip writes the time into them, and all processes must find the same tests."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("TUNEPORT_")]:
@@ -92,6 +97,20 @@ def tiny_artifact(tiny_checkpoint: Path, tiny_data: Path, tmp_path_factory: pyte
 @pytest.fixture(scope="session")
 def manifest(tiny_artifact: Path) -> Manifest:
     return load_manifest(tiny_artifact)
+
+
+@pytest.fixture(scope="session")
+def chat(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama with a chat template, exported from a bare checkpoint: no run, no data."""
+    from kit.exports import export_tiny
+    from kit.generative import build_causal
+    from kit.tokenizers import CHAT_TEMPLATE, byte_tokenizer
+
+    folder = tmp_path_factory.mktemp("chat")
+    tokenizer = byte_tokenizer(["one two three four Größe 🙂"] * 3)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    build_causal(folder / "llama", "llama", tokenizer)
+    return export_tiny(folder / "llama", folder / "artifact", "tiny-chat")
 
 
 @pytest.fixture

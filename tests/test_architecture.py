@@ -1,5 +1,6 @@
 """The layers and who may import whom: stages import the core and themselves, and there is no import cycle."""
 
+import gzip
 import sys
 from collections.abc import Mapping
 
@@ -123,6 +124,14 @@ def test_the_contract_needs_the_standard_library_and_pydantic_alone() -> None:
     offenders = [f"{module} imports {name}" for module in contract for name in external_packages(module) - allowed]
     offenders += [f"{module} imports {name}" for module in contract for name in graph[module] - contract]
     assert not offenders, "\n".join(sorted(offenders))
+
+
+@pytest.mark.parametrize("body", [gzip.compress(b"")])
+def test_bytes_which_may_hold_the_time_are_no_part_of_a_test_s_name(
+    body: bytes, request: pytest.FixtureRequest
+) -> None:
+    assert body
+    assert request.node.name.endswith("[body]")
 
 
 def test_no_two_test_modules_share_a_name() -> None:

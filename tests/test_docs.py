@@ -137,6 +137,20 @@ def test_the_commands_of_code_blocks_exist() -> None:
     assert found <= COMMANDS.keys()
 
 
+def test_the_architecture_names_files_and_packages_that_exist_and_all_of_the_packages() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    paths = re.findall(r"`((?:tuneport|finetune|export|serve|benchmarks)/[a-z_/.]+)`", text)
+    assert len(paths) > 100
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    core = {path.name for path in (ROOT / "tuneport").iterdir()} - {"__main__.py", "__pycache__", "py.typed"}
+    assert {name.rstrip("/") for name in re.findall(r"^      ([a-z_]+(?:\.py|/)) ", text, re.M)} == core
+    for stage in ("finetune", "export", "serve", "benchmarks"):
+        named = re.findall(r"`([a-z_]+)/`", next(re.finditer(rf"^\| `{stage}/` \| (`.*)$", text, re.M))[1])
+        packages = {path.parent.name for path in (ROOT / stage).rglob("*/*.py")} - {stage}
+        assert {*named, "tasks"} >= packages
+        assert {*named} <= packages
+
+
 def test_every_page_is_in_the_navigation() -> None:
     navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     pages = [str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")]

@@ -111,7 +111,7 @@ def export(
     try:
         config = ExportConfig(checkpoint=Path(checkpoint), data=source, **settings)
     except ValidationError as error:
-        raise settings_error(error, "tuneport export --help") from error
+        raise settings_error(error, ExportConfig, "tuneport export --help") from error
     return run_export(config, Path(out), overwrite=overwrite, progress=progress)
 
 

@@ -19,14 +19,16 @@ from tuneport.host import Host
 from tuneport.runtime.runner import ModelRunner
 from tuneport.schema.artifact import Rejected
 from tuneport.stages.export.baselines import baseline_setups
-from tuneport.stages.export.benchmark import BenchmarkResult, BenchmarkTarget, benchmark
+from tuneport.stages.export.benchmark import benchmark
 from tuneport.stages.export.build import Passed, VariantBuilder
 from tuneport.stages.export.config import ExportConfig
-from tuneport.stages.export.passes.distill import layers_of
-from tuneport.stages.export.pipeline import TIMED_ROWS, prepare_builder
+from tuneport.stages.export.groups import TIMED_ROWS
+from tuneport.stages.export.pipeline import prepare_builder
+from tuneport.stages.export.results import BenchmarkResult
 from tuneport.stages.export.source import Reference, Source, compute_reference, open_source
 from tuneport.stages.export.steps import Steps
 from tuneport.stages.export.student import StudentSource
+from tuneport.stages.export.target import BenchmarkTarget
 
 from ..report import markdown_table
 from .buckets import BucketRunner
@@ -51,14 +53,14 @@ class Built:
 def measure(config: ExportConfig, names: Sequence[str], progress: Progress) -> str:
     """Build and time ideas, all if none are named; returns a table and the reasons why others are not in it."""
     source, setups = open_source(config), baseline_setups("cpu")
+    chosen = ideas(getattr(source.checkpoint.config, "num_hidden_layers", 0))
+    if unknown := [name for name in names if name not in chosen]:
+        raise TuneportError(f"there is no idea {unknown[0]!r}", f"choose among {', '.join(chosen)}")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         progress("computing torch's outputs")
         reference = compute_reference(source, folder, setups[0])
         builder = prepare_builder(config, source, reference, reference.processing, folder, Steps(progress))
-        chosen = ideas(len(layers_of(reference.model.model)))
-        if unknown := [name for name in names if name not in chosen]:
-            raise TuneportError(f"there is no idea {unknown[0]!r}", f"choose among {', '.join(chosen)}")
         built: dict[str, Built] = {}
         reasons = []
         for name, idea in chosen.items():
@@ -75,7 +77,8 @@ def measure(config: ExportConfig, names: Sequence[str], progress: Progress) -> s
         }
         for name, each in built.items():
             precision = each.passed.candidate.execution.precision
-            targets[name] = BenchmarkTarget.of_runner(each.runner, "cpu", precision)
+            is_student = bool(chosen[name].prune_layers)
+            targets[name] = BenchmarkTarget.of_runner(each.runner, "cpu", precision, is_student=is_student)
         rows = reference.gate.rows[:TIMED_ROWS]
         results = benchmark(targets, rows, progress=progress)
     title = f"{len(rows)} rows of {sum(map(len, rows)) / len(rows):.0f} tokens, {Host.here().cpu}, "

@@ -10,8 +10,9 @@ from tuneport.runtime.batch import EncodedInput
 from tuneport.runtime.runner import ModelRunner
 from tuneport.schema.artifact import Variant
 from tuneport.schema.torch_setup import TorchSetup
-from tuneport.stages.export.benchmark import BenchmarkTarget, benchmark
+from tuneport.stages.export.benchmark import benchmark
 from tuneport.stages.export.reference import TorchModel
+from tuneport.stages.export.target import BenchmarkTarget
 
 from .config import COMPILED, EAGER, MIXED, Scale
 from .outputs import RunBatch

@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--variant")
     parser.add_argument("--connections", type=int, default=32, help="connections that are full load")
-    parser.add_argument("--seconds", type=float, default=8.0, help="duration of each load")
+    parser.add_argument("--seconds", type=float, default=8.0, help="duration of each load, in all rounds together")
     options = parser.parse_args(arguments)
     try:
         report = bench_overload(

@@ -1,6 +1,8 @@
-"""One overload benchmark, top to bottom: full load → twice the load → with a limit of the queue → cost of a refusal."""
+"""One overload benchmark, top to bottom: full load → all loads by turns, in rounds → cost of a refusal."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,11 +11,11 @@ from tuneport.folders import check_out, git_commit, new_folder
 from tuneport.host import Host
 from tuneport.schema.loading import load_golden, load_manifest
 
-from ..endpoint.processes import RunningServer, load_server, plan_load, start_server
+from ..endpoint.processes import load_server, plan_load, start_server
 from ..endpoint.rounds import latency_percentile
 from ..endpoint.scenarios import MAX_OPEN_CONNECTIONS
 from ..endpoint.targets import EndpointTarget, http_target
-from ..load.plan import REFUSED, LoadPlan
+from ..load.plan import REFUSED, LoadPlan, LoadResult
 from ..report import REPORT, TABLE
 from .refusal import refusal_cpu_us
 from .results import OverloadLoad, OverloadReport
@@ -21,6 +23,18 @@ from .results import OverloadLoad, OverloadReport
 OVERLOAD_FACTOR = 2
 QUEUE_SHARE = 0.75
 """The queue's limit, where one is set, as a share of the median latency at full load."""
+ROUNDS = 3
+"""What slows the machine for a while then slows all loads alike."""
+
+
+@dataclass(frozen=True)
+class LoadSpec:
+    """One load on one of the two servers."""
+
+    name: str
+    target: EndpointTarget
+    plan: LoadPlan
+    max_queue_ms: float | None
 
 
 def bench_overload(
@@ -39,20 +53,23 @@ def bench_overload(
     check_out(out, marker=REPORT, overwrite=False)
     manifest, target = load_manifest(artifact), http_target(artifact, variant)
     inputs = [case.input for case in load_golden(artifact)]
-    progress("full load and twice the load, with the default settings")
+    progress("full load, to set the others by it")
     with start_server(target) as server:
-        plan = plan_load(target, server.port, inputs, connections=connections, seconds=seconds)
-        full = measure(target, plan, "full load", None)
-        loads = [full, *_double_loads(target, server, plan, None)]
-    limit_ms = round(QUEUE_SHARE * full.latency_ms_p50)
-    progress(f"the same with a queue of at most {limit_ms} ms")
-    limited = _with_limit(target, limit_ms)
-    with start_server(limited) as server:
-        plan = plan.model_copy(update={"port": server.port})
-        loads += _double_loads(limited, server, plan, limit_ms)
-        rate = OVERLOAD_FACTOR * full.goodput_per_s
-        open_plan = plan.model_copy(update={"requests_per_s": rate, "connections": MAX_OPEN_CONNECTIONS})
-        loads.append(measure(limited, open_plan, f"{rate:.0f} requests/s at random times, no retries", limit_ms))
+        plan = plan_load(target, server.port, inputs, connections=connections, seconds=seconds / ROUNDS)
+        full = load_server(target, plan)
+        p50 = latency_percentile([full], 50)
+        limit_ms = max(1, round(QUEUE_SHARE * (p50 or 0)))
+        limited = _with_limit(target, limit_ms)
+        with start_server(limited) as other:
+            limited_plan = plan.model_copy(update={"port": other.port})
+            rate = OVERLOAD_FACTOR * full.answered / full.seconds
+            specs = [
+                LoadSpec("full load", target, plan, None),
+                *_double_loads(target, plan, None),
+                *_double_loads(limited, limited_plan, limit_ms),
+                _open_loop(limited, limited_plan, rate, limit_ms),
+            ]
+            loads = run_in_rounds(specs, progress)
     progress("the cost of a refusal")
     report = OverloadReport(
         name=manifest.name,
@@ -70,36 +87,54 @@ def bench_overload(
     return report
 
 
-def measure(target: EndpointTarget, plan: LoadPlan, name: str, max_queue_ms: float | None) -> OverloadLoad:
-    """Run one load; raises GateError if the server answers nothing."""
-    load = load_server(target, plan)
-    p50, p99 = (latency_percentile([load], percent) for percent in (50, 99))
+def run_in_rounds(specs: Sequence[LoadSpec], progress: Callable[[str], object]) -> list[OverloadLoad]:
+    """Run every load once in each round, and summarize the rounds of each."""
+    results: dict[str, list[LoadResult]] = {}
+    keys = [f"{spec.name}, {spec.max_queue_ms}" for spec in specs]
+    for number in range(ROUNDS):
+        for key, spec in zip(keys, specs, strict=True):
+            progress(f"round {number + 1} of {ROUNDS}: {spec.name}")
+            results.setdefault(key, []).append(load_server(spec.target, spec.plan))
+    return [summarize(spec, results[key]) for key, spec in zip(keys, specs, strict=True)]
+
+
+def summarize(spec: LoadSpec, loads: Sequence[LoadResult]) -> OverloadLoad:
+    """Add the rounds of one load up; raises GateError if the server answered too little for a percentile."""
+    p50, p99 = (latency_percentile(loads, percent) for percent in (50, 99))
     if p50 is None or p99 is None:
-        raise GateError(f"no request was answered: {name}", "see the server's log")
-    statuses = dict(load.statuses)
+        raise GateError(f"too few requests were answered: {spec.name}", "raise --seconds, or see the server's log")
+    statuses: Mapping[int, int] = {
+        status: sum(load.statuses.get(status, 0) for load in loads) for load in loads for status in load.statuses
+    }
+    seconds, warm_up_s = math.fsum(load.seconds for load in loads), spec.plan.warm_up_s * len(loads)
     return OverloadLoad(
-        name=name,
-        max_queue_ms=max_queue_ms,
-        connections=None if plan.requests_per_s else plan.connections,
-        goodput_per_s=round(load.answered / load.seconds, 1),
+        name=spec.name,
+        max_queue_ms=spec.max_queue_ms,
+        connections=None if spec.plan.requests_per_s else spec.plan.connections,
+        goodput_per_s=round(sum(load.answered for load in loads) / seconds, 1),
         latency_ms_p50=p50,
         latency_ms_p99=p99,
-        refused_per_s=round(statuses.get(REFUSED, 0) / (plan.seconds + plan.warm_up_s), 1),
-        statuses=statuses,
+        refused_per_s=round(statuses.get(REFUSED, 0) / (seconds + warm_up_s), 1),
+        statuses=dict(statuses),
+        client_cores=round(math.fsum(load.client_cpu_s for load in loads) / seconds, 3),
     )
 
 
-def _double_loads(
-    target: EndpointTarget, server: RunningServer, plan: LoadPlan, max_queue_ms: float | None
-) -> list[OverloadLoad]:
-    """Measure twice as many clients, which retry at once and which back off."""
-    double = plan.model_copy(update={"connections": OVERLOAD_FACTOR * plan.connections, "port": server.port})
+def _double_loads(target: EndpointTarget, plan: LoadPlan, max_queue_ms: float | None) -> list[LoadSpec]:
+    """Return twice as many clients, which retry at once and which back off."""
+    double = plan.model_copy(update={"connections": OVERLOAD_FACTOR * plan.connections})
+    backs_off = double.model_copy(update={"backs_off": True})
     return [
-        measure(target, double, "twice the clients, retry at once", max_queue_ms),
-        measure(target, double.model_copy(update={"backs_off": True}), "twice the clients, back off", max_queue_ms),
+        LoadSpec("twice the clients, retry at once", target, double, max_queue_ms),
+        LoadSpec("twice the clients, back off", target, backs_off, max_queue_ms),
     ]
 
 
+def _open_loop(target: EndpointTarget, plan: LoadPlan, rate: float, max_queue_ms: float) -> LoadSpec:
+    changes = {"requests_per_s": rate, "connections": MAX_OPEN_CONNECTIONS}
+    name = f"{rate:.0f} requests/s at random times, no retries"
+    return LoadSpec(name, target, plan.model_copy(update=changes), max_queue_ms)
+
+
 def _with_limit(target: EndpointTarget, max_queue_ms: float) -> EndpointTarget:
-    environment = {**target.environment, "TUNEPORT_MAX_QUEUE_MS": str(max_queue_ms)}
-    return EndpointTarget(**{**vars(target), "environment": environment})
+    return replace(target, environment={**target.environment, "TUNEPORT_MAX_QUEUE_MS": str(max_queue_ms)})

@@ -6,8 +6,9 @@ from typing import Any
 from google.protobuf.json_format import ParseDict
 
 from ..admission import AdmissionController
-from ..http.model_management import describe_config, describe_index, describe_statistics
+from ..models.description import describe_config, describe_index
 from ..models.registry import ModelRegistry
+from ..models.statistics import describe_statistics
 from . import open_inference_pb2 as pb
 
 

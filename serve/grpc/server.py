@@ -6,6 +6,7 @@ from grpc_reflection.v1alpha import reflection
 
 from tuneport.errors import TuneportError
 
+from ..models.host import ModelHost
 from ..models.registry import ModelRegistry
 from .servicer import SERVICE, Servicer
 
@@ -17,8 +18,8 @@ MIN_IDLE_S = 60
 class GrpcServer:
     """A `grpc.aio` server in the worker's event loop."""
 
-    def __init__(self, models: ModelRegistry) -> None:
-        """Create the server; `start` opens its port."""
+    def __init__(self, models: ModelRegistry, host: ModelHost | None = None) -> None:
+        """Create the server; `start` opens its port, and `host` loads models."""
         self._settings = settings = models.worker.settings
         self._server = grpc.aio.server(
             options=[
@@ -33,7 +34,7 @@ class GrpcServer:
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
-        self._servicer = Servicer(models)
+        self._servicer = Servicer(models, host)
         self._server.add_generic_rpc_handlers((self._servicer.handlers(),))
 
     async def start(self) -> int:

@@ -11,10 +11,12 @@ from .. import tensors
 from ..errors import ErrorResponse
 from ..evidence import evidence_metadata
 from ..framing import RequestFrame
+from ..models.host import ModelHost
 from ..models.registry import ModelRegistry
+from ..models.requests import host_for, read_options, read_version
 from ..open_inference import EXTENSIONS, PLATFORM, infer, versions_of
 from . import open_inference_pb2 as pb
-from .messages import infer_response
+from .messages import infer_response, read_parameters
 from .model_management import config_response, index_response, statistics_response
 from .requests import check_request, parse_request, use_model
 from .stream import StreamInfer
@@ -27,9 +29,10 @@ Call = Callable[[Any, Context, RequestFrame], Awaitable[Any]]
 class Servicer:
     """Answers calls over the batcher that HTTP uses."""
 
-    def __init__(self, models: ModelRegistry) -> None:
-        """Keep the worker's models."""
+    def __init__(self, models: ModelRegistry, host: ModelHost | None = None) -> None:
+        """Keep the worker's models, and what loads others."""
         self._models = models
+        self._host = host
         self._streams = StreamInfer(models, lambda context: self._frame(context, "infer"))
 
     def stop_streams(self) -> None:
@@ -48,6 +51,8 @@ class Servicer:
             "ModelConfig": (self.model_config, pb.ModelConfigRequest, "v2"),
             "ModelStatistics": (self.model_statistics, pb.ModelStatisticsRequest, "v2"),
             "RepositoryIndex": (self.repository_index, pb.RepositoryIndexRequest, "v2"),
+            "RepositoryModelLoad": (self.repository_model_load, pb.RepositoryModelLoadRequest, "v2"),
+            "RepositoryModelUnload": (self.repository_model_unload, pb.RepositoryModelUnloadRequest, "v2"),
         }
         handlers = {
             name: grpc.unary_unary_rpc_method_handler(
@@ -114,6 +119,18 @@ class Servicer:
     async def repository_index(self, request: Any, context: Context, frame: RequestFrame) -> Any:
         """List the models."""
         return await index_response(self._models, ready=request.ready)
+
+    async def repository_model_load(self, request: Any, context: Context, frame: RequestFrame) -> Any:
+        """Load a version, prove it, and give it its traffic."""
+        host = host_for(self._host, frame.headers)
+        await host.load(request.model_name, read_options(read_parameters(request.parameters)))
+        return pb.RepositoryModelLoadResponse()
+
+    async def repository_model_unload(self, request: Any, context: Context, frame: RequestFrame) -> Any:
+        """Unload a version, or a model."""
+        host = host_for(self._host, frame.headers)
+        await host.unload(request.model_name, read_version(read_parameters(request.parameters)))
+        return pb.RepositoryModelUnloadResponse()
 
     def _frame(self, context: Context, operation: str | None) -> RequestFrame:
         """Return the frame of a request that came with the metadata of a call."""

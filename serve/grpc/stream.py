@@ -15,10 +15,10 @@ from tuneport.tasks import task_spec
 from ..admission import AdmissionController
 from ..errors import ErrorResponse, to_error_response
 from ..framing import RequestFrame
-from ..http.streaming import stream_text
 from ..models.registry import ModelRegistry
 from ..open_inference import infer, shortest_timeout_s, task_parameters
 from ..tensors import JSON, tensors_from_predictions
+from ..text_stream import stream_text
 from . import open_inference_pb2 as pb
 from .messages import infer_response
 from .requests import InferRequest, read_request

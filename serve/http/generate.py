@@ -14,9 +14,9 @@ from tuneport.schema.artifact import Manifest
 from tuneport.tasks import task_spec
 
 from ..open_inference import task_parameters, timeout_s
+from ..text_stream import stream_text
 from .requests import admission_of, frame_of, read_checked_body, unless_disconnected
 from .responses import event_stream, json_response
-from .streaming import stream_text
 
 MAX_TOKENS = "max_tokens"
 """OpenAI's name of `max_new_tokens`, which clients of Triton send, too."""

@@ -11,10 +11,10 @@ from tuneport.errors import MalformedRequest, NotFound
 from tuneport.tasks import task_spec
 
 from ..admission import AdmissionController
+from ..text_stream import stream_text
 from .openai_schema import ChatRequest, CompletionRequest, ResponseFormat
 from .requests import admission_of, frame_of, models_of, read_checked_body, unless_disconnected
 from .responses import event_stream, json_response
-from .streaming import stream_text
 
 AnyRequest = TypeVar("AnyRequest", ChatRequest, CompletionRequest)
 

@@ -8,6 +8,7 @@ from tuneport.errors import NotFound
 
 from ..admission import AdmissionController
 from ..worker_state import WorkerState
+from .shadow import Shadow
 
 STICKY_HEADER = "x-tuneport-key"
 """Requests with the same value of this header, or metadata, are answered by the same version."""
@@ -25,6 +26,28 @@ class Model:
         self.weight = 0.0
         self.shadow: AdmissionController | None = None
         """The version whose answers are only compared."""
+        self.shadow_share = 1.0
+        serving.metrics.traffic_share(1)
+
+    def assign(
+        self,
+        serving: AdmissionController,
+        candidate: AdmissionController | None,
+        weight: float,
+        shadow: AdmissionController | None,
+        shadow_share: float,
+    ) -> None:
+        """Give each version its traffic; a shadow that stays keeps the copies that wait for it."""
+        if (serving, shadow, shadow_share) != (self.serving, self.shadow, self.shadow_share):
+            self.serving.observe = None
+            serving.observe = Shadow(shadow, shadow_share) if shadow else None
+        self.serving, self.candidate, self.weight = serving, candidate, weight
+        self.shadow, self.shadow_share = shadow, shadow_share
+        serving.metrics.traffic_share(1 - weight)
+        if candidate:
+            candidate.metrics.traffic_share(weight)
+        if shadow:
+            shadow.metrics.traffic_share(0)
 
     @property
     def versions(self) -> tuple[AdmissionController, ...]:
@@ -54,6 +77,8 @@ class ModelRegistry:
         self.worker: WorkerState = self.default.serving.worker
         self.failures: dict[tuple[str, str], str] = {}
         """Why versions were not loaded, by name and version."""
+        self.loading: set[tuple[str, str]] = set()
+        """Names and versions that are being opened."""
 
     def __iter__(self) -> Iterator[Model]:
         return iter(tuple(self._models.values()))
@@ -77,8 +102,13 @@ class ModelRegistry:
         """Return a model by its name, None for another."""
         return self._models.get(name)
 
+    def version(self, name: str, version: str) -> AdmissionController | None:
+        """Return a version that is loaded, None for another."""
+        model = self.get(name)
+        return model.version(version) if model else None
+
     def put(self, model: Model) -> None:
-        """Add a model."""
+        """Add a model, unless it is there."""
         self._models[model.name] = model
 
     def remove(self, name: str) -> None:

@@ -21,7 +21,7 @@ from tuneport.stages.benchmarks.report import check_one_device
 from tuneport.stages.benchmarks.report_files import write_report
 from tuneport.stages.benchmarks.reuse import timings_of_export
 from tuneport.stages.benchmarks.shapes import parse_shapes, time_shapes
-from tuneport.stages.export.benchmark import BenchmarkTarget
+from tuneport.stages.export.target import BenchmarkTarget
 
 
 def on_devices(manifest: Manifest, **devices: str) -> Manifest:

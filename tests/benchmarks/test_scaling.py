@@ -9,11 +9,11 @@ from tuneport.host import usable_cores
 from tuneport.runtime.batch import EncodedInput
 from tuneport.schema.torch_setup import TorchSetup
 from tuneport.stages.benchmarks import scaling
-from tuneport.stages.benchmarks.scaling import HTML, JSON, SIZES, TABLE, _left_out, run
+from tuneport.stages.benchmarks.scaling import HTML, JSON, SIZES, TABLE, notes_of, run
 from tuneport.stages.benchmarks.scaling_cores import divisions
 from tuneport.stages.benchmarks.scaling_report import SizeResult, scaling_tables
 from tuneport.stages.benchmarks.shapes import time_shapes
-from tuneport.stages.export.benchmark import BenchmarkTarget
+from tuneport.stages.export.target import BenchmarkTarget
 
 
 def test_a_size_that_does_not_exist_is_refused_before_anything_is_made(tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def test_a_report_has_every_length_batch_and_number_of_streams_and_workers(
     shapes = ("1x8", "1x128", "1x512", "4x32")
     report = run(str(tiny_checkpoint), tiny_data, tmp_path / "out", [1, 2], shapes=shapes)
     lengths, batches, *cores = (dict((row[0], row[1:]) for row in rows) for _, (_, rows) in scaling_tables(report))
-    assert {"1 M fp32", "2 M fp32", "1 M torch fp32"} <= lengths.keys()
+    assert {"1 M fp32", "1 M int8", "2 M fp32", "2 M int8", "1 M torch fp32"} <= lengths.keys()
     assert all(len(row) == 3 and all(row) for row in lengths.values())
     assert all(len(row) == 1 and all(row) for row in batches.values())
     for table in cores:
@@ -58,8 +58,13 @@ def test_shapes_for_which_no_time_is_left_are_named() -> None:
     timings, _ = time_shapes({"torch": target}, [row], [(1, 8), (2, 8)], max_length=8, ends_at=0.0)
     assert timings == {"torch": ()}
     assert not ran
-    size = SizeResult(millions=5, layers=1, hidden_size=1, shapes=timings, streams=(), workers=())
-    assert _left_out(size, ["1x8", "2x8"]) == ["5 M parameters: no time was left for the shapes 1 × 8, 2 × 8."]
+    size = SizeResult(
+        millions=5, layers=1, hidden_size=1, shapes=timings, streams=(), workers=(), left_out=("int8: no such kernel",)
+    )
+    assert notes_of(size, ["1x8", "2x8"]) == [
+        "5 M parameters, without int8: no such kernel.",
+        "5 M parameters: no time was left for the shapes 1 × 8, 2 × 8.",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from tuneport.folders import sha256
 from tuneport.schema.loading import load_manifest
+from tuneport.stages.benchmarks import torch_footprint
 
 
 def test_verify_names_every_variant_of_a_sound_artifact(tiny_artifact: Path) -> None:
@@ -173,7 +174,10 @@ def test_the_folder_that_one_is_in_is_no_out(
     assert (done.code, done.err) == (1, "error: . is the folder that you are in; choose a new folder within it\n")
 
 
-def test_bench_writes_a_report_of_every_variant_against_torch(tiny_artifact: Path, tmp_path: Path) -> None:
+def test_bench_writes_a_report_of_every_variant_against_torch(
+    tiny_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(torch_footprint.DTYPES, "bf16")  # one process that imports torch is enough
     answer = tuneport("bench", tiny_artifact, "--out", tmp_path / "report", "--num-inputs", "40", *QUICK)
     assert answer.code == 0
     report = json.loads((tmp_path / "report" / "report.json").read_text())
@@ -185,6 +189,7 @@ def test_bench_writes_a_report_of_every_variant_against_torch(tiny_artifact: Pat
     assert results["fp32"]["metric"] == results["torch fp32"]["metric"]
     assert results["fp32"]["metric"]["value"] == pytest.approx(0.9)
     assert results["torch fp32"]["timing"]["speed_up"] == 1.0
+    assert results["torch fp32"]["memory_mib"] > 50
     for result in results.values():
         timing = result["timing"]
         assert 0 < timing["latency_ms_p50"] <= timing["latency_ms_p95"]

@@ -8,6 +8,7 @@ import pytest
 from kit.command import tuneport
 from packaging.requirements import Requirement
 
+from tuneport.cli.doctor import INDENT, fit
 from tuneport.doctor import environment, machine, packages
 from tuneport.doctor.engines import Probe, run_probe
 from tuneport.doctor.findings import Finding
@@ -29,7 +30,7 @@ def test_a_working_environment_passes_with_every_installed_engine_tried() -> Non
     assert [each for each in report["findings"] if each["status"] in ("warning", "error") and not each["remedy"]] == []
 
 
-def test_what_prevents_commands_gives_exit_code_1_and_a_remedy_in_one_line_each(
+def test_what_prevents_commands_gives_exit_code_1_and_a_remedy_each(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
@@ -38,12 +39,24 @@ def test_what_prevents_commands_gives_exit_code_1_and_a_remedy_in_one_line_each(
     monkeypatch.setenv("OMP_NUM_THREADS", "4096")
     answer = tuneport("doctor")
     assert answer.code == 1
-    lines = {line.partition(": ")[0].split(maxsplit=1)[1]: line for line in answer.out.splitlines()}
+    unbroken = answer.out.replace(f"\n{INDENT}", " ").splitlines()
+    lines = {line.partition(": ")[0].split(maxsplit=1)[1]: line for line in unbroken}
     assert lines["BentoML home"].startswith("error ")
     assert lines["BentoML home"].endswith("(Not a directory); set BENTOML_HOME to a folder that can be written")
     assert "TUNEPORT_COLOUR: no setting of that name; correct or unset them" in lines["service"]
     assert "OMP_NUM_THREADS=4096, and " in lines["threads"]
     assert lines["onnxruntime on cpu"].startswith("ok ")
+    assert [line for line in answer.out.splitlines() if len(line) > 80 and " " in line.strip()] == []
+
+
+def test_a_long_finding_is_broken_at_the_width_of_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = "warning processor: " + "avx512f " * 20
+    for columns in (60, 80):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        first, *others = fit(words).splitlines()
+        assert first.startswith("warning processor: avx512f")
+        assert all(line.startswith(f"{INDENT}avx512f") and len(line) <= columns for line in others)
+        assert " ".join([first, *(line.strip() for line in others)]) == words.strip()
 
 
 def test_the_probes_graph_is_what_onnx_writes() -> None:
@@ -72,6 +85,7 @@ def test_packages_that_are_missing_excluded_or_not_the_tested_ones() -> None:
     assert wrong.found.endswith("and <1 is required")
     assert packages.check_pins({"numpy": "1.0"}, {"numpy"}).status == "warning"
     assert packages.check_pins({"numpy": "1.0"}, {"torch"}).status == "note"
+    assert packages.check_pins({"numpy": "1.0"}, set()).remedy == "pip install numpy==1.0"
     assert packages.check_pins({"absent": "1.0"}, set()).status == "ok"
     assert packages.tested_versions()["torch"] == "2.13.0"
     assert packages.check_python("3.10.1").status == "error"

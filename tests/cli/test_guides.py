@@ -19,6 +19,7 @@ import datasets
 import httpx
 import pytest
 from kit import ROOT
+from kit.guides import BLOCK, reader_environment
 
 from tuneport.stages.serve.process import free_port
 from tuneport.tasks import all_tasks
@@ -29,6 +30,7 @@ GUIDES = (
     "howto/checkpoint.md", "howto/objective.md", "howto/quantization.md", "howto/upgrade.md", "deployment.md",
     "batch-scoring.md",
 )  # fmt: skip
+LIVE_UPGRADE = "howto/live-upgrade.md"
 TUTORIALS = tuple(f"tutorials/{task}.md" for task in all_tasks())
 SHORTER = {
     "finetune": ["--set", "max_length=32"],
@@ -45,7 +47,7 @@ def lines_of(document: str, program: str = "tuneport") -> list[str]:
     text = (DOCS / document).read_text(encoding="utf-8")
     return [
         " ".join(line.split())
-        for block in re.findall(r"^```bash\n(.*?)^```", text, re.M | re.S)
+        for block in BLOCK.findall(text)
         for line in block.replace("\\\n", " ").splitlines()
         if line.startswith(f"{program} ")
     ]
@@ -138,6 +140,29 @@ def test_a_guide(document: str, exported: Path, tiny_checkpoint: Path) -> None:
         run(arguments, exported, tiny_checkpoint, requests_of(document))
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_guide_of_a_live_upgrade(tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path) -> None:
+    """All of its commands, in one shell: the service runs from the first section to the last."""
+    prepare(tmp_path, tiny_checkpoint, tiny_data)
+    for arguments in commands(QUICK_STARTS[0])[:2]:
+        run(arguments, tmp_path, tiny_checkpoint)
+    script = "\n".join(BLOCK.findall((DOCS / LIVE_UPGRADE).read_text(encoding="utf-8")))
+    done = subprocess.run(
+        ["bash", "-e"], input=script.replace("127.0.0.1:3000", f"127.0.0.1:{(port := free_port())}").replace(
+            "--grpc-port 0", f"--grpc-port 0 --port {port}"
+        ), cwd=tmp_path, env=reader_environment(tmp_path, tiny_checkpoint), capture_output=True, text=True,
+        timeout=800, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{(tmp_path / 'live-upgrade.log').read_text()}"
+    [new, old] = re.findall(r"^news (\w+) answers all requests$", done.stdout, re.M)
+    assert f"news {new} gets copies of requests" in done.stdout
+    assert f"news {new} answers 0.1 of the requests" in done.stdout
+    assert f"news  {new}  READY  answers 0.1 of the requests" in done.stdout
+    assert f'model_version="{new}"' in done.stdout  # of the shadow's counts
+    assert re.findall(r'"model":{[^}]*"version":"(\w+)"', done.stdout) == [new, old]
+
+
 KEYS = ("label", "text", "answer", "entity")
 """Parts of a prediction that another processor does not change; scores it may."""
 
@@ -174,7 +199,9 @@ def test_a_tutorial(document: str, tmp_path: Path) -> None:
 def test_every_page_with_commands_is_run() -> None:
     pages = {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
     elsewhere = {"howto/rollout.md"}  # tests/deploy/test_rollout.py
-    assert {page for page in pages if lines_of(page)} - elsewhere == {*QUICK_STARTS, *GUIDES, *TUTORIALS}
+    assert {page for page in pages if lines_of(page)} - elsewhere == {
+        *QUICK_STARTS, *GUIDES, *TUTORIALS, LIVE_UPGRADE,
+    }  # fmt: skip
 
 
 def test_requests_are_of_pages_that_start_a_service() -> None:

@@ -23,10 +23,11 @@ from tuneport.stages.export.config import ExportConfig
 from tuneport.stages.finetune.config import FinetuneConfig
 from tuneport.stages.serve.settings import Settings
 from tuneport.tasks import all_tasks
+from tuneport.version import VERSION
 
 COMMANDS = (
     "average", "bench", "bench-endpoint", "build", "containerize", "demo", "doctor", "export", "finetune", "init",
-    "inspect", "keygen", "plan", "predict", "pull", "push", "score", "search", "serve", "sign", "verify",
+    "inspect", "keygen", "models", "plan", "predict", "pull", "push", "score", "search", "serve", "sign", "verify",
 )  # fmt: skip
 CONFIGS: dict[str, tuple[type[BaseModel], ...]] = {
     "export": (ExportConfig,),
@@ -260,6 +261,12 @@ def test_wrong_usage_exits_with_2(arguments: tuple[str, ...]) -> None:
     assert "Usage: tuneport" in answer.out + answer.err
     if len(arguments) > 2 and arguments[-2].startswith("--"):
         assert arguments[-2] in answer.err or "KEY=VALUE" in answer.err
+
+
+def test_the_version_is_printed() -> None:
+    answer = tuneport("--version")
+    assert (answer.code, answer.out) == (0, f"tuneport {VERSION}\n")
+    assert tuneport("--help").out.startswith("Usage: tuneport [OPTIONS] COMMAND [ARGS]...\n\n  Fine-tune a transformer")
 
 
 def test_the_help_of_fine_tuning_shows_every_task_with_its_columns() -> None:

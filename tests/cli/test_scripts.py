@@ -27,6 +27,7 @@ FAILING: dict[str, tuple[str, ...]] = {
     "init": ("absent.csv", "--out", "f.toml"),
     "inspect": ("absent",),
     "keygen": ("taken/run",),
+    "models": ("http://127.0.0.1:1", "load", "news", "--quiet"),
     "plan": ("--rate", "5", "--p99-ms", "50", "--report", "absent"),
     "predict": ("absent", "a text"),
     "pull": ("absent", "--out", "out"),
@@ -39,7 +40,8 @@ FAILING: dict[str, tuple[str, ...]] = {
 }
 """Command → arguments with which it fails."""
 WITH_JSON = {
-    "bench", "bench-endpoint", "build", "doctor", "export", "inspect", "plan", "pull", "push", "score", "verify",
+    "bench", "bench-endpoint", "build", "doctor", "export", "inspect", "models", "plan", "pull", "push", "score",
+    "verify",
 }  # fmt: skip
 
 

@@ -33,6 +33,21 @@ def test_a_signal_while_commands_are_imported_gives_one_line(module: str, signal
     assert (done.returncode, done.stdout, done.stderr) == (130, "", f"{INTERRUPTED}\n")
 
 
+@pytest.mark.parametrize("arguments", [["--version"], ["inspect", "absent"]])
+def test_a_signal_while_the_interpreter_ends_prints_no_traceback(arguments: list[str]) -> None:
+    script = f"""
+import atexit, os, signal, sys
+atexit.register(lambda: os.kill(os.getpid(), signal.SIGTERM))
+sys.argv = {["tuneport", *arguments]!r}
+from tuneport.cli.main import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 130
+    assert done.stderr.endswith(f"{INTERRUPTED}\n")
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("closed", ["2>&-", "0<&- 2>&-", "0<&-"])
 def test_closed_streams_do_not_prevent_a_command(closed: str, tiny_artifact: Path) -> None:
     command = [sys.executable, "-m", "tuneport", "verify", str(tiny_artifact)]

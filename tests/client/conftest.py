@@ -4,13 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kit.exports import quick_exports
-from kit.generative import build_causal
 from kit.servers import KEY
 from kit.serving import LocalService, local_service
-from kit.tokenizers import byte_tokenizer
 
-from tuneport.stages.export.pipeline import ExportConfig, export
 from tuneport.stages.serve.bento import SERVICE, register, serve_command
 from tuneport.stages.serve.process import free_port, running
 
@@ -27,11 +23,6 @@ def addresses(tiny_artifact: Path) -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture(scope="package")
-def generator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalService]:
-    folder = tmp_path_factory.mktemp("generator")
-    base = build_causal(folder / "checkpoint", "gpt2", byte_tokenizer(["one two three four five six"]))
-    with quick_exports():
-        config = ExportConfig(checkpoint=base, name="tiny", task="text-generation", variants=("fp32",))
-        export(config, folder / "out")
-    with local_service(folder / "out") as local:
+def generator(chat: Path) -> Iterator[LocalService]:
+    with local_service(chat) as local:
         yield local

@@ -18,10 +18,11 @@ from kit.scripted import Answer, scripted_server
 from kit.servers import KEY
 from kit.serving import LocalService, local_service
 from kit.texts import random_texts
+from kit.versions import make_repository
 
 import tuneport
 from tuneport import errors
-from tuneport.client import Predictions
+from tuneport.client import ModelName, ModelVersion, Predictions
 from tuneport.client.retries import Attempts
 from tuneport.errors import RequestError, TuneportError
 from tuneport.runtime.predictor import Predictor
@@ -107,8 +108,9 @@ def test_an_error_is_the_exception_that_the_service_raised(call: Call, address: 
     with pytest.raises(errors.InputError if address.startswith("grpc") else errors.PayloadTooLarge) as too_large:
         call(address, "predict", ["a"] * 600, api_key=KEY, model="tiny")
     assert too_large.value.code == "too_many_inputs"
-    with pytest.raises(errors.NotFound, match="no model other"):
-        call(address, "metadata", api_key=KEY, model="other")
+    for method, *arguments in (("metadata",), ("predict", ["a"])):
+        with pytest.raises(errors.NotFound, match="no model other"):
+            call(address, method, *arguments, api_key=KEY, model="other")
 
 
 def test_what_cannot_be_sent_is_refused_before(call: Call, address: str) -> None:
@@ -348,3 +350,27 @@ for order in range(2):
 def test_an_unknown_attribute_of_the_package_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="Clint"):
         tuneport.Clint  # noqa: B018
+
+
+def test_models_are_listed_loaded_and_unloaded(call: Call, tiny_artifact: Path, tmp_path: Path) -> None:
+    repository = make_repository(tmp_path / "repository", tiny_artifact)
+    v0, v1 = repository.versions["v0"], repository.versions["v1"]
+
+    def state() -> str:
+        found = {each.version: each for each in call(local.url, "list_models", api_key="admin")}
+        return f"{found[v1].state} {found[v1].reason}"
+
+    with local_service(tiny_artifact, admin_keys="admin", model_repository=repository.folder) as local:
+        assert call(local.url, "list_models")[0] == ModelVersion("tiny", v0, "READY", "")
+        assert state() == "UNAVAILABLE not loaded"
+        assert call(local.url, "load_model", "tiny", v1, api_key="admin") == ModelName("tiny", v1, "fp32")
+        assert state() == "READY "
+        assert local.post().json()["model"]["version"] == v1
+        call(local.url, "load_model", "other", api_key="admin")
+        call(local.url, "unload_model", "other", api_key="admin")
+        with pytest.raises(errors.ModelNotLoaded, match="answers requests"):
+            call(local.url, "unload_model", "tiny", api_key="admin")
+        with pytest.raises(errors.Unauthenticated):
+            call(local.url, "load_model", "tiny")
+    with pytest.raises(errors.InputError, match="over HTTP"):
+        call("grpc://127.0.0.1:1", "list_models", model="tiny")

@@ -1,6 +1,7 @@
 """Messages on data as people have it: what is wrong, in which row of which file, and what to do."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,13 @@ def refusal(source: Path, task: str) -> str:
 
 def test_every_task_is_here() -> None:
     assert ROWS.keys() == SPOILT.keys() == {name for name, spec in all_tasks().items() if spec.package is None}
+
+
+def test_a_message_lists_the_first_rows_of_a_file_that_was_shuffled(tmp_path: Path) -> None:
+    rows = [{"text": "" if i % 2 else "a b", "label": "xy"[i // 2 % 2]} for i in range(60)]
+    message = refusal(write_rows(tmp_path / "x.jsonl", rows), "text-classification")
+    assert re.findall(r"row (\d+)", message) == ["2", "4", "6", "8", "10"]
+    assert "(and 25 more)" in message
 
 
 @pytest.mark.parametrize("task", sorted(ROWS.keys() - {"automatic-speech-recognition"}))

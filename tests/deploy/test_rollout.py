@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -14,12 +13,12 @@ from pathlib import Path
 import httpx
 import pytest
 from kit import ROOT
+from kit.guides import BLOCK, reader_environment
 
 from tuneport.stages.serve.process import free_port
 
 GUIDE = ROOT / "docs" / "howto" / "rollout.md"
 SECTION = re.compile(r"^## (.+?)\n(.*?)(?=^## |\Z)", re.M | re.S)
-BLOCK = re.compile(r"^```bash\n(.*?)^```", re.M | re.S)
 CLIENTS = 4
 REQUESTS_A_PHASE = 200
 
@@ -28,14 +27,6 @@ pytestmark = [
     pytest.mark.timeout(900),
     pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed (apt-get install nginx-light)"),
 ]
-
-WRAPPER = """#!{python}
-import os, sys
-words = ["{checkpoint}" if word == "minilm-l6" else word for word in sys.argv[1:]]
-shorter = {{"finetune": ["--set", "max_length=32"], "export": ["--mixed-precision-minutes", "0.05"]}}
-os.execv("{python}", ["{python}", "-m", "tuneport", *words, *shorter.get(words[0], [])])
-"""
-"""A program `tuneport` that puts the tiny model in the place of the embedded one."""
 
 
 class Load:
@@ -113,17 +104,7 @@ def shell(tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path) -> Iterator[Sh
     ports = {port: str(free_port()) for port in ("3100", "3200", "8080")}
     config = tmp_path / "deploy" / "nginx" / "nginx.conf"
     config.write_text(config.read_text().replace("8080", ports["8080"]))
-    program = tmp_path / "bin" / "tuneport"
-    program.parent.mkdir()
-    program.write_text(WRAPPER.format(python=sys.executable, checkpoint=tiny_checkpoint))
-    program.chmod(0o755)
-    environment = {
-        **os.environ,
-        "PATH": f"{program.parent}:{os.environ['PATH']}",
-        "BENTOML_HOME": str(tmp_path / "bentoml"),
-        "PYTHONWARNINGS": "ignore",
-        "TUNEPORT_VARIANT": "fp32",
-    }
+    environment = reader_environment(tmp_path, tiny_checkpoint)
     first = "tuneport finetune --task text-classification --model minilm-l6 --data demo/data --out runs/news"
     for command in (first, "tuneport export runs/news --out artifacts/news"):
         subprocess.run(command, shell=True, cwd=tmp_path, env=environment, check=True, capture_output=True)

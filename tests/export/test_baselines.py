@@ -10,11 +10,12 @@ from kit.exports import Prepared
 from tuneport.errors import EngineError
 from tuneport.host import Host
 from tuneport.runtime.batch import EncodedInput
-from tuneport.runtime.scheduler import BatchLimits
+from tuneport.runtime.scheduler import BatchLimits, candidate_limits
 from tuneport.schema.torch_setup import REFERENCE, TorchSetup
 from tuneport.stages.export.baselines import baseline_setups, choose_baseline, cuda_setups, honest_baselines
-from tuneport.stages.export.benchmark import BenchmarkTarget, benchmark, candidate_limits
+from tuneport.stages.export.benchmark import benchmark
 from tuneport.stages.export.reference import TorchModel
+from tuneport.stages.export.target import BenchmarkTarget
 
 FP32, FP16 = TorchSetup(device="cuda"), TorchSetup(device="cuda", precision="fp16")
 TF32, BF16 = TorchSetup(device="cuda", tf32=True), TorchSetup(device="cuda", precision="bf16")
@@ -95,7 +96,9 @@ def test_a_turn_of_a_gpu_lasts_as_long_as_it_needs() -> None:
     rows = [EncodedInput([1] * 8, [0] * 8, False)] * 4
     target = BenchmarkTarget(lambda batch: calls.append(time.sleep(0.001)), TorchSetup(), device="cuda")
     results = benchmark({REFERENCE: target}, rows, rounds=1, singles=1)
-    assert len(calls) >= 3 * len(results[REFERENCE].turns_s)
+    seconds = results[REFERENCE].seconds
+    assert seconds is not None
+    assert len(calls) >= 3 * len(seconds.values)
 
 
 def test_torch_has_the_choice_of_batches_of_its_device(prepared: Prepared) -> None:

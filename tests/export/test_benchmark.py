@@ -4,13 +4,16 @@ import itertools
 import random
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 
 from tuneport.runtime.batch import EncodedInput
 from tuneport.runtime.scheduler import BATCH_TOKENS, BatchLimits
 from tuneport.schema.torch_setup import TorchSetup
-from tuneport.stages.export.benchmark import MAX_TURNS, BenchmarkTarget, benchmark, enough_rows
+from tuneport.stages.export.benchmark import MAX_TURNS, benchmark, enough_rows
+from tuneport.stages.export.results import BenchmarkResult
+from tuneport.stages.export.target import BenchmarkTarget
 from tuneport.stages.export.turns import split_rows
 
 
@@ -21,6 +24,11 @@ def sleep_ms(milliseconds: float) -> Callable[[Sequence[EncodedInput]], None]:
         time.sleep(milliseconds * len(rows) / 1000)
 
     return run_batch
+
+
+def turns(result: BenchmarkResult) -> int:
+    assert result.seconds is not None
+    return len(result.seconds.values)
 
 
 def test_speed_up_is_relative_to_the_baseline_and_latency_is_that_of_one_row() -> None:
@@ -59,14 +67,14 @@ def test_a_noisy_machine_is_named_and_a_quiet_one_stops_early() -> None:
     targets = {"torch fp32": BenchmarkTarget(steady, TorchSetup()), "same": BenchmarkTarget(steady)}
     quiet = benchmark(targets, rows, singles=1, precision=0.3)
     assert not quiet["same"].timing.is_noisy
-    assert len(quiet["same"].turns_s) < MAX_TURNS
+    assert turns(quiet["same"]) < MAX_TURNS
     noisy = benchmark(
         {**targets, "erratic": BenchmarkTarget(erratic)}, rows, singles=1, precision=0.01, max_seconds=0.2
     )
     assert noisy["erratic"].timing.is_noisy
     low, high = noisy["erratic"].timing.speed_up_interval or (1.0, 1.0)
     assert low < high
-    assert len({len(result.turns_s) for result in noisy.values()}) == 1
+    assert len({turns(result) for result in noisy.values()}) == 1
 
 
 def test_targets_take_turns_on_the_same_rows() -> None:
@@ -85,6 +93,14 @@ def test_targets_take_turns_on_the_same_rows() -> None:
     assert changes >= 8
     work = {name: sum(tokens for who, tokens in order if who == name) for name in ("torch fp32", "b")}
     assert work["torch fp32"] == work["b"]
+
+
+def test_a_turn_of_single_rows_keeps_all_streams_busy() -> None:
+    """A turn of one row would show a second stream as useless."""
+    rows = [EncodedInput([1] * 64, [0] * 64, False)] * 32
+    one = BenchmarkTarget(sleep_ms(5), limits=(BatchLimits(1),))
+    results = benchmark({"one": one, "two": replace(one, streams=2)}, rows, rounds=1, singles=1)
+    assert results["two"].timing.speed_up == pytest.approx(2, rel=0.3)
 
 
 def test_parts_hold_every_row_once_and_the_same_mixture_of_lengths() -> None:

@@ -13,12 +13,12 @@ from tuneport.errors import EngineError, GateError
 from tuneport.runtime.batch import EncodedInput
 from tuneport.runtime.runner import ModelRunner
 from tuneport.schema.artifact import Candidate, Execution, Footprint, Manifest, Rejected
-from tuneport.stages.export import alternatives, pipeline
-from tuneport.stages.export.alternatives import best_alternative, choose_execution
-from tuneport.stages.export.benchmark import BenchmarkResult
+from tuneport.stages.export import alternatives, record
+from tuneport.stages.export.alternatives import Chosen, best_alternative, choose_execution
 from tuneport.stages.export.build import Passed, VariantBuilder
 from tuneport.stages.export.graph import Graph
 from tuneport.stages.export.passes.context import BuildContext, Pass
+from tuneport.stages.export.results import BenchmarkResult
 from tuneport.stages.export.variants import VARIANTS, VariantSpec
 
 
@@ -159,7 +159,7 @@ def test_a_variant_records_its_streams_and_its_batches(
 ) -> None:
     """Several streams are chosen only if they raise throughput by 5 %; rows that run alone keep the default batch."""
     footprint = Footprint(memory_mib=7.0, cold_start_ms=8.0)
-    monkeypatch.setattr(pipeline, "measure_footprint", lambda *_: footprint)
+    monkeypatch.setattr(record, "measure_footprint", lambda *_: footprint)
     recorded = manifest.variant("int8")
     execution = recorded.execution.model_copy(update={"max_batch_tokens": 1024, "streams": 1})
     execution = execution.model_copy(update={"single_row_batches": single_row_batches})
@@ -176,7 +176,7 @@ def test_a_variant_records_its_streams_and_its_batches(
     monkeypatch.setattr(alternatives, "benchmark", lambda *_, **__: results)
     chosen = choose_execution(builder, passed, [])
     result = results[best_alternative("int8", results, "throughput")]
-    (variant,), _ = pipeline.record_variants(builder, ("calm",), [passed], {"int8": result}, {"int8": chosen})
+    (variant,), _ = record.record_variants(builder, ("calm",), [passed], {"int8": result}, {"int8": chosen})
     assert (variant.execution.streams, variant.execution.max_batch_tokens) == (streams, max_batch_tokens)
     assert variant.evidence.timing == (faster if streams == 2 else timing)
     assert variant.evidence.footprint == footprint
@@ -190,18 +190,18 @@ def test_a_variant_that_does_not_open_in_its_own_process_is_rejected_and_fp32_en
     def fail(*_: object) -> Footprint:
         raise EngineError("it does not open in a process of its own (no library)", "choose other variants")
 
-    monkeypatch.setattr(pipeline, "measure_footprint", fail)
+    monkeypatch.setattr(record, "measure_footprint", fail)
     builder = prepared.builder(tmp_path)
     (builder.folder / "onnx" / "int8").mkdir()
     recorded = manifest.variant(name)
     candidate, evidence = Candidate(name=name, execution=recorded.execution), recorded.evidence
     passed = [Passed(candidate, evidence.parity, evidence.metric, tolerance=0.1)]
-    results, executions = {name: BenchmarkResult(evidence.timing, 128)}, {name: recorded.execution}
+    results, chosen = {name: BenchmarkResult(evidence.timing, 128)}, {name: Chosen(recorded.execution, 1.0)}
     if name == "fp32":
         with pytest.raises(EngineError, match="no library"):
-            pipeline.record_variants(builder, ("calm",), passed, results, executions)
+            record.record_variants(builder, ("calm",), passed, results, chosen)
         return
-    variants, rejected = pipeline.record_variants(builder, ("calm",), passed, results, executions)
+    variants, rejected = record.record_variants(builder, ("calm",), passed, results, chosen)
     assert variants == []
     assert [(each.name, "no library" in each.reason) for each in rejected] == [("int8", True)]
     assert not (builder.folder / "onnx" / "int8").exists()

@@ -10,11 +10,14 @@ from kit.command import tuneport
 from tuneport.runtime.batch import EncodedInput
 from tuneport.schema.artifact import Manifest, Rejected, Student, Variant
 from tuneport.schema.torch_setup import TorchSetup
-from tuneport.stages.export.benchmark import BenchmarkResult, BenchmarkTarget, is_decided
+from tuneport.stages.export.benchmark import is_decided
 from tuneport.stages.export.card import card
 from tuneport.stages.export.config import Objective
+from tuneport.stages.export.intervals import Samples
 from tuneport.stages.export.pareto import draw_pareto, pareto_front
+from tuneport.stages.export.results import BenchmarkResult
 from tuneport.stages.export.select import select_default
+from tuneport.stages.export.target import BenchmarkTarget
 from tuneport.stages.export.turns import Stop, Worker, time_turns
 
 
@@ -61,7 +64,7 @@ def test_the_simpler_variant_is_preferred_only_where_two_tie(
     chance = np.random.default_rng(4)
     variants, results = [], {}
     for source, each in zip(manifest.variants, (1.0, seconds), strict=True):
-        samples = tuple(float(sample) for sample in each * chance.uniform(1 - spread, 1 + spread, 11))
+        samples = Samples.of(each * chance.uniform(1 - spread, 1 + spread, 11))
         variant = renamed(source, source.name, texts_per_s=1 / each, p50=each)
         variants.append(variant)
         results[source.name] = BenchmarkResult(variant.evidence.timing, 128, samples, samples)
@@ -139,14 +142,14 @@ def test_a_student_must_be_better_than_int8_beyond_noise(manifest: Manifest) -> 
             samples = tuple(
                 float(each) for each in seconds * np.random.default_rng(4).uniform(1 - spread, 1 + spread, 11)
             )
-            noise = samples if variant is pruned else samples[::-1]
+            noise = Samples.of(samples if variant is pruned else samples[::-1])
             results[variant.name] = BenchmarkResult(variant.evidence.timing, 128, noise, noise)
         assert select_default([pruned, int8], "throughput", results)[0] == best
     # A doubt about the student is none about int8.
     fp32 = renamed(manifest.variants[0], "fp32", texts_per_s=0.4, p50=2.5)
     chance = np.random.default_rng(4).uniform(0.4, 1.6, 11)
     for variant, seconds in ((pruned, 0.9 * chance), (int8, 1.0 * chance[::-1]), (fp32, 2.5 * chance[::-1])):
-        samples = tuple(map(float, seconds))
+        samples = Samples.of(seconds)
         results[variant.name] = BenchmarkResult(variant.evidence.timing, 128, samples, samples)
     name, because = select_default([pruned, fp32, int8], "throughput", results)
     assert (name, "pruned, a student, is" in because) == ("int8", True)

@@ -1,5 +1,6 @@
 """The student of an export: what it is trained on, how many layers it has, who shares it, and when there is none."""
 
+import fcntl
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -124,6 +125,23 @@ def test_two_exports_at_the_same_time_train_one_student(deep: Prepared, tmp_path
     assert [each.name for each in (deep.config.checkpoint / STUDENTS).iterdir() if each.is_file()] == []
 
 
+def test_an_error_of_the_progress_while_it_waits_ends_the_export(deep: Prepared, tmp_path: Path) -> None:
+    """It must not be taken for a file system without locks: two exports would train the same student."""
+
+    def progress(line: str) -> None:
+        if line.startswith("waiting for another export"):
+            raise BrokenPipeError(32, "Broken pipe")
+
+    student = builder_of(deep, tmp_path, progress)[0].context.student
+    assert student is not None
+    lock = deep.config.checkpoint / STUDENTS / f".{student._key()}.lock"
+    lock.parent.mkdir()
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(BrokenPipeError):
+            student.make()
+
+
 def test_where_it_cannot_be_kept_it_is_trained_all_the_same(deep: Prepared, tmp_path: Path) -> None:
     (deep.config.checkpoint / STUDENTS).write_text("in the way")
     builder, lines = builder_of(deep, tmp_path)
@@ -242,15 +260,10 @@ def test_a_student_that_is_not_worth_its_training_is_refused_with_the_reason(
         check_worth(deep.config.model_copy(update=settings), deep.source, deep.reference)
 
 
-def test_students_of_slow_or_failed_variants_are_not_trained(
-    deep: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_students_of_slow_or_failed_variants_are_not_trained(deep: Prepared, tmp_path: Path) -> None:
     builder, lines = builder_of(deep, tmp_path)
-    passed = {name: build(builder, name) for name in ("fp32", "int8")}
-    costs = {"fp32": 1.0, "int8": 0.5}
-    monkeypatch.setattr("tuneport.stages.export.screening.measure_costs", lambda *_: costs)
     specs = {name: STUDENT_VARIANTS[name] for name in ("pruned", "pruned-int8", "pruned-openvino-int8")}
-    chosen, rejected = screen_students(builder, specs, [*passed.values()])
+    chosen, rejected = screen_students(builder, specs, {"fp32": 1.0, "int8": 0.5})
     assert list(chosen) == ["pruned-int8"]
     assert {each.name: each.reason for each in rejected} == {
         "pruned": "it is not built, because fp32 costs 2.00 times as much as int8",
@@ -276,4 +289,4 @@ def test_an_export_with_data_tries_a_student_and_says_so(deep: Prepared, tmp_pat
 def test_a_model_of_two_layers_has_none_to_spare(prepared: Prepared, tmp_path: Path) -> None:
     reason = "a student needs a model of 3 layers or more, and this one has 2"
     specs = {"pruned-int8": VARIANTS["pruned-int8"]}
-    assert screen_students(prepared.builder(tmp_path), specs, []) == ({}, [Rejected(name="pruned-int8", reason=reason)])
+    assert screen_students(prepared.builder(tmp_path), specs, {}) == ({}, [Rejected(name="pruned-int8", reason=reason)])

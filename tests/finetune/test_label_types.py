@@ -101,4 +101,4 @@ def test_texts_that_are_truncated_are_counted(base: Path, tmp_path: Path) -> Non
     lengths = prepared.features["validation"]["length"]
     assert lengths == [10, 32, 32]
     assert prepared.features["validation"]["truncated"] == [False, True, False]
-    assert "4 of 12 rows of train.jsonl are longer than the settings allow and were truncated" in prepared.warnings
+    assert "4 of 12 rows of train.jsonl are longer than the settings allow and are truncated" in prepared.warnings

@@ -117,7 +117,7 @@ def test_a_text_is_learnt_whole_with_its_end(settings: Settings, tokenizer: PreT
     assert short["input_ids"] == [*ids, tokenizer.eos_token_id]
     assert short["labels"] == [-100, *ids[1:], tokenizer.eos_token_id]
     cut = sum(len(tokenizer(text)["input_ids"]) >= 10 for text in TEXTS[-5:])
-    assert f"{cut} of 5 rows of test.jsonl are longer than the settings allow and were truncated" in prepared.warnings
+    assert f"{cut} of 5 rows of test.jsonl are longer than the settings allow and are truncated" in prepared.warnings
 
 
 def test_the_end_is_learnt_and_padding_is_not_though_they_are_one_token() -> None:

@@ -121,8 +121,7 @@ def test_rows_become_prefixed_sources_and_targets_that_end(settings: Settings, t
     cut = sum(len(each["source"].split()) > 4 for each in ROWS[:8])
     assert 0 < cut < 8
     assert (
-        f"{cut} of 8 rows of validation.jsonl are longer than the settings allow and were truncated"
-        in prepared.warnings
+        f"{cut} of 8 rows of validation.jsonl are longer than the settings allow and are truncated" in prepared.warnings
     )
     inputs = {name: row[name] for name in ("input_ids", "attention_mask", "labels")}
     batch = prepared.task.collator(tokenizer, load_model(prepared))([inputs, {**inputs, "labels": [7, END]}])

@@ -19,7 +19,7 @@ from tuneport.runtime.scheduler import BatchLimits
 from tuneport.runtime.tasks.base import RuntimeTask
 from tuneport.schema.artifact import PICTURE, File, Footprint, Manifest
 from tuneport.schema.torch_setup import CPU_REFERENCE
-from tuneport.stages.export import alternatives, artifact, benchmark, pipeline
+from tuneport.stages.export import alternatives, artifact, benchmark, groups, pipeline, record
 from tuneport.stages.export.build import Requirements, VariantBuilder
 from tuneport.stages.export.build_context import build_context
 from tuneport.stages.export.config import ExportConfig
@@ -33,8 +33,8 @@ from tuneport.stages.export.steps import Steps
 def one_round() -> Iterator[None]:
     """Let exports time one pass over the rows, however wide the intervals are."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (alternatives, pipeline):
-            patch.setattr(module, "benchmark", functools.partial(benchmark.benchmark, rounds=1))
+        patch.setattr(alternatives, "benchmark", functools.partial(benchmark.benchmark, rounds=1))
+        patch.setattr(groups, "measure", functools.partial(benchmark.measure, rounds=1))
         yield
 
 
@@ -47,8 +47,8 @@ def quick_exports() -> Iterator[None]:
         return File.of(folder, PICTURE)
 
     with one_round(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "measure_footprint", lambda *_: Footprint(memory_mib=1.0, cold_start_ms=1.0))
-        patch.setattr(pipeline, "TIMED_ROWS", 4)
+        patch.setattr(record, "measure_footprint", lambda *_: Footprint(memory_mib=1.0, cold_start_ms=1.0))
+        patch.setattr(groups, "TIMED_ROWS", 4)
         patch.setattr(artifact, "draw_pareto", draw_nothing)
         yield
 

@@ -15,8 +15,8 @@ from kit.hostile import NAMES, ask_server, write_hostile_modules
 RUN_COMMANDS = """
 import functools, json, sys
 from tuneport.cli.main import main
-from tuneport.stages.export import pipeline
-pipeline.benchmark, pipeline.TIMED_ROWS = functools.partial(pipeline.benchmark, rounds=1), 4
+from tuneport.stages.export import groups
+groups.measure, groups.TIMED_ROWS = functools.partial(groups.measure, rounds=1), 4
 for arguments in json.loads(sys.argv[1]):
     sys.argv = ["tuneport", *arguments]
     try:

@@ -9,7 +9,7 @@ from kit.serving import LocalService, local_service
 
 from tuneport.schema.artifact import Manifest
 from tuneport.stages.serve.http import model_management, open_inference
-from tuneport.stages.serve.http.model_management import outcome_of
+from tuneport.stages.serve.models.statistics import outcome_of
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,10 @@
 
 import asyncio
 import json
-import shutil
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +13,12 @@ import grpc
 import httpx
 import psutil
 import pytest
-from kit.artifacts import alter_golden, change_byte, reseal
 from kit.engines import StalledEngine, fail_with, wait_until
 from kit.serving import LocalService, infer_request, local_service
+from kit.versions import ADMIN, Repository, change_models, version_of
+from prometheus_client.parser import text_string_to_metric_families
 
 from tuneport.errors import ModelNotLoaded, TuneportError
-from tuneport.schema.loading import load_manifest
 from tuneport.stages.serve import logs
 from tuneport.stages.serve.admission import AdmissionController
 from tuneport.stages.serve.deployment import check_several
@@ -28,45 +26,12 @@ from tuneport.stages.serve.grpc import open_inference_pb2 as pb
 from tuneport.stages.serve.grpc.server import GrpcServer
 from tuneport.stages.serve.grpc.servicer import SERVICE
 from tuneport.stages.serve.inference import Inference
-from tuneport.stages.serve.models.host import LoadOptions, ModelHost
+from tuneport.stages.serve.models.host import ModelHost
 from tuneport.stages.serve.models.registry import ModelRegistry, place_of
+from tuneport.stages.serve.models.state import LoadOptions
 from tuneport.stages.serve.process import free_port, running, supervisor_command
 from tuneport.stages.serve.settings import Settings
 from tuneport.stages.serve.supervisor import WORKER
-
-ADMIN = {"x-api-key": "admin"}
-TEMPERATURES = {"v1": 1.0001, "damaged": 1.0002, "wrong": 1.0003, "relabelled": 1.0004}
-"""What makes artifacts other versions, and leaves their logits and their golden cases as they are."""
-
-
-@dataclass(frozen=True)
-class Repository:
-    """A model repository, and the versions of the artifacts in its folders by their names."""
-
-    folder: Path
-    versions: dict[str, str]
-
-
-@pytest.fixture(scope="module")
-def repository(tiny_artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Repository:
-    """Hold a version that differs from the one that serves in its temperature alone, and three that may not serve."""
-    root = tmp_path_factory.mktemp("repository")
-    versions = {}
-    for name, temperature in TEMPERATURES.items():
-        folder = root / name if name == "relabelled" else root / "tiny" / name
-        shutil.copytree(tiny_artifact, folder)
-        if name == "wrong":
-            alter_golden(folder, 1.0)
-        processing = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["processing"]
-        changes: dict[str, Any] = {"processing": {**processing, "temperature": temperature}}
-        if name == "relabelled":
-            changes["labels"] = ["x", "y", "z"]
-        reseal(folder, changes)
-        versions[name] = load_manifest(folder).version
-    other = shutil.copytree(tiny_artifact, root / "other")
-    reseal(other, {"name": "other"})
-    change_byte(next((root / "tiny" / "damaged" / "onnx" / "fp32").glob("*.onnx")))
-    return Repository(root, versions)
 
 
 @pytest.fixture
@@ -75,16 +40,8 @@ def service(tiny_artifact: Path, repository: Repository) -> Iterator[LocalServic
         yield service
 
 
-def change(
-    service: LocalService, action: str, headers: dict[str, str] = ADMIN, name: str = "tiny", **parameters: Any
-) -> httpx.Response:
-    url = f"{service.url}/v2/repository/models/{name}/{action}"
-    return httpx.post(url, json={"parameters": parameters}, headers=headers, timeout=60)
-
-
-def version_of(response: httpx.Response) -> str:
-    assert response.status_code == 200, response.text
-    return str(response.json()["model"]["version"])
+def change(service: LocalService, action: str, headers: dict[str, str] = ADMIN, **options: Any) -> httpx.Response:
+    return change_models(service.url, action, headers, **options)
 
 
 def test_a_version_is_switched_to_under_load_and_the_old_one_is_closed(
@@ -177,22 +134,18 @@ def test_a_shadow_is_compared_and_never_answers(service: LocalService, repositor
     shadow = next(iter(service.models)).shadow
     assert shadow
 
-    def counted(result: str) -> bool:
-        line = next(
-            (each for each in service.get("/metrics").text.splitlines()
-             if each.startswith("tuneport_shadow_inputs_total{") and f'result="{result}"' in each), "0 0",
-        )  # fmt: skip
-        return float(line.split()[-1]) == 3.0
+    def is_counted(result: str) -> bool:
+        return counted(service, "shadow_inputs_total", result=result) == 3
 
     assert version_of(service.post(["bank", "won", "fell"])) == manifest.version
-    wait_until(lambda: counted("agree"))
+    wait_until(lambda: is_counted("agree"))
     task = shadow.inference.predictor.task
     task.is_equivalent = lambda *_: False  # type: ignore[method-assign]
     assert version_of(service.post(["bank", "won", "fell"])) == manifest.version
-    wait_until(lambda: counted("disagree"))
+    wait_until(lambda: is_counted("disagree"))
     fail_with(shadow.inference.predictor.runner, RuntimeError("broken"))
     assert version_of(service.post(["bank", "won", "fell"])) == manifest.version
-    wait_until(lambda: counted("failed"))
+    wait_until(lambda: is_counted("failed"))
     assert change(service, "unload", version=repository.versions["v1"]).status_code == 200
     assert service.admission.observe is None
 
@@ -221,6 +174,62 @@ def test_requests_are_divided_by_weight_and_by_key(
     assert service.models.default.serving is opened
 
 
+def counted(service: LocalService, name: str, **labels: str) -> float:
+    """Sum the samples of a metric that have these labels."""
+    families = text_string_to_metric_families(service.get("/metrics").text)
+    samples = [sample for family in families for sample in family.samples if sample.name == f"tuneport_{name}"]
+    return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
+
+
+def test_what_each_version_answers_is_counted(service: LocalService, repository: Repository, manifest: Any) -> None:
+    v1 = repository.versions["v1"]
+    assert change(service, "load", version=v1, traffic=0.5).status_code == 200
+    with httpx.Client(base_url=service.url, timeout=30) as client:
+        answered = Counter(version_of(client.post("/predict", json={"inputs": "bank"})) for _ in range(40))
+    assert answered.total() == 40
+    for version in (manifest.version, v1):
+        requests = counted(service, "requests_total", model_version=version, operation="predict", status="200")
+        assert requests == counted(service, "inputs_total", model_version=version) == answered[version]
+        assert counted(service, "traffic_share", model_version=version) == 0.5
+
+
+def test_a_shadow_gets_copies_of_its_share(service: LocalService, repository: Repository) -> None:
+    """Of 200 requests at 0.3 fewer than 25 or more than 95 would be five standard deviations away."""
+    v1 = repository.versions["v1"]
+    assert change(service, "load", version=v1, traffic="shadow", shadow_share=0.3).status_code == 200
+    with httpx.Client(base_url=service.url, timeout=30) as client:
+        for _ in range(200):
+            client.post("/predict", json={"inputs": "bank"})
+    assert 25 < counted(service, "shadow_inputs_total") < 95
+    assert change(service, "load", version=v1, traffic="shadow", shadow_share=0.0).status_code == 422
+
+
+def test_copies_that_a_shadow_has_no_room_for_are_dropped(service: LocalService, repository: Repository) -> None:
+    assert change(service, "load", version=repository.versions["v1"], traffic="shadow").status_code == 200
+    shadow = next(iter(service.models)).shadow
+    assert shadow
+    engine = StalledEngine.of(shadow.inference.predictor.runner, stalled=True)
+    for _ in range(3):  # of which two have room: 256 inputs may wait
+        assert service.post(["bank"] * 100).status_code == 200
+    assert counted(service, "shadow_inputs_total", result="dropped") == 100
+    engine.resume()
+    wait_until(lambda: counted(service, "shadow_inputs_total", result="agree") == 200)
+    assert counted(service, "shadow_inputs_total") == 300
+
+
+def test_the_log_names_the_model_and_the_version_that_answered(
+    tiny_artifact: Path, repository: Repository, manifest: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    options: dict[str, Any] = {"admin_keys": "admin", "model_repository": repository.folder, "log_requests": True}
+    with local_service(tiny_artifact, **options) as logged:
+        logged.post()
+        change(logged, "load", version=repository.versions["v1"])
+        logged.post()
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines() if '"operation":"predict"' in line]
+    named = [(line["model"], line["version"]) for line in lines]
+    assert named == [("tiny", manifest.version), ("tiny", repository.versions["v1"])]
+
+
 def test_another_model_is_loaded_and_unloaded_by_its_name(service: LocalService, manifest: Any) -> None:
     with httpx.Client(base_url=service.url, timeout=30) as client:
         assert client.post("/models/other/predict", json={"inputs": "bank"}).status_code == 404
@@ -240,21 +249,22 @@ def test_another_model_is_loaded_and_unloaded_by_its_name(service: LocalService,
     assert version_of(service.post()) == manifest.version
 
 
-@pytest.mark.parametrize("settings", [{"workers": 2}, {"workers": 2, "engines": 1}])
-def test_changes_are_refused_where_they_would_not_reach_every_process(
-    tiny_artifact: Path, repository: Repository, settings: dict[str, int]
-) -> None:
-    chosen = Settings(model_repository=repository.folder, variant="fp32", **settings)  # type: ignore[arg-type]
+def test_changes_are_refused_where_engines_are_shared(tiny_artifact: Path, repository: Repository) -> None:
+    settings = Settings(model_repository=repository.folder, variant="fp32", workers=2, engines=1)
     inference = Inference.open(tiny_artifact, Settings(variant="fp32"))
 
     def unexpected(_: Path) -> AdmissionController:
         raise AssertionError
 
-    host = ModelHost(ModelRegistry(AdmissionController(inference, Settings())), chosen, unexpected)
-    try:
+    host = ModelHost(ModelRegistry(AdmissionController(inference, Settings())), settings, unexpected)
+
+    async def refused() -> None:
         for work in (host.load("tiny", LoadOptions()), host.unload("tiny", None)):
-            with pytest.raises(ModelNotLoaded, match="TUNEPORT_WORKERS=1"):
-                asyncio.run(work)
+            with pytest.raises(ModelNotLoaded, match="TUNEPORT_ENGINES=0"):
+                await work
+
+    try:
+        asyncio.run(refused())
     finally:
         host.close()
 
@@ -262,7 +272,11 @@ def test_changes_are_refused_where_they_would_not_reach_every_process(
 def test_a_version_is_switched_to_under_load_over_grpc(tiny_artifact: Path, repository: Repository) -> None:
     """The calls that run meanwhile are answered, and Triton's calls know all versions and models."""
     settings = Settings(
-        variant="fp32", grpc_port=free_port(), grpc_host="127.0.0.1", model_repository=repository.folder
+        variant="fp32",
+        grpc_port=free_port(),
+        grpc_host="127.0.0.1",
+        model_repository=repository.folder,
+        admin_keys="admin",  # type: ignore[arg-type]
     )
 
     def opened(folder: Path) -> AdmissionController:
@@ -273,13 +287,13 @@ def test_a_version_is_switched_to_under_load_over_grpc(tiny_artifact: Path, repo
     host = ModelHost(models, settings, opened)
 
     async def converse(channel: grpc.aio.Channel) -> None:
-        def call(name: str, request: Any) -> Any:
+        def call(name: str, request: Any, metadata: dict[str, str] | None = None) -> Any:
             response_type = getattr(pb, type(request).__name__.replace("Request", "Response"))
             return channel.unary_unary(
                 f"/{SERVICE}/{name}",
                 request_serializer=lambda each: each.SerializeToString(),
                 response_deserializer=response_type.FromString,
-            )(request)
+            )(request, metadata=tuple((metadata or {}).items()))
 
         is_over, versions = asyncio.Event(), []
 
@@ -289,7 +303,13 @@ def test_a_version_is_switched_to_under_load_over_grpc(tiny_artifact: Path, repo
                 versions.append(response.model_version)
 
         loads = [asyncio.ensure_future(load()) for _ in range(4)]
-        await host.load("tiny", LoadOptions(version=repository.versions["v1"]))
+        request = pb.RepositoryModelLoadRequest(model_name="tiny")
+        request.parameters["version"].string_param = repository.versions["v1"]
+        request.parameters["traffic"].string_param = "switch"
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call("RepositoryModelLoad", request)
+        assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        await call("RepositoryModelLoad", request, ADMIN)
         while hasattr(admission.inference, "predictor"):
             await asyncio.sleep(0.01)
         is_over.set()
@@ -312,7 +332,7 @@ def test_a_version_is_switched_to_under_load_over_grpc(tiny_artifact: Path, repo
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
     async def run() -> None:
-        server = GrpcServer(models)
+        server = GrpcServer(models, host)
         port = await server.start()
         try:
             async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

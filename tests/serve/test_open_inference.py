@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from kit.encoders import LABELS
 from kit.reference import TorchReference
 from kit.texts import random_texts
+from kit.versions import Repository
 from starlette.testclient import TestClient
 
 from tuneport.errors import InputError
@@ -283,7 +284,7 @@ def test_the_committed_messages_are_those_of_the_proto_file(tmp_path: Path) -> N
 
 
 CLIENT = """
-import json, sys
+import json, sys, time
 import numpy as np
 port, grpc_port, texts = int(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
 import tritonclient.http, tritonclient.grpc
@@ -307,6 +308,17 @@ for name, module, url in (
         "score": result.as_numpy("score").tolist(),
         "json": [json.loads(each) for each in result.as_numpy("json")],
     }
+    admin = {"x-api-key": "admin"}
+    for _ in range(100):
+        try:
+            client.load_model("other", headers=admin)
+            break
+        except module.InferenceServerException as error:  # while the other worker starts
+            assert "another change" in str(error)
+            time.sleep(0.1)
+    assert client.is_model_ready("other")
+    client.infer("other", [texts_tensor])
+    client.unload_model("other", headers=admin)
     try:
         client.infer("other", [texts_tensor])
     except module.InferenceServerException as error:
@@ -317,9 +329,16 @@ print(json.dumps(answers))
 
 
 @pytest.fixture(scope="module")
-def ports(bento_tag: str) -> Iterator[tuple[int, int]]:
+def ports(bento_tag: str, repository: Repository) -> Iterator[tuple[int, int]]:
+    """Run BentoML's service with two workers."""
     port, grpc_port = free_port(), free_port()
-    environment = {"TUNEPORT_VARIANT": "fp32", "TUNEPORT_GRPC_PORT": str(grpc_port)}
+    environment = {
+        "TUNEPORT_VARIANT": "fp32",
+        "TUNEPORT_GRPC_PORT": str(grpc_port),
+        "TUNEPORT_WORKERS": "2",
+        "TUNEPORT_ADMIN_KEYS": "admin",
+        "TUNEPORT_MODEL_REPOSITORY": str(repository.folder),
+    }
     command = serve_command(bento_tag, host="127.0.0.1", port=port)
     with running(command, f"http://127.0.0.1:{port}", environment):
         yield port, grpc_port

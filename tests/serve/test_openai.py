@@ -26,12 +26,12 @@ from tuneport.runtime.tasks.sampling import GenerationParameters
 from tuneport.stages.serve.admission import AdmissionController
 from tuneport.stages.serve.bento import SERVICE, register, serve_command
 from tuneport.stages.serve.http.app import create_app
-from tuneport.stages.serve.http.streaming import stream_text
 from tuneport.stages.serve.http.uploads import read_upload
 from tuneport.stages.serve.inference import Inference, InferenceResult
 from tuneport.stages.serve.models.registry import ModelRegistry
 from tuneport.stages.serve.process import free_port, running
 from tuneport.stages.serve.settings import Settings
+from tuneport.stages.serve.text_stream import stream_text
 
 NAME = "tiny-chat"
 CHAT: Any = [{"role": "user", "content": "one two"}]

@@ -18,10 +18,8 @@ import httpx
 import pytest
 from kit.encoders import LABELS, build_checkpoint
 from kit.exports import quick_exports
-from kit.generative import build_causal
 from kit.servers import Server
 from kit.serving import local_service
-from kit.tokenizers import byte_tokenizer
 from transformers import BertForQuestionAnswering, BertForTokenClassification
 
 from tuneport.schema.loading import load_golden, load_manifest
@@ -123,10 +121,9 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def generator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("generator")
-    base = build_causal(folder / "checkpoint", "gpt2", byte_tokenizer(["one two three four five six"]))
-    yield from serve_checkpoint(folder, base, "text-generation")
+def generator(chat: Path) -> Iterator[str]:
+    with local_service(chat) as service:
+        yield service.url
 
 
 def predict(url: str, inputs: Any, **parameters: Any) -> Any:

@@ -126,6 +126,8 @@ def test_nothing_is_wider_than_a_phone(query: str, service: LocalService, browse
     page = opened(browser, service.url, query, width=360, height=700)
     page.wait_for("document.querySelector('#output > section') || document.querySelector('#document h2')")
     assert page.run("document.documentElement.scrollWidth") <= 360
+    page.run("document.querySelectorAll('.line span:first-child').forEach((each) => each.append(' long'.repeat(20)))")
+    assert [height for height in page.run(each_of(".line span:last-child", "offsetHeight")) if height > 30] == []
 
 
 @pytest.fixture(scope="session")

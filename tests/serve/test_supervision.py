@@ -1,6 +1,7 @@
 """The processes of a service end together, and a service that cannot serve ends."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -122,3 +123,21 @@ def test_folders_of_dead_supervisors_are_removed_and_those_of_living_ones_stay(
     supervision.remove_abandoned_folders()
     assert not folder.exists()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_start_that_fails_prints_its_reason_once(tiny_artifact: Path, tmp_path: Path) -> None:
+    same_name = shutil.copytree(tiny_artifact, tmp_path / "same")
+    command = [
+        sys.executable,
+        "-m",
+        "tuneport",
+        "serve",
+        str(tiny_artifact),
+        str(same_name),
+        "--port",
+        str(free_port()),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.count("are both named tiny") == 1
+    assert done.stderr.splitlines()[-1].startswith("error: ")

@@ -1,7 +1,7 @@
 """The commands."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -16,6 +16,7 @@ from tuneport.cli.export import export
 from tuneport.cli.finetune import finetune, finetune_help
 from tuneport.cli.init import init
 from tuneport.cli.inspect import inspect
+from tuneport.cli.models import models
 from tuneport.cli.plan import plan
 from tuneport.cli.predict import predict
 from tuneport.cli.pull import pull
@@ -25,6 +26,7 @@ from tuneport.cli.search import search
 from tuneport.cli.serve import serve
 from tuneport.cli.sign import keygen, sign
 from tuneport.cli.verify import verify
+from tuneport.version import VERSION
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -53,6 +55,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "bench-endpoint": (bench_endpoint, "Time whole servers under load."),
     "plan": (plan, "Name machines and replicas for a given traffic."),
     "serve": (serve, "Serve an artifact over HTTP and gRPC."),
+    "models": (models, "List, load and unload models of a service."),
     "build": (build, "Build the bento that serves an artifact."),
     "containerize": (containerize, "Build the image of a bento."),
 }
@@ -61,6 +64,22 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "finetune": {"help": finetune_help()},
     "containerize": {"context_settings": {"allow_extra_args": True, "ignore_unknown_options": True}},
 }
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        print(f"tuneport {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_print_version)
+    ] = False,
+) -> None:
+    pass
+
 
 for _name, (_function, _line) in COMMANDS.items():
     app.command(_name, short_help=_line, **SETTINGS.get(_name, {}))(_function)

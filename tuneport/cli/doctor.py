@@ -1,5 +1,7 @@
 """`tuneport doctor`."""
 
+import shutil
+import textwrap
 from collections.abc import Iterator
 
 import typer
@@ -10,9 +12,11 @@ from tuneport.doctor.findings import Finding, ok
 from tuneport.errors import TuneportError
 from tuneport.stages.serve.settings import PREFIX, read_settings, unknown_variables
 
+INDENT = 8 * " "
+
 
 def doctor(as_json: Json = False) -> None:
-    """Check the machine, engines, packages and environment; a line for each finding, with its remedy.
+    """Check the machine, engines, packages and environment; says for each finding what to do about it.
 
     Exits with 1 if something prevents fine-tuning, export or serving. With --json: ok, and findings.
 
@@ -24,11 +28,17 @@ def doctor(as_json: Json = False) -> None:
     for finding in diagnose({"service": check_service}):
         findings.append(finding)
         if not as_json:
-            print(finding.line(), flush=True)
+            print(fit(finding.line()), flush=True)
     is_ok = all(finding.status != "error" for finding in findings)
     if as_json:
         print_json({"ok": is_ok, "findings": [each.model_dump() for each in findings]})
     raise typer.Exit(0 if is_ok else 1)
+
+
+def fit(line: str) -> str:
+    """Break a line at the width of the terminal, or at 80 columns without one; what follows is indented."""
+    width = shutil.get_terminal_size().columns
+    return textwrap.fill(line, width, subsequent_indent=INDENT, break_long_words=False, break_on_hyphens=False)
 
 
 def check_service() -> Iterator[Finding]:

@@ -41,6 +41,8 @@ def main() -> NoReturn:
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(1)
+    finally:
+        exit_on_signals()
     sys.exit(0)
 
 

@@ -16,9 +16,9 @@ _received: list[float] = []
 
 
 def exit_on_signals() -> None:
-    """End the process at once on a signal: while commands are imported there is nothing to clean up.
+    """End the process at once on a signal: while commands are imported, and after one, there is nothing to clean up.
 
-    An exception would turn into others on its way through a library's imports.
+    An exception would turn into others on its way through a library's imports, and be printed by the interpreter's end.
     """
     _handle_with(_exit)
 
@@ -67,6 +67,8 @@ def _handle_with(handler: Callable[..., None]) -> None:
 
 
 def _exit(*_: Any) -> None:
+    if _received and time.monotonic() - _received[-1] <= REPEAT_WINDOW_S:
+        return
     with contextlib.suppress(OSError):  # of a stderr that is closed
         os.write(2, f"{INTERRUPTED}\n".encode())
     os._exit(130)

@@ -10,6 +10,6 @@ decides whether it is sent again.
 
 from tuneport.client.async_client import AsyncClient
 from tuneport.client.client import Client
-from tuneport.client.results import ModelMetadata, ModelName, Predictions, TensorMetadata
+from tuneport.client.results import ModelMetadata, ModelName, ModelVersion, Predictions, TensorMetadata
 
-__all__ = ["AsyncClient", "Client", "ModelMetadata", "ModelName", "Predictions", "TensorMetadata"]
+__all__ = ["AsyncClient", "Client", "ModelMetadata", "ModelName", "ModelVersion", "Predictions", "TensorMetadata"]

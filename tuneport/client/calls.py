@@ -15,6 +15,8 @@ from tuneport.errors import InputError, RequestError
 DEFAULT_URL = "http://127.0.0.1:3000"
 DEFAULT_TIMEOUT_S = 30.0
 DEFAULT_MAX_RETRIES = 4
+LOAD_TIMEOUT_S = 330.0
+"""For changes of models: more than a service takes by default before it gives up (TUNEPORT_LOAD_TIMEOUT_S)."""
 
 
 class Calls:
@@ -32,9 +34,10 @@ class Calls:
     ) -> None:
         """Check the settings; nothing is connected yet.
 
-        `url` is `http://`, `https://`, `grpc://` or `grpcs://HOST:PORT`; the last two need `model`, the artifact's
-        name. `timeout_s` limits a call with all its retries, of which there are at most `max_retries`. `ca_file` holds
-        the certificates that sign the service's, by default the system's. Raises TuneportError for a wrong address.
+        `url` is `http://`, `https://`, `grpc://` or `grpcs://HOST:PORT`. `model` is the artifact's name: the last two
+        need it, and over HTTP the first of several models answers without it. `timeout_s` limits a call with all its
+        retries, of which there are at most `max_retries`. `ca_file` holds the certificates that sign the service's, by
+        default the system's. Raises TuneportError for a wrong address.
         """
         check_limits(timeout_s, max_retries)
         self._endpoint = parse_endpoint(url, api_key, Path(ca_file) if ca_file else None, model)
@@ -56,7 +59,7 @@ class Calls:
         if isinstance(inputs, str | bytes | Mapping):
             raise InputError(f"inputs is of type {type(inputs).__name__}", "give a list of inputs")
         if not self._endpoint.is_grpc:
-            return http_calls.predict(inputs, parameters or {})
+            return http_calls.predict(inputs, parameters or {}, self._endpoint.model)
         from tuneport.client import grpc_calls
 
         assert self._endpoint.model
@@ -65,7 +68,7 @@ class Calls:
     def _stream_call(self, value: Any, parameters: Mapping[str, Any] | None) -> HttpCall[None]:
         if self._endpoint.is_grpc:
             raise InputError("the Open Inference Protocol has no streams over gRPC", "use an http:// address")
-        return http_calls.stream(value, parameters or {})
+        return http_calls.stream(value, parameters or {}, self._endpoint.model)
 
     def _health_call(self, name: str) -> Any:
         """Return the call `is_live` or `is_ready`."""
@@ -74,6 +77,13 @@ class Calls:
         from tuneport.client import grpc_calls
 
         return getattr(grpc_calls, name)()
+
+    def _models_call(self, name: str, *arguments: Any) -> HttpCall[Any]:
+        """Return the call `list_models`, `load_model` or `unload_model`."""
+        if self._endpoint.is_grpc:
+            raise InputError("models are listed and loaded over HTTP by this client", "use an http:// address")
+        call: HttpCall[Any] = getattr(http_calls, name)(*arguments)
+        return call
 
     def _metadata_call(self, model: str) -> Any:
         if not self._endpoint.is_grpc:

@@ -2,13 +2,13 @@
 
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from tuneport.client import http_calls
-from tuneport.client.calls import Calls, delay_before_retry, explained, new_request_id
+from tuneport.client.calls import LOAD_TIMEOUT_S, Calls, delay_before_retry, explained, new_request_id
 from tuneport.client.http_calls import HttpCall, TextEvents, read_response
 from tuneport.client.http_transport import HttpTransport
-from tuneport.client.results import ModelMetadata, ModelName, Predictions
+from tuneport.client.results import ModelMetadata, ModelName, ModelVersion, Predictions
 from tuneport.client.retries import Attempts
 from tuneport.errors import RequestError, Unavailable
 
@@ -59,6 +59,40 @@ class Client(Calls):
         attempts = self._attempts(None)
         name = self._endpoint.model or self._send(http_calls.model_name(), attempts).name
         return self._send(self._metadata_call(name), attempts)
+
+    def list_models(self) -> tuple[ModelVersion, ...]:
+        """List the versions that are loaded, and those that the service's model repository has; HTTP only."""
+        found: tuple[ModelVersion, ...] = self._send(self._models_call("list_models"), self._attempts(None))
+        return found
+
+    def load_model(
+        self,
+        name: str,
+        version: str | None = None,
+        *,
+        traffic: Literal["switch", "shadow"] | float = "switch",
+        shadow_share: float = 1.0,
+        accept_changes: bool = False,
+        timeout_s: float = LOAD_TIMEOUT_S,
+    ) -> ModelName:
+        """Load a version from the service's model repository, by default its newest one, and give it its traffic.
+
+        Needs an administrator's key, and HTTP; docs/deployment.md describes the parameters. The call returns when all
+        workers have switched, and is not tried again. Raises ModelNotLoaded, and then nothing has changed.
+        """
+        parameters = {
+            "version": version,
+            "traffic": traffic,
+            "shadow_share": shadow_share,
+            "accept_changes": accept_changes,
+        }
+        call = self._models_call("load_model", name, parameters)
+        loaded: ModelName = self._send(call, self._attempts(timeout_s, 0))
+        return loaded
+
+    def unload_model(self, name: str, version: str | None = None, *, timeout_s: float = LOAD_TIMEOUT_S) -> None:
+        """Unload a shadow or a version that gets a share, or without a version the whole model; as `load_model`."""
+        self._send(self._models_call("unload_model", name, {"version": version}), self._attempts(timeout_s, 0))
 
     def is_live(self, timeout_s: float = 5.0) -> bool:
         """Return whether the service's process answers; False if it cannot be reached."""

@@ -8,7 +8,7 @@ from urllib.parse import quote
 import orjson
 
 from tuneport.client.errors import read_retry_after, to_exception
-from tuneport.client.results import ModelMetadata, ModelName, Predictions, TensorMetadata
+from tuneport.client.results import ModelMetadata, ModelName, ModelVersion, Predictions, TensorMetadata
 from tuneport.errors import InputError, RequestError, ServiceFailed
 
 Result = TypeVar("Result")
@@ -28,14 +28,14 @@ class HttpCall(Generic[Result]):
     body: bytes | None = None
 
 
-def predict(inputs: Sequence[Any], parameters: Mapping[str, Any]) -> HttpCall[Predictions]:
-    """`POST /predict`."""
-    return HttpCall("POST", "/predict", _predictions, _body(list(inputs), parameters))
+def predict(inputs: Sequence[Any], parameters: Mapping[str, Any], model: str | None = None) -> HttpCall[Predictions]:
+    """`POST /predict`, or that of a model of the service by its name."""
+    return HttpCall("POST", _predict_path(model), _predictions, _body(list(inputs), parameters))
 
 
-def stream(value: Any, parameters: Mapping[str, Any]) -> HttpCall[None]:
+def stream(value: Any, parameters: Mapping[str, Any], model: str | None = None) -> HttpCall[None]:
     """`POST /predict` with `stream`; the transport reads its events."""
-    return HttpCall("POST", "/predict", lambda *_: None, _body(value, {**parameters, "stream": True}))
+    return HttpCall("POST", _predict_path(model), lambda *_: None, _body(value, {**parameters, "stream": True}))
 
 
 def is_live() -> HttpCall[bool]:
@@ -56,6 +56,34 @@ def model_name() -> HttpCall[ModelName]:
 def metadata(name: str) -> HttpCall[ModelMetadata]:
     """`GET /v2/models/NAME`."""
     return HttpCall("GET", f"/v2/models/{quote(name, safe='')}", lambda content, _: _metadata(content))
+
+
+def _predict_path(model: str | None) -> str:
+    return "/predict" if model is None else f"/models/{quote(model, safe='')}/predict"
+
+
+def list_models() -> HttpCall[tuple[ModelVersion, ...]]:
+    """`GET /v2/repository/index`."""
+    return HttpCall("GET", "/v2/repository/index", lambda content, _: tuple(ModelVersion(**each) for each in content))
+
+
+def load_model(name: str, parameters: Mapping[str, Any]) -> HttpCall[ModelName]:
+    """`POST /v2/repository/models/NAME/load`."""
+    return HttpCall("POST", _repository_path(name, "load"), lambda content, _: _model(content), _change(parameters))
+
+
+def unload_model(name: str, parameters: Mapping[str, Any]) -> HttpCall[None]:
+    """`POST /v2/repository/models/NAME/unload`."""
+    return HttpCall("POST", _repository_path(name, "unload"), lambda *_: None, _change(parameters))
+
+
+def _repository_path(name: str, action: str) -> str:
+    return f"/v2/repository/models/{quote(name, safe='')}/{action}"
+
+
+def _change(parameters: Mapping[str, Any]) -> bytes:
+    """Return the body of a change; parameters that are None are left to the service."""
+    return orjson.dumps({"parameters": {name: value for name, value in parameters.items() if value is not None}})
 
 
 def _body(inputs: Any, parameters: Mapping[str, Any]) -> bytes:

@@ -42,6 +42,18 @@ class Predictions(Sequence[Any]):
 
 
 @dataclass(frozen=True, slots=True)
+class ModelVersion:
+    """A version that the service has loaded, or that its model repository has."""
+
+    name: str
+    version: str
+    state: str
+    """READY, LOADING or UNAVAILABLE."""
+    reason: str
+    """Why it is not ready, or which requests it gets beside the version that serves; empty for that one."""
+
+
+@dataclass(frozen=True, slots=True)
 class TensorMetadata:
     """A tensor of the Open Inference Protocol."""
 

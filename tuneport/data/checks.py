@@ -56,7 +56,7 @@ def count_truncated(data: Data, features: Mapping[str, Dataset]) -> list[str]:
         if "truncated" in rows.column_names:
             total = f"of {len(data.splits[name])} rows of {data.files[name]}"
             if count := sum(sum(batch["truncated"]) for batch in rows.select_columns("truncated").iter(BATCH_ROWS)):
-                warnings.append(f"{count} {total} are longer than the settings allow and were truncated")
+                warnings.append(f"{count} {total} are longer than the settings allow and are truncated")
             if left_out := len(data.splits[name]) - len(rows):
                 warnings.append(f"{left_out} {total} were left out: their targets lie beyond max_length")
     return warnings

@@ -1,7 +1,10 @@
 """Iterates over the rows of a split, and collects the problems found in them."""
 
+import bisect
 import json
+import re
 from collections.abc import Iterator, Sequence
+from operator import itemgetter
 from typing import Any
 
 from datasets import Dataset, Value
@@ -11,6 +14,8 @@ from tuneport.errors import DataError
 SHOWN_PROBLEMS = 5
 """Problems that an error message lists; it counts the others."""
 BATCH_ROWS = 1000
+SPLIT_NAME = re.compile(r" \(\w+\)$")
+"""After the name of a single file that was split."""
 
 
 class Problems:
@@ -20,7 +25,9 @@ class Problems:
         """`remedy` is the end of the message."""
         self._remedy = remedy
         self._remedies: dict[str, str] = {}
-        self._found: list[str] = []
+        self._files: dict[str, int] = {}
+        self._found: list[tuple[tuple[int, ...], str]] = []
+        """The first rows of the files, in their order: those of a single file were shuffled when it was split."""
         self._count = 0
 
     def add(self, place: str, problem: str, remedy: str | None = None) -> None:
@@ -31,14 +38,20 @@ class Problems:
         self._count += 1
         if remedy:
             self._remedies.setdefault(remedy.partition(":")[0], remedy)
-        if len(self._found) < SHOWN_PROBLEMS:
-            self._found.append(f"{place}: {problem}")
+        file, _, row = place.partition(" row ")
+        order = self._files.setdefault(SPLIT_NAME.sub("", file), len(self._files))
+        rank = (order, *map(int, re.findall(r"\d+", row)))
+        bisect.insort(self._found, (rank, f"{place}: {problem}"), key=itemgetter(0))
+        del self._found[SHOWN_PROBLEMS:]
 
     def raise_if_any(self) -> None:
         """Raise a DataError that lists the first problems and counts the others."""
         if self._count:
             more = f" (and {self._count - len(self._found)} more)" if self._count > len(self._found) else ""
-            raise DataError(", ".join(self._found) + more, ", and ".join(self._remedies.values()) or self._remedy)
+            raise DataError(
+                ", ".join(text for _, text in self._found) + more,
+                ", and ".join(self._remedies.values()) or self._remedy,
+            )
 
 
 def numbered_rows(rows: Dataset) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -45,10 +45,10 @@ class SplitNames:
             if split not in found:
                 listed = list(there)
                 more = f" and {len(listed) - SHOWN_NAMES} more" if len(listed) > SHOWN_NAMES else ""
-                has = f"{', '.join(listed[:SHOWN_NAMES])}{more}" if listed else "no file that can be read"
+                has = f", only {', '.join(listed[:SHOWN_NAMES])}{more}" if listed else ", and no file that can be read"
                 wanted = f"{self.chosen[split]!r} for {split}" if split in self.chosen else f"{split} file or split"
                 remedy = f"choose one with --splits {split}=NAME, or add {split}.jsonl; files may be {FORMATS}"
-                raise DataError(f"{source} has no {wanted}, only {has}", remedy)
+                raise DataError(f"{source} has no {wanted}{has}", remedy)
 
     def refuse(self, source: str) -> None:
         """Raise a DataError if the user named splits of a source that has none."""

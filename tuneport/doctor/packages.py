@@ -85,6 +85,8 @@ def check_pins(tested: dict[str, str], direct: set[str]) -> Finding:
     found += _shown([f"{name} {others[name]} (tested {tested[name]})" for name in named])
     status = "warning" if direct & others.keys() else "note"
     remedy = f"pip install -c {CONSTRAINTS} tuneport"
+    if len(named) <= SHOWN_PACKAGES:  # by name: tuneport may not ask for them itself
+        remedy = f"pip install {' '.join(f'{name}=={tested[name]}' for name in named)}"
     return Finding(name="versions", status=status, found=found, remedy=remedy)  # type: ignore[arg-type]
 
 

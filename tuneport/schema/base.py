@@ -1,5 +1,6 @@
 """The base of every record and config."""
 
+import difflib
 import json
 import math
 from collections.abc import Mapping
@@ -43,9 +44,9 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def settings_error(error: ValidationError, reference: str) -> TuneportError:
-    """Return the TuneportError that names every wrong setting; `reference` is where all settings are listed."""
-    problems = "; ".join(_describe(details) for details in error.errors())
+def settings_error(error: ValidationError, config: type[BaseModel], reference: str) -> TuneportError:
+    """Return the TuneportError that names every wrong setting; `reference` is where those of `config` are listed."""
+    problems = "; ".join(_describe(details, config) for details in error.errors())
     return TuneportError(f"wrong settings: {problems}", f"{reference} lists them")
 
 
@@ -56,13 +57,16 @@ def _finite_number(text: str) -> float:
     return value
 
 
-def _describe(error: Mapping[str, Any]) -> str:
-    """Describe one of pydantic's errors in a phrase."""
+def _describe(error: Mapping[str, Any], config: type[BaseModel]) -> str:
+    """Describe one of pydantic's errors in a phrase, with the setting that an unknown one may have been meant for."""
     path = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        return f"{path} is not a setting"
+        longer = [name for name in config.model_fields if name.endswith(f"_{path}")]
+        meant = " or ".join(longer or difflib.get_close_matches(path, config.model_fields, n=1))
+        return f"{path} is not a setting" + (f" (did you mean {meant}?)" if meant else "")
     if error["type"] == "missing":
         return f"{path} is missing"
     if not path:
         return str(error["msg"]).removeprefix("Value error, ")
-    return f"{path} = {error['input']!r}: {error['msg'].removeprefix('Value error, ').lower()}"
+    value, message = repr(error["input"]), error["msg"].removeprefix("Value error, ")
+    return f"{path}: {message}" if message.startswith(value) else f"{path} = {value}: {message.lower()}"
