@@ -18,7 +18,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tuneport.errors import DataError, TuneportError
@@ -43,6 +43,8 @@ class Timing:
     """From the end of the first window to that of the last one."""
     fixed_s: float
     """What the run took longer than its rows at the steady speed."""
+    cpu_ms: float | None = None
+    """Processor time a text, which other work on the machine hardly changes; None for several processes."""
 
 
 def split_timing(rows: int, seconds: float, parts: Sequence[tuple[float, int]]) -> Timing:
@@ -110,13 +112,15 @@ def time_scoring(config: ScoreConfig, rows: int) -> Timing:
     """Time one run of batch scoring."""
     parts: list[tuple[float, int]] = []
     with tempfile.TemporaryDirectory() as folder:
-        started = time.perf_counter()
+        started, cpu = time.perf_counter(), time.process_time()
 
         def record(progress: Progress) -> None:
             parts.append((time.perf_counter() - started, progress.done_rows))
 
         score(config, Path(folder) / f"out{config.input.suffix}", progress=record)
-        return split_timing(rows, time.perf_counter() - started, parts)
+        timing = split_timing(rows, time.perf_counter() - started, parts)
+        cpu_ms = 1000 * (time.process_time() - cpu) / rows
+        return replace(timing, cpu_ms=cpu_ms if config.workers == 1 else None)
 
 
 def compare(
@@ -132,8 +136,10 @@ def compare(
         grown = Path(folder) / f"in{path.suffix}"
         shutil.copyfile(path, grown) if times == 1 else repeat_rows(path, times, grown)
         for _ in range(rounds):
+            cpu = time.process_time()
             alone = count / engine_seconds(predictor, rows)
-            timings.setdefault("engine", []).append(Timing(alone, alone, 0.0))
+            cpu_ms = 1000 * (time.process_time() - cpu) / count
+            timings.setdefault("engine", []).append(Timing(alone, alone, 0.0, cpu_ms))
             for number in workers:
                 config = ScoreConfig(artifact=artifact, input=grown, variant=variant, workers=number)
                 timings.setdefault(f"{number} worker(s)", []).append(time_scoring(config, count))
@@ -142,18 +148,24 @@ def compare(
 
 def _median(timings: Sequence[Timing]) -> Timing:
     columns = zip(*((each.texts_per_s, each.steady_texts_per_s, each.fixed_s) for each in timings), strict=True)
-    return Timing(*map(statistics.median, columns))
+    cpu = [each.cpu_ms for each in timings if each.cpu_ms is not None]
+    return Timing(*map(statistics.median, columns), statistics.median(cpu) if cpu else None)
 
 
 def describe(timings: Mapping[str, Timing]) -> str:
-    """Return a table: texts/s from start to end and steady, each with its share of the engine's, and fixed seconds."""
-    alone = timings["engine"].texts_per_s
-    lines = [f"{'':12} {'texts/s':>9} {'share':>6} {'steady':>9} {'share':>6} {'fixed s':>8}"]
+    """Return a table: texts/s from start to end and steady, fixed seconds, and milliseconds of processor time a text.
+
+    Beside each but the seconds is the engine's share of it.
+    """
+    alone, alone_ms = timings["engine"].texts_per_s, timings["engine"].cpu_ms or 0.0
+    lines = [
+        f"{'':12} {'texts/s':>9} {'share':>6} {'steady':>9} {'share':>6} {'fixed s':>8} {'cpu ms':>8} {'share':>6}"
+    ]
     for name, each in timings.items():
         whole, steady = each.texts_per_s, each.steady_texts_per_s
-        lines.append(
-            f"{name:12} {whole:9.1f} {whole / alone:6.2f} {steady:9.1f} {steady / alone:6.2f} {each.fixed_s:8.1f}"
-        )
+        line = f"{name:12} {whole:9.1f} {whole / alone:6.2f} {steady:9.1f} {steady / alone:6.2f} {each.fixed_s:8.1f}"
+        cpu = f" {each.cpu_ms:8.2f} {alone_ms / each.cpu_ms:6.2f}" if each.cpu_ms else ""
+        lines.append(line + cpu)
     return "\n".join(lines)
 
 

@@ -50,9 +50,10 @@ def timed_rows(builder: VariantBuilder) -> list[EncodedInput]:
 def plan_groups(names: Sequence[str], baselines: int, max_open: int) -> list[list[str]]:
     """Divide variants, the fastest first, into groups of at most `max_open` models; the fastest is in every group.
 
-    The first group is timed beside so many `baselines`, which leave room for one variant at least.
+    The first group is timed beside so many `baselines`, which leave room for one variant at least. Groups without torch
+    have one model less, because engines keep more memory than torch.
     """
-    count, size = max(1, max_open - baselines), max(1, max_open - 1)
+    count, size = max(1, max_open - baselines), max(1, max_open - 2)
     rest = names[count:]
     return [[*names[:count]], *([names[0], *rest[at : at + size]] for at in range(0, len(rest), size))]
 

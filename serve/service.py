@@ -87,7 +87,7 @@ def identity(tags: Sequence[str]) -> dict[str, Any]:
 
 tracing.keep_bentoml_from_tracing()
 arguments = bentoml.use_arguments(Arguments)
-tags = split_names(arguments.model)
+tags = split_names(arguments.model) or [arguments.model]
 # Read at import because the supervisor needs to know about workers and TLS.
 settings = _with_workers(read_settings())
 worker_app = WorkerApp()

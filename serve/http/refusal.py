@@ -1,6 +1,9 @@
 """Refuse requests because of load as soon as their headers are there, without the layers of an application."""
 
 import time
+from functools import lru_cache
+
+from starlette.responses import Response
 
 from tuneport.errors import Overloaded, RequestError, Unauthenticated
 
@@ -9,7 +12,10 @@ from ..framing import ENGINE_OPERATIONS
 from ..logs import request_id
 from ..models.registry import ModelRegistry
 from .middleware import named_model, operation_of
-from .responses import error_response
+from .responses import MAX_REFUSALS, error_response
+
+NEEDED = frozenset({b"authorization", b"x-api-key", b"x-request-id", b"traceparent"})
+"""The headers that a refusal looks at."""
 
 
 class EarlyRefusal:
@@ -42,16 +48,23 @@ class EarlyRefusal:
             error = overloaded
         except RequestError:  # of a service that stops, or has lost its engine
             return None
-        fields = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}
+        fields = {name: value.decode("latin-1") for name, value in headers if name in NEEDED}
         try:
-            admission.worker.check_key(fields.get("authorization"), fields.get("x-api-key"))
+            admission.worker.check_key(fields.get(b"authorization"), fields.get(b"x-api-key"))
         except Unauthenticated:
             return None
         if not admission.worker.refusal_pacer.send_now(time.monotonic()):
             return None
-        response, number = error_response(to_error_response(error), path), request_id(fields.get("x-request-id"))
+        response, number = error_response(to_error_response(error), path), request_id(fields.get(b"x-request-id"))
         admission.record_request(
-            "http", operation, str(response.status_code), began, number, traceparent=fields.get("traceparent")
+            "http", operation, str(response.status_code), began, number, traceparent=fields.get(b"traceparent")
         )
-        lines = [b"%s: %s\r\n" % header for header in (*response.raw_headers, (b"x-request-id", number.encode()))]
-        return b"".join([b"HTTP/1.1 429 Too Many Requests\r\n", *lines, b"\r\n", bytes(response.body)])
+        head, body = _message(response)
+        return b"%s%s\r\n\r\n%s" % (head, number.encode(), body)
+
+
+@lru_cache(MAX_REFUSALS)
+def _message(response: Response) -> tuple[bytes, bytes]:
+    """Return the bytes before a request id, and the body; the responses are as few as `MAX_REFUSALS`."""
+    lines = [b"%s: %s\r\n" % header for header in response.raw_headers]
+    return b"".join([b"HTTP/1.1 429 Too Many Requests\r\n", *lines, b"x-request-id: "]), bytes(response.body)
