@@ -44,7 +44,7 @@ class Timing:
     fixed_s: float
     """What the run took longer than its rows at the steady speed."""
     cpu_ms: float | None = None
-    """Processor time a text, which other work on the machine hardly changes; None for several processes."""
+    """Processor time a text, which other work on the machine changes less than the speeds; None for several processes."""
 
 
 def split_timing(rows: int, seconds: float, parts: Sequence[tuple[float, int]]) -> Timing:
