@@ -44,7 +44,7 @@ class Timing:
     fixed_s: float
     """What the run took longer than its rows at the steady speed."""
     cpu_ms: float | None = None
-    """Processor time a text, which other work on the machine hardly changes; None for several processes."""
+    """Processor time a text, which other work changes less than the speeds; None for several processes."""
 
 
 def split_timing(rows: int, seconds: float, parts: Sequence[tuple[float, int]]) -> Timing:
@@ -147,9 +147,13 @@ def compare(
 
 
 def _median(timings: Sequence[Timing]) -> Timing:
-    columns = zip(*((each.texts_per_s, each.steady_texts_per_s, each.fixed_s) for each in timings), strict=True)
     cpu = [each.cpu_ms for each in timings if each.cpu_ms is not None]
-    return Timing(*map(statistics.median, columns), statistics.median(cpu) if cpu else None)
+    return Timing(
+        statistics.median(each.texts_per_s for each in timings),
+        statistics.median(each.steady_texts_per_s for each in timings),
+        statistics.median(each.fixed_s for each in timings),
+        statistics.median(cpu) if cpu else None,
+    )
 
 
 def describe(timings: Mapping[str, Timing]) -> str:

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 
 import grpc
 
@@ -94,7 +93,7 @@ def to_error_response(error: Exception) -> ErrorResponse:
     if not isinstance(error, RequestError):
         problem = f"the model failed ({type(error).__name__})"
         return ErrorResponse(500, grpc.StatusCode.INTERNAL, "internal", problem, "see the service's log; report it")
-    status, grpc_code = _codes_of(type(error))
+    status, grpc_code = next(codes for kind, codes in STATUSES.items() if isinstance(error, kind))
     return ErrorResponse(
         status,
         grpc_code,
@@ -104,12 +103,6 @@ def to_error_response(error: Exception) -> ErrorResponse:
         retry_after_s=max(1, math.ceil(error.retry_after_s)) if error.retry_after_s is not None else None,
         allowed=error.allowed if isinstance(error, MethodNotAllowed) else None,
     )
-
-
-@lru_cache
-def _codes_of(kind: type[Exception]) -> tuple[int, grpc.StatusCode]:
-    """Search for the codes of a class of request errors, once."""
-    return next(codes for known, codes in STATUSES.items() if issubclass(kind, known))
 
 
 def _lacks_memory(error: Exception) -> bool:
