@@ -10,7 +10,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from tuneport.folders import sha256
 
 HASHES = "sha256.json"
-OF_EACH_PROCESS = "rng_state*"
+OF_EACH_PROCESS = "rng_state_*"
 """What each process of a distributed training writes for itself, maybe later than the main one."""
 
 
@@ -36,12 +36,13 @@ def record_hashes(folder: Path) -> None:
 def is_whole(folder: Path) -> bool:
     """Tell whether all files are there as they were written; a checkpoint without hashes counts as whole.
 
-    It has none if the run was killed between the checkpoint and its hashes.
+    It has none if the run was killed between the checkpoint and its hashes. Raises OSError for a file that cannot be
+    read, which may be whole.
     """
     try:
         hashes = json.loads((folder / HASHES).read_text(encoding="utf-8"))
         return all(sha256(folder / name) == expected for name, expected in hashes.items())
     except FileNotFoundError:
         return not (folder / HASHES).exists()
-    except (OSError, ValueError, AttributeError):
+    except (ValueError, AttributeError):
         return False

@@ -37,24 +37,24 @@ def check_outside(out: Path, inputs: Iterable[str | Path | None]) -> None:
             raise TuneportError(f"{path} lies in {out}, which is written anew", "choose another --out")
 
 
-def last_checkpoint(out: Path, *, remove_incomplete: bool) -> Path | None:
-    """Return the newest complete checkpoint of an unfinished run; None if it was interrupted before its first one.
-
-    `remove_incomplete` removes those whose writing was interrupted, or that were damaged since. Raises TuneportError
-    for a finished run, and for a folder without a run.
-    """
+def check_can_resume(out: Path) -> None:
+    """Raise TuneportError for a finished run, and for a folder without a run."""
     if (out / RUN).is_file():
         raise TuneportError(f"{out} is finished", "give a run that was interrupted, or pass --overwrite")
     if not (out / SETTINGS).is_file():
         raise TuneportError(f"{out} holds no unfinished run", "leave out --resume to begin one")
-    for folder in _checkpoints(out) if remove_incomplete else []:
-        if not _is_complete(folder):
-            shutil.rmtree(folder, ignore_errors=True)
-    return newest_checkpoint(out)
+
+
+def remove_damaged(out: Path) -> list[str]:
+    """Remove checkpoints whose writing was interrupted, or that were changed since; returns their names."""
+    damaged = [folder for folder in _checkpoints(out) if not _is_complete(folder)]
+    for folder in damaged:
+        shutil.rmtree(folder, ignore_errors=True)
+    return [folder.name for folder in damaged]
 
 
 def newest_checkpoint(out: Path) -> Path | None:
-    """Return the newest complete checkpoint of a run; None without one."""
+    """Return the newest complete checkpoint of a run; None if it was interrupted before its first one."""
     newest_first = sorted(_checkpoints(out), key=lambda folder: -int(folder.name.rpartition("-")[2]))
     return next(filter(_is_complete, newest_first), None)
 
@@ -103,13 +103,24 @@ def remove_on_failure(out: Path, *, keep: bool) -> Iterator[None]:
     except Exception as error:
         # After a TuneportError the user changes a setting, and another teacher has to be trained.
         has_teacher = (out / TEACHER / RUN).is_file() and not isinstance(error, TuneportError)
-        if not keep and not has_teacher and not any(map(_is_complete, (out / TRAINER).glob("*"))):
+        if not keep and not has_teacher and not any(map(_may_be_complete, (out / TRAINER).glob("*"))):
             shutil.rmtree(out, ignore_errors=True)
         raise
 
 
 def _is_complete(folder: Path) -> bool:
+    """Tell whether a checkpoint is as it was written; raises TuneportError if it cannot be read."""
     try:
         return _read_state(folder).global_step > 0 and is_whole(folder)
-    except (OSError, ValueError, TypeError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
         return False
+    except OSError as error:
+        remedy = "make it readable, or remove that folder to continue from the checkpoint before it"
+        raise TuneportError(f"{folder} cannot be read ({error})", remedy) from error
+
+
+def _may_be_complete(folder: Path) -> bool:
+    try:
+        return _is_complete(folder)
+    except TuneportError:
+        return True

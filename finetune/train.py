@@ -42,9 +42,11 @@ from .resume import (
     TEACHER,
     TRAINER,
     check_can_create,
+    check_can_resume,
     check_outside,
     check_unchanged,
-    last_checkpoint,
+    newest_checkpoint,
+    remove_damaged,
     remove_on_failure,
 )
 from .setup import Prepared, evaluate, load_model, make_trainer, prepare, save_trained
@@ -72,8 +74,9 @@ def finetune(
     """
     state = processes()
     check_can_create(out)
-    checkpoint = last_checkpoint(out, remove_incomplete=state.is_main_process) if resume else None
-    if not resume:
+    if resume:
+        check_can_resume(out)
+    else:
         check_outside(out, config.inputs)
     if not resume and state.is_main_process:
         check_out(out, marker=SETTINGS, overwrite=overwrite)
@@ -83,6 +86,7 @@ def finetune(
     identity = _identity(prepared, unlabelled)
     if resume:
         check_unchanged(out, identity, "settings or data")
+    checkpoint = newest_checkpoint(out) if resume else None
     # Both may raise, which has to happen before --overwrite removes anything.
     training_arguments(config, prepared.task, out)
     model = load_model(prepared)
@@ -90,6 +94,9 @@ def finetune(
         for warning in prepared.warnings:
             warn(warning)
     state.wait_for_everyone()
+    if state.is_main_process and resume and (damaged := remove_damaged(out)) and warn:
+        going_on = checkpoint.name if checkpoint else "the start"
+        warn(f"{', '.join(damaged)}: incomplete or changed since; training continues from {going_on}")
     if state.is_main_process and not resume:
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)

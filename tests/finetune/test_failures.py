@@ -48,21 +48,34 @@ def test_a_run_killed_while_saving_resumes_from_the_checkpoint_before(
     for file in bad.iterdir() if damage == "only config.json" else ():
         if file.name != "config.json":
             file.unlink()
-    resumed = finetune(settings(**changes), out, resume=True)
+    warnings: list[str] = []
+    resumed = finetune(settings(**changes), out, resume=True, warn=warnings.append)
     assert resumed.metrics == whole.metrics
+    assert "checkpoint-8: incomplete or changed since; training continues from checkpoint-4" in warnings
 
 
 def test_a_damaged_checkpoint_is_not_resumed_from(settings: Settings, tmp_path: Path) -> None:
     """A file that was cut would be a traceback of torch, and a bit that was flipped another result."""
     out = _interrupted(settings(max_steps=8, save_strategy="steps", save_steps=4), tmp_path / "run", at=4)
     good, bad = out / "trainer" / "checkpoint-4", out / "trainer" / "checkpoint-8"
-    for name in ("model.safetensors", "optimizer.pt", "trainer_state.json"):
+    for name in ("model.safetensors", "optimizer.pt", "rng_state.pth", "trainer_state.json"):
         for damage in (change_byte, lambda file: os.truncate(file, file.stat().st_size // 2), os.unlink):
             shutil.copytree(good, bad)
             assert newest_checkpoint(out) == bad
             damage(bad / name)
             assert newest_checkpoint(out) == good
             shutil.rmtree(bad)
+
+
+def test_a_checkpoint_that_cannot_be_read_stays(settings: Settings, tmp_path: Path) -> None:
+    changes = {"max_steps": 8, "save_strategy": "steps", "save_steps": 4}
+    out = _interrupted(settings(**changes), tmp_path / "run", at=4)
+    optimizer = out / "trainer" / "checkpoint-4" / "optimizer.pt"
+    optimizer.unlink()
+    optimizer.mkdir()
+    with pytest.raises(TuneportError, match="checkpoint-4 cannot be read"):
+        finetune(settings(**changes), out, resume=True)
+    assert optimizer.is_dir()
 
 
 def _interrupted(config: FinetuneConfig, out: Path, at: int) -> Path:

@@ -52,9 +52,10 @@ def test_the_audit_sees_every_pin(deploy: dict[str, ModuleType]) -> None:
 def test_a_package_that_cannot_be_audited_is_no_success(
     deploy: dict[str, ModuleType], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """pip-audit itself only lists it. That a URL cannot be audited it knows without the service."""
-    (tmp_path / "requirements.txt").write_text("a @ https://127.0.0.1:9/a.whl")
-    assert deploy["audit"].audit(tmp_path / "requirements.txt", []) == 1
+    """pip-audit itself only lists it; a URL and a marker that does not hold are decided without the service."""
+    for line, code in (("a @ https://127.0.0.1:9/a.whl", 1), ('a==1 ; python_version < "3"', 0)):
+        (tmp_path / "requirements.txt").write_text(line)
+        assert deploy["audit"].audit(tmp_path / "requirements.txt", []) == code
     assert "cannot be pinned" in capfd.readouterr().out
 
 

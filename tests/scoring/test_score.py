@@ -2,9 +2,11 @@
 
 import itertools
 import json
+import signal
 import subprocess
 import sys
 import threading
+import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,8 @@ from kit.texts import random_texts
 
 from tuneport.errors import DataError, EngineError, TuneportError
 from tuneport.runtime.predictor import Predictor
-from tuneport.scoring import opening
+from tuneport.runtime.runner import run_isolated
+from tuneport.scoring import opening, scorer
 from tuneport.scoring import rows as scoring_rows
 from tuneport.scoring.config import ScoreConfig
 from tuneport.scoring.pipeline import Progress, rejects_of, score
@@ -278,3 +281,29 @@ def test_ray_that_is_not_installed_is_one_line(
     answer = tuneport("score", tiny_artifact, path, "--out", tmp_path / "out.jsonl", "--ray", "auto")
     assert answer.code == 1
     assert_one_line(answer.err, "--ray needs ray", "tuneport[ray]")
+
+
+def test_an_interruption_waits_for_the_batches_that_run_only(
+    tiny_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_table(tmp_path / "in.jsonl", ROWS)
+    config = config_of(tiny_artifact, path, window_rows=len(ROWS))
+    batches: list[int] = []
+    interrupt_at = 0
+
+    def run(*arguments: Any) -> Any:
+        batches.append(1)
+        if len(batches) == interrupt_at:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            time.sleep(0.3)
+        return run_isolated(*arguments)
+
+    monkeypatch.setattr(scorer, "run_isolated", run)
+    score(config, tmp_path / "whole.jsonl")
+    whole, interrupt_at = len(batches), len(batches) + 2
+    with pytest.raises(KeyboardInterrupt):
+        score(config, tmp_path / "interrupted.jsonl")
+    assert whole > 8
+    assert len(batches) - whole < 6
+    score(config, tmp_path / "interrupted.jsonl")
+    assert len((tmp_path / "interrupted.jsonl").read_text().splitlines()) == len(ROWS)

@@ -68,19 +68,21 @@ class ChunkScorer:
         The first one is read and encoded while the engine is opened.
         """
         prepared = map(self._encoder.prepare, chunks)
-        first = list(itertools.islice(prepared, 1))
+        first = iter(list(itertools.islice(prepared, 1)))  # which lets go of the chunk when it is spent
         runner = self._predictor.result().runner
-        running: list[_Work] = []
+        running: deque[_Work] = deque()
         with ThreadPoolExecutor(runner.streams) as pool:
             try:
                 for each in itertools.chain(first, prepared):
                     running.append(_start(each, runner, pool))
                     if len(running) > 1:  # so that the engine always has the next chunk
-                        yield self._finish(running.pop(0))
-                for work in running:
-                    yield self._finish(work)
+                        yield self._finish(running[0])
+                        running.popleft()
+                while running:
+                    yield self._finish(running[0])
+                    running.popleft()
             finally:
-                for work in running:
+                for work in running:  # after an interruption only the batches that run end
                     work.batches.clear()
                 pool.shutdown(wait=False, cancel_futures=True)
 
