@@ -1,7 +1,8 @@
 """Load, switch and unload versions while the service serves: check what is asked for, and have it carried out."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from tuneport.errors import ModelNotLoaded
@@ -87,8 +88,7 @@ class ModelHost:
     async def _load(self, name: str, options: LoadOptions) -> dict[str, str]:
         self._check_engines()
         _check_traffic(options.traffic)
-        with self._shared.exclusive():
-            state = self._local.state
+        with self._exclusive() as state:
             model = state.find(name)
             ref = model.find(options.version) if model and options.version else None
             manifest = None
@@ -108,9 +108,16 @@ class ModelHost:
 
     async def _unload(self, name: str, version: str | None) -> None:
         self._check_engines()
-        with self._shared.exclusive():
-            await self._coordinator.carry_out(self._local.state.without(name, version))
+        with self._exclusive() as state:
+            await self._coordinator.carry_out(state.without(name, version))
         logs.log("model unloaded", name=name, version=version)
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[ServingState]:
+        """Let no other change begin; yields the state that counts, and raises ModelNotLoaded if this worker lacks it."""
+        with self._shared.exclusive():
+            self._shared.check_current(self._local.state)
+            yield self._local.state
 
     def _check_engines(self) -> None:
         """Raise ModelNotLoaded where the engines are processes that workers share."""

@@ -169,6 +169,24 @@ def test_another_change_is_refused_while_one_is_under_way(run: Callable[..., Non
     run(work)
 
 
+def test_a_worker_that_has_not_switched_yet_undoes_nothing(run: Callable[..., None], repository: Repository) -> None:
+    async def work(first: Worker, second: Worker) -> None:
+        ref = VersionRef.of(repository.folder / "tiny" / "v1")
+        decided = ServingState.of(repository.folder / "tiny" / "v0").with_version("tiny", ref, LoadOptions())
+        first.shared.write(decided)
+        for change in (
+            second.host.load("tiny", LoadOptions(version=repository.versions["damaged"])),
+            second.host.unload("other", None),
+        ):
+            with pytest.raises(ModelNotLoaded) as caught:
+                await change
+            assert caught.value.code == "change_under_way"
+        assert first.shared.read() == decided
+        assert second.opened == 0
+
+    run(work)
+
+
 def test_a_worker_that_takes_too_long_ends_the_change(run: Callable[..., None], repository: Repository) -> None:
     v0, v1 = repository.versions["v0"], repository.versions["v1"]
 
