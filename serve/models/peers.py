@@ -90,25 +90,22 @@ class Peers:
                 send(writer, Decision(commit=False, reason=reason))
 
     async def commit(self) -> None:
-        """Tell each worker to switch, and wait until all have; raises ModelNotLoaded for one that does not answer.
+        """Tell each worker to switch, and wait until all have, but not for long: the change is decided.
 
-        A worker that has ended meanwhile is replaced by one that reads the new state.
+        A worker that does not answer switches as soon as its event loop runs again, and one that has ended is replaced
+        by one that reads the new state.
         """
         asked = {
             number: asyncio.ensure_future(self._ask(number, Decision(commit=True))) for number in self._connections
         }
         if not asked:
             return
-        _, pending = await asyncio.wait(asked.values(), timeout=CONFIRM_TIMEOUT_S)
+        await asyncio.wait(asked.values(), timeout=CONFIRM_TIMEOUT_S)
         for number, answer in asked.items():
-            if answer in pending:
+            error = answer.exception() if answer.done() else f"no answer within {CONFIRM_TIMEOUT_S:g} s"
+            if error:
                 answer.cancel()
-            elif error := answer.exception():
                 logs.log("worker did not confirm", logging.WARNING, number=number, reason=str(error))
-        if pending:
-            numbers = ", ".join(str(number) for number, answer in asked.items() if answer in pending)
-            problem = f"worker {numbers} has not confirmed the switch within {CONFIRM_TIMEOUT_S:g} s; all others have"
-            raise ModelNotLoaded(problem, "it switches as soon as it runs again: see the index, and the service's log")
 
     async def _ask(self, number: int, message: Frozen) -> None:
         reader, writer = self._connections[number]

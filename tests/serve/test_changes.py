@@ -22,6 +22,7 @@ from tuneport.errors import GateError, ModelNotLoaded, ServiceStopping
 from tuneport.stages.serve import logs
 from tuneport.stages.serve.admission import AdmissionController
 from tuneport.stages.serve.inference import Inference
+from tuneport.stages.serve.models import peers
 from tuneport.stages.serve.models.description import describe_index
 from tuneport.stages.serve.models.host import ModelHost
 from tuneport.stages.serve.models.peers import Decision, Proposal, Reply, address_of
@@ -201,6 +202,32 @@ def test_a_worker_that_takes_too_long_ends_the_change(run: Callable[..., None], 
         assert first.models.default.shadow
 
     run(work, load_timeout_s=0.3)
+
+
+def test_a_change_that_is_decided_succeeds_though_a_worker_does_not_confirm(
+    run: Callable[..., None], repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "CONFIRM_TIMEOUT_S", 0.1)
+    v1 = repository.versions["v1"]
+    decisions: list[bytes] = []
+
+    async def opens_and_hangs(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        peers.send(writer, Reply())
+        decisions.append(await reader.readline())
+        await reader.read()  # until the other side closes
+        writer.close()
+
+    async def work(first: Worker, second: Worker) -> None:
+        second.host.leave()
+        address = address_of(tmp_path, 2)
+        address.unlink(missing_ok=True)
+        async with await asyncio.start_unix_server(opens_and_hangs, address):
+            loaded = await first.host.load("tiny", LoadOptions(version=v1))
+        assert loaded["version"] == first.serving == v1
+        assert [Decision.model_validate_json(line).commit for line in decisions] == [True]
+
+    run(work)
 
 
 @pytest.mark.parametrize("leaving", [0, 1])
