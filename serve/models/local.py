@@ -81,6 +81,10 @@ class LocalModels:
     def abort(self, opening: "asyncio.Future[Opened]", version: VersionKey | None, reason: str) -> None:
         """Close what was opened for a change that does not take place, or will be, and remember the reason."""
         opening.add_done_callback(_discard)
+        self.remember_failure(version, reason)
+
+    def remember_failure(self, version: VersionKey | None, reason: str) -> None:
+        """Remember why a change does not take place."""
         self._enter(self.state.with_failure(version, reason) if version else self.state)
         if version:
             fields = {"name": version[0], "version": version[1]}
@@ -126,7 +130,7 @@ def check_manifest(ref: VersionRef) -> None:
         raise ArtifactError(f"{ref.folder} was replaced while it was served", "start the service again")
 
 
-def explain(error: Exception) -> tuple[str, str]:
+def explain(error: BaseException) -> tuple[str, str]:
     """Return what is wrong, and what to do about it."""
     if isinstance(error, TuneportError):
         return error.problem, error.remedy

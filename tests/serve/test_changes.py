@@ -269,6 +269,37 @@ def test_the_state_that_was_written_decides_if_the_worker_that_changes_it_ends(
     run(work)
 
 
+def test_a_proposal_whose_change_has_failed_is_not_opened(
+    run: Callable[..., None], repository: Repository, tmp_path: Path
+) -> None:
+    v1 = repository.versions["v1"]
+
+    async def work(first: Worker, second: Worker) -> None:
+        ref = VersionRef.of(repository.folder / "tiny" / "v1")
+        target = ServingState.of(repository.folder / "tiny" / "v0").with_version("tiny", ref, LoadOptions())
+        second.may_open.clear()
+        connections = []
+        for _ in range(2):  # the second one waits for the first one
+            reader, writer = await asyncio.open_unix_connection(address_of(tmp_path, 2))
+            peers.send(writer, Proposal(target=target, version=("tiny", v1)))
+            connections.append((reader, writer))
+            await until(lambda: second.opened)
+        for _, writer in reversed(connections):
+            peers.send(writer, Decision(commit=False, reason="the disk is full"))
+            for _ in range(50):  # turns of the event loop, in which the decision arrives
+                await asyncio.sleep(0)
+        for reader, writer in connections:
+            assert await reader.read() == b""  # although what was begun for the first one has not ended
+            writer.close()
+        assert second.opened == 1
+        assert second.models.failures == {("tiny", v1): "the disk is full"}
+        second.may_open.set()
+        await first.host.load("tiny", LoadOptions(version=v1))
+        assert second.serving == v1
+
+    run(work)
+
+
 def test_a_worker_that_starts_meanwhile_comes_up_with_the_new_state(
     run: Callable[..., None], repository: Repository, tiny_artifact: Path, settings: Settings, tmp_path: Path
 ) -> None:
@@ -298,7 +329,8 @@ def test_a_worker_that_starts_meanwhile_comes_up_with_the_new_state(
 
 def test_a_line_that_is_no_proposal_changes_nothing(run: Callable[..., None], tmp_path: Path) -> None:
     async def work(first: Worker, second: Worker) -> None:
-        for line in (b"", b"{}", Decision(commit=True).model_dump_json().encode()):
+        decision = Decision(commit=True).model_dump_json().encode()
+        for line in (b"", b"{}", b"{}\n", b"\xff\n", decision + b"\n"):
             reader, writer = await asyncio.open_unix_connection(address_of(tmp_path, 2))
             writer.write(line)
             writer.close()
