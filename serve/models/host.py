@@ -114,7 +114,7 @@ class ModelHost:
 
     @contextmanager
     def _exclusive(self) -> Iterator[ServingState]:
-        """Let no other change begin; yields the state that counts, and raises ModelNotLoaded if this worker lacks it."""
+        """Let no other change begin; yields the state, and raises ModelNotLoaded if this worker is not in it yet."""
         with self._shared.exclusive():
             self._shared.check_current(self._local.state)
             yield self._local.state

@@ -40,6 +40,7 @@ class Worker:
     def __init__(self, number: int, folder: Path, artifact: Path, settings: Settings) -> None:
         self.shared = SharedState(folder)
         self.opened = 0
+        self.proven: list[Inference] = []
         self.failure: Exception | None = None
         self.may_open = threading.Event()
         self.may_open.set()
@@ -57,7 +58,9 @@ class Worker:
         assert self.may_open.wait(30)
         if self.failure:
             raise self.failure
-        return self._admission(folder)
+        admission = self._admission(folder)
+        self.proven.append(admission.inference)
+        return admission
 
     @property
     def serving(self) -> str:
@@ -197,6 +200,7 @@ def test_a_worker_that_takes_too_long_ends_the_change(run: Callable[..., None], 
             await first.host.load("tiny", LoadOptions(version=v1))
         second.may_open.set()
         await until(lambda: second.models.failures)
+        await until(lambda: first.proven and not hasattr(first.proven[0], "predictor"))  # its memory is given back
         assert first.serving == second.serving == v0
         await second.host.load("tiny", LoadOptions(version=v1, traffic="shadow"))
         assert first.models.default.shadow
