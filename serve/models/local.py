@@ -41,7 +41,7 @@ class LocalModels:
                 for ref in model.versions:
                     key = (model.name, ref.version)
                     if self.models.version(*key) is None and key not in opened:
-                        check_manifest(ref)
+                        check_manifest(ref.folder, ref.manifest_sha256)
                         opened[key] = self._open(ref.folder)
         except BaseException:
             _shut(opened.values())
@@ -135,14 +135,14 @@ def _shut(versions: Iterable[AdmissionController]) -> None:
     trim_memory()
 
 
-def check_manifest(ref: VersionRef) -> None:
+def check_manifest(folder: Path, expected: str) -> None:
     """Raise ArtifactError for a folder that is gone, or has another artifact than when the service began to use it."""
     try:
-        is_same = sha256(ref.folder / MANIFEST) == ref.manifest_sha256
+        is_same = sha256(folder / MANIFEST) == expected
     except OSError as error:
-        raise ArtifactError(f"{ref.folder} cannot be read any more ({error.strerror})", "put it back") from error
+        raise ArtifactError(f"{folder} cannot be read any more ({error.strerror})", "put it back") from error
     if not is_same:
-        raise ArtifactError(f"{ref.folder} was replaced while it was served", "start the service again")
+        raise ArtifactError(f"{folder} was replaced while it was served", "start the service again")
 
 
 def explain(error: BaseException) -> tuple[str, str]:
