@@ -28,6 +28,15 @@ class LoadOptions(Frozen):
     """Allow another task or other labels than the version's that serves, which may break clients."""
 
 
+class UnloadOptions(Frozen):
+    """The parameters of a request to unload a version."""
+
+    version: str | None = None
+    """By default the whole model."""
+    unload_dependents: bool = False
+    """Triton's, whose clients send it always; no model depends on another one here."""
+
+
 class VersionRef(Frozen):
     """A version, and the artifact that it is opened from."""
 
