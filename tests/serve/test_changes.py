@@ -372,6 +372,12 @@ def is_replaced(supervisor: psutil.Process, worker: psutil.Process) -> bool:
     return worker not in workers and len(workers) == 2
 
 
+def are_ready(url: str, supervisor: psutil.Process) -> bool:
+    """Tell whether the metrics have all workers, which they have as soon as these are ready."""
+    page = httpx.get(f"{url}/metrics", timeout=30).text
+    return all(f'pid="{worker.pid}"' in page for worker in workers_of(supervisor))
+
+
 def shares(url: str) -> dict[tuple[str, str], float]:
     """Read which share of the requests each version answers in each worker, from one worker's metrics."""
     found = {}
@@ -430,9 +436,10 @@ def test_two_processes_switch_under_load_and_a_new_one_has_their_state(
         killed.kill()
         killed.wait(10)
         expected = {("1", v1): 0.75, ("2", v1): 0.75, ("1", v0): 0.25, ("2", v0): 0.25}
-        wait_until(lambda: is_replaced(supervisor, killed))
-        assert change_until_free(url, "load", version=v0, traffic=0.25).status_code == 200  # the new one takes part
+        wait_until(lambda: is_replaced(supervisor, killed) and are_ready(url, supervisor))
         assert shares(url) == expected
+        assert change_until_free(url, "load", version=v0, traffic=0.5).status_code == 200  # the new one takes part
+        assert shares(url) == {key: 0.5 for key in expected}
 
 
 def change_until_free(url: str, action: str, **options: Any) -> httpx.Response:

@@ -323,9 +323,10 @@ def test_a_version_is_switched_to_under_load_over_grpc(tiny_artifact: Path, repo
         request = pb.RepositoryModelLoadRequest(model_name="tiny")
         request.parameters["version"].string_param = repository.versions["v1"]
         request.parameters["traffic"].string_param = "switch"
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await call("RepositoryModelLoad", request)
-        assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        for key, code in (("", grpc.StatusCode.UNAUTHENTICATED), ("other", grpc.StatusCode.PERMISSION_DENIED)):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call("RepositoryModelLoad", request, {"x-api-key": key} if key else None)
+            assert caught.value.code() is code
         await call("RepositoryModelLoad", request, ADMIN)
         while hasattr(admission.inference, "predictor"):
             await asyncio.sleep(0.01)
