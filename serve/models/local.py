@@ -146,7 +146,8 @@ def check_manifest(folder: Path, expected: str) -> None:
 
 
 def explain(error: BaseException) -> tuple[str, str]:
-    """Return what is wrong, and what to do about it."""
+    """Return what is wrong, and what to do about it; the log has where an error came from that nobody expected."""
     if isinstance(error, TuneportError):
         return error.problem, error.remedy
+    logs.log("change failed", logging.ERROR, exc_info=error)
     return f"{type(error).__name__}: {str(error)[:300]}", "see the service's log"

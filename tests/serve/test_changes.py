@@ -5,6 +5,7 @@ processes.
 """
 
 import asyncio
+import json
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ from tuneport.stages.serve.inference import Inference
 from tuneport.stages.serve.models import peers
 from tuneport.stages.serve.models.description import describe_index
 from tuneport.stages.serve.models.host import ModelHost
-from tuneport.stages.serve.models.peers import Decision, Proposal, Reply, address_of
+from tuneport.stages.serve.models.peers import Decision, Peers, Proposal, Reply, address_of
 from tuneport.stages.serve.models.registry import ModelRegistry
 from tuneport.stages.serve.models.shared_state import SharedState
 from tuneport.stages.serve.models.state import LoadOptions, ServingState, VersionRef
@@ -152,6 +153,30 @@ def test_if_one_worker_fails_none_switches_and_all_know_why(
     run(work)
 
 
+def test_an_error_that_nobody_expected_is_in_the_log_with_its_place(
+    run: Callable[..., None], repository: Repository, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def work(first: Worker, second: Worker) -> None:
+        second.failure = RuntimeError("broken")
+        with pytest.raises(ModelNotLoaded, match="worker 2: RuntimeError: broken"):
+            await first.host.load("tiny", LoadOptions(version=repository.versions["v1"]))
+
+    logs.set_up()
+    run(work)
+    [line] = [line for line in capfd.readouterr().err.splitlines() if '"event":"change failed"' in line]
+    assert json.loads(line)["exception"] == "RuntimeError"
+    assert any(each.endswith(" _open") for each in json.loads(line)["at"])
+
+
+def test_a_worker_that_cannot_be_reached_is_named(tmp_path: Path) -> None:
+    async def connect() -> None:
+        async with Peers.connected(tmp_path / ("x" * 100), 1, 2):  # an address that no socket can have
+            pass
+
+    with pytest.raises(ModelNotLoaded, match="worker 2 cannot be reached"):
+        asyncio.run(connect())
+
+
 def test_another_change_is_refused_while_one_is_under_way(run: Callable[..., None], repository: Repository) -> None:
     v1 = repository.versions["v1"]
 
@@ -196,7 +221,7 @@ def test_a_worker_that_takes_too_long_ends_the_change(run: Callable[..., None], 
 
     async def work(first: Worker, second: Worker) -> None:
         second.may_open.clear()
-        with pytest.raises(ModelNotLoaded, match=r"within 0\.3 s"):
+        with pytest.raises(ModelNotLoaded, match=r"within 0\.3 s by worker 2;"):
             await first.host.load("tiny", LoadOptions(version=v1))
         second.may_open.set()
         await until(lambda: second.models.failures)
