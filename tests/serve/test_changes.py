@@ -201,7 +201,7 @@ def test_another_change_is_refused_while_one_is_under_way(run: Callable[..., Non
 def test_a_worker_that_has_not_switched_yet_undoes_nothing(run: Callable[..., None], repository: Repository) -> None:
     async def work(first: Worker, second: Worker) -> None:
         ref = VersionRef.of(repository.folder / "tiny" / "v1")
-        decided = ServingState.of(repository.folder / "tiny" / "v0").with_version("tiny", ref, LoadOptions())
+        decided = ServingState.of(repository.folder / "tiny" / "v0").after_load("tiny", ref, LoadOptions())
         first.shared.write(decided)
         for change in (
             second.host.load("tiny", LoadOptions(version=repository.versions["damaged"])),
@@ -285,7 +285,7 @@ def test_the_state_that_was_written_decides_if_the_worker_that_changes_it_ends(
 
     async def work(first: Worker, second: Worker) -> None:
         ref = VersionRef.of(repository.folder / "tiny" / "v1")
-        target = ServingState.of(repository.folder / "tiny" / "v0").with_version("tiny", ref, LoadOptions())
+        target = ServingState.of(repository.folder / "tiny" / "v0").after_load("tiny", ref, LoadOptions())
         reader, writer = await asyncio.open_unix_connection(address_of(tmp_path, 2))
         writer.write(Proposal(target=target, version=("tiny", v1)).model_dump_json().encode() + b"\n")
         assert Reply.model_validate_json(await reader.readline()).problem is None
@@ -305,7 +305,7 @@ def test_a_proposal_whose_change_has_failed_is_not_opened(
 
     async def work(first: Worker, second: Worker) -> None:
         ref = VersionRef.of(repository.folder / "tiny" / "v1")
-        target = ServingState.of(repository.folder / "tiny" / "v0").with_version("tiny", ref, LoadOptions())
+        target = ServingState.of(repository.folder / "tiny" / "v0").after_load("tiny", ref, LoadOptions())
         second.may_open.clear()
         connections = []
         for _ in range(2):  # the second one waits for the first one
