@@ -1,11 +1,10 @@
-"""Map each request error to its response, over HTTP and gRPC, and put into words what pydantic refuses."""
+"""Map each request error to its response, over HTTP and gRPC."""
 
 import math
 from dataclasses import dataclass
 from functools import lru_cache
 
 import grpc
-from pydantic import BaseModel, ValidationError
 
 from tuneport.errors import (
     DeadlineExceeded,
@@ -105,12 +104,6 @@ def to_error_response(error: Exception) -> ErrorResponse:
         retry_after_s=max(1, math.ceil(error.retry_after_s)) if error.retry_after_s is not None else None,
         allowed=error.allowed if isinstance(error, MethodNotAllowed) else None,
     )
-
-
-def explain_invalid(error: ValidationError, kind: type[BaseModel]) -> tuple[str, str]:
-    """Return what is wrong in fields of a request, the first five of them, and the names of all that `kind` has."""
-    wrong = ", ".join(f"{'.'.join(map(str, e['loc'])) or 'body'}: {e['msg']}" for e in error.errors()[:5])
-    return wrong[:500], ", ".join(kind.model_fields)
 
 
 @lru_cache

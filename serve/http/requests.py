@@ -9,9 +9,9 @@ from starlette.requests import ClientDisconnect, Request
 
 from tuneport.errors import PayloadTooLarge, RequestError, SlowRequest, UnsupportedEncoding
 from tuneport.runtime.tasks.inputs import check_number
+from tuneport.schema.base import explain_invalid
 
 from ..admission import AdmissionController
-from ..errors import explain_invalid
 from ..framing import RequestFrame
 from ..json_text import parse_json
 from ..models.registry import ModelRegistry

@@ -6,8 +6,8 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from tuneport.errors import InputError, NotFound
+from tuneport.schema.base import explain_invalid
 
-from ..errors import explain_invalid
 from .host import ModelHost
 from .state import LoadOptions, UnloadOptions
 
