@@ -26,12 +26,15 @@ class Measured:
     latencies_ms: Samples
     """Of each single row; all targets of a group ran the same."""
 
-    def rescaled(self, here: "Measured", there: "Measured") -> "Measured":
-        """Return what would have been measured in another group; `here` and `there` are of a target of both."""
+    def rescaled(self, anchor_here: "Measured", anchor_in_first: "Measured") -> "Measured":
+        """Return what would have been measured in the first group: self x anchor_in_first / anchor_here.
+
+        The anchor is a target of both groups.
+        """
         return replace(
             self,
-            seconds=self.seconds.rescaled(here.seconds, there.seconds),
-            latencies_ms=self.latencies_ms.rescaled(here.latencies_ms, there.latencies_ms),
+            seconds=self.seconds.rescaled(anchor_here.seconds, anchor_in_first.seconds),
+            latencies_ms=self.latencies_ms.rescaled(anchor_here.latencies_ms, anchor_in_first.latencies_ms),
         )
 
 
