@@ -67,6 +67,12 @@ def test_figures_of_two_groups_are_related_through_the_variant_that_both_have() 
     assert half_width(interval) > half_width(results["fast"].speed_over(results[REFERENCE]))
 
 
+@pytest.mark.parametrize(("seconds", "texts_per_s"), [(1 / 1234.567, 1234.6), (30.0, 0.03333)])
+def test_a_model_that_needs_half_a_minute_has_a_speed(seconds: float, texts_per_s: float) -> None:
+    result = to_results({"large": measured([seconds] * 8, 0)}, ROWS, 0.05)["large"]
+    assert result.timing.texts_per_s == texts_per_s
+
+
 class PaddedRunner(ModelRunner):
     """Lets a clock advance by what batches cost: their padded tokens and an overhead."""
 
@@ -100,6 +106,7 @@ def test_a_variant_has_the_same_speed_in_whatever_group_it_is_timed(
     rows = [EncodedInput([1] * n, [0] * n, False) for n in chance.integers(5, 200, 200).tolist()]
     model = SimpleNamespace(setup=TorchSetup(), run_batch=PaddedRunner(manifest.variants[0].execution, clock).run_batch)
     monkeypatch.setattr(turns, "time", clock)
+    monkeypatch.setattr(groups, "release_memory", lambda: None)
     monkeypatch.setattr(groups, "timed_rows", lambda _: rows)
     monkeypatch.setattr(groups, "honest_baselines", lambda *_: Baselines({REFERENCE: cast("Any", model)}, {}, {}))
     monkeypatch.setattr(groups, "choose_limits", lambda *_: BatchLimits(2048))
@@ -119,10 +126,11 @@ def test_a_variant_has_the_same_speed_in_whatever_group_it_is_timed(
     alone = chosen["int8"].execution.model_copy(update={"single_row_batches": True})
     chosen["int8"] = Chosen(alone, 0.0)
 
+    builder = prepared.builder(tmp_path)
+
     def timed(max_open: int) -> Timings:
-        clock.pace = 1e-6
         monkeypatch.setattr(groups, "MAX_OPEN", max_open)
-        return time_in_groups(prepared.builder(tmp_path / str(max_open)), prepared.reference, (TorchSetup(),), chosen)
+        return time_in_groups(builder, prepared.reference, (TorchSetup(),), chosen)
 
     together, apart = timed(9).results, timed(2).results
     assert opened == [1024, 512, 256, 128, 1024, 1024, 512, 1024, 256, 1024, 128]
