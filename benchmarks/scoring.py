@@ -164,9 +164,13 @@ def compare(
 
 
 def _median(timings: Sequence[Timing]) -> Timing:
-    columns = zip(*((each.texts_per_s, each.steady_texts_per_s, each.fixed_s) for each in timings), strict=True)
     cpu = [each.cpu_ms for each in timings if each.cpu_ms is not None]
-    return Timing(*map(statistics.median, columns), statistics.median(cpu) if cpu else None)
+    return Timing(
+        statistics.median(each.texts_per_s for each in timings),
+        statistics.median(each.steady_texts_per_s for each in timings),
+        statistics.median(each.fixed_s for each in timings),
+        statistics.median(cpu) if cpu else None,
+    )
 
 
 def describe(timings: Mapping[str, Timing]) -> str:
