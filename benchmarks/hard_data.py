@@ -3,11 +3,12 @@
     python -m tuneport.stages.benchmarks.hard_data --data FOLDER --out DIR [--sets ag_news,cola,sick] [--quick]
 
 FOLDER has a folder for each data set, with a train file at least. Every set is trained and exported by the command
-line, as a user would. A set whose artifact is in DIR is not run again. Prints a table in Markdown. `--quick` trains for
-a few steps and exports few variants, to see that all of it works.
+line, as a user would. A set whose artifact of the same settings is in DIR is not run again. Prints a table in Markdown.
+`--quick` trains for a few steps and exports few variants, to see that all of it works.
 """
 
 import argparse
+import hashlib
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -32,16 +33,23 @@ HALF = ("torch bf16", "torch fp16")
 
 
 def measure(data: Path, out: Path, *, model: str, max_drop: float, minutes: float, is_quick: bool) -> Manifest:
-    """Train and export one data set, unless it was; raises TuneportError if a command fails."""
-    run, artifact = out / "run", out / "artifact"
+    """Train and export one data set, unless it was with these settings; raises TuneportError if a command fails."""
+    settings = [part for each in (QUICK_TRAINING if is_quick else TRAINING) for part in ("--set", each)]
+    training = ("--task", "text-classification", "--model", model, "--data", str(data), *settings)
+    run = out / f"run-{key_of(training)}"
     if not (run / RUN).is_file():
-        settings = [part for each in (QUICK_TRAINING if is_quick else TRAINING) for part in ("--set", each)]
-        task = ("--task", "text-classification", "--model", model)
-        run_command("finetune", *task, "--data", str(data), "--out", str(run), "--overwrite", *settings)
+        run_command("finetune", *training, "--out", str(run), "--overwrite")
+    options = QUICK_EXPORT if is_quick else ("--distill-minutes", f"{minutes:g}")
+    exporting = (str(run), "--max-drop", f"{max_drop:g}", *options)
+    artifact = out / f"artifact-{key_of(exporting)}"
     if not (artifact / MANIFEST).is_file():
-        options = QUICK_EXPORT if is_quick else ("--distill-minutes", f"{minutes:g}")
-        run_command("export", str(run), "--out", str(artifact), "--max-drop", f"{max_drop:g}", *options)
+        run_command("export", *exporting, "--out", str(artifact))
     return load_manifest(artifact)
+
+
+def key_of(arguments: Sequence[str]) -> str:
+    """Return eight hex digits that differ between the arguments of two commands."""
+    return hashlib.sha256("\0".join(arguments).encode()).hexdigest()[:8]
 
 
 def run_command(name: str, *arguments: str) -> None:

@@ -4,8 +4,9 @@ python -m tuneport.stages.benchmarks.scoring ARTIFACT INPUT [--rounds 3] [--work
     [--min-seconds 60]
 
 The rows are repeated until the engine alone needs at least `--min-seconds`. The engine alone runs the same rows, read
-and tokenized before, in the batches of similar length that scoring makes. Of scoring, the fixed seconds (opening the
-engine, the first window, joining the parts) are told apart from the steady speed between the first and the last window.
+and tokenized before, in the batches that scoring makes: each window is packed apart. Of scoring, the fixed seconds
+(opening the engine, the first window, joining the parts) are told apart from the steady speed between the first and the
+last window.
 """
 
 import argparse
@@ -24,11 +25,12 @@ from pathlib import Path
 from tuneport.errors import DataError, TuneportError
 from tuneport.runtime.batch import EncodedInput
 from tuneport.runtime.predictor import Predictor
-from tuneport.runtime.scheduler import pack_batches
+from tuneport.runtime.scheduler import BatchLimits, pack_batches
 from tuneport.scoring.config import ScoreConfig
 from tuneport.scoring.inputs import input_columns
-from tuneport.scoring.pipeline import Progress, score
+from tuneport.scoring.pipeline import WINDOW_ROWS, Progress, score
 from tuneport.scoring.sources import open_source
+from tuneport.tasks import task_spec
 
 READ_ROWS = 2048
 
@@ -78,20 +80,34 @@ def repeat_rows(path: Path, times: int, out: Path) -> None:
             file.write(rows if rows.endswith(b"\n") else rows + b"\n")
 
 
-def read_rows(predictor: Predictor, path: Path) -> tuple[int, list[EncodedInput]]:
-    """Return the number of inputs in a file, and their encoded rows."""
+def read_rows(predictor: Predictor, path: Path) -> list[list[EncodedInput]]:
+    """Return the encoded rows of each input in a file."""
     source, columns, task = open_source(path), input_columns(predictor.manifest, {}), predictor.task
     fields = [row.fields for chunk in source.index(READ_ROWS) for row in source.read(chunk).rows]
     parsed = [task.parse_input(columns.input_of(each, task)) for each in fields]
-    encoded = task.encode_request(parsed, predictor.parse_parameters({}))
-    return len(parsed), [row for rows in encoded for row in rows]
+    return [list(rows) for rows in task.encode_request(parsed, predictor.parse_parameters({}))]
 
 
-def engine_seconds(predictor: Predictor, rows: Sequence[EncodedInput]) -> float:
-    """Time one pass over rows on all streams, the longest batches first."""
+def window_batches(
+    inputs: Sequence[Sequence[EncodedInput]], window_rows: int, limits: BatchLimits
+) -> list[list[EncodedInput]]:
+    """Return the batches of the rows of inputs in the order in which scoring runs them, window by window.
+
+    The fewer rows are packed together, the more padding they need. In a window the longest batches are first.
+    """
+    batches: list[list[EncodedInput]] = []
+    for first in range(0, len(inputs), window_rows):
+        rows = [row for each in inputs[first : first + window_rows] for row in each]
+        batches += [[rows[i] for i in batch] for batch in pack_batches([len(row) for row in rows], limits)[::-1]]
+    return batches
+
+
+def engine_seconds(predictor: Predictor, inputs: Sequence[Sequence[EncodedInput]]) -> float:
+    """Time one pass over the rows of inputs on all streams."""
     runner = predictor.runner
-    batches = [[rows[i] for i in batch] for batch in pack_batches([len(row) for row in rows], runner.limits)]
-    waiting = deque(batches[::-1])
+    window_rows = WINDOW_ROWS[task_spec(predictor.manifest.task).family]
+    batches = window_batches(inputs, window_rows, runner.limits)
+    waiting = deque(batches)
 
     def run(_: int) -> None:
         while waiting:
@@ -128,16 +144,17 @@ def compare(
 ) -> dict[str, Timing]:
     """Return the medians of the engine and of scoring with each number of workers, timed in turns."""
     predictor = Predictor(artifact, variant)
-    count, rows = read_rows(predictor, path)
-    times = max(1, math.ceil(min_seconds / engine_seconds(predictor, rows)))
-    count, rows = count * times, rows * times
+    inputs = read_rows(predictor, path)
+    times = max(1, math.ceil(min_seconds / engine_seconds(predictor, inputs)))
+    inputs *= times
+    count = len(inputs)
     timings: dict[str, list[Timing]] = {}
     with tempfile.TemporaryDirectory() as folder:
         grown = Path(folder) / f"in{path.suffix}"
         shutil.copyfile(path, grown) if times == 1 else repeat_rows(path, times, grown)
         for _ in range(rounds):
             cpu = time.process_time()
-            alone = count / engine_seconds(predictor, rows)
+            alone = count / engine_seconds(predictor, inputs)
             cpu_ms = 1000 * (time.process_time() - cpu) / count
             timings.setdefault("engine", []).append(Timing(alone, alone, 0.0, cpu_ms))
             for number in workers:

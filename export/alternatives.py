@@ -30,7 +30,7 @@ class Chosen(NamedTuple):
 
     execution: Execution
     cost: float
-    """By the objective: seconds of a row, milliseconds of a row alone, or bytes; the lower the better."""
+    """Seconds or, of what is not timed alone, bytes; the lower the better. See `_cost`."""
 
 
 def choose_execution(builder: VariantBuilder, passed: Passed, rows: Sequence[EncodedInput]) -> Chosen:
@@ -48,16 +48,31 @@ def choose_execution(builder: VariantBuilder, passed: Passed, rows: Sequence[Enc
     best, cost = name, float(passed.candidate.execution.size_bytes)
     is_timed = builder.family.has_batch_choice and objective != "size"
     if is_timed or len(opened) > 1:
-        results = benchmark(targets, rows, max_seconds=MAX_SECONDS, singles=ENOUGH_SINGLES, progress=builder.progress)
+        results = _time_ways(builder, targets, rows)
         best = best_alternative(name, results, objective)
-        tokens, timing = results[best].max_batch_tokens, results[best].timing
-        if is_timed:
-            cost = timing.latency_ms_p50 if objective == "latency" else 1 / timing.texts_per_s
+        tokens = results[best].max_batch_tokens
+        cost = _cost(results[best], objective) if is_timed else cost
     else:
         tokens = choose_limits(name, targets[name], rows, builder.progress).tokens
     if executions[best].single_row_batches:
         return Chosen(executions[best], cost)
     return Chosen(executions[best].model_copy(update={"max_batch_tokens": tokens}), cost)
+
+
+def _time_ways(
+    builder: VariantBuilder, targets: Mapping[str, BenchmarkTarget], rows: Sequence[EncodedInput]
+) -> dict[str, BenchmarkResult]:
+    return benchmark(targets, rows, max_seconds=MAX_SECONDS, singles=ENOUGH_SINGLES, progress=builder.progress)
+
+
+def _cost(result: BenchmarkResult, objective: Objective) -> float:
+    """Return the median seconds of a row in batches or, for the objective latency, alone.
+
+    They are those of the samples, because the figures are rounded.
+    """
+    assert result.seconds is not None  # it was measured here
+    assert result.latencies_ms is not None
+    return result.latencies_ms.median / 1000 if objective == "latency" else result.seconds.median
 
 
 def open_alternatives(builder: VariantBuilder, passed: Passed) -> Iterator[tuple[str, Execution, ModelRunner]]:

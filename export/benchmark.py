@@ -10,7 +10,7 @@ import numpy as np
 from tuneport.gpu import GpuMeter
 from tuneport.runtime.batch import EncodedInput
 from tuneport.runtime.scheduler import BATCH_TOKENS, BatchLimits
-from tuneport.schema.artifact import Device
+from tuneport.schema.artifact import Device, Execution
 
 from .batch_size import best_limits
 from .intervals import Samples, half_width, ratio_interval
@@ -101,10 +101,15 @@ def measure(
     rounds: int | None = None,
     singles: int = 100,
     group: int = 0,
+    turn_tokens: int | None = None,
     meter: GpuMeter | None = None,
     progress: Callable[[str], object] = lambda _: None,
 ) -> dict[str, Measured]:
-    """Take the samples of `benchmark`. Those of another `group` are resampled independently."""
+    """Take the samples of `benchmark`. Those of another `group` are resampled independently.
+
+    A turn has at least `turn_tokens` tokens, by default as many as the targets need. Groups that are compared must have
+    turns of one size: batches are packed of the rows of a turn, and the fewer these are the more padding they need.
+    """
     with contextlib.ExitStack() as stack:
         workers = {}
         for name, target in targets.items():
@@ -115,7 +120,7 @@ def measure(
             progress(f"choosing the batch size of {name}")
             with (meter or GpuMeter()).measure(name, only_memory=True):
                 limits[name] = best_limits(workers[name], target.limits, rows, target.device)
-        parts = split_rows(rows, _turn_tokens(targets, limits))
+        parts = split_rows(rows, turn_tokens or max(tokens_needed(targets[name], limits[name]) for name in targets))
         batches = {name: [pack(part, limits[name]) for part in parts] for name in targets}
         stop = Stop(
             is_precise=lambda seconds: _width(targets, seconds) <= precision and is_decided(targets, seconds),
@@ -148,10 +153,10 @@ def measure(
     }
 
 
-def _turn_tokens(targets: Mapping[str, BenchmarkTarget], limits: Mapping[str, BatchLimits]) -> int:
-    batches = {name: BATCHES_PER_TURN[target.device] * target.streams for name, target in targets.items()}
-    tokens = {name: each.tokens if each.tokens > 1 else SINGLE_ROW_TOKENS for name, each in limits.items()}
-    return max(batches[name] * tokens[name] for name in targets)
+def tokens_needed(target: BenchmarkTarget | Execution, limits: BatchLimits) -> int:
+    """Return the fewest tokens of a turn that keep all streams of a target busy."""
+    tokens = SINGLE_ROW_TOKENS if limits.runs_rows_alone else limits.tokens
+    return BATCHES_PER_TURN[target.device] * target.streams * tokens
 
 
 def _width(targets: Mapping[str, BenchmarkTarget], seconds: Mapping[str, list[float]]) -> float:

@@ -1,22 +1,25 @@
 """Time torch and the variants in groups, so that few models are in memory at a time.
 
-Every group has the variant that is probably the fastest. The first group has torch's baselines, too. What was measured
-of the variants of another group is related to the first one through the variant that both have: its uncertainty widens
-their intervals. The comparisons that decide, with the fastest variant, are made within one group.
+The first group has torch's baselines and the variants of the lowest cost: those that were the fastest when each was
+timed alone or, of generative models and for the objective size, those with the smallest files. The fastest variant of
+the first group, the anchor, is in every other group: what was measured there is related to the first group through it,
+and its uncertainty widens their intervals. All groups have turns of one size, because padding depends on it.
 """
 
-import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from tuneport.runtime.batch import EncodedInput
+from tuneport.runtime.scheduler import BatchLimits
 from tuneport.schema.torch_setup import TorchSetup
 
 from .alternatives import Chosen
 from .baselines import honest_baselines
-from .benchmark import PRECISION, choose_limits, enough_rows, measure
+from .benchmark import PRECISION, choose_limits, enough_rows, measure, tokens_needed
 from .build import VariantBuilder
+from .config import Objective
 from .memory import release_memory
 from .results import BenchmarkResult, Measured, to_results
 from .source import Reference
@@ -26,6 +29,7 @@ from .variants import VARIANTS
 MAX_OPEN = 4
 """Models that are in memory at a time on a CPU: torch's baselines count, too."""
 TIMED_ROWS = 200
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -48,14 +52,14 @@ def timed_rows(builder: VariantBuilder) -> list[EncodedInput]:
 
 
 def plan_groups(names: Sequence[str], baselines: int, max_open: int) -> list[list[str]]:
-    """Divide variants, the fastest first, into groups of at most `max_open` models; the fastest is in every group.
+    """Divide variants, the cheapest first, into groups that are timed with at most `max_open` models open.
 
-    The first group is timed beside so many `baselines`, which leave room for one variant at least. Groups without torch
-    have one model less, because engines keep more memory than torch.
+    The first group is timed beside so many `baselines`, which leave room for one variant at least. The others are timed
+    beside the anchor, a variant of the first group. They have one model less, because engines keep more memory than
+    torch.
     """
     count, size = max(1, max_open - baselines), max(1, max_open - 2)
-    rest = names[count:]
-    return [[*names[:count]], *([names[0], *rest[at : at + size]] for at in range(0, len(rest), size))]
+    return [[*names[:count]], *([*names[at : at + size]] for at in range(count, len(names), size))]
 
 
 def time_in_groups(
@@ -64,17 +68,22 @@ def time_in_groups(
     """Time torch's baselines and the variants; on a GPU, whose memory the models share with nobody, in one group."""
     names = sorted(chosen, key=lambda name: chosen[name].cost)
     is_bounded = builder.requirements.device == "cpu"
-    groups = plan_groups(names, len(setups), MAX_OPEN if is_bounded else len(setups) + len(names))
-    precision = PRECISION if len(groups) == 1 else PRECISION / math.sqrt(2)  # the widths of two intervals add up
-    first = functools.partial(_time_beside_torch, builder, reference, setups, groups[0], chosen, precision)
-    measured, baselines, refused = builder.steps.run(first)
-    release_memory()
-    measured = dict(measured)
-    for number, group in enumerate(groups[1:], 1):
-        time_it = functools.partial(_time_variants, builder, group, chosen, precision, number)
-        measured |= related(builder.steps.run(time_it), measured, anchor=names[0])
-        release_memory()
-    return Timings(to_results(measured, timed_rows(builder), PRECISION), baselines, refused)
+    beside_torch, *others = plan_groups(names, len(setups), MAX_OPEN if is_bounded else len(setups) + len(names))
+    precision = PRECISION / math.sqrt(2) if others else PRECISION  # the widths of two intervals add up
+    timer = GroupTimer(builder, chosen, precision)
+    first = timer.beside_torch(reference, setups, beside_torch)
+    anchor = fastest({name: first.measured[name] for name in beside_torch}, builder.requirements.objective)
+    measured = dict(first.measured)
+    for number, group in enumerate(others, 1):
+        measured |= related(timer.variants([anchor, *group], number, first.turn_tokens), measured, anchor=anchor)
+    return Timings(to_results(measured, timer.rows, PRECISION), first.baselines, first.refused)
+
+
+def fastest(measured: Mapping[str, Measured], objective: Objective) -> str:
+    """Return the target of the lowest latency, or of the highest throughput where that is not the objective."""
+    if objective == "latency":
+        return min(measured, key=lambda name: measured[name].latencies_ms.median)
+    return min(measured, key=lambda name: measured[name].seconds.median)
 
 
 def related(measured: Mapping[str, Measured], first: Mapping[str, Measured], *, anchor: str) -> dict[str, Measured]:
@@ -82,43 +91,73 @@ def related(measured: Mapping[str, Measured], first: Mapping[str, Measured], *, 
     return {name: each.rescaled(measured[anchor], first[anchor]) for name, each in measured.items() if name != anchor}
 
 
-def _time_beside_torch(
-    builder: VariantBuilder,
-    reference: Reference,
-    setups: tuple[TorchSetup, ...],
-    names: Sequence[str],
-    chosen: Mapping[str, Chosen],
-    precision: float,
-) -> tuple[dict[str, Measured], dict[str, TorchSetup], Mapping[str, str]]:
-    """Time the first group; also return the baselines with their setups, and why others are refused."""
-    builder.progress("comparing torch's baselines with the reference")
-    baselines = honest_baselines(reference.gate, builder.family, reference.model, setups)
-    rows, targets = timed_rows(builder), {}
-    for name, model in baselines.models.items():
-        target = BenchmarkTarget.of_torch(model, has_batch_choice=builder.family.has_batch_choice)
-        targets[name] = target.with_limits(choose_limits(name, target, rows, builder.progress))
-    release_memory()
-    targets |= open_variants(builder, names, chosen)
-    measured = measure(targets, rows, precision=precision, progress=builder.progress)
-    return measured, {name: model.setup for name, model in baselines.models.items()}, baselines.refused
+@dataclass(frozen=True)
+class BesideTorch:
+    """What was measured of the first group."""
+
+    measured: Mapping[str, Measured]
+    """Of the baselines and the variants, by name."""
+    baselines: Mapping[str, TorchSetup]
+    refused: Mapping[str, str]
+    """As in `Timings`."""
+    turn_tokens: int
+    """The size of its turns, which the other groups must have, too."""
 
 
-def _time_variants(
-    builder: VariantBuilder, names: Sequence[str], chosen: Mapping[str, Chosen], precision: float, number: int
-) -> dict[str, Measured]:
-    targets = open_variants(builder, names, chosen)
-    return measure(targets, timed_rows(builder), precision=precision, group=number, progress=builder.progress)
+class GroupTimer:
+    """Times groups of models, each in a step of its own."""
 
+    def __init__(self, builder: VariantBuilder, chosen: Mapping[str, Chosen], precision: float) -> None:
+        """Read the rows that all groups run; `precision` is that of `measure`."""
+        self.rows = timed_rows(builder)
+        self._builder, self._chosen, self._precision = builder, chosen, precision
 
-def open_variants(
-    builder: VariantBuilder, names: Sequence[str], chosen: Mapping[str, Chosen]
-) -> dict[str, BenchmarkTarget]:
-    """Open variants as they will serve."""
-    targets = {}
-    for name in names:
-        execution, is_student = chosen[name].execution, VARIANTS[name].student_of is not None
-        runner = builder.open(execution)
-        target = BenchmarkTarget.of_runner(runner, execution.device, execution.precision, is_student=is_student)
-        targets[name] = target.with_limits(runner.limits)
-    release_memory()  # of compiling them
-    return targets
+    def beside_torch(self, reference: Reference, setups: tuple[TorchSetup, ...], names: Sequence[str]) -> BesideTorch:
+        """Time torch's baselines and some variants."""
+        return self._step(lambda: self._beside_torch(reference, setups, names))
+
+    def variants(self, names: Sequence[str], number: int, turn_tokens: int) -> dict[str, Measured]:
+        """Time the variants of another group, in turns of the first one's size."""
+        return self._step(lambda: self._measure(self._open(names), number, turn_tokens))
+
+    def _step(self, step: Callable[[], Result]) -> Result:
+        result = self._builder.steps.run(step)
+        release_memory()
+        return result
+
+    def _beside_torch(self, reference: Reference, setups: tuple[TorchSetup, ...], names: Sequence[str]) -> BesideTorch:
+        builder = self._builder
+        builder.progress("comparing torch's baselines with the reference")
+        baselines = honest_baselines(reference.gate, builder.family, reference.model, setups)
+        targets = {}
+        for name, model in baselines.models.items():
+            target = BenchmarkTarget.of_torch(model, has_batch_choice=builder.family.has_batch_choice)
+            targets[name] = target.with_limits(choose_limits(name, target, self.rows, builder.progress))
+        release_memory()
+        turn_tokens = self._turn_tokens(targets.values())
+        measured = self._measure(targets | self._open(names), 0, turn_tokens)
+        setups_of = {name: model.setup for name, model in baselines.models.items()}
+        return BesideTorch(measured, setups_of, baselines.refused, turn_tokens)
+
+    def _turn_tokens(self, baselines: Iterable[BenchmarkTarget]) -> int:
+        """Return the tokens of a turn that keep every baseline and every variant busy, of whatever group it is."""
+        of_torch = [tokens_needed(target, target.limits[0]) for target in baselines]
+        executions = [each.execution for each in self._chosen.values()]
+        return max([*of_torch, *(tokens_needed(each, BatchLimits.of(each)) for each in executions)])
+
+    def _measure(self, targets: Mapping[str, BenchmarkTarget], number: int, turn_tokens: int) -> dict[str, Measured]:
+        progress = self._builder.progress
+        return measure(
+            targets, self.rows, precision=self._precision, group=number, turn_tokens=turn_tokens, progress=progress
+        )
+
+    def _open(self, names: Sequence[str]) -> dict[str, BenchmarkTarget]:
+        """Open variants as they will serve."""
+        targets = {}
+        for name in names:
+            execution, is_student = self._chosen[name].execution, VARIANTS[name].student_of is not None
+            runner = self._builder.open(execution)
+            target = BenchmarkTarget.of_runner(runner, execution.device, execution.precision, is_student=is_student)
+            targets[name] = target.with_limits(runner.limits)
+        release_memory()  # of compiling them
+        return targets

@@ -42,14 +42,14 @@ class Samples:
         """Return the confidence interval of this median as a multiple of another one."""
         return _interval(np.asarray(self.medians) / np.asarray(other.medians))
 
-    def rescaled(self, here: "Samples", there: "Samples") -> "Samples":
-        """Return what would have been measured in another group, by a target that was measured in both.
+    def rescaled(self, anchor_here: "Samples", anchor_in_first: "Samples") -> "Samples":
+        """Return what would have been measured in the first group: self x anchor_in_first / anchor_here.
 
-        That target's measurements are `here` in the group of these samples and `there` in the other one. The
+        The anchor is a target that was measured in the group of these samples and in the first one, too. The
         uncertainty of both is in the resampled medians.
         """
-        factor = there.median / here.median
-        medians = np.asarray(self.medians) * np.asarray(there.medians) / np.asarray(here.medians)
+        factor = anchor_in_first.median / anchor_here.median
+        medians = np.asarray(self.medians) * np.asarray(anchor_in_first.medians) / np.asarray(anchor_here.medians)
         return Samples(tuple(factor * value for value in self.values), tuple(medians.tolist()))
 
 

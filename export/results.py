@@ -26,12 +26,15 @@ class Measured:
     latencies_ms: Samples
     """Of each single row; all targets of a group ran the same."""
 
-    def rescaled(self, here: "Measured", there: "Measured") -> "Measured":
-        """Return what would have been measured in another group; `here` and `there` are of a target of both."""
+    def rescaled(self, anchor_here: "Measured", anchor_in_first: "Measured") -> "Measured":
+        """Return what would have been measured in the first group: self x anchor_in_first / anchor_here.
+
+        The anchor is a target of both groups.
+        """
         return replace(
             self,
-            seconds=self.seconds.rescaled(here.seconds, there.seconds),
-            latencies_ms=self.latencies_ms.rescaled(here.latencies_ms, there.latencies_ms),
+            seconds=self.seconds.rescaled(anchor_here.seconds, anchor_in_first.seconds),
+            latencies_ms=self.latencies_ms.rescaled(anchor_here.latencies_ms, anchor_in_first.latencies_ms),
         )
 
 
@@ -80,9 +83,9 @@ def to_results(
             latency_ms_p999=_rounded(percentile(latencies.values, 99.9)),
             latency_ms_quantiles=quantiles(latencies.values),
             latency_ms_p50_interval=_significant(latencies.interval),
-            texts_per_s=round(speeds[name], 1),
+            texts_per_s=_rate(speeds[name]),
             texts_per_s_interval=_significant((1 / most, 1 / least)),
-            tokens_per_s=round(speeds[name] * tokens, 1),
+            tokens_per_s=_rate(speeds[name] * tokens),
             speed_up=round(speeds[name] / speeds[baseline], 3),
             speed_up_interval=_significant(speed_up),
             baseline=baseline,
@@ -104,6 +107,11 @@ def baselines_of(
 
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 3)
+
+
+def _rate(value: float) -> float:
+    """Return a rate with one decimal, or four digits if it is low: it may be a divisor."""
+    return round(value, 1) if value >= 100 else float(f"{value:.4g}")
 
 
 def _significant(interval: Interval) -> Interval:

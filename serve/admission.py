@@ -8,6 +8,8 @@ from typing import Any
 
 from tuneport.errors import DeadlineExceeded, InputError, PayloadTooLarge, TuneportError
 from tuneport.runtime.tasks.generation import TokenCallback
+from tuneport.schema.artifact import Manifest
+from tuneport.tasks import task_spec
 
 from . import logs
 from .devices import Placement
@@ -202,13 +204,18 @@ class AdmissionController:
             )
 
 
+def check_cache(manifest: Manifest, settings: Settings) -> None:
+    """Raise TuneportError where the cache of responses is set for a generative model."""
+    if settings.response_cache_mib and task_spec(manifest.task).family == "generative":
+        problem = "TUNEPORT_RESPONSE_CACHE_MIB is set, and the answers of a generative model are not cached"
+        raise TuneportError(problem, "unset it")
+
+
 def _open_cache(inference: Inference, settings: Settings) -> ResponseCache | None:
-    """Return the cache of responses, None without one; raises TuneportError for a generative model."""
+    """Return the cache of responses, None without one; raises what `check_cache` raises."""
     if not settings.response_cache_mib:
         return None
     predictor = inference.predictor
-    if predictor.family.name == "generative":
-        problem = "TUNEPORT_RESPONSE_CACHE_MIB is set, and the answers of a generative model are not cached"
-        raise TuneportError(problem, "unset it")
+    check_cache(predictor.manifest, settings)
     artifact = f"{predictor.manifest.name}:{predictor.manifest.version}:{predictor.variant.name}"
     return ResponseCache(int(settings.response_cache_mib * 2**20), artifact)

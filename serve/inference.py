@@ -138,6 +138,7 @@ class Inference:
 
     def release(self) -> None:
         """Let go of the model after `close`, so that its memory is free as soon as nothing else holds it."""
+        self.on_batch = lambda _: None  # the event loop may yet have the report of the last batch
         del self.predictor, self.batcher
 
     def _run_batch(self, rows: Sequence[EncodedInput]) -> list[RowOutputs]:

@@ -185,10 +185,6 @@ class Metrics:
         """Return the page that Prometheus reads, of all models, and its content type."""
         return self._families.page()
 
-    def listen(self, port: int, host: str) -> Any:
-        """Serve the page on a port of its own; returns a server with `shutdown()`."""
-        return self._families.listen(port, host)
-
     def _child(self, family: Any, name: str, *labels: str) -> Any:
         """Look up a labelled metric; the library's own lookup takes a lock and builds a tuple of strings each time."""
         key = (name, *labels)

@@ -19,7 +19,7 @@ from bentoml.models import BentoModel
 from tuneport.errors import ArtifactError, TuneportError
 from tuneport.folders import digest, sha256
 from tuneport.schema.artifact import MANIFEST, Manifest, Variant
-from tuneport.schema.loading import check_files, listed_files, load_manifest
+from tuneport.schema.loading import check_distinct_names, check_files, listed_files, load_manifest
 from tuneport.schema.selection import SELECTION, Selection
 from tuneport.signing import SIGNATURE
 from tuneport.tasks import task_spec
@@ -72,14 +72,15 @@ def pack(tag: str, names: Sequence[str] = (), beside: Sequence[str] = ()) -> str
     A damaged copy in the store is written again. The packages are those of the artifacts `beside` it, too, because a
     bento has one image.
 
-    Raises ArtifactError for a damaged file or an unknown variant, TuneportError where no image has all engines.
+    Raises ArtifactError for a damaged file or an unknown variant, TuneportError for two artifacts of one name and where
+    no image has all engines.
     """
-    source = Path(bentoml.models.get(tag).path)
+    source, *others = (Path(bentoml.models.get(each).path) for each in (tag, *beside))
+    check_distinct_names([source, *others])
     manifest = load_manifest(source)
     part = _part(manifest, names)
     check_files(source, part)
-    others = [load_manifest(Path(bentoml.models.get(each).path)) for each in beside]
-    requirements = read_requirements(part, *(_part(each, names) for each in others))
+    requirements = read_requirements(part, *(_part(load_manifest(each), names) for each in others))
     selection = Selection(variants=tuple(variant.name for variant in part.variants))
     identity = digest([selection.variants, requirements, _signature_hash(source)])[:8]
     packed = f"tuneport:{manifest.version}-{sha256(source / MANIFEST)[:8]}-{identity}"

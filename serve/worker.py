@@ -4,25 +4,18 @@ import asyncio
 import gc
 import logging
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp
 
-from tuneport.errors import ArtifactError, EngineLost
-from tuneport.folders import sha256
-from tuneport.schema.artifact import MANIFEST, Device
-from tuneport.schema.loading import load_manifest
+from tuneport.errors import EngineLost
 
 from . import lifecycle, logs, supervision
 from .settings import Settings
 
 if TYPE_CHECKING:
-    from .devices import Placement
-    from .inference import Inference
-
-OpenInference = Callable[[Path, Settings], "Inference"]
+    from .models.opener import OpenInference
 
 
 class Worker:
@@ -35,7 +28,7 @@ class Worker:
         *,
         number: int | None = None,
         manifest_hash: str | None = None,
-        open_inference: OpenInference | None = None,
+        open_inference: "OpenInference | None" = None,
     ) -> None:
         """Open the artifact and check its golden cases; if that fails the worker never becomes ready.
 
@@ -44,10 +37,10 @@ class Worker:
         the artifact where each worker has an engine of its own, by default behind tuneport's batcher. What fails is
         reported to the process that started the service, and raised.
         """
-        from .admission import AdmissionController
         from .http.app import create_app, create_refusal
         from .models.host import ModelHost
         from .models.local import check_manifest
+        from .models.opener import Opener
         from .models.registry import ModelRegistry
         from .models.shared_state import SharedState
         from .models.state import ServingState
@@ -58,27 +51,15 @@ class Worker:
             shared = SharedState(supervision.run_folder())
             state = shared.read()  # several models, or versions that were loaded since the service began
             if state is None:
-                _check_manifest(artifact, manifest_hash)
+                if manifest_hash:
+                    check_manifest(artifact, manifest_hash)
                 state = ServingState.of(artifact)
             first = state.models[0].serving
-            check_manifest(first)
-            settings = _shared(_settings_for(first.folder, settings), len(state.models))
-            device = load_manifest(first.folder).variant(settings.variant).execution.device
-            if settings.engine_count:
-                inference, placement = _open_front_end(first.folder, settings, device, number or 1)
-            else:
-                inference, placement = _open_engine(first.folder, settings, device, number, open_inference)
-            default = AdmissionController(inference, settings, placement)
-
-            def open_version(folder: Path) -> AdmissionController:
-                chosen = _settings_for(folder, settings)
-                device = load_manifest(folder).variant(chosen.variant).execution.device
-                inference, placement = _open_engine(folder, chosen, device, number, open_inference)
-                inference.on_device_lost = self._device_lost
-                return AdmissionController(inference, chosen, placement, default.worker)
-
-            self.models = ModelRegistry(default)
-            self._host = ModelHost(self.models, settings, open_version, state, number=number or 1, shared=shared)
+            check_manifest(first.folder, first.manifest_sha256)
+            settings = _shared(settings, len(state.models))
+            opener = Opener(settings, number, open_inference, self._device_lost)
+            self.models = ModelRegistry(opener(first.folder))
+            self._host = ModelHost(self.models, settings, opener, state, number=number or 1, shared=shared)
             self._host.catch_up()
             self.app: ASGIApp = create_app(self.models, settings.origins(), self._host)
             self._refuse = create_refusal(self.models, settings.origins())
@@ -111,7 +92,6 @@ class Worker:
         lifecycle.configure_server(settings, self.app, self._refuse, self._drain, self._hurry)
         self._loop = asyncio.get_running_loop()
         for version in self.models.versions:
-            version.inference.on_device_lost = self._device_lost
             version.inference.start(self._engine_changed)
         # What was imported and opened lives as long as the process: later collections need not look at it.
         gc.collect()
@@ -175,39 +155,6 @@ class Worker:
             await self._grpc.stop(0)
 
 
-def _check_manifest(artifact: Path, expected: str | None) -> None:
-    """Raise ArtifactError for an artifact that is another one than when the service began to serve it."""
-    if expected not in (None, sha256(artifact / MANIFEST)):
-        raise ArtifactError(f"{artifact} was replaced while it was served", "start the service again")
-
-
 def _shared(settings: Settings, models: int) -> Settings:
     """Return the settings of one of several models, each of which has an equal share of the worker's threads."""
     return settings.model_copy(update={"threads": max(1, settings.worker_threads() // models)})
-
-
-def _settings_for(folder: Path, settings: Settings) -> Settings:
-    """Return the settings for another artifact: its own variant where it has not the one that was chosen."""
-    manifest = load_manifest(folder)
-    if settings.variant in (None, *(variant.name for variant in manifest.variants)):
-        return settings
-    return settings.model_copy(update={"variant": manifest.default_variant, "max_batch_tokens": None})
-
-
-def _open_engine(
-    artifact: Path, settings: Settings, device: Device, number: int | None, open_inference: OpenInference | None
-) -> "tuple[Inference, Placement]":
-    """Open the artifact with an engine in this process."""
-    from .devices import place_worker
-    from .inference import Inference
-
-    placement = place_worker(device, number)  # before a library of CUDA is loaded
-    return (open_inference or Inference.open)(artifact, settings), placement
-
-
-def _open_front_end(artifact: Path, settings: Settings, device: Device, number: int) -> "tuple[Inference, Placement]":
-    """Open the artifact with an engine that is in another process."""
-    from .devices import place_front_end
-    from .shared_engine.front_end import open_front_end
-
-    return open_front_end(artifact, settings, number), place_front_end(device, number)

@@ -16,6 +16,9 @@ maps them back.
 
 from typing import Any
 
+ERROR_CODE_HEADER = "error-code"
+"""The header, over gRPC the metadata, with the code of an error whose response has no other place for it."""
+
 
 class TuneportError(Exception):
     """A problem that the user can fix: what is wrong, then what to do about it, each a phrase.

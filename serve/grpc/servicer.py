@@ -5,6 +5,7 @@ from typing import Any, TypeAlias
 
 import grpc
 
+from tuneport.errors import ERROR_CODE_HEADER
 from tuneport.version import VERSION
 
 from .. import tensors
@@ -161,7 +162,7 @@ class Servicer:
 
 
 def _trailing_metadata(error: ErrorResponse, request_id: str) -> tuple[tuple[str, str], ...]:
-    metadata = [("x-request-id", request_id), ("error-code", error.code)]
+    metadata = [("x-request-id", request_id), (ERROR_CODE_HEADER, error.code)]
     if error.retry_after_s is not None:
         metadata.append(("retry-after", str(error.retry_after_s)))
     return tuple(metadata)

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from tuneport.errors import InputError, ServiceStopping, SlowRequest, Unauthenticated
+from tuneport.errors import ERROR_CODE_HEADER, InputError, ServiceStopping, SlowRequest, Unauthenticated
 from tuneport.schema.artifact import Manifest
 from tuneport.tasks import task_spec
 
@@ -137,5 +137,5 @@ def _response(manifest: Manifest, request: InferRequest, outputs: Any, *, is_fin
 
 
 async def _abort(context: Context, error: ErrorResponse) -> None:
-    context.set_trailing_metadata((("error-code", error.code),))
+    context.set_trailing_metadata(((ERROR_CODE_HEADER, error.code),))
     await context.abort(error.grpc_code, error.text)

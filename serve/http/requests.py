@@ -9,6 +9,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from tuneport.errors import PayloadTooLarge, RequestError, SlowRequest, UnsupportedEncoding
 from tuneport.runtime.tasks.inputs import check_number
+from tuneport.schema.base import explain_invalid
 
 from ..admission import AdmissionController
 from ..framing import RequestFrame
@@ -87,8 +88,8 @@ async def read_checked_body(request: Request, kind: type[Body], refuse: Callable
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        wrong = ", ".join(f"{'.'.join(map(str, e['loc'])) or 'body'}: {e['msg']}" for e in error.errors()[:5])
-        raise refuse(f"wrong request: {wrong[:500]}", f"known fields: {', '.join(kind.model_fields)}") from error
+        problem, known = explain_invalid(error, kind)
+        raise refuse(f"wrong request: {problem}", f"known fields: {known}") from error
 
 
 def _too_large(limit: int) -> PayloadTooLarge:

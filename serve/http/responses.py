@@ -8,6 +8,8 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from tuneport.errors import ERROR_CODE_HEADER
+
 from ..errors import ErrorResponse
 from .requests import frame_of
 
@@ -36,7 +38,7 @@ def error_response(error: ErrorResponse, path: str) -> Response:
 
 
 def _error_response(error: ErrorResponse, path: str) -> Response:
-    headers = {}
+    headers = {ERROR_CODE_HEADER: error.code} if path.startswith("/v2") else {}
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(error.retry_after_s)
     if error.allowed is not None:

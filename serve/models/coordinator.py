@@ -75,14 +75,18 @@ class Coordinator:
         limit_s = self._settings.load_timeout_s
         if self._is_stopping:
             raise ServiceStopping
+        asked = {self._number: self._opened_here(opening), **peers.prepare(proposal)}
+        answers = {number: asyncio.ensure_future(each) for number, each in sorted(asked.items())}
         try:
             async with asyncio.timeout(limit_s) as self._preparing:
-                await asyncio.gather(self._opened_here(opening), *peers.prepare(proposal))
+                await asyncio.gather(*answers.values())
             peers.check()
         except TimeoutError:
             if self._is_stopping:
                 raise ServiceStopping from None
-            problem = f"not every worker has opened and proven it within {limit_s:g} s"
+            late = ", ".join(str(number) for number, answer in answers.items() if answer.cancelled())
+            by = f" by worker {late}" if self._settings.worker_count > 1 else ""
+            problem = f"it was not opened and proven within {limit_s:g} s{by}"
             raise ModelNotLoaded(problem, "raise TUNEPORT_LOAD_TIMEOUT_S, or see the service's log") from None
         finally:
             self._preparing = None

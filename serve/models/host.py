@@ -1,7 +1,8 @@
 """Load, switch and unload versions while the service serves: check what is asked for, and have it carried out."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from tuneport.errors import ModelNotLoaded
@@ -14,7 +15,7 @@ from .local import LocalModels, OpenVersion
 from .registry import ModelRegistry
 from .repository import find_available
 from .shared_state import SharedState
-from .state import LoadOptions, ServingState, VersionRef
+from .state import LoadOptions, ModelState, ServingState, VersionRef
 
 Result = TypeVar("Result")
 
@@ -87,30 +88,40 @@ class ModelHost:
     async def _load(self, name: str, options: LoadOptions) -> dict[str, str]:
         self._check_engines()
         _check_traffic(options.traffic)
-        with self._shared.exclusive():
-            state = self._local.state
-            model = state.find(name)
-            ref = model.find(options.version) if model and options.version else None
-            manifest = None
-            if ref is None:
-                repository = self._settings.model_repository
-                available = await asyncio.to_thread(find_available, repository, name, options.version)
-                manifest = available.manifest
-                ref = (model and model.find(manifest.version)) or VersionRef.of(available.folder)
-            target = state.with_version(name, ref, options)
-            if manifest and model and not (options.accept_changes or model.find(manifest.version)):
-                self._check_contract(name, manifest)
+        with self._exclusive() as state:
+            ref, new_manifest = await self._resolve(state.find(name), name, options.version)
+            target = state.after_load(name, ref, options)
+            if new_manifest and not options.accept_changes:
+                self._check_contract(name, new_manifest)
             await self._coordinator.carry_out(target, (name, ref.version))
         opened = self.models.version(name, ref.version)
         assert opened is not None
         logs.log("model loaded", model=opened.model, traffic=options.traffic)
         return opened.model
 
+    async def _resolve(
+        self, model: ModelState | None, name: str, version: str | None
+    ) -> tuple[VersionRef, Manifest | None]:
+        """Find a version, by default the newest one, and its manifest unless it is loaded; raises ModelNotLoaded."""
+        if model and (loaded := model.find(version)):
+            return loaded, None
+        available = await asyncio.to_thread(find_available, self._settings.model_repository, name, version)
+        if model and (loaded := model.find(available.manifest.version)):
+            return loaded, None
+        return VersionRef.of(available.folder), available.manifest
+
     async def _unload(self, name: str, version: str | None) -> None:
         self._check_engines()
-        with self._shared.exclusive():
-            await self._coordinator.carry_out(self._local.state.without(name, version))
+        with self._exclusive() as state:
+            await self._coordinator.carry_out(state.after_unload(name, version))
         logs.log("model unloaded", name=name, version=version)
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[ServingState]:
+        """Let no other change begin; yields the state, and raises ModelNotLoaded if this worker is not in it yet."""
+        with self._shared.exclusive():
+            self._shared.check_current(self._local.state)
+            yield self._local.state
 
     def _check_engines(self) -> None:
         """Raise ModelNotLoaded where the engines are processes that workers share."""
@@ -121,7 +132,8 @@ class ModelHost:
     def _check_contract(self, name: str, other: Manifest) -> None:
         """Raise ModelNotLoaded for a version whose answers clients of the one that serves would not understand."""
         model = self.models.get(name)
-        assert model is not None
+        if model is None:
+            return
         serving = model.serving.manifest
         changes = [
             what

@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from tuneport.errors import ArtifactError, TuneportError
 from tuneport.folders import sha256
@@ -40,10 +41,10 @@ class LocalModels:
                 for ref in model.versions:
                     key = (model.name, ref.version)
                     if self.models.version(*key) is None and key not in opened:
-                        check_manifest(ref)
+                        check_manifest(ref.folder, ref.manifest_sha256)
                         opened[key] = self._open(ref.folder)
         except BaseException:
-            _stop(opened)
+            _shut(opened.values())
             raise
         return opened
 
@@ -80,7 +81,11 @@ class LocalModels:
 
     def abort(self, opening: "asyncio.Future[Opened]", version: VersionKey | None, reason: str) -> None:
         """Close what was opened for a change that does not take place, or will be, and remember the reason."""
-        opening.add_done_callback(_discard)
+        opening.add_done_callback(self._discard)
+        self.remember_failure(version, reason)
+
+    def remember_failure(self, version: VersionKey | None, reason: str) -> None:
+        """Remember why a change does not take place."""
         self._enter(self.state.with_failure(version, reason) if version else self.state)
         if version:
             fields = {"name": version[0], "version": version[1]}
@@ -100,45 +105,49 @@ class LocalModels:
     def _close_later(self, version: AdmissionController) -> None:
         version.observe = None
         version.metrics.traffic_share(0)
-        task = asyncio.get_running_loop().create_task(self._close(version))
+        self._run(self._close(version))
+
+    async def _close(self, version: AdmissionController) -> None:
+        """Close a version when its last request has ended."""
+        while version.active_requests:
+            await asyncio.sleep(POLL_S)
+        await asyncio.to_thread(_shut, [version])
+        logs.log("model closed", model=version.model)
+
+    def _discard(self, opening: "asyncio.Future[Opened]") -> None:
+        """Close what was opened in vain."""
+        if not opening.cancelled() and opening.exception() is None:
+            self._run(asyncio.to_thread(_shut, opening.result().values()))
+
+    def _run(self, closing: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(closing)
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
-    async def _close(self, version: AdmissionController) -> None:
-        """Close a version when its last request has ended, and give its memory back."""
-        while version.active_requests:
-            await asyncio.sleep(POLL_S)
-        await asyncio.to_thread(version.inference.close)
+
+def _shut(versions: Iterable[AdmissionController]) -> None:
+    """Close versions without requests and give their memory back, which lasts as long as the batches that run."""
+    for version in versions:
+        version.inference.close()
         version.other_variants.close()
         version.metrics.remove()
         version.inference.release()
-        await asyncio.to_thread(trim_memory)
-        logs.log("model closed", model=version.model)
+    trim_memory()
 
 
-def check_manifest(ref: VersionRef) -> None:
+def check_manifest(folder: Path, expected: str) -> None:
     """Raise ArtifactError for a folder that is gone, or has another artifact than when the service began to use it."""
     try:
-        is_same = sha256(ref.folder / MANIFEST) == ref.manifest_sha256
+        is_same = sha256(folder / MANIFEST) == expected
     except OSError as error:
-        raise ArtifactError(f"{ref.folder} cannot be read any more ({error.strerror})", "put it back") from error
+        raise ArtifactError(f"{folder} cannot be read any more ({error.strerror})", "put it back") from error
     if not is_same:
-        raise ArtifactError(f"{ref.folder} was replaced while it was served", "start the service again")
+        raise ArtifactError(f"{folder} was replaced while it was served", "start the service again")
 
 
-def explain(error: Exception) -> tuple[str, str]:
-    """Return what is wrong, and what to do about it."""
+def explain(error: BaseException) -> tuple[str, str]:
+    """Return what is wrong, and what to do about it; the log has where an error came from that nobody expected."""
     if isinstance(error, TuneportError):
         return error.problem, error.remedy
+    logs.log("change failed", logging.ERROR, exc_info=error)
     return f"{type(error).__name__}: {str(error)[:300]}", "see the service's log"
-
-
-def _discard(opening: "asyncio.Future[Opened]") -> None:
-    if not opening.cancelled() and opening.exception() is None:
-        _stop(opening.result())
-
-
-def _stop(opened: Opened) -> None:
-    for version in opened.values():
-        version.inference.close()
-        version.metrics.remove()

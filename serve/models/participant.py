@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+import logging
 from pathlib import Path
 
 from tuneport.errors import TuneportError
 
-from .local import LocalModels, explain
+from .. import logs
+from .local import LocalModels, Opened, explain
 from .peers import MAX_LINE_BYTES, Decision, Proposal, Reply, send
 from .shared_state import SharedState
 
@@ -54,22 +56,27 @@ class Participant:
         line = await reader.readline()
         if not line.endswith(b"\n"):
             return
-        proposal = Proposal.model_validate_json(line)
-        opening = self._local.begin(proposal.target, proposal.version)
         try:
-            await asyncio.shield(opening)
-            reply = Reply()
-        except Exception as error:
-            problem, remedy = explain(error)
-            reply = Reply(problem=problem, remedy=remedy)
-        with contextlib.suppress(ConnectionError):
-            send(writer, reply)
-        decision = await self._decision(reader, proposal)
-        if not decision.commit:
-            self._local.abort(opening, proposal.version, decision.reason)
+            proposal = Proposal.model_validate_json(line)
+        except ValueError:  # pydantic's error is one
+            logs.log("no proposal", logging.WARNING)
             return
-        self._local.commit(proposal.target, opening.result())
-        send(writer, Reply())
+        deciding = asyncio.ensure_future(self._decision(reader, proposal))
+        await asyncio.sleep(0)  # it may have come already, while this proposal waited for another change
+        if deciding.done():
+            self._local.remember_failure(proposal.version, deciding.result().reason)
+            return
+        opening = self._local.begin(proposal.target, proposal.version)
+        await asyncio.wait((opening, deciding), return_when=asyncio.FIRST_COMPLETED)
+        if not deciding.done():
+            with contextlib.suppress(ConnectionError):
+                send(writer, _reply(opening))
+        decision = await deciding
+        if decision.commit:
+            self._local.commit(proposal.target, await opening)
+            send(writer, Reply())
+        else:
+            self._local.abort(opening, proposal.version, decision.reason)
 
     async def _decision(self, reader: asyncio.StreamReader, proposal: Proposal) -> Decision:
         """Wait for the decision; if the worker that decides has ended, the state that it has written says it."""
@@ -81,3 +88,12 @@ class Participant:
         state = self._shared.read()
         is_decided = state is not None and state.revision >= proposal.target.revision
         return Decision(commit=is_decided, reason="the worker that carried out the change ended")
+
+
+def _reply(opening: "asyncio.Future[Opened]") -> Reply:
+    """Say whether all was opened and proven, and why not."""
+    error = opening.exception()
+    if error is None:
+        return Reply()
+    problem, remedy = explain(error)
+    return Reply(problem=problem, remedy=remedy)

@@ -60,22 +60,24 @@ class Peers:
     @classmethod
     @contextlib.asynccontextmanager
     async def connected(cls, folder: Path | None, own_number: int, count: int) -> AsyncIterator[Self]:
-        """Connect to the other workers; one that does not listen is starting, and will read the state that counts."""
+        """Connect to the other workers; one that does not listen is starting, and will read the state that counts.
+
+        Raises ModelNotLoaded where a worker that listens cannot be reached.
+        """
         connections: dict[int, Connection] = {}
         try:
             for number in range(1, count + 1) if folder else ():
                 if number != own_number:
                     with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
-                        address = address_of(Path(str(folder)), number)
-                        connections[number] = await asyncio.open_unix_connection(address, limit=MAX_LINE_BYTES)
+                        connections[number] = await _connect(address_of(Path(str(folder)), number), number)
             yield cls(connections)
         finally:
             for _, writer in connections.values():
                 writer.close()
 
-    def prepare(self, proposal: Proposal) -> list[Coroutine[Any, Any, None]]:
+    def prepare(self, proposal: Proposal) -> dict[int, Coroutine[Any, Any, None]]:
         """Ask each worker to open and prove what a change needs; awaiting raises ModelNotLoaded for one that fails."""
-        return [self._ask(number, proposal) for number in self._connections]
+        return {number: self._ask(number, proposal) for number in self._connections}
 
     def check(self) -> None:
         """Raise ModelNotLoaded for a worker that has ended since it answered."""
@@ -90,25 +92,22 @@ class Peers:
                 send(writer, Decision(commit=False, reason=reason))
 
     async def commit(self) -> None:
-        """Tell each worker to switch, and wait until all have; raises ModelNotLoaded for one that does not answer.
+        """Tell each worker to switch, and wait until all have, but not for long: the change is decided.
 
-        A worker that has ended meanwhile is replaced by one that reads the new state.
+        A worker that does not answer switches as soon as its event loop runs again, and one that has ended is replaced
+        by one that reads the new state.
         """
         asked = {
             number: asyncio.ensure_future(self._ask(number, Decision(commit=True))) for number in self._connections
         }
         if not asked:
             return
-        _, pending = await asyncio.wait(asked.values(), timeout=CONFIRM_TIMEOUT_S)
+        await asyncio.wait(asked.values(), timeout=CONFIRM_TIMEOUT_S)
         for number, answer in asked.items():
-            if answer in pending:
+            error = answer.exception() if answer.done() else f"no answer within {CONFIRM_TIMEOUT_S:g} s"
+            if error:
                 answer.cancel()
-            elif error := answer.exception():
                 logs.log("worker did not confirm", logging.WARNING, number=number, reason=str(error))
-        if pending:
-            numbers = ", ".join(str(number) for number, answer in asked.items() if answer in pending)
-            problem = f"worker {numbers} has not confirmed the switch within {CONFIRM_TIMEOUT_S:g} s; all others have"
-            raise ModelNotLoaded(problem, "it switches as soon as it runs again: see the index, and the service's log")
 
     async def _ask(self, number: int, message: Frozen) -> None:
         reader, writer = self._connections[number]
@@ -121,6 +120,16 @@ class Peers:
         reply = Reply.model_validate_json(line)
         if reply.problem is not None:
             raise ModelNotLoaded(f"worker {number}: {reply.problem}", reply.remedy)
+
+
+async def _connect(address: Path, number: int) -> Connection:
+    """Connect to a worker; raises FileNotFoundError or ConnectionRefusedError where it does not listen."""
+    try:
+        return await asyncio.open_unix_connection(address, limit=MAX_LINE_BYTES)
+    except (FileNotFoundError, ConnectionRefusedError):
+        raise
+    except OSError as error:  # such as too many open files
+        raise ModelNotLoaded(f"worker {number} cannot be reached ({error})", "see the service's log") from error
 
 
 def _ended(number: int) -> ModelNotLoaded:

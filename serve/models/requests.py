@@ -1,14 +1,17 @@
 """Requests to load and unload models, for both protocols."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from tuneport.errors import InputError, NotFound
+from tuneport.schema.base import explain_invalid
 
 from .host import ModelHost
-from .state import LoadOptions
+from .state import LoadOptions, UnloadOptions
+
+Options = TypeVar("Options", LoadOptions, UnloadOptions)
 
 
 def host_for(host: ModelHost | None, headers: Mapping[str, str]) -> ModelHost:
@@ -21,16 +24,17 @@ def host_for(host: ModelHost | None, headers: Mapping[str, str]) -> ModelHost:
 
 def read_options(parameters: Mapping[str, Any]) -> LoadOptions:
     """Check the parameters of a request to load; raises InputError."""
-    try:
-        return LoadOptions.model_validate(parameters)
-    except ValidationError as error:
-        wrong = ", ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5])
-        raise InputError(f"wrong parameters: {wrong[:300]}", f"known: {', '.join(LoadOptions.model_fields)}") from error
+    return _checked(LoadOptions, parameters)
 
 
 def read_version(parameters: Mapping[str, Any]) -> str | None:
     """Return the version that a request to unload names, None for the whole model; raises InputError."""
-    version = parameters.get("version")
-    if not isinstance(version, str | None):
-        raise InputError("the version is no text", 'give the parameter "version": "…"')
-    return version
+    return _checked(UnloadOptions, parameters).version
+
+
+def _checked(kind: type[Options], parameters: Mapping[str, Any]) -> Options:
+    try:
+        return kind.model_validate(parameters)
+    except ValidationError as error:
+        problem, known = explain_invalid(error, kind)
+        raise InputError(f"wrong parameters: {problem}", f"known: {known}") from error

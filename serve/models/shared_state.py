@@ -40,6 +40,12 @@ class SharedState:
             path.write_text(state.model_dump_json(), encoding="utf-8")
             path.replace(self.folder / STATE)
 
+    def check_current(self, state: ServingState) -> None:
+        """Raise ModelNotLoaded where another state was decided than the one that this worker is in."""
+        decided = self.read()
+        if decided and decided.revision != state.revision:
+            raise _busy()
+
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
         """Let no other change begin, in any worker; raises ModelNotLoaded while there is another one."""
@@ -79,5 +85,5 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _busy() -> ModelNotLoaded:
-    problem = "another change of the models is under way, or a worker is starting"
+    problem = "another change of the models is under way, or a worker is starting or has not switched yet"
     return ModelNotLoaded(problem, "try again when it has ended", code="change_under_way")

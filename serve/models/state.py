@@ -28,6 +28,15 @@ class LoadOptions(Frozen):
     """Allow another task or other labels than the version's that serves, which may break clients."""
 
 
+class UnloadOptions(Frozen):
+    """The parameters of a request to unload a version."""
+
+    version: str | None = None
+    """By default the whole model."""
+    unload_dependents: bool = False
+    """Triton's, whose clients send it always; no model depends on another one here."""
+
+
 class VersionRef(Frozen):
     """A version, and the artifact that it is opened from."""
 
@@ -110,7 +119,7 @@ class ServingState(Frozen):
         """Return a model, None for another name."""
         return next((each for each in self.models if each.name == name), None)
 
-    def with_version(self, name: str, ref: VersionRef, options: LoadOptions) -> Self:
+    def after_load(self, name: str, ref: VersionRef, options: LoadOptions) -> Self:
         """Return the state after a version was loaded; raises ModelNotLoaded where it cannot have that traffic."""
         model = self.find(name)
         if model is None and options.traffic != "switch":
@@ -119,7 +128,7 @@ class ServingState(Frozen):
         failures = tuple(each for each in self.failures if (each.name, each.version) != (name, ref.version))
         return self._changed(changed, name).model_copy(update={"failures": failures})
 
-    def without(self, name: str, version: str | None) -> Self:
+    def after_unload(self, name: str, version: str | None) -> Self:
         """Return the state after a version, or a model, was unloaded; raises ModelNotLoaded for what has to stay."""
         model = self.find(name)
         if model is None or (version is not None and model.find(version) is None):

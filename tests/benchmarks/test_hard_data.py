@@ -1,12 +1,16 @@
 """The benchmark of harder data sets: what its table says of an export, and the whole of it on a tiny model."""
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tuneport.errors import TuneportError
-from tuneport.schema.artifact import Manifest, Rejected, Student
-from tuneport.stages.benchmarks.hard_data import main, row_of, run_command, student_of
+from tuneport.schema.artifact import MANIFEST, Manifest, Rejected, Student
+from tuneport.schema.run import RUN
+from tuneport.stages.benchmarks import hard_data
+from tuneport.stages.benchmarks.hard_data import main, measure, row_of, run_command, student_of
 
 
 def test_the_table_says_what_serves_and_what_became_of_the_student(manifest: Manifest) -> None:
@@ -28,6 +32,34 @@ def test_the_table_says_what_serves_and_what_became_of_the_student(manifest: Man
 def test_a_command_that_fails_is_an_error_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(TuneportError, match=r"tuneport inspect failed: error: .*run it by hand$"):
         run_command("inspect", str(tmp_path / "nothing"))
+
+
+def test_only_what_was_made_with_the_same_settings_is_used_again(
+    tiny_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[str] = []
+
+    def run(name: str, *arguments: str) -> None:
+        commands.append(name)
+        out = Path(arguments[arguments.index("--out") + 1])
+        out.mkdir(parents=True)
+        (out / RUN).touch()
+        shutil.copyfile(tiny_artifact / MANIFEST, out / MANIFEST)
+
+    monkeypatch.setattr(hard_data, "run_command", run)
+    settings: dict[str, Any] = {"model": "a", "max_drop": 0.01, "minutes": 2.0, "is_quick": False}
+    for change, expected in (
+        ({}, ["finetune", "export"]),
+        ({}, []),
+        ({"max_drop": 0.02}, ["export"]),
+        ({"minutes": 4.0}, ["export"]),
+        ({"model": "b"}, ["finetune", "export"]),
+        ({"is_quick": True}, ["finetune", "export"]),
+        ({}, []),
+    ):
+        commands.clear()
+        measure(tmp_path, tmp_path / "out", **{**settings, **change})
+        assert commands == expected
 
 
 @pytest.mark.slow

@@ -7,10 +7,12 @@ import pytest
 from kit.scoring import read_table, write_table
 
 from tuneport.errors import DataError
+from tuneport.runtime.batch import EncodedInput
+from tuneport.runtime.scheduler import BatchLimits
 from tuneport.scoring.pipeline import WINDOW_ROWS
 from tuneport.scoring.sources import open_source
 from tuneport.stages.benchmarks import scoring
-from tuneport.stages.benchmarks.scoring import Timing, compare, describe, repeat_rows, split_timing
+from tuneport.stages.benchmarks.scoring import Timing, compare, describe, repeat_rows, split_timing, window_batches
 
 ROWS = [{"id": i, "text": f'bank, "won"\n{i}'} for i in range(5)]
 
@@ -33,11 +35,18 @@ def test_the_rows_of_a_file_are_repeated_below_its_header(tmp_path: Path, suffix
     assert texts == [row["text"] for row in ROWS] * 3
 
 
+def test_the_engine_runs_the_batches_of_scoring_whose_windows_are_packed_apart() -> None:
+    """Packed together, both short rows would be one batch."""
+    short, long = (EncodedInput([1] * n, [0] * n, False) for n in (4, 30))
+    batches = window_batches([[short], [long, long], [short], [long]], 2, BatchLimits(30))
+    assert [[len(row) for row in batch] for batch in batches] == [[30], [30], [4], [30], [4]]
+
+
 def test_scoring_is_timed_beside_its_engine(
     tiny_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(WINDOW_ROWS, "encoder", 4)
-    monkeypatch.setattr(scoring, "engine_seconds", lambda predictor, rows: 0.1 * len(rows) / len(ROWS))
+    monkeypatch.setattr(scoring, "engine_seconds", lambda predictor, inputs: 0.1 * len(inputs) / len(ROWS))
     path = write_table(tmp_path / "in.jsonl", ROWS)
     timings = compare(tiny_artifact, path, variant="fp32", rounds=1, workers=[1], min_seconds=0.35)
     assert replace(timings["engine"], cpu_ms=None) == Timing(50.0, 50.0, 0.0)  # 20 rows in 0.4 s

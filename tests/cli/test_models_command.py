@@ -1,6 +1,7 @@
 """`tuneport models` against a running service."""
 
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,14 @@ def test_a_wrong_key_and_a_version_that_fails_are_one_line(
     assert tuneport("models", service.url, "load", "tiny", "--key", "wrong", "--quiet").code == 1
     monkeypatch.delenv("TUNEPORT_ADMIN_KEYS")
     assert_one_line(tuneport("models", service.url, "unload", "tiny", "--quiet").err, "there is no API key")
+
+
+def test_a_change_that_is_not_answered_in_time_may_still_take_place() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        answer = tuneport("models", url, "load", "tiny", "--timeout", "0.2", "--quiet")
+    assert answer.code == 1
+    assert_one_line(answer.err, "no answer within 0.2 s", "may still take place", "--timeout")
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from kit.versions import make_repository
 import tuneport
 from tuneport import errors
 from tuneport.client import ModelName, ModelVersion, Predictions
+from tuneport.client.http_calls import error_of
 from tuneport.client.retries import Attempts
 from tuneport.errors import RequestError, TuneportError
 from tuneport.runtime.predictor import Predictor
@@ -350,6 +351,13 @@ for order in range(2):
 def test_an_unknown_attribute_of_the_package_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="Clint"):
         tuneport.Clint  # noqa: B018
+
+
+def test_an_error_whose_body_has_no_code_has_that_of_its_header() -> None:
+    content = {"error": "another change of the models is under way; try again"}
+    error = error_of(409, {"error-code": "change_under_way"}, content)
+    assert isinstance(error, errors.ModelNotLoaded)
+    assert (error.code, error.remedy) == ("change_under_way", "try again")
 
 
 def test_models_are_listed_loaded_and_unloaded(call: Call, tiny_artifact: Path, tmp_path: Path) -> None:

@@ -1,21 +1,14 @@
 """One conversion of the tiny classifier, one of a classifier that int8 harms, and a generative model of each family."""
 
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from kit.data import write_data
 from kit.encoders import build_checkpoint, spread_logits
-from kit.exports import Prepared, prepare
+from kit.exports import Prepared, prepare, reuse_conversion
 from kit.generative_exports import Export, Exported, train_and_export
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-from tuneport.schema.torch_setup import TorchSetup
-from tuneport.stages.export import pipeline
-from tuneport.stages.export.graph import Graph
-from tuneport.stages.export.source import Reference, Source
-from tuneport.stages.export.steps import Steps
 
 
 @pytest.fixture(scope="session")
@@ -47,18 +40,7 @@ def prepared_outlier(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 @pytest.fixture
 def _reuse_conversion(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let exports take torch's outputs and the fp32 graph of `prepared` instead of computing them again."""
-
-    def compute_reference(source: Source, folder: Path, setup: TorchSetup, steps: Steps) -> Reference:
-        shutil.copytree(prepared.folder, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("onnx"))
-        return prepared.reference
-
-    def convert(source: Source, reference: Reference, folder: Path) -> Graph:
-        copy = Path(shutil.copytree(prepared.graph.folder, folder / "onnx" / "fp32"))
-        return Graph(copy, prepared.graph.files)
-
-    monkeypatch.setattr(pipeline, "open_source", lambda config: prepared.source)
-    monkeypatch.setattr(pipeline, "compute_reference", compute_reference)
-    monkeypatch.setattr(pipeline, "convert", convert)
+    reuse_conversion(prepared, monkeypatch)
 
 
 @pytest.fixture(scope="session")

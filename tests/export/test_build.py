@@ -17,6 +17,7 @@ from tuneport.stages.export import alternatives, record
 from tuneport.stages.export.alternatives import Chosen, best_alternative, choose_execution
 from tuneport.stages.export.build import Passed, VariantBuilder
 from tuneport.stages.export.graph import Graph
+from tuneport.stages.export.intervals import Samples
 from tuneport.stages.export.passes.context import BuildContext, Pass
 from tuneport.stages.export.results import BenchmarkResult
 from tuneport.stages.export.variants import VARIANTS, VariantSpec
@@ -166,8 +167,13 @@ def test_a_variant_records_its_streams_and_its_batches(
     parity, metric, timing = (getattr(recorded.evidence, name) for name in ("parity", "metric", "timing"))
     candidate = Candidate(name="int8", execution=execution)
     passed = Passed(candidate, parity, metric, tolerance=0.1, fp32_parts=("/layer.1",))
+    timing = timing.model_copy(update={"texts_per_s": 0.03})  # of a large model: the figure is too coarse for a cost
     faster = timing.model_copy(update={"texts_per_s": gain * timing.texts_per_s})
-    results = {"int8": BenchmarkResult(timing, 128), "int8, a stream a core": BenchmarkResult(faster, 64)}
+    seconds, latencies = (Samples.of([each]) for each in (30.0 / gain, 3000.0))
+    results = {
+        "int8": BenchmarkResult(timing, 128, Samples.of([30.0]), latencies),
+        "int8, a stream a core": BenchmarkResult(faster, 64, seconds, latencies),
+    }
     builder = prepared.builder(tmp_path)
     runner = FakeRunner(prepared, lambda _: 0.0, single_row_batches=single_row_batches)
     executions = {"int8": execution, "int8, a stream a core": execution.model_copy(update={"streams": 2})}
@@ -175,6 +181,7 @@ def test_a_variant_records_its_streams_and_its_batches(
     monkeypatch.setattr(alternatives, "open_alternatives", lambda *_: opened)
     monkeypatch.setattr(alternatives, "benchmark", lambda *_, **__: results)
     chosen = choose_execution(builder, passed, [])
+    assert chosen.cost == pytest.approx(30.0 / gain if streams == 2 else 30.0)
     result = results[best_alternative("int8", results, "throughput")]
     (variant,), _ = record.record_variants(builder, ("calm",), [passed], {"int8": result}, {"int8": chosen})
     assert (variant.execution.streams, variant.execution.max_batch_tokens) == (streams, max_batch_tokens)

@@ -1,23 +1,31 @@
 """Timing in groups: how many models are open at a time, and how groups are related to each other."""
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from kit.exports import Prepared, one_round
 
-from tuneport.runtime.batch import EncodedInput
+from tuneport.runtime.batch import EncodedInput, RowOutputs
 from tuneport.runtime.runner import ModelRunner
-from tuneport.schema.artifact import Execution
+from tuneport.runtime.scheduler import BatchLimits
+from tuneport.schema.artifact import Execution, Manifest
 from tuneport.schema.torch_setup import REFERENCE, TorchSetup
-from tuneport.stages.export import groups
+from tuneport.stages.export import groups, turns
 from tuneport.stages.export.alternatives import Chosen
+from tuneport.stages.export.baselines import Baselines
+from tuneport.stages.export.benchmark import measure
 from tuneport.stages.export.build import Passed, VariantBuilder
-from tuneport.stages.export.groups import plan_groups, related, time_in_groups
+from tuneport.stages.export.config import Objective
+from tuneport.stages.export.groups import Timings, fastest, plan_groups, related, time_in_groups
 from tuneport.stages.export.intervals import Samples, half_width, ratio_interval
 from tuneport.stages.export.results import Measured, to_results
+from tuneport.stages.export.target import BenchmarkTarget
 from tuneport.stages.export.variants import VARIANTS
 
 ROWS = [EncodedInput([1] * 8, [0] * 8, False)] * 4
@@ -27,15 +35,13 @@ ROWS = [EncodedInput([1] * 8, [0] * 8, False)] * 4
     ("names", "baselines", "max_open", "expected"),
     [
         ("ab", 2, 4, ["ab"]),
-        ("abcd", 2, 4, ["ab", "acd"]),
-        ("abcdefg", 1, 4, ["abc", "ade", "afg"]),
-        ("abc", 5, 4, ["a", "abc"]),  # torch alone is too much: one variant must be beside it
+        ("abcd", 2, 4, ["ab", "cd"]),  # and the anchor beside the later ones
+        ("abcdefg", 1, 4, ["abc", "de", "fg"]),
+        ("abc", 5, 4, ["a", "bc"]),  # torch alone is too much: one variant must be beside it
         ("abcdefg", 2, 9, ["abcdefg"]),
     ],
 )
-def test_the_fastest_variant_is_in_every_group(
-    names: str, baselines: int, max_open: int, expected: Sequence[str]
-) -> None:
+def test_groups_have_few_models(names: str, baselines: int, max_open: int, expected: Sequence[str]) -> None:
     assert ["".join(group) for group in plan_groups([*names], baselines, max_open)] == expected
 
 
@@ -59,6 +65,91 @@ def test_figures_of_two_groups_are_related_through_the_variant_that_both_have() 
     # Within a group the comparison is the direct one; across groups the doubts of both add up.
     assert results["fast"].speed_over(results["other"]) == pytest.approx(ratio_interval(other, fast_again), rel=0.02)
     assert half_width(interval) > half_width(results["fast"].speed_over(results[REFERENCE]))
+
+
+@pytest.mark.parametrize(("seconds", "texts_per_s"), [(1 / 1234.567, 1234.6), (30.0, 0.03333)])
+def test_a_model_that_needs_half_a_minute_has_a_speed(seconds: float, texts_per_s: float) -> None:
+    result = to_results({"large": measured([seconds] * 8, 0)}, ROWS, 0.05)["large"]
+    assert result.timing.texts_per_s == texts_per_s
+
+
+class PaddedRunner(ModelRunner):
+    """Lets a clock advance by what batches cost: their padded tokens and an overhead."""
+
+    supports_streams = True
+    streams = 1
+
+    def __init__(self, execution: Execution, clock: "Clock") -> None:
+        self.limits, self.single_row_batches = BatchLimits.of(execution), execution.single_row_batches
+        self._clock = clock
+
+    def run_batch(self, rows: Sequence[EncodedInput]) -> list[RowOutputs]:
+        self._clock.now += self._clock.pace * (20 + self.limits.cost([len(row) for row in rows]))
+        return []
+
+
+class Clock:
+    """Stands for the module `time`."""
+
+    now, pace = 0.0, 1e-6
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+def test_a_variant_has_the_same_speed_in_whatever_group_it_is_timed(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, manifest: Manifest
+) -> None:
+    """Padding depends on the size of a turn, most of all in small batches, and the host is slower in later groups."""
+    clock, opened = Clock(), []
+    chance = np.random.default_rng(5)
+    rows = [EncodedInput([1] * n, [0] * n, False) for n in chance.integers(5, 200, 200).tolist()]
+    model = SimpleNamespace(setup=TorchSetup(), run_batch=PaddedRunner(manifest.variants[0].execution, clock).run_batch)
+    monkeypatch.setattr(turns, "time", clock)
+    monkeypatch.setattr(groups, "release_memory", lambda: None)
+    monkeypatch.setattr(groups, "timed_rows", lambda _: rows)
+    monkeypatch.setattr(groups, "honest_baselines", lambda *_: Baselines({REFERENCE: cast("Any", model)}, {}, {}))
+    monkeypatch.setattr(groups, "choose_limits", lambda *_: BatchLimits(2048))
+    monkeypatch.setattr(groups, "PRECISION", 1.0)  # the clock has no noise: few turns suffice
+    monkeypatch.setattr(groups, "measure", lambda targets, *rest, **settings: slower(clock, targets, *rest, **settings))
+
+    def open_runner(_: VariantBuilder, execution: Execution) -> ModelRunner:
+        opened.append(execution.max_batch_tokens)
+        return PaddedRunner(execution, clock)
+
+    monkeypatch.setattr(VariantBuilder, "open", open_runner)
+    batches = {"int8": 1024, "fp32": 512, "fused": 256, "openvino": 128}
+    chosen = {
+        name: Chosen(manifest.variants[0].execution.model_copy(update={"max_batch_tokens": tokens}), cost)
+        for cost, (name, tokens) in enumerate(batches.items())
+    }
+    alone = chosen["int8"].execution.model_copy(update={"single_row_batches": True})
+    chosen["int8"] = Chosen(alone, 0.0)
+
+    builder = prepared.builder(tmp_path)
+
+    def timed(max_open: int) -> Timings:
+        monkeypatch.setattr(groups, "MAX_OPEN", max_open)
+        return time_in_groups(builder, prepared.reference, (TorchSetup(),), chosen)
+
+    together, apart = timed(9).results, timed(2).results
+    assert opened == [1024, 512, 256, 128, 1024, 1024, 512, 1024, 256, 1024, 128]
+    for name in (REFERENCE, *batches):
+        assert apart[name].timing.texts_per_s == pytest.approx(together[name].timing.texts_per_s, rel=0.01)
+        assert apart[name].timing.latency_ms_p50 == pytest.approx(together[name].timing.latency_ms_p50, rel=0.01)
+
+
+def slower(clock: Clock, targets: Mapping[str, BenchmarkTarget], *rest: Any, **settings: Any) -> dict[str, Measured]:
+    clock.pace = 1e-6 * (1 + settings["group"])
+    return measure(targets, *rest, **settings)
+
+
+@pytest.mark.parametrize(("objective", "expected"), [("throughput", "a"), ("latency", "b"), ("size", "a")])
+def test_the_anchor_is_the_fastest_of_the_first_group(objective: Objective, expected: str) -> None:
+    """Of generative models and for size, the first variant is the smallest, which may be slow."""
+    a, b = measured([1.0] * 8, 0), measured([2.0] * 8, 0)
+    first = {"a": replace(a, latencies_ms=Samples.of([9.0] * 8)), "b": replace(b, latencies_ms=Samples.of([8.0] * 8))}
+    assert fastest(first, objective) == expected
 
 
 def test_few_models_are_open_at_a_time(prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,12 +12,13 @@ import pytest
 import torch
 from kit.data import read_rows, write_data, write_rows
 from kit.encoders import FAMILIES, build_checkpoint, tiny_encoder
-from kit.exports import Prepared, export_variants, prepare
+from kit.exports import Prepared, export_variants, prepare, reuse_conversion
 from transformers import AutoModelForSequenceClassification
 
 from tuneport.errors import EngineError
 from tuneport.schema.artifact import Metric, Parity, Rejected
 from tuneport.schema.loading import load_manifest
+from tuneport.stages.export import applicable, screening
 from tuneport.stages.export.build import Passed, VariantBuilder
 from tuneport.stages.export.card import card
 from tuneport.stages.export.gate import Measurement
@@ -270,6 +271,26 @@ def test_students_of_slow_or_failed_variants_are_not_trained(deep: Prepared, tmp
         "pruned-openvino-int8": "it is not built, because openvino-int8 is not in the artifact",
     }
     assert not any("training" in line for line in lines)
+
+
+@pytest.mark.usefixtures("_quick_exports")
+def test_an_export_without_names_screens_the_students(
+    deep: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The default variants are few here, and how fast they are does not matter."""
+    student = replace(VARIANTS["pruned-int8"], min_agreement=0.01)
+    defaults = {"pruned-int8": student, "pruned-other": replace(student, student_of="other")}
+    monkeypatch.setattr(applicable, "VARIANTS", {name: VARIANTS[name] for name in ("fp32", "int8")} | defaults)
+    monkeypatch.setattr(screening, "CLOSE", 1e9)
+    reuse_conversion(deep, monkeypatch)
+    settings = {**QUICK, "distill_steps": 2, "mixed_precision_minutes": 0}
+    manifest = export_variants(deep.config.checkpoint, Path(str(deep.config.data)), tmp_path / "out", **settings)
+    assert {each.name: each.reason for each in manifest.rejected} == {
+        "pruned-other": "it is not built, because other is not in the artifact"
+    }
+    assert [each.name for each in manifest.variants if each.evidence.student] == ["pruned-int8"]
+    assert {each.name for each in manifest.variants} == {"fp32", "int8", "pruned-int8"}
+    assert manifest.default_because.startswith("the highest throughput")
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,8 @@ from tuneport.runtime.runner import ModelRunner
 from tuneport.runtime.scheduler import BatchLimits
 from tuneport.runtime.tasks.base import RuntimeTask
 from tuneport.schema.artifact import PICTURE, File, Footprint, Manifest
-from tuneport.schema.torch_setup import CPU_REFERENCE
-from tuneport.stages.export import alternatives, artifact, benchmark, groups, pipeline, record
+from tuneport.schema.torch_setup import CPU_REFERENCE, TorchSetup
+from tuneport.stages.export import alternatives, artifact, benchmark, groups, memory, pipeline, record
 from tuneport.stages.export.build import Requirements, VariantBuilder
 from tuneport.stages.export.build_context import build_context
 from tuneport.stages.export.config import ExportConfig
@@ -49,6 +50,7 @@ def quick_exports() -> Iterator[None]:
     with one_round(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(record, "measure_footprint", lambda *_: Footprint(memory_mib=1.0, cold_start_ms=1.0))
         patch.setattr(groups, "TIMED_ROWS", 4)
+        patch.setattr(memory, "gc", SimpleNamespace(collect=lambda: 0))  # takes longer than a step of a tiny model
         patch.setattr(artifact, "draw_pareto", draw_nothing)
         yield
 
@@ -92,6 +94,22 @@ def prepare(folder: Path, checkpoint: Path, data: Path, **settings: Any) -> Prep
     source = open_source(config)
     reference = compute_reference(source, folder, CPU_REFERENCE)
     return Prepared(config, source, reference, pipeline.convert(source, reference, folder), folder)
+
+
+def reuse_conversion(prepared: Prepared, patch: pytest.MonkeyPatch) -> None:
+    """Let exports take torch's outputs and the fp32 graph of `prepared` instead of computing them again."""
+
+    def reuse_reference(source: Source, folder: Path, setup: TorchSetup, steps: Steps) -> Reference:
+        shutil.copytree(prepared.folder, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("onnx"))
+        return prepared.reference
+
+    def copy_graph(source: Source, reference: Reference, folder: Path) -> Graph:
+        copy = Path(shutil.copytree(prepared.graph.folder, folder / "onnx" / "fp32"))
+        return Graph(copy, prepared.graph.files)
+
+    patch.setattr(pipeline, "open_source", lambda config: prepared.source)
+    patch.setattr(pipeline, "compute_reference", reuse_reference)
+    patch.setattr(pipeline, "convert", copy_graph)
 
 
 def export_variants(checkpoint: Path, data: Path, out: Path, *variants: str, **settings: Any) -> Manifest:

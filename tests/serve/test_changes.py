@@ -5,6 +5,7 @@ processes.
 """
 
 import asyncio
+import json
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -22,9 +23,10 @@ from tuneport.errors import GateError, ModelNotLoaded, ServiceStopping
 from tuneport.stages.serve import logs
 from tuneport.stages.serve.admission import AdmissionController
 from tuneport.stages.serve.inference import Inference
+from tuneport.stages.serve.models import peers
 from tuneport.stages.serve.models.description import describe_index
 from tuneport.stages.serve.models.host import ModelHost
-from tuneport.stages.serve.models.peers import Decision, Proposal, Reply, address_of
+from tuneport.stages.serve.models.peers import Decision, Peers, Proposal, Reply, address_of
 from tuneport.stages.serve.models.registry import ModelRegistry
 from tuneport.stages.serve.models.shared_state import SharedState
 from tuneport.stages.serve.models.state import LoadOptions, ServingState, VersionRef
@@ -39,6 +41,7 @@ class Worker:
     def __init__(self, number: int, folder: Path, artifact: Path, settings: Settings) -> None:
         self.shared = SharedState(folder)
         self.opened = 0
+        self.proven: list[Inference] = []
         self.failure: Exception | None = None
         self.may_open = threading.Event()
         self.may_open.set()
@@ -56,7 +59,9 @@ class Worker:
         assert self.may_open.wait(30)
         if self.failure:
             raise self.failure
-        return self._admission(folder)
+        admission = self._admission(folder)
+        self.proven.append(admission.inference)
+        return admission
 
     @property
     def serving(self) -> str:
@@ -148,6 +153,30 @@ def test_if_one_worker_fails_none_switches_and_all_know_why(
     run(work)
 
 
+def test_an_error_that_nobody_expected_is_in_the_log_with_its_place(
+    run: Callable[..., None], repository: Repository, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def work(first: Worker, second: Worker) -> None:
+        second.failure = RuntimeError("broken")
+        with pytest.raises(ModelNotLoaded, match="worker 2: RuntimeError: broken"):
+            await first.host.load("tiny", LoadOptions(version=repository.versions["v1"]))
+
+    logs.set_up()
+    run(work)
+    [line] = [line for line in capfd.readouterr().err.splitlines() if '"event":"change failed"' in line]
+    assert json.loads(line)["exception"] == "RuntimeError"
+    assert any(each.endswith(" _open") for each in json.loads(line)["at"])
+
+
+def test_a_worker_that_cannot_be_reached_is_named(tmp_path: Path) -> None:
+    async def connect() -> None:
+        async with Peers.connected(tmp_path / ("x" * 100), 1, 2):  # an address that no socket can have
+            pass
+
+    with pytest.raises(ModelNotLoaded, match="worker 2 cannot be reached"):
+        asyncio.run(connect())
+
+
 def test_another_change_is_refused_while_one_is_under_way(run: Callable[..., None], repository: Repository) -> None:
     v1 = repository.versions["v1"]
 
@@ -169,20 +198,65 @@ def test_another_change_is_refused_while_one_is_under_way(run: Callable[..., Non
     run(work)
 
 
+def test_a_worker_that_has_not_switched_yet_undoes_nothing(run: Callable[..., None], repository: Repository) -> None:
+    async def work(first: Worker, second: Worker) -> None:
+        ref = VersionRef.of(repository.folder / "tiny" / "v1")
+        decided = ServingState.of(repository.folder / "tiny" / "v0").after_load("tiny", ref, LoadOptions())
+        first.shared.write(decided)
+        for change in (
+            second.host.load("tiny", LoadOptions(version=repository.versions["damaged"])),
+            second.host.unload("other", None),
+        ):
+            with pytest.raises(ModelNotLoaded) as caught:
+                await change
+            assert caught.value.code == "change_under_way"
+        assert first.shared.read() == decided
+        assert second.opened == 0
+
+    run(work)
+
+
 def test_a_worker_that_takes_too_long_ends_the_change(run: Callable[..., None], repository: Repository) -> None:
     v0, v1 = repository.versions["v0"], repository.versions["v1"]
 
     async def work(first: Worker, second: Worker) -> None:
         second.may_open.clear()
-        with pytest.raises(ModelNotLoaded, match=r"within 0\.3 s"):
+        with pytest.raises(ModelNotLoaded, match=r"within 0\.3 s by worker 2;"):
             await first.host.load("tiny", LoadOptions(version=v1))
         second.may_open.set()
         await until(lambda: second.models.failures)
+        await until(lambda: first.proven and not hasattr(first.proven[0], "predictor"))  # its memory is given back
         assert first.serving == second.serving == v0
         await second.host.load("tiny", LoadOptions(version=v1, traffic="shadow"))
         assert first.models.default.shadow
 
     run(work, load_timeout_s=0.3)
+
+
+def test_a_change_that_is_decided_succeeds_though_a_worker_does_not_confirm(
+    run: Callable[..., None], repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "CONFIRM_TIMEOUT_S", 0.1)
+    v1 = repository.versions["v1"]
+    decisions: list[bytes] = []
+
+    async def opens_and_hangs(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        peers.send(writer, Reply())
+        decisions.append(await reader.readline())
+        await reader.read()  # until the other side closes
+        writer.close()
+
+    async def work(first: Worker, second: Worker) -> None:
+        second.host.leave()
+        address = address_of(tmp_path, 2)
+        address.unlink(missing_ok=True)
+        async with await asyncio.start_unix_server(opens_and_hangs, address):
+            loaded = await first.host.load("tiny", LoadOptions(version=v1))
+        assert loaded["version"] == first.serving == v1
+        assert [Decision.model_validate_json(line).commit for line in decisions] == [True]
+
+    run(work)
 
 
 @pytest.mark.parametrize("leaving", [0, 1])
@@ -211,7 +285,7 @@ def test_the_state_that_was_written_decides_if_the_worker_that_changes_it_ends(
 
     async def work(first: Worker, second: Worker) -> None:
         ref = VersionRef.of(repository.folder / "tiny" / "v1")
-        target = ServingState.of(repository.folder / "tiny" / "v0").with_version("tiny", ref, LoadOptions())
+        target = ServingState.of(repository.folder / "tiny" / "v0").after_load("tiny", ref, LoadOptions())
         reader, writer = await asyncio.open_unix_connection(address_of(tmp_path, 2))
         writer.write(Proposal(target=target, version=("tiny", v1)).model_dump_json().encode() + b"\n")
         assert Reply.model_validate_json(await reader.readline()).problem is None
@@ -220,6 +294,37 @@ def test_the_state_that_was_written_decides_if_the_worker_that_changes_it_ends(
         writer.close()
         await until(lambda: not second.models.loading)
         assert second.serving == (v1 if is_decided else v0)
+
+    run(work)
+
+
+def test_a_proposal_whose_change_has_failed_is_not_opened(
+    run: Callable[..., None], repository: Repository, tmp_path: Path
+) -> None:
+    v1 = repository.versions["v1"]
+
+    async def work(first: Worker, second: Worker) -> None:
+        ref = VersionRef.of(repository.folder / "tiny" / "v1")
+        target = ServingState.of(repository.folder / "tiny" / "v0").after_load("tiny", ref, LoadOptions())
+        second.may_open.clear()
+        connections = []
+        for _ in range(2):  # the second one waits for the first one
+            reader, writer = await asyncio.open_unix_connection(address_of(tmp_path, 2))
+            peers.send(writer, Proposal(target=target, version=("tiny", v1)))
+            connections.append((reader, writer))
+            await until(lambda: second.opened)
+        for _, writer in reversed(connections):
+            peers.send(writer, Decision(commit=False, reason="the disk is full"))
+            for _ in range(50):  # turns of the event loop, in which the decision arrives
+                await asyncio.sleep(0)
+        for reader, writer in connections:
+            assert await reader.read() == b""  # although what was begun for the first one has not ended
+            writer.close()
+        assert second.models.failures == {("tiny", v1): "the disk is full"}
+        second.may_open.set()
+        await first.host.load("tiny", LoadOptions(version=v1))
+        assert second.serving == v1
+        assert second.opened == 2  # for the first proposal, and for this change
 
     run(work)
 
@@ -253,7 +358,8 @@ def test_a_worker_that_starts_meanwhile_comes_up_with_the_new_state(
 
 def test_a_line_that_is_no_proposal_changes_nothing(run: Callable[..., None], tmp_path: Path) -> None:
     async def work(first: Worker, second: Worker) -> None:
-        for line in (b"", b"{}", Decision(commit=True).model_dump_json().encode()):
+        decision = Decision(commit=True).model_dump_json().encode()
+        for line in (b"", b"{}", b"{}\n", b"\xff\n", decision + b"\n"):
             reader, writer = await asyncio.open_unix_connection(address_of(tmp_path, 2))
             writer.write(line)
             writer.close()
@@ -289,6 +395,12 @@ def workers_of(supervisor: psutil.Process) -> list[psutil.Process]:
 def is_replaced(supervisor: psutil.Process, worker: psutil.Process) -> bool:
     workers = workers_of(supervisor)
     return worker not in workers and len(workers) == 2
+
+
+def are_ready(url: str, supervisor: psutil.Process) -> bool:
+    """Tell whether the metrics have all workers, which they have as soon as these are ready."""
+    page = httpx.get(f"{url}/metrics", timeout=30).text
+    return all(f'pid="{worker.pid}"' in page for worker in workers_of(supervisor))
 
 
 def shares(url: str) -> dict[tuple[str, str], float]:
@@ -349,9 +461,10 @@ def test_two_processes_switch_under_load_and_a_new_one_has_their_state(
         killed.kill()
         killed.wait(10)
         expected = {("1", v1): 0.75, ("2", v1): 0.75, ("1", v0): 0.25, ("2", v0): 0.25}
-        wait_until(lambda: is_replaced(supervisor, killed))
-        assert change_until_free(url, "load", version=v0, traffic=0.25).status_code == 200  # the new one takes part
+        wait_until(lambda: is_replaced(supervisor, killed) and are_ready(url, supervisor))
         assert shares(url) == expected
+        assert change_until_free(url, "load", version=v0, traffic=0.5).status_code == 200  # the new one takes part
+        assert shares(url) == {key: 0.5 for key in expected}
 
 
 def change_until_free(url: str, action: str, **options: Any) -> httpx.Response:

@@ -371,12 +371,12 @@ def test_a_body_that_decompresses_to_too_much_is_413_and_takes_no_memory(serve: 
 def test_the_metrics_may_have_a_port_of_their_own(serve: Any) -> None:
     port = free_port()
     service = serve(metrics_port=port)
-    listening = service.admission.metrics.listen(port, "127.0.0.1")
+    listening = service.admission.worker.families.listen(port, "127.0.0.1")
     service.post()
     assert service.get("/metrics").status_code == 404
     assert "tuneport_requests_total" in httpx.get(f"http://127.0.0.1:{port}/metrics").text
     with pytest.raises(TuneportError, match=str(port)):
-        service.admission.metrics.listen(port, "127.0.0.1")
+        service.admission.worker.families.listen(port, "127.0.0.1")
     listening.shutdown()
     listening.server_close()
 

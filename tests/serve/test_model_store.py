@@ -16,6 +16,7 @@ from tuneport.errors import ArtifactError, TuneportError
 from tuneport.schema.artifact import MANIFEST, Manifest
 from tuneport.schema.loading import check_files, load_manifest
 from tuneport.stages.serve.bento import register
+from tuneport.stages.serve.packing import pack
 
 
 def test_registering_twice_keeps_one_copy(tiny_artifact: Path, manifest: Manifest) -> None:
@@ -37,6 +38,15 @@ def test_another_export_of_the_same_model_is_stored_beside_the_old(artifact: Pat
         load_manifest(tiny_artifact).default_variant,
         "int8",
     ]
+
+
+def test_two_artifacts_of_one_name_are_packed_into_no_bento(artifact: Path, tiny_artifact: Path) -> None:
+    """`bentoml build --arg model=TAG,TAG` asks nobody but the packing."""
+    load_manifest(artifact).model_copy(update={"default_because": "exported again"}).save(artifact)
+    tags = [register(tiny_artifact), register(artifact)]
+    assert tags[0] != tags[1]
+    with pytest.raises(TuneportError, match="both named tiny"):
+        pack(tags[0], beside=tags[1:])
 
 
 def test_what_bentos_pack_of_an_artifact_is_not_taken_for_it(artifact: Path) -> None:

@@ -115,6 +115,18 @@ def test_only_an_administrator_loads_and_unloads(service: LocalService, tiny_art
         assert "TUNEPORT_ADMIN_KEYS" in response.text
 
 
+def test_a_parameter_that_is_not_known_changes_nothing(service: LocalService) -> None:
+    assert change(service, "load", name="other").status_code == 200
+    for parameters in ({"verison": "1"}, {"version": 1}, {"unload_dependents": "perhaps"}):
+        response = change(service, "unload", name="other", **parameters)
+        assert response.status_code == 422
+        assert response.headers["error-code"] == "wrong_input"
+        assert "known: version, unload_dependents" in response.json()["error"]
+    assert service.models.get("other")
+    assert change(service, "unload", name="other", unload_dependents=False).status_code == 200  # as tritonclient does
+    assert service.models.get("other") is None
+
+
 def test_the_index_says_what_is_loaded_and_what_is_not(
     service: LocalService, repository: Repository, manifest: Any
 ) -> None:
@@ -311,9 +323,10 @@ def test_a_version_is_switched_to_under_load_over_grpc(tiny_artifact: Path, repo
         request = pb.RepositoryModelLoadRequest(model_name="tiny")
         request.parameters["version"].string_param = repository.versions["v1"]
         request.parameters["traffic"].string_param = "switch"
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await call("RepositoryModelLoad", request)
-        assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        for key, code in (("", grpc.StatusCode.UNAUTHENTICATED), ("other", grpc.StatusCode.PERMISSION_DENIED)):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call("RepositoryModelLoad", request, {"x-api-key": key} if key else None)
+            assert caught.value.code() is code
         await call("RepositoryModelLoad", request, ADMIN)
         while hasattr(admission.inference, "predictor"):
             await asyncio.sleep(0.01)

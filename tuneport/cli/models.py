@@ -1,5 +1,7 @@
 """`tuneport models`."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
@@ -8,6 +10,7 @@ import typer
 from tuneport.cli.json_output import print_json
 from tuneport.cli.options import Json, Quiet
 from tuneport.cli.progress import progress_steps
+from tuneport.errors import DeadlineExceeded
 
 Url = Annotated[str, typer.Argument(help="Address of the service, such as http://127.0.0.1:3000.")]
 Action = Annotated[
@@ -30,6 +33,11 @@ Key = Annotated[
     ),
 ]
 
+Timeout = Annotated[
+    float | None,
+    typer.Option(min=0.1, help="Seconds to wait for a change, by default 330; the service's limit is a setting."),
+]
+
 
 def models(
     url: Url,
@@ -38,6 +46,7 @@ def models(
     share: Share = None,
     version: Version = None,
     accept_changes: AcceptChanges = False,
+    timeout: Timeout = None,
     key: Key = None,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -49,17 +58,19 @@ def models(
     Example: tuneport models http://127.0.0.1:3000 weight reviews 0.1 --version 7129bcfbe376
     """
     from tuneport.client import Client
+    from tuneport.client.calls import LOAD_TIMEOUT_S
 
+    timeout_s = LOAD_TIMEOUT_S if timeout is None else timeout
     _check_usage(action, name, share)
     with Client(url, api_key=key.split(",")[0].strip() if key else None) as client:
         if action == "list":
             _print_list([asdict(each) for each in client.list_models()], as_json=as_json)
             return
         assert name is not None
-        with progress_steps(quiet=quiet) as progress:
+        with progress_steps(quiet=quiet) as progress, _change_that_may_go_on():
             if action == "unload":
                 progress(f"unloading {name}")
-                client.unload_model(name, version)
+                client.unload_model(name, version, timeout_s=timeout_s)
                 changed: dict[str, Any] = {"name": name, "version": version}
             else:
                 progress(f"every worker opens and proves {name}")
@@ -70,6 +81,7 @@ def models(
                     traffic=traffic,
                     shadow_share=1.0 if action != "shadow" or share is None else share,
                     accept_changes=accept_changes,
+                    timeout_s=timeout_s,
                 )
                 changed = asdict(loaded)
     if as_json:
@@ -82,6 +94,16 @@ def models(
         "shadow": "gets copies of requests",
     }
     print(" ".join(part for part in (name, changed["version"], texts[action]) if part))
+
+
+@contextmanager
+def _change_that_may_go_on() -> Iterator[None]:
+    """Say, where no answer comes in time, that the service may yet carry the change out."""
+    try:
+        yield
+    except DeadlineExceeded as error:
+        problem = f"{error.problem}, and the change may still take place"
+        raise DeadlineExceeded(problem, "see the list action, and wait longer with --timeout") from error
 
 
 def _check_usage(action: str, name: str | None, share: float | None) -> None:

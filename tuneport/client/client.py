@@ -78,7 +78,8 @@ class Client(Calls):
         """Load a version from the service's model repository, by default its newest one, and give it its traffic.
 
         Needs an administrator's key, and HTTP; docs/deployment.md describes the parameters. The call returns when all
-        workers have switched, and is not tried again. Raises ModelNotLoaded, and then nothing has changed.
+        workers have switched, and is not tried again. Raises ModelNotLoaded, and then nothing has changed, or
+        DeadlineExceeded after `timeout_s`, and then the change goes on in the service.
         """
         parameters = {
             "version": version,

@@ -7,7 +7,7 @@ import grpc
 from tuneport.client.endpoint import Endpoint
 from tuneport.client.errors import read_retry_after, to_exception, unreachable
 from tuneport.client.grpc_calls import GrpcCall, Result
-from tuneport.errors import RequestError
+from tuneport.errors import ERROR_CODE_HEADER, RequestError
 
 OPTIONS = (
     ("grpc.max_send_message_length", -1),
@@ -24,7 +24,7 @@ def _to_error(endpoint: Endpoint, request_id: str, error: Any) -> RequestError |
     """Return the exception for a failed call: the service's own error has a code in the trailing metadata."""
     status, details = error.code().name, error.details() or ""
     metadata = {key: value for key, value in error.trailing_metadata() or ()}
-    code = metadata.get("error-code")
+    code = metadata.get(ERROR_CODE_HEADER)
     if code is None and status == "UNAVAILABLE":
         return unreachable(endpoint.url, details)
     if code is None and status == "DEADLINE_EXCEEDED":

@@ -9,7 +9,7 @@ import orjson
 
 from tuneport.client.errors import read_retry_after, to_exception
 from tuneport.client.results import ModelMetadata, ModelName, ModelVersion, Predictions, TensorMetadata
-from tuneport.errors import InputError, RequestError, ServiceFailed
+from tuneport.errors import ERROR_CODE_HEADER, InputError, RequestError, ServiceFailed
 
 Result = TypeVar("Result")
 Reader = Callable[[Any, str], Result]
@@ -132,7 +132,8 @@ def error_of(status: int, headers: Mapping[str, str], content: Any) -> RequestEr
         code, problem, remedy = (str(error.get(name, "")) for name in ("code", "message", "remedy"))
         return to_exception(status, code, problem, remedy, retry_after_s=retry_after_s)
     problem, _, remedy = error.partition("; ") if isinstance(error, str) else (f"status {status}", "", "")
-    return to_exception(status, None, problem, remedy or "see the service's log", retry_after_s=retry_after_s)
+    remedy = remedy or "see the service's log"
+    return to_exception(status, headers.get(ERROR_CODE_HEADER), problem, remedy, retry_after_s=retry_after_s)
 
 
 def _with_id(error: RequestError, request_id: str) -> RequestError:

@@ -4,6 +4,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from tuneport.errors import DeviceLost, DeviceOutOfMemory
@@ -58,8 +59,8 @@ class EncoderRunner(ModelRunner):
         self.streams = backend.streams
         self._max_rows = 1 if execution.single_row_batches else execution.max_batch_rows or sys.maxsize
         self.on_halved = lambda: None
-        tokens = 1 if execution.single_row_batches else execution.max_batch_tokens
-        self.limits = BatchLimits(tokens, backend.length_multiple, processing.max_length, execution.layout)
+        limits = BatchLimits.of(execution)
+        self.limits = replace(limits, length_multiple=backend.length_multiple, longest=processing.max_length)
         self._device = execution.device
         self._processing = processing
 

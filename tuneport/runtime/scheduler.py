@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
-from tuneport.schema.artifact import Device, Layout
+from tuneport.schema.artifact import Device, Execution, Layout
 
 DEFAULT_TOKENS = 1024
 BATCH_TOKENS: dict[Device, tuple[int, ...]] = {
@@ -37,6 +37,16 @@ class BatchLimits:
     longest: int = 2**31
     """The model's maximum, which padding never exceeds."""
     layout: Layout = "padded"
+
+    @classmethod
+    def of(cls, execution: Execution) -> "BatchLimits":
+        """Return the limits of a variant, before its engine has added what lengths it pads to."""
+        return cls(1 if execution.single_row_batches else execution.max_batch_tokens, layout=execution.layout)
+
+    @property
+    def runs_rows_alone(self) -> bool:
+        """Return whether each row is a batch of its own, which has no padding."""
+        return self.tokens == 1
 
     def cost(self, lengths: Sequence[int]) -> int:
         """Return the tokens that a batch computes: with padding in the padded layout, without in the packed one."""

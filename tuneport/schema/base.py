@@ -30,6 +30,12 @@ def parse_json(text: str) -> Any:
         raise ValueError("its values are nested too deeply") from error
 
 
+def explain_invalid(error: ValidationError, kind: type[BaseModel]) -> tuple[str, str]:
+    """Return what is wrong in fields of a request, the first five of them, and the names of all that `kind` has."""
+    wrong = ", ".join(f"{'.'.join(map(str, e['loc'])) or 'body'}: {e['msg']}" for e in error.errors()[:5])
+    return wrong[:500], ", ".join(kind.model_fields)
+
+
 def first_problem(error: ValidationError) -> str:
     """Describe the first of pydantic's errors, with where it is: ` at files.0.path: …`."""
     first = error.errors()[0]
