@@ -93,6 +93,7 @@ def one_line(text: str) -> str:
 @example([{"a": '"Go', "b": "1"}, {"a": 'home"', "b": "0"}])
 @example([{"a": 'he said "no', "b": "1"}])
 @example([{"a": '"', "b": '"'}, {"a": '"', "b": ""}])
+@example([{"a": '"', "b": '"'}])
 def test_a_tsv_without_quoting_keeps_its_quotes(folder: Path, rows: Any) -> None:
     if any(row["a"] == row["b"] == "" for row in rows) or all(is_quoted(row) for row in rows if has_quotes(row)):
         return

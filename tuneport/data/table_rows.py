@@ -119,14 +119,17 @@ def has_quoted_cells(path: Path, errors: str = "strict") -> bool:
     """Tell whether a TSV can be read with quoted cells; `errors` is that of `open_text`.
 
     In files without quoting a text may begin with a quote, which would swallow what follows up to the next quote: the
-    rows then have too many cells, text after the closing quote, or a cell with both a tab and a line break.
+    rows then have too many cells, text after the closing quote, or a cell with a tab and also a line break or too few
+    cells beside it.
     """
     with open_text(path, newline="", errors=errors) as file:
         reader = csv.reader(file, delimiter="\t", strict=True)
         try:
             width = len(next(reader, []))
             return all(
-                len(cells) <= width and not any("\t" in cell and "\n" in cell for cell in cells) for cells in reader
+                len(cells) <= width
+                and not any("\t" in cell and ("\n" in cell or len(cells) < width) for cell in cells)
+                for cells in reader
             )
         except csv.Error:
             return False
