@@ -55,6 +55,8 @@ def train_student(
     distiller = Distiller(
         reference.model, inputs, per_token=reference.runtime_task.per_token, seed=config.seed, progress=progress
     )
+    if config.prune_layers is None:
+        _check_depth(len(distiller.full.layers))
     first, *more = cuts(len(distiller.full.layers), config.prune_layers)
     student = distiller.full.without(first)
     if config.prune_layers is None and (speed_up := distiller.speed_up(student, enough=MIN_SPEED_UP)) < MIN_SPEED_UP:
@@ -100,9 +102,7 @@ def check_worth(config: ExportConfig, source: Source, reference: Reference) -> S
 
     Raises EngineError with the reason why one that nobody named is not worth its training.
     """
-    depth = len(layers_of(reference.model.model))
-    if depth < MIN_LAYERS:
-        raise EngineError(f"a student needs a model of {MIN_LAYERS} layers or more, and this one has {depth}", REMEDY)
+    _check_depth(len(layers_of(reference.model.model)))
     if not config.distill_minutes:
         raise EngineError("there is no time to train a student", "raise --distill-minutes")
     inputs = train_inputs(config, source, reference)
@@ -110,6 +110,11 @@ def check_worth(config: ExportConfig, source: Source, reference: Reference) -> S
         problem = f"a student is trained on {MIN_TRAIN_ROWS} rows or more that the gate does not use"
         raise EngineError(f"{problem}, and the train split has {len(inputs)}", "give more rows in the train split")
     return inputs
+
+
+def _check_depth(depth: int) -> None:
+    if depth < MIN_LAYERS:
+        raise EngineError(f"a student needs a model of {MIN_LAYERS} layers or more, and this one has {depth}", REMEDY)
 
 
 def train_inputs(config: ExportConfig, source: Source, reference: Reference) -> Sequence[Any]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kit import encoders
 
 from tuneport.errors import TuneportError
 from tuneport.schema.artifact import MANIFEST, Manifest, Rejected, Student
@@ -64,11 +65,13 @@ def test_only_what_was_made_with_the_same_settings_is_used_again(
 
 @pytest.mark.slow
 def test_data_sets_are_trained_and_exported(
-    tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(encoders, "MAX_LENGTH", 128)  # that of fine-tuning by default
+    encoders.build_checkpoint(tmp_path / "checkpoint")
     arguments = ["--data", str(tiny_data.parent), "--sets", tiny_data.name, "--out", str(tmp_path), "--quick"]
     for _ in range(2):  # the second time reads what is there
-        main([*arguments, "--model", str(tiny_checkpoint), "--max-drop", "1"])
+        main([*arguments, "--model", str(tmp_path / "checkpoint"), "--max-drop", "1"])
     output = capsys.readouterr()
     assert output.err.count("tuneport finetune ") == output.err.count("tuneport export ") == 1
     line = output.out.splitlines()[2]
