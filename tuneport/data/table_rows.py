@@ -127,8 +127,7 @@ def has_quoted_cells(path: Path, errors: str = "strict") -> bool:
         try:
             width = len(next(reader, []))
             return all(
-                len(cells) <= width
-                and not any("\t" in cell and ("\n" in cell or len(cells) < width) for cell in cells)
+                len(cells) <= width and not any("\t" in cell and ("\n" in cell or len(cells) < width) for cell in cells)
                 for cells in reader
             )
         except csv.Error:
