@@ -273,6 +273,15 @@ os.kill(os.getpid(), signal.SIGTERM)
     assert (done.returncode, done.stdout) == (0, "handled\n")
 
 
+@pytest.mark.skipif("not __import__('importlib').util.find_spec('openvino')", reason="OpenVINO is not installed")
+def test_processes_that_share_a_machine_do_not_pin_their_threads_to_the_same_cores(prepared: Prepared) -> None:
+    """Two workers with a thread each had half the throughput."""
+    from tuneport.runtime.backends.openvino import OpenVinoBackend
+
+    backend = OpenVinoBackend(prepared.graph.path, precision="fp32", threads=1)
+    assert backend._compiled.get_property("ENABLE_CPU_PINNING") is False
+
+
 def test_batches_of_nncf_are_small_and_hold_every_row() -> None:
     ids = np.arange(5 * 50).reshape(5, 50)
     batches = [

@@ -38,6 +38,8 @@ class OpenVinoBackend:
         settings = {
             "INFERENCE_PRECISION_HINT": HINTS[precision],
             "INFERENCE_NUM_THREADS": str(threads or usable_cores()),
+            # Each of several processes would pin its threads to the same first cores.
+            "ENABLE_CPU_PINNING": "NO",
             "NUM_STREAMS": str(streams),
         }
         try:
