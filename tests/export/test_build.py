@@ -1,13 +1,12 @@
 """Building one variant: it passes, or it is rejected with its reason and leaves nothing behind."""
 
 import shutil
-import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from kit.exports import FakeRunner, Prepared, one_round, shift
+from kit.exports import FakeRunner, Prepared, count_open_runners, one_round, shift
 
 from tuneport.errors import EngineError, GateError
 from tuneport.runtime.batch import EncodedInput
@@ -221,16 +220,7 @@ def test_no_more_than_the_ways_to_run_one_variant_are_open_while_they_are_compar
     builder = prepared.builder(tmp_path)
     passed = [builder.build_and_validate(name, VARIANTS[name]) for name in ("fp32", "int8")]
     monkeypatch.setattr("tuneport.stages.export.alternatives.usable_cores", lambda: 2)
-    opened: weakref.WeakSet[ModelRunner] = weakref.WeakSet()
-    counts, open_runner = [], VariantBuilder.open
-
-    def count(builder: VariantBuilder, execution: Execution) -> ModelRunner:
-        runner = open_runner(builder, execution)
-        opened.add(runner)
-        counts.append(len(opened))
-        return runner
-
-    monkeypatch.setattr(VariantBuilder, "open", count)
+    counts = count_open_runners(monkeypatch)
     with one_round():
         for each in passed:
             assert isinstance(each, Passed)

@@ -1,6 +1,5 @@
 """Timing in groups: how many models are open at a time, and how groups are related to each other."""
 
-import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from kit.exports import Prepared, one_round
+from kit.exports import Prepared, count_open_runners, one_round
 
 from tuneport.runtime.batch import EncodedInput, RowOutputs
 from tuneport.runtime.runner import ModelRunner
@@ -159,16 +158,7 @@ def test_few_models_are_open_at_a_time(prepared: Prepared, tmp_path: Path, monke
     assert isinstance(passed, Passed)
     names = ("fp32", "fused", "int8", "openvino", "pruned")
     chosen = {name: Chosen(passed.candidate.execution, cost) for cost, name in enumerate(names)}
-    opened: weakref.WeakSet[ModelRunner] = weakref.WeakSet()
-    counts, open_runner = [], VariantBuilder.open
-
-    def count(builder: VariantBuilder, execution: Execution) -> ModelRunner:
-        runner = open_runner(builder, execution)
-        opened.add(runner)
-        counts.append(len(opened))
-        return runner
-
-    monkeypatch.setattr(VariantBuilder, "open", count)
+    counts = count_open_runners(monkeypatch)
     monkeypatch.setattr(groups, "MAX_OPEN", 3)
     monkeypatch.setattr(groups, "TIMED_ROWS", 8)
     with one_round():

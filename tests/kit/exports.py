@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import shutil
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from tuneport.runtime.batch import EncodedInput, RowOutputs
 from tuneport.runtime.runner import ModelRunner
 from tuneport.runtime.scheduler import BatchLimits
 from tuneport.runtime.tasks.base import RuntimeTask
-from tuneport.schema.artifact import PICTURE, File, Footprint, Manifest
+from tuneport.schema.artifact import PICTURE, Execution, File, Footprint, Manifest
 from tuneport.schema.torch_setup import CPU_REFERENCE, TorchSetup
 from tuneport.stages.export import alternatives, artifact, benchmark, groups, memory, pipeline, record
 from tuneport.stages.export.build import Requirements, VariantBuilder
@@ -181,3 +182,19 @@ class FakeRunner(ModelRunner):
         if self.single_row_batches and len(rows) > 1:
             return [self.run_batch([row])[0] for row in rows]
         return [{"logits": self._outputs[tuple(row.ids)] + np.float32(self._error(rows))} for row in rows]
+
+
+def count_open_runners(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that gets, whenever a variant is opened, how many are open then."""
+    opened: weakref.WeakSet[ModelRunner] = weakref.WeakSet()
+    counts: list[int] = []
+    open_runner = VariantBuilder.open
+
+    def count(builder: VariantBuilder, execution: Execution) -> ModelRunner:
+        runner = open_runner(builder, execution)
+        opened.add(runner)
+        counts.append(len(opened))
+        return runner
+
+    monkeypatch.setattr(VariantBuilder, "open", count)
+    return counts

@@ -76,12 +76,7 @@ class AsyncClient(Calls):
         workers have switched, and is not tried again. Raises ModelNotLoaded, and then nothing has changed, or
         DeadlineExceeded after `timeout_s`, and then the change goes on in the service.
         """
-        parameters = {
-            "version": version,
-            "traffic": traffic,
-            "shadow_share": shadow_share,
-            "accept_changes": accept_changes,
-        }
+        parameters = http_calls.load_parameters(version, traffic, shadow_share, accept_changes=accept_changes)
         loaded: ModelName = await self._send(
             self._models_call("load_model", name, parameters), self._attempts(timeout_s, 0)
         )

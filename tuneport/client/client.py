@@ -81,12 +81,7 @@ class Client(Calls):
         workers have switched, and is not tried again. Raises ModelNotLoaded, and then nothing has changed, or
         DeadlineExceeded after `timeout_s`, and then the change goes on in the service.
         """
-        parameters = {
-            "version": version,
-            "traffic": traffic,
-            "shadow_share": shadow_share,
-            "accept_changes": accept_changes,
-        }
+        parameters = http_calls.load_parameters(version, traffic, shadow_share, accept_changes=accept_changes)
         call = self._models_call("load_model", name, parameters)
         loaded: ModelName = self._send(call, self._attempts(timeout_s, 0))
         return loaded

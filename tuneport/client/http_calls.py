@@ -67,6 +67,18 @@ def list_models() -> HttpCall[tuple[ModelVersion, ...]]:
     return HttpCall("GET", "/v2/repository/index", lambda content, _: tuple(ModelVersion(**each) for each in content))
 
 
+def load_parameters(
+    version: str | None, traffic: str | float, shadow_share: float, *, accept_changes: bool
+) -> dict[str, Any]:
+    """Return the parameters of `load_model`."""
+    return {
+        "version": version,
+        "traffic": traffic,
+        "shadow_share": shadow_share,
+        "accept_changes": accept_changes,
+    }
+
+
 def load_model(name: str, parameters: Mapping[str, Any]) -> HttpCall[ModelName]:
     """`POST /v2/repository/models/NAME/load`."""
     return HttpCall("POST", _repository_path(name, "load"), lambda content, _: _model(content), _change(parameters))
