@@ -25,7 +25,7 @@ test: $(INSTALLED)
 	$(PYTEST)
 
 slow: $(INSTALLED)
-	$(PYTEST) -m "slow or not slow"
+	$(PYTEST) -m "slow or not slow" --hypothesis-profile search
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -26,6 +26,7 @@ os.environ |= {
 
 import httpx
 import pytest
+from hypothesis import settings
 from kit.data import write_data
 from kit.encoders import build_checkpoint
 from kit.gpu import missing_for_gpu
@@ -33,6 +34,11 @@ from kit.servers import Server
 
 from tuneport.schema.artifact import Manifest
 from tuneport.schema.loading import load_manifest
+
+# Property tests have the same examples in every run; `make slow` draws new ones (--hypothesis-profile search).
+settings.register_profile("search", derandomize=False)
+settings.register_profile("fixed", derandomize=True)
+settings.load_profile("fixed")
 
 
 def pytest_sessionfinish() -> None:

@@ -63,6 +63,8 @@ def assert_rows_but_empty_ones(path: Path, rows: list[dict[str, Any]]) -> None:
 @given(rows_of(values))
 @example([{"a": 1, "b": []}, {"a": "x", "b": ["y"]}])
 @example([{"a": 1, "b": 2}, {"a": 1.5, "b": None}])
+@example([{"a": 2**53 + 1, "b": [2**53 + 1]}, {"a": 1.5, "b": [0.5, 1]}])
+@example([{"a": 2**53 + 1, "b": -(2**62)}, {"a": 1, "b": True}])
 @example([{"a": "2020-01-01", "b": "2021-01-01 10:00:00"}])
 @example([{"a": {"x": 1}, "b": [{"role": "user"}, {"role": "user", "name": None}]}])
 @pytest.mark.parametrize("name", ["x.jsonl", "x.json", "array.json", "data.json", "x.jsonl.gz"])

@@ -17,12 +17,21 @@ from tuneport.data.rows import BATCH_ROWS
 from tuneport.errors import DataError
 from tuneport.folders import digest, sha256
 
-READER_VERSION = 2
+READER_VERSION = 3
 """To be raised when a file would be read differently, so that what was cached before is not used."""
 INT64 = range(-(2**63), 2**63)
-SCALARS = {type(None): "null", bool: "bool", int: "int64", float: "float64", str: "string"}
+INT54 = range(-(2**53), 2**53 + 1)
+"""Whole numbers that are the same as fractions: float64 has a place for each."""
+SCALARS = {type(None): "null", bool: "bool", float: "float64", str: "string"}
 Kind = str | tuple[str, Any]
-"""The type of values: of a scalar, `json` for what Arrow has no type for, or ("list", the type of the elements)."""
+"""The type of values: of a scalar, `json` for what Arrow has no type for, or ("list", the type of the elements).
+
+`int54` are whole numbers that can stand among fractions; a column of theirs is one of int64.
+"""
+NUMBERS: dict[frozenset[Kind], Kind] = {
+    frozenset(("int54", "float64")): "float64",
+    frozenset(("int54", "int64")): "int64",
+}
 
 
 @dataclass(frozen=True)
@@ -97,8 +106,8 @@ def _kind(value: Any) -> Kind:
         for element in value:
             kind = _merge(kind, _kind(element))
         return "json" if kind == "json" else ("list", kind)
-    if isinstance(value, int) and value not in INT64:
-        return "json"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return "int54" if value in INT54 else "int64" if value in INT64 else "json"
     return SCALARS.get(type(value), "json")
 
 
@@ -111,10 +120,10 @@ def _merge(first: Kind, second: Kind) -> Kind:
     if isinstance(first, tuple) and isinstance(second, tuple):
         element = _merge(first[1], second[1])
         return "json" if element == "json" else ("list", element)
-    return "float64" if {first, second} == {"int64", "float64"} else "json"
+    return NUMBERS.get(frozenset((first, second)), "json")
 
 
 def _feature(kind: Kind) -> Any:
     if isinstance(kind, tuple):
         return List(_feature(kind[1]))
-    return Json() if kind == "json" else Value("string" if kind == "null" else kind)
+    return Json() if kind == "json" else Value({"null": "string", "int54": "int64"}.get(kind, kind))
