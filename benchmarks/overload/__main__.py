@@ -1,6 +1,6 @@
 """Measure the service at full load and at twice the load, and what a refusal costs.
 
-python -m tuneport.stages.benchmarks.overload ARTIFACT --out DIR [--variant V] [--connections 32] [--seconds 8]
+python -m tuneport.stages.benchmarks.overload ARTIFACT --out DIR [--variant V] [--connections 32] [--rounds 8]
 """
 
 import argparse
@@ -24,7 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--variant")
     parser.add_argument("--connections", type=int, default=32, help="connections that are full load")
-    parser.add_argument("--seconds", type=float, default=8.0, help="duration of each load, in all rounds together")
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--seconds", type=float, default=3.0, help="duration of each load in each round")
     options = parser.parse_args(arguments)
     try:
         report = bench_overload(
@@ -32,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             options.out,
             variant=options.variant,
             connections=options.connections,
+            rounds=options.rounds,
             seconds=options.seconds,
             progress=lambda line: sys.stderr.write(line + "\n"),
         )

@@ -1,4 +1,4 @@
-"""One overload benchmark, top to bottom: full load → all loads by turns, in rounds → cost of a refusal."""
+"""One overload benchmark, top to bottom: cost of a refusal → full load → all loads by turns, in rounds."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -23,8 +23,6 @@ from .results import OverloadLoad, OverloadReport
 OVERLOAD_FACTOR = 2
 QUEUE_SHARE = 0.75
 """The queue's limit, where one is set, as a share of the median latency at full load."""
-ROUNDS = 3
-"""What slows the machine for a while then slows all loads alike."""
 
 
 @dataclass(frozen=True)
@@ -43,19 +41,23 @@ def bench_overload(
     *,
     variant: str | None = None,
     connections: int = 32,
-    seconds: float = 8.0,
+    rounds: int = 8,
+    seconds: float = 3.0,
     progress: Callable[[str], object] = lambda _: None,
 ) -> OverloadReport:
     """Load tuneport's HTTP endpoint and write report.json and report.md into `out`; returns the report.
 
-    The golden inputs are sent in turn. Raises TuneportError if the server does not start or answers nothing.
+    The golden inputs are sent in turn. `seconds` is the duration of each load in each round: what slows the machine for
+    a while then slows all loads alike. Raises TuneportError if the server does not start or answers nothing.
     """
     check_out(out, marker=REPORT, overwrite=False)
     manifest, target = load_manifest(artifact), http_target(artifact, variant)
     inputs = [case.input for case in load_golden(artifact)]
+    progress("the cost of a refusal")
+    refusal_us = refusal_cpu_us(artifact, variant)
     progress("full load, to set the others by it")
     with start_server(target) as server:
-        plan = plan_load(target, server.port, inputs, connections=connections, seconds=seconds / ROUNDS)
+        plan = plan_load(target, server.port, inputs, connections=connections, seconds=seconds)
         full = load_server(target, plan)
         p50 = latency_percentile([full], 50)
         limit_ms = max(1, round(QUEUE_SHARE * (p50 or 0)))
@@ -69,14 +71,13 @@ def bench_overload(
                 *_double_loads(limited, limited_plan, limit_ms),
                 _open_loop(limited, limited_plan, rate, limit_ms),
             ]
-            loads = run_in_rounds(specs, progress)
-    progress("the cost of a refusal")
+            loads = run_in_rounds(specs, rounds, progress)
     report = OverloadReport(
         name=manifest.name,
         version=manifest.version,
         variant=manifest.variant(variant).name,
         loads=tuple(loads),
-        refusal_cpu_us=refusal_cpu_us(artifact, variant),
+        refusal_cpu_us=refusal_us,
         host=Host.here(),
         git_commit=git_commit(Path(__file__).parent),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -87,13 +88,13 @@ def bench_overload(
     return report
 
 
-def run_in_rounds(specs: Sequence[LoadSpec], progress: Callable[[str], object]) -> list[OverloadLoad]:
+def run_in_rounds(specs: Sequence[LoadSpec], rounds: int, progress: Callable[[str], object]) -> list[OverloadLoad]:
     """Run every load once in each round, and summarize the rounds of each."""
     results: dict[str, list[LoadResult]] = {}
     keys = [f"{spec.name}, {spec.max_queue_ms}" for spec in specs]
-    for number in range(ROUNDS):
+    for number in range(rounds):
         for key, spec in zip(keys, specs, strict=True):
-            progress(f"round {number + 1} of {ROUNDS}: {spec.name}")
+            progress(f"round {number + 1} of {rounds}: {spec.name}")
             results.setdefault(key, []).append(load_server(spec.target, spec.plan))
     return [summarize(spec, results[key]) for key, spec in zip(keys, specs, strict=True)]
 
@@ -112,6 +113,7 @@ def summarize(spec: LoadSpec, loads: Sequence[LoadResult]) -> OverloadLoad:
         max_queue_ms=spec.max_queue_ms,
         connections=None if spec.plan.requests_per_s else spec.plan.connections,
         goodput_per_s=round(sum(load.answered for load in loads) / seconds, 1),
+        goodput_by_round=tuple(round(load.answered / load.seconds, 1) for load in loads),
         latency_ms_p50=p50,
         latency_ms_p99=p99,
         refused_per_s=round(statuses.get(REFUSED, 0) / (seconds + warm_up_s), 1),

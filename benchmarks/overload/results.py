@@ -1,7 +1,11 @@
 """The results of the overload benchmark."""
 
+from statistics import median
+
 from tuneport.host import Host
+from tuneport.schema.artifact import Interval
 from tuneport.schema.base import Frozen
+from tuneport.stages.export.intervals import ratio_interval
 
 from ..report import markdown_table
 
@@ -15,7 +19,8 @@ class OverloadLoad(Frozen):
     connections: int | None
     """Of a closed loop; None for an open one."""
     goodput_per_s: float
-    """Responses with status 200."""
+    """Responses with status 200, in all rounds together."""
+    goodput_by_round: tuple[float, ...]
     latency_ms_p50: float
     """Of those responses, as is the next."""
     latency_ms_p99: float
@@ -41,14 +46,16 @@ class OverloadReport(Frozen):
     created: str
     """UTC, ISO 8601."""
 
-    def goodput_ratio(self, load: OverloadLoad) -> float:
-        """Return a load's goodput relative to the best of all loads."""
-        return load.goodput_per_s / max(each.goodput_per_s for each in self.loads)
+    def goodput_ratio(self, load: OverloadLoad) -> tuple[float, Interval]:
+        """Return the goodput of a load as a share of that at full load in the same round: median and interval."""
+        full = self.loads[0].goodput_by_round
+        shares = [ours / theirs for ours, theirs in zip(load.goodput_by_round, full, strict=True)]
+        return median(shares), ratio_interval(load.goodput_by_round, full)
 
     def share_of_cores_left(self, load: OverloadLoad) -> float:
-        """Return the same of the goodput for each processor that the load generator leaves to the service."""
-        rates = [each.goodput_per_s / (self.host.cores - each.client_cores) for each in self.loads]
-        return load.goodput_per_s / (self.host.cores - load.client_cores) / max(rates)
+        """Return that share with each goodput divided by the processors that the load generator left to the service."""
+        left, left_at_full_load = (self.host.cores - each.client_cores for each in (load, self.loads[0]))
+        return self.goodput_ratio(load)[0] * left_at_full_load / left
 
     def latency_ratio(self, load: OverloadLoad) -> float:
         """Return the p99 of a load's accepted requests relative to that at full load."""
@@ -56,35 +63,37 @@ class OverloadReport(Frozen):
 
     def markdown(self) -> str:
         """Return report.md."""
-        header = ["load", "queue limit", "connections", "goodput/s", "of the best", "of cores left"]
+        header = ["load", "queue limit", "connections", "goodput/s", "of full load", "of cores left"]
         header += ["p50 ms", "p99 ms", "× full load", "refused/s", "load's cores"]
-        rows = [
-            [
-                load.name,
-                "the timeout" if load.max_queue_ms is None else f"{load.max_queue_ms:.0f} ms",
-                "open loop" if load.connections is None else str(load.connections),
-                f"{load.goodput_per_s:.1f}",
-                f"{self.goodput_ratio(load):.2f}",
-                f"{self.share_of_cores_left(load):.2f}",
-                f"{load.latency_ms_p50:.0f}",
-                f"{load.latency_ms_p99:.0f}",
-                f"{self.latency_ratio(load):.2f}",
-                f"{load.refused_per_s:.1f}",
-                f"{load.client_cores:.2f}",
-            ]
-            for load in self.loads
-        ]
-        host = self.host
+        host, rounds = self.host, len(self.loads[0].goodput_by_round)
         return (
             "\n\n".join(
                 [
                     f"# Overload: {self.name} {self.version}, {self.variant}",
-                    markdown_table(header, rows),
-                    f"The golden inputs, one a request; {host.cpu}, {host.cores} cores shared with the load generator. "
-                    "*Of cores left* is the goodput for each core that the load generator does not take, of the best. "
-                    f"Latencies are those of accepted requests. A refusal took {self.refusal_cpu_us:.0f} µs of the "
-                    "processor, from the socket back to it, without BentoML's layers.",
+                    markdown_table(header, [self._row(load) for load in self.loads]),
+                    f"The golden inputs, one a request; {host.cpu}, {host.cores} cores shared with the load generator; "
+                    f"{rounds} rounds. *Of full load* is the median of the rounds, each beside full load in the same "
+                    "round, with its 95 % interval; *of cores left* is the same for each core that the load generator "
+                    f"does not take. Latencies are those of accepted requests. A refusal took "
+                    f"{self.refusal_cpu_us:.0f} µs of the processor, from the socket back to it, without BentoML's "
+                    "layers.",
                 ]
             )
             + "\n"
         )
+
+    def _row(self, load: OverloadLoad) -> list[str]:
+        share, (low, high) = self.goodput_ratio(load)
+        return [
+            load.name,
+            "the timeout" if load.max_queue_ms is None else f"{load.max_queue_ms:.0f} ms",
+            "open loop" if load.connections is None else str(load.connections),
+            f"{load.goodput_per_s:.1f}",
+            f"{share:.2f} ({low:.2f} to {high:.2f})",
+            f"{self.share_of_cores_left(load):.2f}",
+            f"{load.latency_ms_p50:.0f}",
+            f"{load.latency_ms_p99:.0f}",
+            f"{self.latency_ratio(load):.2f}",
+            f"{load.refused_per_s:.1f}",
+            f"{load.client_cores:.2f}",
+        ]

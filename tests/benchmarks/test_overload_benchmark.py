@@ -10,7 +10,7 @@ from tuneport.stages.benchmarks.endpoint.targets import http_target
 from tuneport.stages.benchmarks.load.main import SLICES
 from tuneport.stages.benchmarks.load.plan import OK, REFUSED, LoadPlan, LoadResult
 from tuneport.stages.benchmarks.overload.main import LoadSpec, bench_overload, summarize
-from tuneport.stages.benchmarks.overload.results import OverloadLoad, OverloadReport
+from tuneport.stages.benchmarks.overload.results import OverloadReport
 
 
 def load_result(answered: int, latency_ms: float, refused: int, client_cpu_s: float) -> LoadResult:
@@ -42,32 +42,37 @@ def test_the_rounds_of_a_load_are_added_up(tiny_artifact: Path) -> None:
         summarize(spec(tiny_artifact), [load_result(3, 5.0, 0, 0.1)])
 
 
-def test_goodput_is_related_to_the_cores_that_the_load_generator_leaves(tiny_artifact: Path) -> None:
-    full = summarize(spec(tiny_artifact), [load_result(400, 5.0, 0, 0.4)])  # 200/s, 0.2 cores
-    overload = full.model_copy(update={"goodput_per_s": 160.0, "client_cores": 0.56})
+def test_goodput_is_related_to_full_load_in_the_same_round(tiny_artifact: Path) -> None:
+    full = summarize(spec(tiny_artifact), [load_result(count, 5.0, 0, 0.4) for count in (400, 200, 300)])  # 0.2 cores
+    overload = summarize(spec(tiny_artifact), [load_result(count, 5.0, 9, 1.12) for count in (320, 160, 240)])  # 0.56
     report = OverloadReport(
         name="m",
         version="1",
         variant="fp32",
         loads=(full, overload),
-        refusal_cpu_us=1.0,
+        refusal_cpu_us=60.0,
         host=Host.here().model_copy(update={"cores": 2}),
         git_commit=None,
         created="now",
     )
-    assert [report.goodput_ratio(load) for load in report.loads] == [1.0, 0.8]
+    assert full.goodput_by_round == (200.0, 100.0, 150.0)
+    assert report.goodput_ratio(overload) == (0.8, pytest.approx((0.8, 0.8)))  # of each pair, whatever the round
     assert [report.share_of_cores_left(load) for load in report.loads] == [1.0, pytest.approx(1.0)]
-    assert "| 0.80 | 1.00 | 5 | 5 |" in report.markdown()
+    assert "| 0.80 (0.80 to 0.80) | 1.00 | 5 | 5 |" in report.markdown()
+    assert "A refusal took 60 µs" in report.markdown()
 
 
 @pytest.mark.slow
 def test_all_loads_run_and_two_servers_share_the_rounds(tiny_artifact: Path, tmp_path: Path) -> None:
     lines: list[str] = []
-    report = bench_overload(tiny_artifact, tmp_path / "out", connections=4, seconds=1.5, progress=lines.append)
+    report = bench_overload(
+        tiny_artifact, tmp_path / "out", connections=4, rounds=2, seconds=0.8, progress=lines.append
+    )
     assert len(report.loads) == 6
-    assert isinstance(report.loads[0], OverloadLoad)
     assert [load.max_queue_ms is None for load in report.loads] == [True] * 3 + [False] * 3
     assert all(load.goodput_per_s > 0 and 0 < load.client_cores < report.host.cores for load in report.loads)
+    assert all(len(load.goodput_by_round) == 2 for load in report.loads)
+    assert report.refusal_cpu_us > 0
     assert [line.split(":")[0] for line in lines if line.startswith("round")] == [
-        f"round {number} of 3" for number in (1, 2, 3) for _ in range(6)
+        f"round {number} of 2" for number in (1, 2) for _ in range(6)
     ]
