@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..settings import Settings
+from .transport import GatheringTransport
 
 HTTP2_UPGRADE = re.compile(rb"(?<=\r\n)upgrade:[ \t]*h2c[ \t]*\r\n", re.IGNORECASE)
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -49,7 +50,7 @@ class _ServerProtocol(asyncio.Protocol):
     """Whether a request's headers are complete, and its body is not."""
 
     def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
+        super().connection_made(GatheringTransport(transport, self.loop))  # type: ignore[arg-type]
         self._wait_for_headers()
         self.on_change()
 
