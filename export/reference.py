@@ -173,9 +173,13 @@ class TorchModel:
         """Return the names of the outputs that are compared."""
         return self._task.outputs
 
-    def encode(self, parsed_inputs: Sequence[Any]) -> dict[str, torch.Tensor]:
-        """Tokenize inputs to the tensors that the model takes, each int64 (windows, tokens), padded, on its device."""
-        return self._to_device(self._tokenize(parsed_inputs))
+    def encode(self, parsed_inputs: Sequence[Any], *, multiple: int = 1) -> dict[str, torch.Tensor]:
+        """Tokenize inputs to the tensors that the model takes, each int64 (windows, tokens), padded, on its device.
+
+        The number of tokens is a `multiple`, unless the maximum length is none.
+        """
+        fits = self._checkpoint.max_length % multiple == 0
+        return self._to_device(self._tokenize(parsed_inputs, pad_to_multiple_of=multiple if fits else None))
 
     def run_batch(self, rows: Sequence[EncodedInput]) -> Any:
         """Run rows in one padded batch, as a variant's runner does, and return the outputs on the host; for timing."""
@@ -205,11 +209,12 @@ class TorchModel:
             raise EngineError(f"torch.compile fails ({reason[:200]})", "leave out --torch-compile") from error
         self.compile_s = round(time.perf_counter() - started, 1)
 
-    def _tokenize(self, parsed_inputs: Sequence[Any]) -> Any:
+    def _tokenize(self, parsed_inputs: Sequence[Any], *, pad_to_multiple_of: int | None = None) -> Any:
         return self._checkpoint.tokenizer(
             **self._task.torch_inputs(parsed_inputs),
             max_length=self._checkpoint.max_length,
             padding=True,
+            pad_to_multiple_of=pad_to_multiple_of,
             return_tensors="pt",
             return_attention_mask=True,  # which tokens are padding, though the model may not take it
             verbose=False,

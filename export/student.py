@@ -27,7 +27,7 @@ from .steps import Steps
 from .student_training import check_worth, train_inputs, train_student
 
 STUDENTS, RECORD = "students", "student.json"
-METHOD = 2
+METHOD = 3
 """Changes when students are trained in another way, so that those of before are not used."""
 SETTINGS = {"prune_layers", "distill_steps", "distill_minutes", "seed", "max_drop", "max_length", "max_gate_rows"}
 """Settings of an export that determine its student."""

@@ -33,6 +33,8 @@ BATCH_TOKENS = 2048
 PART_TOKENS = 768
 """A batch runs in parts whose gradients are added up: hidden states and attention of all layers of teacher and student
 are in memory at once."""
+LENGTH_MULTIPLE = 16
+"""Of the padded length. Torch keeps code and memory for each shape it has met: hundreds of MiB for all lengths."""
 SORTED_BATCHES = 8
 """Batches whose rows are sorted by length together, so that they have little padding."""
 LEARNING_RATE = 2e-4
@@ -143,7 +145,7 @@ class Distiller:
             ordered = [index for chunk in chunks for index in chunk]
             batches = [ordered[at : at + BATCH_ROWS] for at in range(0, len(ordered), BATCH_ROWS)]
             for batch in self._random.sample(batches, len(batches)):
-                feeds = self._teacher.encode([self._inputs[index] for index in batch])
+                feeds = self._teacher.encode([self._inputs[index] for index in batch], multiple=LENGTH_MULTIPLE)
                 rows = max(1, BATCH_TOKENS // feeds["attention_mask"].shape[1])
                 yield {name: values[:rows] for name, values in feeds.items()}
 

@@ -1,6 +1,7 @@
 """The student of an export: what it is trained on, how many layers it has, who shares it, and when there is none."""
 
 import fcntl
+import itertools
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -171,6 +172,19 @@ def test_gradients_of_a_batch_in_parts_are_those_of_the_batch(deep: Prepared, mo
     assert all(torch.equal(torch.cat([part[name] for _, part in parts]), feeds[name]) for name in feeds)
     monkeypatch.setattr(distill, "PART_TOKENS", 1)  # a row is never split
     assert [len(part["input_ids"]) for _, part in distill.split_rows(feeds)] == [1] * rows
+
+
+def test_the_lengths_of_batches_are_few(deep: Prepared) -> None:
+    """Torch keeps code and memory for each shape; a maximum length that is no multiple is kept, too."""
+    model, task = deep.reference.model, deep.reference.runtime_task
+    long = task.parse_input("word " * 500)
+    assert deep.source.checkpoint.max_length % distill.LENGTH_MULTIPLE == 0
+    distiller = Distiller(model, [*map(task.parse_input, train_rows(deep)), long], per_token=False, seed=0)
+    lengths = {feeds["input_ids"].shape[1] for feeds in itertools.islice(distiller._batches(), 12)}
+    assert max(lengths) == deep.source.checkpoint.max_length
+    assert all(length % distill.LENGTH_MULTIPLE == 0 for length in lengths)
+    odd = deep.source.checkpoint.max_length // 2 + 1
+    assert model.encode([long], multiple=odd)["input_ids"].shape[1] == deep.source.checkpoint.max_length
 
 
 def test_embeddings_are_not_trained(deep: Prepared) -> None:
