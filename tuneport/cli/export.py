@@ -29,10 +29,11 @@ def export(
     is_fresh = "torch" not in sys.modules  # forks hang where torch has been used
     from tuneport.stages.export.card import variant_table
     from tuneport.stages.export.pipeline import export as run_export
-    from tuneport.stages.serve.bento import register
 
     with json_output(enabled=as_json) as print_value, progress_steps(quiet=quiet) as progress:
         manifest = run_export(config, out, overwrite=overwrite, progress=progress, steps_apart=is_fresh)
+        from tuneport.stages.serve.bento import register  # not before the steps of the export, which would hold it, too
+
         tag = str(register(out))
         if as_json:
             print_value(_summary(manifest, out, tag))
