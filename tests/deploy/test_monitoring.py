@@ -34,6 +34,12 @@ def expressions() -> dict[str, str]:
     return found
 
 
+def test_the_operations_page_says_what_to_do_about_each_alert() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    alerts = [rule["alert"] for group in read_yaml(ALERTS)["groups"] for rule in group["rules"]]
+    assert re.findall(r"^\| `(Tuneport\w+)` \| .+ \| .+ \|$", page, re.M) == alerts
+
+
 @pytest.fixture(scope="module")
 def exported(tiny_artifact: Path) -> dict[str, set[str]]:
     """Return the names of the samples that a service has which was asked something, with their labels."""
