@@ -39,7 +39,7 @@ PICTURES: dict[str, tuple[dict[str, str], str]] = {
         "820,720",
     ),
     "tutorial-helpdesk": ({"text": "How can I cancel my order?"}, "820,760"),
-    "tutorial-keys": ({"tab": "card"}, "820,900"),
+    "tutorial-keys": ({"example": "1"}, "820,620"),
 }
 """Picture → the playground's query, and the size of the window in pixels."""
 
