@@ -70,6 +70,15 @@ def _quick_exports() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def _quick_reports() -> Iterator[None]:
+    """Let runs draw no pictures."""
+    from kit.runs import quick_reports
+
+    with quick_reports():
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A two-layer random BERT with three labels, as save_pretrained writes it."""

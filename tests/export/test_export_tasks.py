@@ -11,6 +11,7 @@ import transformers
 from kit.data import write_splits
 from kit.encoders import FAMILIES, spread_logits, tiny_encoder
 from kit.exports import export_variants, quick_exports
+from kit.runs import quick_reports
 from kit.texts import WORDS
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -287,7 +288,8 @@ def test_a_fine_tuned_pooling_head_is_exported_from_its_run(tmp_path: Path) -> N
     data = write_splits(tmp_path / "data", train=[row() for _ in range(30)], validation=[row() for _ in range(20)])
     settings = ["pooling=attention", "num_train_epochs=1", f"max_length={MAX_LENGTH}", "save_strategy=no"]
     flags = {"task": "text-classification", "model": str(tiny_encoder(tmp_path / "base")), "data": str(data)}
-    finetune(load_config(None, settings, flags), tmp_path / "run")
+    with quick_reports():
+        finetune(load_config(None, settings, flags), tmp_path / "run")
     with quick_exports():
         manifest = export_variants(tmp_path / "run", data, tmp_path / "artifact", "fp32")
     assert manifest.processing.max_length == MAX_LENGTH
