@@ -116,7 +116,7 @@ def test_an_example_that_is_a_recording_becomes_the_chosen_file(service: LocalSe
         "$('form').append(createElement('input', {type: 'file', id: 'audio'})), fillIn({audio: btoa('RIFF\\xff')})"
     )
     assert page.run("readFile($('audio').files[0])") == {"audio": "UklGRv8="}
-    assert page.run("titleOf({audio: ''}, 1) + titleOf({messages: [{content: 'How?'}]}, 0)") == "Recording 2How?"
+    assert page.run("titleOf({audio: 'UklG'}, 1) + titleOf({messages: [{content: 'How?'}]}, 0)") == "Recording 2How?"
 
 
 @in_browser
