@@ -20,7 +20,7 @@ from tuneport.tasks import MetricSpec
 
 from ..config import FinetuneConfig
 from ..processes import processes
-from ..resume import SETTINGS, TRAINER, check_can_create, check_outside, check_unchanged
+from ..resume import SETTINGS, TRAINER, check_outside, check_unchanged
 from ..setup import Prepared, load_model, prepare
 from ..toml import to_toml
 from ..train import write_json
@@ -51,7 +51,6 @@ def search(
     """
     if processes().num_processes > 1:
         raise TuneportError("a search runs in one process", "leave out torchrun or accelerate launch")
-    check_can_create(out)
     _check_settings(config)
     space = check_space(config, space)
     if not resume:
