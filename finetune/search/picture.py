@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import matplotlib
 import optuna
 
-from ..pictures import pyplot
+matplotlib.use("agg")
+from matplotlib import pyplot
 
 
 def draw_trials(file: Path, trials: list[optuna.trial.FrozenTrial], metric: str) -> None:
