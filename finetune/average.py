@@ -24,7 +24,7 @@ from tuneport.tasks import all_tasks, task_spec
 
 from .config import FinetuneConfig
 from .evaluate import Evaluation
-from .resume import TRAINER, check_can_create, check_outside
+from .resume import TRAINER, check_outside
 from .setup import Prepared, evaluate, make_trainer, predict, prepare, score
 from .tasks.base import first_output
 from .train import EVALUATION, write_json
@@ -63,7 +63,6 @@ def average(runs: Sequence[Path], out: Path, *, overwrite: bool = False, allow_r
         problem = f"{' and '.join(repeated)} are one run, which would count {len(repeated)} times"
         if not allow_repeated_runs:
             raise TuneportError(problem, "name each run once, or give --allow-repeated-runs")
-    check_can_create(out)
     check_outside(out, runs)
     check_out(out, marker=RUN, overwrite=overwrite)
     records = [load_run(path) for path in runs]

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -19,15 +18,6 @@ from .checkpoint_hashes import is_whole
 SETTINGS, TEACHER, TRAINER = "settings.json", "teacher", "trainer"
 STATE = "trainer_state.json"
 """The file that the Trainer writes last into a checkpoint."""
-
-
-def check_can_create(out: Path) -> None:
-    """Refuse, before any work, a folder below a file, or where writing is not allowed."""
-    parent = next(folder for folder in out.absolute().parents if folder.exists())
-    if not parent.is_dir():
-        raise TuneportError(f"{out} cannot be created: {parent} is a file", "choose another --out")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise TuneportError(f"{out} cannot be created: {parent} may not be written to", "choose another --out")
 
 
 def check_outside(out: Path, inputs: Iterable[str | Path | None]) -> None:

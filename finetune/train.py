@@ -41,7 +41,6 @@ from .resume import (
     SETTINGS,
     TEACHER,
     TRAINER,
-    check_can_create,
     check_can_resume,
     check_outside,
     check_unchanged,
@@ -73,7 +72,6 @@ def finetune(
     fails. The same seed, data and machine give the same metrics.
     """
     state = processes()
-    check_can_create(out)
     if resume:
         check_can_resume(out)
     else:

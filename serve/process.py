@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -53,8 +53,15 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def listen(host: str, port: int, backlog: int) -> socket.socket:
-    """Open a port for HTTP; raises a TuneportError where that is impossible, such as on a port in use."""
+HTTP, GRPC, METRICS = "HTTP", "gRPC", "the metrics"
+REMEDIES = {
+    HTTP: "free it, or choose another --host or --port", GRPC: "free it, or choose another --grpc-port (0 for none)",
+    METRICS: "free it, or choose another --metrics-port",
+}  # fmt: skip
+
+
+def listen(host: str, port: int, backlog: int, *, protocol: str = HTTP) -> socket.socket:
+    """Open a port; raises a TuneportError where that is impossible, such as on a port in use."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -63,14 +70,20 @@ def listen(host: str, port: int, backlog: int) -> socket.socket:
         listening.listen(backlog)
     except OSError as error:
         listening.close()
-        problem = f"HTTP cannot listen on {host}:{port} ({error.strerror})"
-        raise TuneportError(problem, "free it, or choose another --host or --port") from error
+        problem = f"{protocol} cannot listen on {host}:{port} ({error.strerror})"
+        raise TuneportError(problem, REMEDIES[protocol]) from error
     return listening
 
 
-def check_port(host: str, port: int) -> None:
-    """Raise a TuneportError if HTTP cannot listen there, before the service starts."""
-    listen(host, port, 1).close()
+def check_ports(ports: Mapping[str, tuple[str, int | None]]) -> None:
+    """Raise a TuneportError if a protocol cannot listen on its host and port, before the service starts.
+
+    A port of 0 or None is not used. Two protocols on one port are an error, too.
+    """
+    with contextlib.ExitStack() as opened:
+        for protocol, (host, port) in ports.items():
+            if port:
+                opened.enter_context(listen(host, port, 1, protocol=protocol))
 
 
 def run_service(command: Sequence[str], environment: dict[str, str]) -> int:

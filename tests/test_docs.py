@@ -74,6 +74,27 @@ def test_the_documents_show_no_option_that_does_not_exist() -> None:
     assert [(command, option) for command, option in shown if option not in _options(command)] == []
 
 
+def test_the_modules_that_documents_run_exist_and_have_the_options_that_are_shown() -> None:
+    texts = [document.read_text(encoding="utf-8") for document in DOCUMENTS]
+    shown = {
+        (module, option)
+        for text in texts
+        for module, rest in re.findall(r"python -m tuneport\.stages\.([\w.]+)((?:[^`\n]*\\\n)*[^`\n]*)", text)
+        for option in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*|$", rest)
+    }
+    assert ("benchmarks.soak", "--faults") in shown
+    assert ("benchmarks.scoring", "--min-seconds") in shown
+    sources = {module: _sources(ROOT / module.replace(".", "/")) for module, _ in shown}
+    assert [module for module, source in sources.items() if not source] == []
+    assert [pair for pair in shown if pair[1] not in sources[pair[0]]] == []
+
+
+def _sources(path: Path) -> str:
+    """Return the text of a module, or of a package's modules."""
+    files = [path.with_suffix(".py")] if path.with_suffix(".py").is_file() else sorted(path.glob("*.py"))
+    return "".join(file.read_text(encoding="utf-8") for file in files)
+
+
 def test_the_python_api_is_documented() -> None:
     text = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
     text += (ROOT / "docs" / "clients.md").read_text(encoding="utf-8")

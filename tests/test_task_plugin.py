@@ -31,7 +31,7 @@ def installed_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks, "_registry", dict(tasks._registry))
 
 
-@pytest.mark.usefixtures("_quick_exports")
+@pytest.mark.usefixtures("_quick_exports", "_quick_reports")
 def test_a_task_from_outside_is_fine_tuned_exported_and_served(installed_plugin: None, tmp_path: Path) -> None:
     build_checkpoint(tmp_path / "base", architecture=BertModel)
     texts = random_texts(3)

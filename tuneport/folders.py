@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -47,12 +48,12 @@ def git_commit(folder: Path) -> str | None:
 
 
 def check_out(out: Path, *, marker: str, overwrite: bool) -> None:
-    """Refuse an output folder that exists, before any work is done.
+    """Refuse an output folder that exists, or cannot be created, before any work is done.
 
     Even `overwrite` replaces only a folder that holds `marker`, the file that such a folder always has: a
     mistyped `--out ~` must not cost anyone their home.
     """
-    if not out.exists():
+    if not _exists(out):
         return
     if out.resolve() in (Path.cwd(), *Path.cwd().parents):
         raise TuneportError(f"{out} is the folder that you are in", "choose a new folder within it")
@@ -63,6 +64,21 @@ def check_out(out: Path, *, marker: str, overwrite: bool) -> None:
             f"{out} holds no {marker}, so it was not written by this command",
             "choose another --out; --overwrite replaces only what the same command wrote",
         )
+
+
+def _exists(out: Path) -> bool:
+    """Tell whether `out` is there; raises TuneportError if it is not and cannot be created."""
+    try:
+        if out.exists():
+            return True
+        parent = next(folder for folder in out.absolute().parents if folder.exists())
+        if not parent.is_dir():
+            raise TuneportError(f"{out} cannot be created: {parent} is a file", "choose another --out")
+        with full_disk_is_an_error(out):
+            os.rmdir(tempfile.mkdtemp(prefix=".tuneport-", dir=parent))
+    except OSError as error:
+        raise TuneportError(f"{out} cannot be created ({error.strerror})", "choose another --out") from error
+    return False
 
 
 @contextlib.contextmanager
@@ -79,7 +95,7 @@ def new_folder(out: Path, *, marker: str, overwrite: bool = False) -> Iterator[P
     try:
         partial.mkdir(parents=True)
     except OSError as error:
-        raise TuneportError(f"{out} cannot be made ({error.strerror})", "choose another --out") from error
+        raise TuneportError(f"{out} cannot be created ({error.strerror})", "choose another --out") from error
     try:
         with full_disk_is_an_error(out):
             yield partial

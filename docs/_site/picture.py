@@ -11,7 +11,7 @@ from tuneport.stages.serve.bento import SERVICE, register, serve_command
 from tuneport.stages.serve.process import free_port, running
 
 FOLDER = Path(__file__).parents[1] / "images"
-RUN = {"examples": "0", "run": "1"}  # examples are excerpts of the user's data
+RUN = {"examples": "0", "run": "1", "stream": "0"}  # examples are excerpts of the user's data
 PICTURES: dict[str, tuple[dict[str, str], str]] = {
     "playground": ({"text": "Shares rose after the bank raised its forecast for the year", "explain": "1"}, "820,996"),
     "tutorial-topics": (
@@ -26,6 +26,20 @@ PICTURES: dict[str, tuple[dict[str, str], str]] = {
         },
         "820,1120",
     ),
+    "tutorial-related": (
+        {"text": "The striker scored twice", "text_pair": "The team won its match"},
+        "820,720",
+    ),
+    "tutorial-translation": ({"text": "Der kleine Vogel hört den alten Lehrer ."}, "820,720"),
+    "tutorial-headlines": (
+        {
+            "text": "In fog the council of Porto met on Friday . After two hours of debate it decided to repair the "
+            "theatre . There were ten votes for the plan . Work begins next year ."
+        },
+        "820,720",
+    ),
+    "tutorial-helpdesk": ({"text": "How can I cancel my order?"}, "820,760"),
+    "tutorial-keys": ({"example": "1"}, "820,620"),
 }
 """Picture → the playground's query, and the size of the window in pixels."""
 

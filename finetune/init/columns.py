@@ -24,6 +24,7 @@ Kind = Literal[
     "messages",
     "answers",
     "written list",
+    "empty",
     "other",
 ]
 """What the values of a column are; the plural is a list of them in each row, a `written list` one in a table's cell."""
@@ -81,16 +82,20 @@ def describe_columns(split: LoadedSplit) -> list[Column]:
 
 
 def _describe(name: str, values: list[Any], *, is_table: bool, is_label: bool) -> Column:
-    present = [value for value in values if value is not None and value != "" and value != []]
+    present = [value for value in values if not _is_blank(value)]
     kind: Kind = "string" if is_label else _kind(present, is_table=is_table)
     lengths = [len(value) for value in present if isinstance(value, str | list)]
     mean_length = sum(lengths) / len(lengths) if lengths else 0.0
     return Column(name, kind, mean_length, len({str(value) for value in present}), len(present))
 
 
+def _is_blank(value: Any) -> bool:
+    return value is None or value == [] or (isinstance(value, str) and not value.strip())
+
+
 def _kind(values: list[Any], *, is_table: bool) -> Kind:
     if not values:
-        return "other"
+        return "empty"
     if all(isinstance(value, str) for value in values):
         return _kind_of_strings(values, is_table=is_table)
     if all(isinstance(value, int) for value in values):  # true and false as well

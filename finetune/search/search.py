@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import optuna
 
 from tuneport.errors import TuneportError
@@ -21,15 +20,13 @@ from tuneport.tasks import MetricSpec
 
 from ..config import FinetuneConfig
 from ..processes import processes
-from ..resume import SETTINGS, TRAINER, check_can_create, check_outside, check_unchanged
+from ..resume import SETTINGS, TRAINER, check_outside, check_unchanged
 from ..setup import Prepared, load_model, prepare
 from ..toml import to_toml
 from ..train import write_json
+from .picture import draw_trials
 from .space import Range, check_space
 from .trials import PROBLEM, ended_trials, run_trial
-
-matplotlib.use("agg")
-from matplotlib import pyplot
 
 NAME = "search"
 STUDY, TRIALS, PICTURE, BEST = "study.db", "trials.json", "trials.png", "best.toml"
@@ -54,7 +51,6 @@ def search(
     """
     if processes().num_processes > 1:
         raise TuneportError("a search runs in one process", "leave out torchrun or accelerate launch")
-    check_can_create(out)
     _check_settings(config)
     space = check_space(config, space)
     if not resume:
@@ -113,7 +109,7 @@ def _search(
     if table[0][metric.name] is None:
         raise TuneportError(f"all {len(table)} trials of {out} diverged", "search smaller values of learning_rate")
     _write_best(out / BEST, config, {name: table[0][name] for name in space})
-    _draw(out / PICTURE, ended_trials(study), metric.name)
+    draw_trials(out / PICTURE, ended_trials(study), metric.name)
     return table[0]
 
 
@@ -133,29 +129,3 @@ def _write_best(file: Path, config: FinetuneConfig, drawn: dict[str, Any]) -> No
     best = {**config.model_dump(mode="json", exclude_none=True, exclude_defaults=True), **drawn}
     lines = [f"{name} = {to_toml(value)}" for name, value in best.items()]
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def _draw(file: Path, trials: list[optuna.trial.FrozenTrial], metric: str) -> None:
-    """Draw the metric over every setting that was varied, in a panel each; those that diverged as crosses."""
-    names = sorted({name for trial in trials for name in trial.params})
-    done, diverged = ([t for t in trials if (t.value is None) == is_without] for is_without in (False, True))
-    worst = min(trial.value for trial in done if trial.value is not None)
-    figure, axes = pyplot.subplots(1, len(names), figsize=(3.4 * len(names), 3), layout="constrained", squeeze=False)
-    for axis, name in zip(axes[0], names, strict=True):
-        numeric = all(isinstance(trial.params[name], int | float) for trial in trials)
-        shown = {t.number: t.params[name] if numeric else str(t.params[name]) for t in trials}
-        axis.scatter(
-            [shown[t.number] for t in done], [t.value for t in done], c=range(len(done)), cmap="viridis_r", s=24
-        )
-        if diverged:
-            axis.scatter(
-                [shown[t.number] for t in diverged], [worst] * len(diverged), c="tab:red", marker="x", label="diverged"
-            )
-            axis.legend(frameon=False, fontsize=8)
-        axis.set(xlabel=name, ylabel=metric)
-        distribution = trials[0].distributions[name]
-        if getattr(distribution, "log", False):
-            axis.set_xscale("log")
-        axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(file, dpi=120)
-    pyplot.close(figure)

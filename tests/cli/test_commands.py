@@ -198,14 +198,17 @@ def test_bench_writes_a_report_of_every_variant_against_torch(
     assert all(name in table and name in answer.out for name in results)
     assert (tmp_path / "report" / "report.png").read_bytes().startswith(b"\x89PNG")
     assert [(each["rows"], each["tokens"]) for each in results["int8"]["shapes"]] == [(1, 8), (2, 16)]
-    assert "1024 tokens are left out" not in table
+    assert "tokens are left out" not in table
     assert report["schema_version"] == 2
     assert report["manifest_sha256"] == sha256(tiny_artifact / "manifest.json")
     assert report["machine"]["product_tflops"]["fp32"] > 0
     assert report["machine"]["versions"]["torch"]
     same = tuneport("bench", "--compare", tmp_path / "report", tmp_path / "report" / "report.json")
     assert same.code == 0
-    assert "better" not in same.out.split("Beyond noise")[0]
+    table, caption, _ = same.out.partition("Beyond noise")
+    assert caption
+    assert "fp32" in table
+    assert not any(verdict in table for verdict in ("better", "worse"))
 
 
 def test_bench_times_no_wrong_model(artifact: Path, tmp_path: Path) -> None:

@@ -55,7 +55,9 @@ def test_a_long_finding_is_broken_at_the_width_of_the_terminal(monkeypatch: pyte
         monkeypatch.setenv("COLUMNS", str(columns))
         first, *others = fit(words).splitlines()
         assert first.startswith("warning processor: avx512f")
-        assert all(line.startswith(f"{INDENT}avx512f") and len(line) <= columns for line in others)
+        assert others
+        assert all(line.startswith(f"{INDENT}avx512f") for line in others)
+        assert all(len(line) <= columns for line in (first, *others))
         assert " ".join([first, *(line.strip() for line in others)]) == words.strip()
 
 

@@ -1,111 +1,26 @@
-"""Every command of the quick starts and the guides runs, on a tiny model and tiny data; the tutorials as they are.
+"""Every command of the quick starts and the guides runs, on a tiny model and tiny data.
 
-CI runs the commands of README.md.
+CI runs the commands of README.md; test_tutorials.py those of the tutorials.
 """
 
-import json
-import os
 import re
-import shlex
 import shutil
 import subprocess
-import sys
-import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import datasets
-import httpx
 import pytest
-from kit import ROOT
-from kit.guides import BLOCK, reader_environment
+from kit.guides import BLOCK, DOCS, TUTORIALS, commands, lines_of, reader_environment, requests_of, run
 
 from tuneport.stages.serve.process import free_port
-from tuneport.tasks import all_tasks
 
-DOCS = ROOT / "docs"
 QUICK_STARTS = ("index.md", "zh/quickstart.md")
 GUIDES = (
     "howto/checkpoint.md", "howto/objective.md", "howto/quantization.md", "howto/upgrade.md", "deployment.md",
     "batch-scoring.md",
 )  # fmt: skip
 LIVE_UPGRADE = "howto/live-upgrade.md"
-TUTORIALS = tuple(f"tutorials/{task}.md" for task in all_tasks())
-SHORTER = {
-    "finetune": ["--set", "max_length=32"],
-    "export": ["--mixed-precision-minutes", "0.05"],
-    "bench-endpoint": ["--seconds", "1", "--rounds", "1", "--connections", "1", "--num-inputs", "20"],
-}
-"""Command → options that a tiny model needs, or that take time away; a later option replaces an earlier one."""
-
 slow = [pytest.mark.slow, pytest.mark.timeout(3000)]
-
-
-def lines_of(document: str, program: str = "tuneport") -> list[str]:
-    """Return the commands of a page that begin with a program's name, each in one line."""
-    text = (DOCS / document).read_text(encoding="utf-8")
-    return [
-        " ".join(line.split())
-        for block in BLOCK.findall(text)
-        for line in block.replace("\\\n", " ").splitlines()
-        if line.startswith(f"{program} ")
-    ]
-
-
-def commands(document: str) -> list[list[str]]:
-    """Return the commands of a page that begin with `tuneport`, as words."""
-    lines = lines_of(document)
-    assert lines
-    return [shlex.split(line)[1:] for line in lines]
-
-
-def requests_of(document: str) -> list[str]:
-    """Return the requests of a page to the service that it starts."""
-    return lines_of(document, "curl")
-
-
-def run(arguments: list[str], folder: Path, checkpoint: Path | None = None, requests: Sequence[str] = ()) -> str:
-    """Run a command in a folder, a service until it has answered the `requests`, and return what it printed.
-
-    With a `checkpoint` that is the embedded model, and the command is made shorter.
-    """
-    if checkpoint:
-        arguments = [str(checkpoint) if word == "minilm-l6" else word for word in arguments]
-        arguments += SHORTER.get(arguments[0], [])
-    port = free_port()
-    if arguments[0] == "serve":
-        arguments += ["--port", str(port), "--grpc-port", "0"]
-    environment = {**os.environ, "BENTOML_HOME": str(folder / "bentoml"), "PYTHONWARNINGS": "ignore"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tuneport", *arguments],
-        cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-    if arguments[0] == "serve":
-        try:
-            wait_until_ready(f"http://127.0.0.1:{port}", process)
-            for line in requests:
-                ask = shlex.split(line.replace("http://127.0.0.1:3000", f"http://127.0.0.1:{port}"))
-                ask += ["--silent", "--fail-with-body"]
-                done = subprocess.run(ask, cwd=folder, capture_output=True, text=True, check=False)
-                assert done.returncode == 0, f"{line}\n{done.stdout}"
-        finally:
-            process.terminate()
-    output, _ = process.communicate(timeout=1500)
-    assert process.returncode == 0 or arguments[0] == "serve", f"tuneport {' '.join(arguments)}\n{output}"
-    return output
-
-
-def wait_until_ready(url: str, process: "subprocess.Popen[str]") -> None:
-    limit = time.monotonic() + 120
-    while time.monotonic() < limit:
-        assert process.poll() is None, process.communicate()[0]
-        try:
-            if httpx.get(f"{url}/readyz").status_code == 200:
-                return
-        except httpx.TransportError:
-            time.sleep(0.2)
-    raise AssertionError("the service is not ready")
 
 
 def prepare(folder: Path, checkpoint: Path, data: Path) -> Path:
@@ -138,6 +53,8 @@ def exported(tiny_checkpoint: Path, tiny_data: Path, tmp_path_factory: pytest.Te
 def test_a_guide(document: str, exported: Path, tiny_checkpoint: Path) -> None:
     for arguments in commands(document):
         run(arguments, exported, tiny_checkpoint, requests_of(document))
+    for arguments in commands(document, "bentoml"):
+        run(arguments, exported, program="bentoml")
 
 
 @pytest.mark.slow
@@ -163,45 +80,13 @@ def test_the_guide_of_a_live_upgrade(tiny_checkpoint: Path, tiny_data: Path, tmp
     assert re.findall(r'"model":{[^}]*"version":"(\w+)"', done.stdout) == [new, old]
 
 
-KEYS = ("label", "text", "answer", "entity")
-"""Parts of a prediction that another processor does not change; scores it may."""
-
-
-def parts_of(prediction: Any) -> list[Any]:
-    """List the labels and texts of a prediction, in order."""
-    return [
-        part[key]
-        for part in ([prediction] if isinstance(prediction, dict) else prediction)
-        for key in KEYS
-        if key in part
-    ]
-
-
-@pytest.mark.parametrize("document", [pytest.param(each, marks=slow) for each in TUTORIALS])
-def test_a_tutorial(document: str, tmp_path: Path) -> None:
-    """As it is, with its model and its data; the predictions are those that the page shows."""
-    for line in lines_of(document, "python docs/tutorials/prepare.py"):
-        words = shlex.split(line)
-        subprocess.run([sys.executable, ROOT / words[1], *words[2:]], cwd=tmp_path, check=True, timeout=300)
-    text = (DOCS / document).read_text(encoding="utf-8")
-    blocks = re.findall(r"^```json\n(.*?)^```", text, re.M | re.S)
-    shown = [json.loads(line) for block in blocks[1:] for line in block.splitlines()]  # the first one is a row
-    predicted = []
-    for arguments in commands(document):
-        output = run(arguments, tmp_path, requests=requests_of(document))
-        if arguments[0] == "predict":
-            predicted += [json.loads(line) for line in output.splitlines()]
-    assert predicted
-    if shown:
-        assert [parts_of(each) for each in predicted] == [parts_of(each) for each in shown]
-
-
 def test_every_page_with_commands_is_run() -> None:
     pages = {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
     elsewhere = {"howto/rollout.md"}  # tests/deploy/test_rollout.py
     assert {page for page in pages if lines_of(page)} - elsewhere == {
         *QUICK_STARTS, *GUIDES, *TUTORIALS, LIVE_UPGRADE,
     }  # fmt: skip
+    assert {page for page in pages if lines_of(page, "bentoml")} <= {*GUIDES}
 
 
 def test_requests_are_of_pages_that_start_a_service() -> None:

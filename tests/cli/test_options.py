@@ -208,6 +208,7 @@ def test_every_setting_of_the_service_arrives_in_its_environment(
 
     received: list[tuple[list[str], Settings, dict[str, str]]] = []
     monkeypatch.setattr("tuneport.stages.serve.process.run_service", receive)
+    monkeypatch.setattr("tuneport.stages.serve.process.check_ports", lambda _: None)  # the examples may be taken
     monkeypatch.setenv("TUNEPORT_WORKERS", "7")
     (tmp_path / "keys").write_text("key\n")
     monkeypatch.chdir(tmp_path)

@@ -183,8 +183,15 @@ def test_a_name_with_wildcards_is_a_name(tmp_path: Path) -> None:
 
 def test_a_parent_that_is_a_file_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(TuneportError, match="cannot be made"):
+    with pytest.raises(TuneportError, match="file is a file"):
         write_folder(tmp_path / "file" / "out")
+
+
+@pytest.mark.parametrize("folder", ["/proc/tuneport", "/sys/tuneport", "/dev/null"])
+def test_a_place_that_nothing_can_be_written_to_is_refused_before_any_work(folder: str) -> None:
+    """Of /proc and /sys the permissions allow it to an administrator, and the file system does not."""
+    with pytest.raises(TuneportError, match=r"/out cannot be created.*; choose another --out"):
+        check_out(Path(folder) / "out", marker="marker", overwrite=True)
 
 
 def test_check_out_lets_a_new_name_pass_and_makes_nothing(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from tuneport.stages.serve.gpu_metrics import LABELS, READINGS
 
 MONITORING = ROOT / "deploy" / "monitoring"
 ALERTS = CHART / "files" / "alerts.yaml"
+UNIT_TESTS = sorted(MONITORING.glob("*.test.yaml"))
 DASHBOARD = CHART / "files" / "dashboard.json"
 METRIC = re.compile(r"\btuneport_[a-z0-9_]+")
 DERIVED = {"tuneport_queue_seconds_mean"}
@@ -32,6 +33,12 @@ def expressions() -> dict[str, str]:
     for rule in read_yaml(MONITORING / "prometheus-adapter.yaml")["rules"]["custom"]:
         found |= {f"{rule['name']} {key}": rule[key] for key in ("seriesQuery", "metricsQuery")}
     return found
+
+
+def test_the_operations_page_says_what_to_do_about_each_alert() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    alerts = [rule["alert"] for group in read_yaml(ALERTS)["groups"] for rule in group["rules"]]
+    assert re.findall(r"^\| `(Tuneport\w+)` \| .+ \| .+ \|$", page, re.M) == alerts
 
 
 @pytest.fixture(scope="module")
@@ -66,16 +73,15 @@ def test_the_documents_list_the_metrics_that_are_used() -> None:
     assert {name for name in families if f"`{name}`" not in text} == set()
 
 
-@pytest.mark.parametrize(
-    "arguments", [("check", "rules", str(ALERTS)), ("test", "rules", str(MONITORING / "alerts.test.yaml"))]
-)
+@pytest.mark.parametrize("arguments", [("check", "rules", str(ALERTS)), ("test", "rules", *map(str, UNIT_TESTS))])
 def test_promtool_accepts_the_alerts(arguments: tuple[str, ...]) -> None:
     done = subprocess.run([promtool(), *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_every_alert_has_a_unit_test_in_which_it_fires() -> None:
-    tests = [each for group in read_yaml(MONITORING / "alerts.test.yaml")["tests"] for each in group["alert_rule_test"]]
+    groups = [group for file in UNIT_TESTS for group in read_yaml(file)["tests"]]
+    tests = [each for group in groups for each in group["alert_rule_test"]]
     firing = {each["alertname"] for each in tests if each["exp_alerts"]}
     assert firing == {rule["alert"] for group in read_yaml(ALERTS)["groups"] for rule in group["rules"]}
 

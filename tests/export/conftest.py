@@ -4,11 +4,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from kit import untrained
 from kit.data import write_data
 from kit.encoders import build_checkpoint, spread_logits
 from kit.exports import Prepared, prepare, reuse_conversion
 from kit.generative_exports import Export, Exported, train_and_export
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+
+@pytest.fixture(autouse=True)
+def _the_same_rows_in_any_order_of_tests() -> None:
+    untrained.generator.seed(5)
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ import transformers
 from kit.data import QUICK, write_splits
 from kit.encoders import tiny_encoder
 from kit.exports import export_variants, quick_exports
+from kit.runs import quick_reports
 from transformers import AutoModelForSequenceClassification
 
 from tuneport.errors import CheckpointError, DataError
@@ -40,7 +41,8 @@ def test_the_gate_scores_the_scheme_that_training_scored(tmp_path: Path) -> None
     """As BIO, of which IOB1 has the tags, a model that finds nothing has none of two entities."""
     data = write_splits(tmp_path / "data", train=IOB1_ROWS * 8, validation=IOB1_ROWS)
     flags = {"task": "token-classification", "model": str(tiny_encoder(tmp_path / "base")), "data": str(data)}
-    run = finetune(load_config(flags={**QUICK, **flags}), tmp_path / "run")
+    with quick_reports():
+        run = finetune(load_config(flags={**QUICK, **flags}), tmp_path / "run")
     assert run.tag_scheme == "IOB1"
     assert run.inputs == ("input_ids", "token_type_ids", "attention_mask")
     with quick_exports():
@@ -111,7 +113,8 @@ def test_rows_in_another_scheme_than_the_models_are_named(tmp_path: Path) -> Non
 def test_labels_of_the_run_and_of_its_checkpoint_must_be_the_same(tmp_path: Path) -> None:
     data = write_splits(tmp_path / "data", train=BIO_ROWS * 4, validation=[BIO_ROWS[0]])
     flags = {"task": "token-classification", "model": str(tiny_encoder(tmp_path / "base")), "data": str(data)}
-    finetune(load_config(flags={**QUICK, **flags}), tmp_path / "run")
+    with quick_reports():
+        finetune(load_config(flags={**QUICK, **flags}), tmp_path / "run")
     config_file = tmp_path / "run" / "checkpoint" / "config.json"
     content = json.loads(config_file.read_text())
     content["id2label"] = dict(zip(content["id2label"], reversed(content["id2label"].values()), strict=True))

@@ -11,6 +11,7 @@ import torch
 from kit.data import write_pairs, write_rows
 from kit.encoders import build_checkpoint
 from kit.generative import build_causal, build_seq2seq
+from kit.runs import quick_reports
 from kit.texts import pairs, random_texts
 from kit.tokenizers import byte_tokenizer
 from transformers import AutoModelForSeq2SeqLM, AutoModelForSequenceClassification, AutoTokenizer, BertModel
@@ -32,7 +33,8 @@ QUICK = {
 
 
 def train(folder: Path, **settings: Any) -> Path:
-    finetune(load_config(flags={**QUICK, **settings}), folder / "run")
+    with quick_reports():
+        finetune(load_config(flags={**QUICK, **settings}), folder / "run")
     return folder / "run"
 
 

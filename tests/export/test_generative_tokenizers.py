@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from kit.generative import seq2seq_config
+from kit.generative import brief, seq2seq_config
 from kit.texts import NUMBERS
 from transformers import AutoModelForSeq2SeqLM, MarianTokenizer
 
@@ -41,7 +41,7 @@ def marian(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     pad = tokenizer.pad_token_id
     config = seq2seq_config("marian", len(tokenizer), pad_token_id=pad, eos_token_id=0, decoder_start_token_id=pad)
-    AutoModelForSeq2SeqLM.from_config(config).save_pretrained(folder / "checkpoint")
+    brief(AutoModelForSeq2SeqLM.from_config(config)).save_pretrained(folder / "checkpoint")
     return folder / "checkpoint"
 
 

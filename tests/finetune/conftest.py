@@ -1,17 +1,32 @@
 """A tiny base encoder and small labelled data whose labels can be learnt from the words."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kit.data import write_rows
 from kit.encoders import build_checkpoint, tiny_encoder
+from kit.runs import quick_reports
 from kit.texts import random_texts
 from transformers import BertModel
 
+from tuneport.stages.finetune import pictures, report
 from tuneport.stages.finetune.config import FinetuneConfig, load_config
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _quick_reports() -> Iterator[None]:
+    with quick_reports():
+        yield
+
+
+@pytest.fixture
+def _pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let runs draw their pictures, as they do outside of the tests."""
+    for name in ("draw_curves", "draw_confusion"):
+        monkeypatch.setattr(report, name, getattr(pictures, name))
 
 
 @pytest.fixture(scope="session")

@@ -33,13 +33,21 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tuneport.stages.finetune.trainer.TuneportTrainer.train", train)
 
 
-@pytest.mark.parametrize("damage", ["only config.json", "no state", "half a state"])
-def test_a_run_killed_while_saving_resumes_from_the_checkpoint_before(
-    settings: Settings, tmp_path: Path, damage: str
-) -> None:
-    changes = {"max_steps": 8, "save_strategy": "steps", "save_steps": 4}
-    whole = finetune(settings(**changes), tmp_path / "whole")
-    out = _interrupted(settings(**changes), tmp_path / "run", at=4)
+def test_a_run_killed_while_saving_resumes_from_the_checkpoint_before(settings: Settings, tmp_path: Path) -> None:
+    config = settings(max_steps=8, save_strategy="steps", save_steps=4)
+    whole = finetune(config, tmp_path / "whole")
+    interrupted = _interrupted(config, tmp_path / "run", at=4)
+    for damage in ("only config.json", "no state", "half a state"):
+        out = Path(shutil.copytree(interrupted, tmp_path / damage))
+        _leave_a_part(out, damage)
+        warnings: list[str] = []
+        resumed = finetune(config, out, resume=True, warn=warnings.append)
+        assert resumed.metrics == whole.metrics, damage
+        assert "checkpoint-8: incomplete or changed since; training continues from checkpoint-4" in warnings, damage
+
+
+def _leave_a_part(out: Path, damage: str) -> None:
+    """Leave of a second checkpoint what a run leaves that is killed while it saves."""
     good, bad = out / "trainer" / "checkpoint-4", out / "trainer" / "checkpoint-8"
     shutil.copytree(good, bad)
     (bad / "trainer_state.json").write_text('{"epoch": 1.0, "glo' if damage == "half a state" else "{}")
@@ -48,10 +56,6 @@ def test_a_run_killed_while_saving_resumes_from_the_checkpoint_before(
     for file in bad.iterdir() if damage == "only config.json" else ():
         if file.name != "config.json":
             file.unlink()
-    warnings: list[str] = []
-    resumed = finetune(settings(**changes), out, resume=True, warn=warnings.append)
-    assert resumed.metrics == whole.metrics
-    assert "checkpoint-8: incomplete or changed since; training continues from checkpoint-4" in warnings
 
 
 def test_a_damaged_checkpoint_is_not_resumed_from(settings: Settings, tmp_path: Path) -> None:

@@ -243,6 +243,7 @@ def test_a_long_input_gets_no_more_than_the_models_positions(models: dict[str, s
         ("a.csv", "text,labels\n" + "fine,\"['a']\"\n" * 12, (), ["labels must be lists", "JSONL"]),
         ("a.csv", "n\n1\n2\n", (), ["fit no task: n (integer)", "--task T --columns"]),
         ("a.csv", "text\nfine\nbad\n", (), ["text-generation", "needs a generative model", "--model openai"]),
+        ("a.jsonl", '{"text": " ", "label": "b"}\n{"text": "", "label": "c"}\n', (), ["text (empty), label (string)"]),
         ("a.jsonl", '{"x": 1}\n', ("--task", "translation"), ["do not fit translation: x (integer)", "--columns"]),
         ("a.jsonl", '{"text": "a", "label": "b"}\n', (), ["a.jsonl has 1 rows, too few to split"]),
         ("a.jsonl", "no json\n", (), ["a.jsonl cannot be read", "line 1 is not JSON"]),

@@ -102,3 +102,23 @@ def test_texts_that_are_truncated_are_counted(base: Path, tmp_path: Path) -> Non
     assert lengths == [10, 32, 32]
     assert prepared.features["validation"]["truncated"] == [False, True, False]
     assert "4 of 12 rows of train.jsonl are longer than the settings allow and are truncated" in prepared.warnings
+
+
+@pytest.mark.parametrize(
+    ("task", "column", "in_train", "elsewhere"),
+    [
+        ("text-classification", "label", [1, 0, 1, 0], ["1", "0", "1", "0"]),
+        ("text-classification", "labels", [["a", "b"], ["b"], [], ["a"]], [["b", "a"], ["b"], [], ["a"]]),
+        ("regression", "score", [1, 0, 1, 2], [1.0, 0.0, 1.0, 2.5]),
+    ],
+)
+def test_rows_of_two_splits_are_the_same_whatever_the_type_of_their_targets(
+    base: Path, tmp_path: Path, task: str, column: str, in_train: list[Any], elsewhere: list[Any]
+) -> None:
+    rows = [
+        [{"text": t, column: each} for t, each in zip(TEXTS, values, strict=True)] for values in (in_train, elsewhere)
+    ]
+    prepared = _prepare(base, write_splits(tmp_path, train=rows[0], validation=rows[1]), task=task)
+    changed = [f"1 of train's 4 rows are also in validation.jsonl with another {column}"] if column == "score" else []
+    same = 4 - len(changed)
+    assert prepared.warnings[: 1 + len(changed)] == (f"{same} of train's 4 rows are also in validation.jsonl", *changed)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tuneport.metrics.classification import score_classes, score_multilabel
-from tuneport.stages.finetune.report import _draw_confusion, literal_text
+from tuneport.stages.finetune.pictures import draw_confusion
 
 LABELS = ("accuracy", "macro avg", "weighted avg", "plain")
 
@@ -26,8 +26,7 @@ def test_a_class_may_be_called_like_a_row_of_sklearns_report() -> None:
 def test_labels_are_drawn_as_they_are(tmp_path: Path, labels: tuple[str, ...]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with literal_text():
-            _draw_confusion(tmp_path / "x.png", np.eye(2), labels, "test")
+        draw_confusion(tmp_path / "x.png", np.eye(2), labels, "test")
     assert (tmp_path / "x.png").stat().st_size > 1000
 
 

@@ -1,6 +1,8 @@
 """A run, from its data to its folder: reproducible, resumable, complete, and refused when it cannot be right."""
 
+import base64
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -54,6 +56,7 @@ def test_a_run_does_not_inherit_the_precision_of_the_run_before(settings: Settin
         assert make_trainer(prepared, tmp_path, load_model(prepared)).accelerator.mixed_precision == precision
 
 
+@pytest.mark.usefixtures("_pictures")
 def test_a_run_learns_and_its_folder_is_complete(settings: Settings, tmp_path: Path) -> None:
     out = tmp_path / "run"
     run = finetune(
@@ -73,8 +76,12 @@ def test_a_run_learns_and_its_folder_is_complete(settings: Settings, tmp_path: P
     assert evaluation["confusion"] == [[c["support"] if i == j else 0 for j in range(2)]
                                        for i, c in enumerate(evaluation["classes"])]  # fmt: skip
     page = (out / "report.html").read_text()
-    assert "Learning curves" in page
-    assert "data:image/png;base64," in page
+    assert all(title in page for title in ("Learning curves", "Confusion matrix"))
+    pictures = re.findall(r"data:image/png;base64,([^\"]+)", page)
+    assert [base64.b64decode(each) for each in pictures] == [
+        (out / name).read_bytes() for name in ("curves.png", "confusion.png")
+    ]
+    assert all(base64.b64decode(each).startswith(b"\x89PNG") for each in pictures)
     AutoModelForSequenceClassification.from_pretrained(out / "checkpoint")
 
 

@@ -22,6 +22,7 @@ from tuneport.stages.finetune.train import finetune
 from .data import write_splits
 from .exports import quick_exports
 from .generative import build_causal, build_seq2seq, build_whisper
+from .runs import quick_reports
 from .texts import pairs
 from .tokenizers import CHAT_TEMPLATE, byte_tokenizer
 
@@ -65,7 +66,8 @@ def train_and_export(family: str, folder: Path) -> Exported:
     prepare_data = {"gpt2": texts_data, "llama": chat_data, "whisper": speech_data}.get(family, pairs_data)
     task, base, data, sizes, inputs = prepare_data(family, folder)
     run = folder / "run"
-    finetune(load_config(flags={**QUICK, **sizes, "task": task, "model": str(base), "data": str(data)}), run)
+    with quick_reports():
+        finetune(load_config(flags={**QUICK, **sizes, "task": task, "model": str(base), "data": str(data)}), run)
     variants = () if family in ("t5", "llama") else ("fp32",)
     config = ExportConfig(checkpoint=run, name=family, max_drop=0.1, variants=variants)
     with quick_exports():

@@ -1,8 +1,12 @@
-"""Records of fine-tuning runs, without the runs."""
+"""Fine-tuning runs without what is not under test: records without the runs, and runs without pictures."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tuneport.host import Host
 from tuneport.schema.run import RUN, DataSource, Run, Training
@@ -49,3 +53,18 @@ def write_run(folder: Path, **changes: Any) -> Path:
     """Write run.json; returns the folder."""
     (folder / RUN).write_text(json.dumps(run_record(**changes)), encoding="utf-8")
     return folder
+
+
+@contextlib.contextmanager
+def quick_reports() -> Iterator[None]:
+    """Let runs draw no pictures, which takes longer than to train a tiny model."""
+    from tuneport.stages.finetune import report  # imports torch and matplotlib
+
+    def draw_nothing(file: Path, *_: Any) -> bool:
+        file.write_bytes(b"")
+        return True
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "draw_curves", draw_nothing)
+        patch.setattr(report, "draw_confusion", draw_nothing)
+        yield

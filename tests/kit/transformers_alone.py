@@ -18,6 +18,7 @@ from transformers import (
 from tuneport.stages.finetune.audio import read_audio
 
 from .data import read_rows
+from .generative import MAX_NEW_TOKENS
 from .generative_exports import RECORDINGS, TEXTS, Exported
 
 METRICS = {
@@ -35,7 +36,7 @@ def generate_with_transformers(model: Exported, inputs: list[Any], **settings: A
     auto_class = AutoModelForCausalLM if is_causal else AutoModelForSeq2SeqLM
     torch_model = auto_class.from_pretrained(model.checkpoint).eval()
     prefix = "say it : " if model.family == "t5" else ""
-    limit, new_tokens = model.manifest.processing.max_length, 64 if is_causal else 16
+    limit, new_tokens = model.manifest.processing.max_length, MAX_NEW_TOKENS if is_causal else 16
     texts = []
     for value in inputs:
         if isinstance(value, dict):

@@ -21,7 +21,7 @@ from kit.serving import LocalService, assert_error
 from tuneport.errors import TuneportError
 from tuneport.stages.serve import logs, tracing
 from tuneport.stages.serve.lanes import LARGE
-from tuneport.stages.serve.process import check_port, free_port
+from tuneport.stages.serve.process import GRPC, HTTP, METRICS, check_ports, free_port
 from tuneport.stages.serve.settings import Settings, read_settings
 
 
@@ -476,9 +476,18 @@ def test_a_setting_that_is_nearly_right_is_refused(
         read_settings()
 
 
-def test_a_taken_http_port_is_one_line() -> None:
+@pytest.mark.parametrize("protocol", [HTTP, GRPC, METRICS])
+def test_a_taken_port_is_one_line(protocol: str) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        with pytest.raises(TuneportError, match="HTTP cannot listen on"):
-            check_port("127.0.0.1", taken.getsockname()[1])
+        port = taken.getsockname()[1]
+        with pytest.raises(TuneportError, match=f"{protocol} cannot listen on 127.0.0.1:{port} .*; free it, or choose"):
+            check_ports({HTTP: ("127.0.0.1", free_port()), protocol: ("127.0.0.1", port)})
+
+
+def test_two_protocols_have_a_port_each_and_ports_that_are_not_used_are_not_checked() -> None:
+    port = free_port()
+    check_ports({HTTP: ("127.0.0.1", port), GRPC: ("127.0.0.1", 0), METRICS: ("127.0.0.1", None)})
+    with pytest.raises(TuneportError, match="gRPC cannot listen"):
+        check_ports({HTTP: ("127.0.0.1", port), GRPC: ("127.0.0.1", port)})

@@ -162,6 +162,7 @@ def test_the_page_is_told_what_the_model_is(classifier: str) -> None:
     assert info["variant"] == "fp32"
     assert info["fields"] == ["text"]
     assert not info["streams"]
+    assert not info["has_chat_template"]
 
 
 def test_examples_are_golden_inputs_that_the_form_can_hold(classifier: str, reader: str, tiny_artifact: Path) -> None:
@@ -260,7 +261,7 @@ def test_the_answer_is_marked_in_its_context(reader: str, tmp_path: Path) -> Non
 
 @in_browser
 def test_generated_text_is_shown(generator: str, tmp_path: Path) -> None:
-    page = browse(generator, tmp_path, text="one two", max_new_tokens="9", stream="0", run="1")
+    page = browse(generator, tmp_path, text="one two", chat="0", max_new_tokens="9", stream="0", run="1")
     expected = predict(generator, "one two", max_new_tokens=9)
     assert expected["text"]
     assert page.one("p", id="generated") == expected["text"]
@@ -268,11 +269,21 @@ def test_generated_text_is_shown(generator: str, tmp_path: Path) -> None:
 
 
 @in_browser
+def test_a_model_with_a_chat_template_gets_messages(generator: str, tmp_path: Path) -> None:
+    page = browse(generator, tmp_path, text="one two", max_new_tokens="9", stream="0", run="1")
+    chat = {"messages": [{"role": "user", "content": "one two"}]}
+    raw = page.find("pre")[-1]["text"]
+    assert json.loads(raw.partition("\n\n")[0].partition("\n")[2])["inputs"] == chat
+    expected = predict(generator, chat, max_new_tokens=9)
+    assert page.one("p", id="generated") == expected["text"] != predict(generator, "one two", max_new_tokens=9)["text"]
+
+
+@in_browser
 def test_text_is_shown_while_it_is_generated(generator: str, tmp_path: Path) -> None:
     """The browser's virtual time does not wait for the rest of a streamed answer, so what it shows may be a part."""
     expected = predict(generator, "one two", max_new_tokens=9)["text"]
     for _ in range(5):
-        page = browse(generator, tmp_path, text="one two", max_new_tokens="9", run="1")
+        page = browse(generator, tmp_path, text="one two", chat="0", max_new_tokens="9", run="1")
         assert page.find("div", role="alert") == []
         shown = "".join(each["text"] for each in page.find("p", class_="plain"))
         assert expected.startswith(shown)

@@ -110,6 +110,16 @@ def test_the_keyboard_reaches_everything(service: LocalService, browser: Page) -
 
 
 @in_browser
+def test_an_example_that_is_a_recording_becomes_the_chosen_file(service: LocalService, browser: Page) -> None:
+    page = opened(browser, service.url)
+    page.run(
+        "$('form').append(createElement('input', {type: 'file', id: 'audio'})), fillIn({audio: btoa('RIFF\\xff')})"
+    )
+    assert page.run("readFile($('audio').files[0])") == {"audio": "UklGRv8="}
+    assert page.run("titleOf({audio: 'UklG'}, 1) + titleOf({messages: [{content: 'How?'}]}, 0)") == "Recording 2How?"
+
+
+@in_browser
 def test_arrows_select_a_tab_and_take_the_focus_with_them(service: LocalService, browser: Page) -> None:
     page = opened(browser, service.url)
     page.run("document.getElementById('try-tab').focus()")

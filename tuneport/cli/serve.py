@@ -38,7 +38,7 @@ def serve(config: ServeConfig, flags: dict[str, Any], more: MoreArtifacts = None
     Example: tuneport serve artifacts/reviews, then open http://127.0.0.1:3000
     """
     from tuneport.schema.loading import find_files, load_manifest
-    from tuneport.stages.serve.process import check_port, run_service, supervisor_command
+    from tuneport.stages.serve.process import GRPC, HTTP, METRICS, check_ports, run_service, supervisor_command
     from tuneport.stages.serve.settings import read_settings
 
     check_flags(Settings, flags)
@@ -48,7 +48,10 @@ def serve(config: ServeConfig, flags: dict[str, Any], more: MoreArtifacts = None
         print_warning(f"{name} is no setting of the service, and is ignored; docs/deployment.md lists them")
     for artifact in (config.artifact, *(more or ())):
         find_files(artifact, load_manifest(artifact))  # the hashes are left to the worker
-    check_port(config.host, config.port)
+    host = os.environ.get(f"{PREFIX}GRPC_HOST", config.host)
+    check_ports({
+        HTTP: (config.host, config.port), GRPC: (host, settings.grpc_port), METRICS: (host, settings.metrics_port),
+    })  # fmt: skip
     command = supervisor_command(config.artifact, *(more or ()), host=config.host, port=config.port)
-    environment = {f"{PREFIX}GRPC_HOST": os.environ.get(f"{PREFIX}GRPC_HOST", config.host), **settings.paths()}
+    environment = {f"{PREFIX}GRPC_HOST": host, **settings.paths()}
     raise typer.Exit(run_service(command, environment))

@@ -65,4 +65,16 @@ def count_truncated(data: Data, features: Mapping[str, Dataset]) -> list[str]:
 def _hash_row(row: dict[str, object]) -> tuple[int, int]:
     """Hash a row, and the row without its target."""
     inputs = {name: value for name, value in row.items() if name not in TARGET_COLUMNS}
-    return hash(canonical_row(row)), hash(canonical_row(inputs))
+    whole = {name: _as_read(name, value) for name, value in row.items()}
+    return hash(canonical_row(whole)), hash(canonical_row(inputs))
+
+
+def _as_read(column: str, value: object) -> object:
+    """Return a target as training reads it: a number in one split may be a text, or a fraction, in another."""
+    if column == "labels" and isinstance(value, list):
+        return sorted(map(str, value))
+    if column == "label" and value is not None:
+        return str(value)
+    if column == "score" and isinstance(value, list):
+        return [_as_read(column, each) for each in value]
+    return float(value) if column == "score" and isinstance(value, int) else value

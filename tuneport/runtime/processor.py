@@ -70,9 +70,14 @@ class TextProcessor:
         """
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
 
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether the tokenizer has a template for chats."""
+        return bool(self.tokenizer.chat_template)
+
     def chat(self, messages: list[dict[str, str]], *, is_finished: bool = False) -> str:
         """Render a chat with the model's template, followed by the prompt for an answer unless it `is_finished`."""
-        if not self.tokenizer.chat_template:
+        if not self.has_chat_template:
             raise InputError("this model has no chat template", "send a text instead of messages")
         try:
             rendered = self.tokenizer.apply_chat_template(

@@ -36,6 +36,10 @@ function buildForm() {
     const box = createElement("input", {id: "explain", type: "checkbox"});
     $("options").append(createElement("label", {className: "check"}, box, "Explain: the effect of each word"));
   }
+  if (info.has_chat_template) {
+    const box = createElement("input", {id: "chat", type: "checkbox", checked: true});
+    $("options").append(createElement("label", {className: "check"}, box, "Send as a message of a chat"));
+  }
   if (info.is_chat) {
     number("max_new_tokens", "Maximum of new tokens", {min: 1, step: 1, value: Math.min(64, info.max_new_tokens || 64)});
     if (info.parameters.includes("stream")) {
@@ -49,8 +53,8 @@ function buildForm() {
     const box = createElement("select", {id: "variant"}, ...choices);
     $("options").append(createElement("div", {}, createElement("label", {htmlFor: "variant", textContent: "Compare with"}), box));
   }
-  for (const example of info.examples) {
-    const fill = createElement("button", {type: "button", textContent: titleOf(example)});
+  for (const [index, example] of info.examples.entries()) {
+    const fill = createElement("button", {type: "button", textContent: titleOf(example, index)});
     fill.onclick = async () => {
       fillIn(example);
       await run();
@@ -61,11 +65,23 @@ function buildForm() {
   $("examples").hidden = !info.examples.length;
 }
 
-const titleOf = (example) => Object.values(example).map((text) => text.length > 60 ? text.slice(0, 59) + "\u2026" : text).join(" \u00b7 ");
+/* An example is an input of POST /predict: texts by field, a chat of one message, or a recording. */
+const textsOf = (example) => example.messages ? {text: example.messages[0].content} : example;
+const shorten = (text) => text.length > 60 ? text.slice(0, 59) + "\u2026" : text;
+const titleOf = (example, index) => example.audio ? "Recording " + (index + 1) : Object.values(textsOf(example)).map(shorten).join(" \u00b7 ");
 
 /* Put an example into the form; fields that it lacks become empty. */
 function fillIn(example) {
-  for (const name of info.fields) $(name).value = example[name] || "";
+  if (example.audio) return chooseFile(Uint8Array.from(atob(example.audio), (character) => character.charCodeAt(0)));
+  if ($("chat")) $("chat").checked = Boolean(example.messages);
+  for (const name of info.fields) $(name).value = textsOf(example)[name] || "";
+}
+
+/* A script may set the files of an input to those of a transfer that it made. */
+function chooseFile(bytes) {
+  const transfer = new DataTransfer();
+  transfer.items.add(new File([bytes], "recording"));
+  $("audio").files = transfer.files;
 }
 
 function number(id, title, limits) {
@@ -75,6 +91,7 @@ function number(id, title, limits) {
 
 function readInput() {
   const values = Object.fromEntries(info.fields.map((name) => [name, $(name).value]));
+  if ($("chat") && $("chat").checked) return {messages: [{role: "user", content: values.text}]};
   return info.fields.length === 1 && "text" in values ? values.text : values;
 }
 

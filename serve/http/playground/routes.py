@@ -2,8 +2,6 @@
 
 import base64
 import hashlib
-import json
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +11,15 @@ from starlette.routing import Route
 
 from tuneport.errors import NotFound
 from tuneport.schema.artifact import CARD, Manifest
-from tuneport.schema.loading import load_golden
 from tuneport.tasks import task_spec
 
 from ...tensors import fields_of
 from ..predict_body import parse_body
 from ..requests import admission_of, frame_of, read_body, unless_disconnected
 from ..responses import json_response
+from .examples import golden_examples
 
 SCRIPTS = ("request.js", "predictions.js", "snippets.js", "card.js", "start.js")
-MAX_EXAMPLES = 6
-MAX_EXAMPLE_CHARS = 1500
 
 
 def assemble(folder: Path = Path(__file__).parent) -> bytes:
@@ -64,9 +60,13 @@ async def info(request: Request) -> Response:
     """Describe the model as far as the page needs it."""
     admission = admission_of(request)
     predictor = admission.inference.predictor
-    examples = golden_examples(predictor.folder, fields_of(admission.manifest))
     described = describe(admission.manifest, admission.model)
-    return json_response({**described, "examples": examples, "variants": admission.other_variants.names})
+    more = {
+        "has_chat_template": predictor.task.has_chat_template,
+        "examples": golden_examples(predictor.folder, fields_of(admission.manifest)),
+        "variants": admission.other_variants.names,
+    }
+    return json_response({**described, **more})
 
 
 async def card(request: Request) -> Response:
@@ -87,19 +87,6 @@ async def predict_with_variant(request: Request) -> Response:
     others = admission.other_variants
     results = await unless_disconnected(request, others.infer(name, inputs, parameters))
     return json_response({"predictions": [each.prediction for each in results], "model": others.describe(name)})
-
-
-@lru_cache(maxsize=16)
-def golden_examples(folder: Path, fields: tuple[str, ...]) -> list[dict[str, str]]:
-    """Return golden inputs that the form can hold, as field → text: different ones, not empty and not very long."""
-    examples: dict[str, dict[str, str]] = {}
-    for case in load_golden(folder):
-        given = {"text": case.input} if isinstance(case.input, str) else case.input
-        texts = given if isinstance(given, dict) and given.keys() <= set(fields) else {}
-        is_shown = all(isinstance(text, str) for text in texts.values()) and "".join(map(str, texts.values())).strip()
-        if is_shown and sum(map(len, texts.values())) <= MAX_EXAMPLE_CHARS:
-            examples.setdefault(json.dumps(texts, sort_keys=True), texts)
-    return list(examples.values())[:MAX_EXAMPLES]
 
 
 def describe(manifest: Manifest, model: dict[str, str]) -> dict[str, Any]:

@@ -42,6 +42,11 @@ class RuntimeTask(ABC):
     def is_equivalent(self, prediction: Any, other: Any) -> bool:
         """Tell whether two predictions with default parameters agree, as the gate counts agreement with torch."""
 
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether an input may be the messages of a chat, which a template of the model renders."""
+        return False
+
     def request_rows(self, parsed_input: Any, rows: Sequence[EncodedInput], parameters: Any) -> list[EncodedInput]:
         """Return the rows that the parameters require, given an input's own; `decode` receives the outputs of all."""
         return list(rows)

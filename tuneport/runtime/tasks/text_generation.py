@@ -34,6 +34,11 @@ class Task(GenerationTask):
 
     is_stripped: ClassVar = False
 
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether the model's tokenizer has a template for chats."""
+        return bool(self.processor.has_chat_template)
+
     def parse_input(self, value: Any) -> PromptInput:
         """Check one input: a string, an object with `text`, or one with `messages`.
 
