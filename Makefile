@@ -24,7 +24,7 @@ PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --
 test: $(INSTALLED)
 	$(PYTEST)
 
-slow: $(INSTALLED)
+slow: $(VENV)/.slow
 	$(PYTEST) -m "slow or not slow" --hypothesis-profile search
 
 check: $(INSTALLED)
@@ -73,6 +73,10 @@ clean:
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(call install,$(VENV),all$(COMMA)cpu$(COMMA)demo$(COMMA)dev)
+	touch $@
+
+$(VENV)/.slow: $(INSTALLED)
+	$(call install,$(VENV),ray)
 	touch $@
 
 $(VENV)/.docs: $(INSTALLED)
