@@ -11,17 +11,17 @@ from kit.kubernetes import EXTENSIONS, FULL, render
 
 PACKAGES = ("gateway-api@2.0.0", "keda@2.0.0", "prometheus-operator@6.0.0")
 SCOPE = "@kubernetes-models"
-VALIDATE = f"""
-const fs = require("fs");
-for (const object of JSON.parse(fs.readFileSync(0, "utf8"))) {{
-  const group = object.apiVersion.split("/")[0];
-  const name = {{
-    "gateway.networking.k8s.io": "gateway-api", "keda.sh": "keda", "monitoring.coreos.com": "prometheus-operator",
-  }}[group];
-  const Model = require(`{SCOPE}/${{name}}/${{object.apiVersion}}`)[object.kind];
-  new Model(object).validate();
+VALIDATE = """
+import fs from "node:fs";
+const packages = {
+  "gateway.networking.k8s.io": "gateway-api", "keda.sh": "keda", "monitoring.coreos.com": "prometheus-operator",
+};
+for (const object of JSON.parse(fs.readFileSync(0, "utf8"))) {
+  const name = packages[object.apiVersion.split("/")[0]];
+  const models = await import(`@kubernetes-models/${name}/${object.apiVersion}`);
+  new models[object.kind](object).validate();
   console.log(object.kind);
-}}
+}
 """
 
 pytestmark = [
@@ -42,7 +42,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def validate(objects: list[dict[str, Any]], models: Path) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        ["node", "-e", VALIDATE], cwd=models, input=json.dumps(objects), capture_output=True, text=True, check=False
+        ["node", "--input-type=module", "--eval", VALIDATE],
+        cwd=models,
+        input=json.dumps(objects),
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
