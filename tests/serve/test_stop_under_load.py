@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -20,6 +21,7 @@ from tuneport.stages.serve.bento import serve_command
 from tuneport.stages.serve.grpc import open_inference_pb2 as pb
 from tuneport.stages.serve.process import free_port, serve_environment, supervisor_command
 
+WORKERS = 2
 CLIENTS = 6
 """Of each protocol."""
 UNDER_LOAD_S = 0.7
@@ -72,6 +74,29 @@ def call_grpc(port: int, calls: Calls, client: int) -> None:
             calls.over_grpc[name] = OK
 
 
+def start(command: list[str], environment: dict[str, str], port: int, log: Path) -> "subprocess.Popen[bytes]":
+    """Start a service of two workers and wait for them.
+
+    BentoML's supervisor chooses ports for itself, which another process may take before it listens: then once more.
+    """
+    while True:
+        with log.open("wb") as out:
+            process = subprocess.Popen(command, env=environment, cwd=log.parent, stdout=out, stderr=out)
+        try:
+            wait(partial(_has_ended_or_is_ready, process, port, log), 90, log)
+        except AssertionError:
+            process.kill()
+            raise
+        if process.poll() is None:
+            return process
+        assert "Address already in use" in log.read_text(), log.read_text()
+
+
+def _has_ended_or_is_ready(process: "subprocess.Popen[bytes]", port: int, log: Path) -> bool:
+    """Tell whether a service has ended, or every worker is ready."""
+    return process.poll() is not None or (is_ready(port) and log.read_text().count('"event":"ready"') == WORKERS)
+
+
 def logged(log: Path) -> dict[str, str]:
     """Return the status of each request that the service has taken, by its id."""
     lines = [json.loads(line) for line in log.read_text().splitlines() if '"event":"request"' in line]
@@ -90,14 +115,18 @@ def test_two_workers_answer_what_they_have_accepted(
         if supervisor == "tuneport"
         else serve_command(bento_tag, host=HOST, port=http)
     )
-    settings = {"WORKERS": "2", "ENGINES": engines, "DRAIN_S": drain_s, "GRPC_PORT": str(rpc), "VARIANT": "fp32"}
+    settings = {
+        "WORKERS": str(WORKERS),
+        "ENGINES": engines,
+        "DRAIN_S": drain_s,
+        "GRPC_PORT": str(rpc),
+        "VARIANT": "fp32",
+    }
     environment = serve_environment() | {f"TUNEPORT_{name}": value for name, value in settings.items()}
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=out, stderr=out)
+    process = start(command, environment, http, log)
     calls, kinds = Calls(), ((call_http, http), (call_grpc, rpc))
     clients = [_thread(kind, port, calls, client) for kind, port in kinds for client in range(CLIENTS)]
     try:
-        wait(lambda: is_ready(http) and log.read_text().count('"event":"ready"') == 2, 90, log)
         for client in clients:
             client.start()
         time.sleep(UNDER_LOAD_S)
