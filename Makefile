@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+S3_SERVER := $(VENV)/s3/bin/moto_server
 ARTIFACT ?= demo/artifact
 
 # An environment of its own: onnxruntime-gpu and onnxruntime install the same folder.
@@ -21,10 +22,10 @@ demo: $(INSTALLED)
 # process that crashes is not replaced: its successor would wait forever (xdist 3.8) if a single test is left.
 PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --max-worker-restart 0
 
-test: $(INSTALLED)
+test: $(INSTALLED) $(S3_SERVER)
 	$(PYTEST)
 
-slow: $(INSTALLED)
+slow: $(VENV)/.slow $(S3_SERVER)
 	$(PYTEST) -m "slow or not slow" --hypothesis-profile search
 
 check: $(INSTALLED)
@@ -73,6 +74,16 @@ clean:
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(call install,$(VENV),all$(COMMA)cpu$(COMMA)demo$(COMMA)dev)
+	touch $@
+
+# An S3 server for the tests of storage, in an environment of its own: its dependencies exclude some of theirs. Without
+# it these tests are skipped.
+$(S3_SERVER): $(INSTALLED)
+	-$(PYTHON) -m venv $(VENV)/s3 && $(VENV)/s3/bin/python -m pip install --quiet --disable-pip-version-check \
+		'moto[s3]==5.2.1' flask==3.1.3 flask-cors==6.0.2
+
+$(VENV)/.slow: $(INSTALLED)
+	$(call install,$(VENV),ray)
 	touch $@
 
 $(VENV)/.docs: $(INSTALLED)

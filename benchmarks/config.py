@@ -91,3 +91,5 @@ class PlanConfig(Frozen):
     """Share of each machine's capacity that is kept free, for uneven balancing and failures."""
     cost_per_hour: float | None = Field(default=None, ge=0)
     """Cost of one machine like that of the report, in any currency. Default: no costs."""
+    helm_values: Path | None = None
+    """File to write with values for the Helm chart: the replicas, and processors and memory of each. Default: none."""

@@ -41,8 +41,15 @@ class Plan:
     """What to run for a rate, one entry a server, the fewest machines first."""
 
     config: PlanConfig
-    machine: str
+    report: EndpointReport
     servers: tuple[ServerPlan, ...]
+
+    @property
+    def machine(self) -> str:
+        """Name the machine that the report was made on."""
+        host = self.report.host
+        gpu = f"{host.gpus[0].name}, " if self.report.device == "cuda" and host.gpus else ""
+        return f"{gpu}{host.cpu}, {host.cores} cores, {host.memory_gib:g} GiB"
 
     def cells(self) -> tuple[list[str], list[list[str]]]:
         """Return the table as text: its header, and a row for each server."""
@@ -96,7 +103,7 @@ def plan(config: PlanConfig) -> Plan:
             "raise --p99-ms, or measure with --slo-p99-ms, or with fewer --connections",
         )
     ordered = sorted(servers, key=lambda each: (each.capacity is None, each.machines))
-    return Plan(config, _machine(report), tuple(ordered))
+    return Plan(config, report, tuple(ordered))
 
 
 def capacity_of(report: EndpointReport, result: TargetResult, p99_ms: float) -> Capacity | None:
@@ -135,9 +142,3 @@ def _plan_server(report: EndpointReport, result: TargetResult, config: PlanConfi
 def _lowest_p99(report: EndpointReport) -> str:
     found = [level.latency_ms_p99 for result in report.results for level in result.levels if level.latency_ms_p99]
     return f"the lowest p99 is {min(found):.1f} ms" if found else "no p99 was measured, there were too few requests"
-
-
-def _machine(report: EndpointReport) -> str:
-    host = report.host
-    gpu = f"{host.gpus[0].name}, " if report.device == "cuda" and host.gpus else ""
-    return f"{gpu}{host.cpu}, {host.cores} cores, {host.memory_gib:g} GiB"

@@ -13,9 +13,8 @@ from tuneport.tasks import task_spec
 
 from . import logs
 from .devices import Placement
-from .engine_record import record_engine
 from .inference import Inference, InferenceResult, count_chars
-from .metrics import Metrics
+from .metrics.model import Metrics
 from .other_variants import OtherVariants
 from .response_cache import ResponseCache
 from .settings import Settings
@@ -44,7 +43,8 @@ class AdmissionController:
         self.worker = worker or WorkerState(settings, self.manifest.name)
         """What the models of this process share."""
         self.metrics = Metrics(self.model, self.worker.families, placement)
-        record_engine(inference, self.metrics)
+        if self.metrics.engine:
+            self.metrics.engine.record(inference)
         self.other_variants = OtherVariants(inference, settings)
         self.active_requests = 0
         """Requests that began with this version and have not ended."""
@@ -52,7 +52,7 @@ class AdmissionController:
         """Learns of every answer that was not streamed, where another version is compared with this one."""
         self._has_several_labels = self.manifest.processing.problem_type == "multi_label_classification"
         self._in_flight = 0
-        self.metrics.in_flight(0)  # also in the place of a worker that was killed
+        self.metrics.requests.in_flight(0)  # also in the place of a worker that was killed
         self._cache = _open_cache(inference, settings)
 
     @property
@@ -82,7 +82,7 @@ class AdmissionController:
     def _count_in_flight(self, change: int) -> None:
         self._in_flight += change
         with suppress(Exception):  # whatever is only observed must not fail a request
-            self.metrics.in_flight(self._in_flight)
+            self.metrics.requests.in_flight(self._in_flight)
 
     def check_slot(self, *, needs_engine: bool) -> None:
         """Raise Overloaded where as many requests are active as may be, or too much work waits before the request.
@@ -111,8 +111,9 @@ class AdmissionController:
         limit_s = self.settings.request_timeout_s
         seconds = limit_s if timeout_s is None else min(limit_s, timeout_s)
         deadline = asyncio.get_running_loop().time() + seconds
-        with suppress(Exception):  # whatever is only observed must not fail a request
-            self.metrics.waiting(self.inference.batcher.waiting)
+        if self.metrics.engine:
+            with suppress(Exception):  # whatever is only observed must not fail a request
+                self.metrics.engine.waiting(self.inference.batcher.waiting)
         try:
             async with asyncio.timeout_at(None if callback else deadline):
                 if self._cache and callback is None:
@@ -126,7 +127,7 @@ class AdmissionController:
             raise DeadlineExceeded(problem, "send fewer inputs, ask for fewer tokens, or add replicas") from None
         with suppress(Exception):  # whatever is only observed must not fail a request
             predictions = [result.prediction for result in results]
-            self.metrics.predictions(predictions, has_several_labels=self._has_several_labels)
+            self.metrics.answers.predictions(predictions, has_several_labels=self._has_several_labels)
             if self.observe and callback is None:
                 self.observe(inputs, parameters, results)
         return results
@@ -141,7 +142,7 @@ class AdmissionController:
             found = [None if result and result.truncated else result for result in found]
         missing = [i for i, result in enumerate(found) if result is None]
         with suppress(Exception):  # whatever is only observed must not fail a request
-            self.metrics.cached(len(inputs) - len(missing), len(missing))
+            self.metrics.answers.cached(len(inputs) - len(missing), len(missing))
         if missing:
             ran = await self.inference.run(
                 [inputs[i] for i in missing], parameters, deadline=deadline, allow_truncation=allow_truncation
@@ -150,7 +151,7 @@ class AdmissionController:
                 found[i] = result
                 cache.put(keys[i], result)
             with suppress(Exception):
-                self.metrics.cache_size(cache.bytes)
+                self.metrics.answers.cache_size(cache.bytes)
         return [result for result in found if result is not None]
 
     def check_size(self, inputs: Sequence[Any]) -> None:
@@ -184,7 +185,7 @@ class AdmissionController:
         """
         seconds = time.perf_counter() - began
         with suppress(Exception):
-            self.metrics.request(protocol, operation, status, seconds)
+            self.metrics.requests.count(protocol, operation, status, seconds)
         if record_span := self.worker.record_span:
             model = {f"model.{key}": value for key, value in self.model.items()}
             attributes = {**model, "protocol": protocol, "status": status, "request_id": request_id}

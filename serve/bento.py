@@ -22,8 +22,8 @@ from tuneport.signing import SIGNATURE
 
 from .packing import copy_artifact, model_labels, pack
 from .process import serve_environment
+from .registered import MODEL_NAME, find_artifact
 
-MODEL_NAME = "tuneport"
 SERVICE = "tuneport.stages.serve.service:Tuneport"
 BENTOFILE = "bentofile.yaml"
 HOME_REMEDY = "set BENTOML_HOME to a folder that can be written"
@@ -94,7 +94,7 @@ def _update_signature(artifact: Path, stored: Path) -> None:
 def registered_labels(tag: str) -> dict[str, str]:
     """Return the labels of a registered artifact; none where there is no such artifact."""
     try:
-        return dict(bentoml.models.get(tag).info.labels)
+        return dict(find_artifact(tag, or_part=True).info.labels)
     except BentoMLException:
         return {}
 

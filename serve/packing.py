@@ -24,6 +24,8 @@ from tuneport.schema.selection import SELECTION, Selection
 from tuneport.signing import SIGNATURE
 from tuneport.tasks import task_spec
 
+from .registered import VARIANTS, find_artifact
+
 REQUIREMENTS = "requirements.txt"
 
 
@@ -38,13 +40,13 @@ class ArtifactModel(BentoModel):
 
     def to_info(self, alias: str | None = None) -> BentoModelInfo:
         """Pack the part, and return its entry for the bento that is being built."""
-        stored = self.stored
-        if stored is None:
-            problem = f"BentoML's store has no artifact {self.tag}"
-            remedy = "run `tuneport export … --out ARTIFACT` first, or build with `tuneport build ARTIFACT`"
-            raise NotFound(f"{problem}; {remedy}")
         try:
-            tag = pack(stored.tag, split_names(self.variants), self.beside)
+            stored = find_artifact(str(self.tag))
+        except NotFound as error:
+            remedy = "run `tuneport export … --out ARTIFACT` first, or build with `tuneport build ARTIFACT`"
+            raise NotFound(f"{error}; {remedy}") from error
+        try:
+            tag = pack(str(stored.tag), split_names(self.variants), self.beside)
         except TuneportError as error:
             raise BentoMLException(str(error)) from error
         return BentoModelInfo.from_bento_model(bentoml.models.get(tag), alias)
@@ -75,7 +77,7 @@ def pack(tag: str, names: Sequence[str] = (), beside: Sequence[str] = ()) -> str
     Raises ArtifactError for a damaged file or an unknown variant, TuneportError for two artifacts of one name and where
     no image has all engines.
     """
-    source, *others = (Path(bentoml.models.get(each).path) for each in (tag, *beside))
+    source, *others = (Path(find_artifact(each).path) for each in (tag, *beside))
     check_distinct_names([source, *others])
     manifest = load_manifest(source)
     part = _part(manifest, names)
@@ -91,7 +93,7 @@ def pack(tag: str, names: Sequence[str] = (), beside: Sequence[str] = ()) -> str
         pass
     except ArtifactError:
         bentoml.models.delete(packed)
-    labels = {**model_labels(source, manifest), "variants": ",".join(selection.variants)}
+    labels = {**model_labels(source, manifest), VARIANTS: ",".join(selection.variants)}
     with bentoml.models.create(packed, labels=labels) as stored:
         folder = Path(stored.path)
         copy_artifact(source, part, folder, may_link=True)

@@ -18,9 +18,10 @@ from pydantic import BaseModel
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from . import lifecycle, logs, tracing
-from .bento import MODEL_NAME, registered_labels
+from .bento import registered_labels
 from .deployment import prepare_deployment, with_workers
 from .packing import artifact_models, split_names
+from .registered import LATEST, find_artifact
 from .settings import Settings, read_settings
 from .worker import Worker
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 class Arguments(BaseModel):
     """Arguments of `bentoml serve` and `bentoml build`."""
 
-    model: str = f"{MODEL_NAME}:latest"
+    model: str = LATEST
     """The artifact, or several, separated by commas, of which the first answers where no model is named."""
     variants: str = ""
     """What a bento packs of each; by default the variant that serves, and its fallback."""
@@ -68,7 +69,7 @@ class WorkerApp:
 def _with_workers(settings: Settings) -> Settings:
     """Set the number of workers where it is not; a build may name a model that is not in the store."""
     try:
-        artifact = Path(bentoml.models.get(tags[0]).path)
+        artifact = Path(find_artifact(tags[0], or_part=True).path)
     except BentoMLException:
         return settings
     return with_workers(settings, artifact)
@@ -161,5 +162,5 @@ def _artifacts() -> list[Path]:
     """Return the artifacts' folders: in a bento the versions it was built with, even if newer ones are registered."""
     bento = Tuneport.bento  # type: ignore[attr-defined]  # the decorator turned the class into a Service
     if bento is None:
-        return [Path(bentoml.models.get(tag).path) for tag in tags]
+        return [Path(find_artifact(tag).path) for tag in tags]
     return [Path(model.to_model().resolve().path) for model in bento.info.all_models]

@@ -130,7 +130,8 @@ class Worker:
         lost = [version for version in self.models.versions if version.inference.lost_because]
         for version in lost:
             logs.log("device lost", logging.ERROR, because=version.inference.lost_because, pid=os.getpid())
-            version.metrics.device_lost()
+            if version.metrics.engine:
+                version.metrics.engine.device_lost()
         self.models.worker.is_serving = False
         lifecycle.stop_worker(self._settings.shutdown_grace_s)
 

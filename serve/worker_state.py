@@ -10,7 +10,7 @@ from tuneport.errors import Forbidden, Overloaded, Unauthenticated
 
 from . import tracing
 from .admission_policy import RefusalPacer
-from .metric_families import Families
+from .metrics.families import Families
 from .settings import Settings
 
 

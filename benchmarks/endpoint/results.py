@@ -9,6 +9,9 @@ from tuneport.schema.torch_setup import TorchDevice
 
 from ..machine import MachineState
 
+HTTP, GRPC = "tuneport HTTP", "tuneport gRPC"
+"""Names of tuneport's own server in a report, asked over each protocol."""
+
 
 class LevelResult(Frozen):
     """One server in a closed loop of some connections: medians of the rounds, percentiles over all of them."""

@@ -15,7 +15,8 @@ from tuneport.stages.export.torch_device import TORCH_DEVICES
 from tuneport.stages.serve.bento import SERVICE, register, serve_command
 from tuneport.stages.serve.process import START_TIMEOUT_S
 
-HTTP, GRPC = "tuneport HTTP", "tuneport gRPC"
+from .results import GRPC, HTTP
+
 BENTO_BATCHER = "tuneport HTTP, BentoML's batcher"
 TORCH_FP32, TORCH_BF16 = "BentoML + torch fp32", "BentoML + torch bf16"
 TORCH_FP16 = "BentoML + torch fp16"

@@ -82,7 +82,7 @@ async def _time_layers(admission: AdmissionController, text: str, body: bytes) -
         await asyncio.gather(*(inference.batcher.submit(windows[0]) for _ in range(ENGINE_ROWS)))
 
     def record() -> None:
-        admission.metrics.predictions(predictions)
+        admission.metrics.answers.predictions(predictions)
         admission.record_request("http", "predict", "200", time.perf_counter(), "0" * 16)
 
     return {

@@ -14,8 +14,7 @@ from . import open_inference_pb2 as pb
 
 async def index_response(models: ModelRegistry, *, ready: bool) -> Any:
     """List the versions, with `ready` those that are."""
-    listed = [each for each in await describe_index(models) if each["state"] == "READY" or not ready]
-    return _message(pb.RepositoryIndexResponse, {"models": listed})
+    return _message(pb.RepositoryIndexResponse, {"models": await describe_index(models, only_ready=ready)})
 
 
 def config_response(admission: AdmissionController) -> Any:

@@ -1,5 +1,9 @@
 """The gRPC server of a worker: the Open Inference Protocol, health checking and reflection."""
 
+import asyncio
+import math
+import time
+
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -8,11 +12,13 @@ from tuneport.errors import TuneportError
 
 from ..models.host import ModelHost
 from ..models.registry import ModelRegistry
+from .connections import close_connections
 from .servicer import SERVICE, Servicer
 
 EXTRA_MESSAGE_BYTES = 64 * 1024
 """What a message may have beside the inputs that `max_body_bytes` bounds."""
 MIN_IDLE_S = 60
+POLL_S = 0.1
 
 
 class GrpcServer:
@@ -35,6 +41,8 @@ class GrpcServer:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
         self._servicer = Servicer(models, host)
+        self._ends_at = math.inf
+        self._stopping: asyncio.Future[None] | None = None
         self._server.add_generic_rpc_handlers((self._servicer.handlers(),))
 
     async def start(self) -> int:
@@ -64,7 +72,18 @@ class GrpcServer:
             await self._health.set(name, status)
 
     async def stop(self, shutdown_grace_s: float) -> None:
-        """Refuse new calls and let active ones finish within the grace time."""
+        """Refuse new calls and let active ones finish within the grace time; a later call can only shorten it."""
+        self._ends_at = min(self._ends_at, time.monotonic() + shutdown_grace_s)
+        if self._stopping is None:
+            self._stopping = asyncio.ensure_future(self._stop())
+        await asyncio.shield(self._stopping)
+
+    async def _stop(self) -> None:
         await self.set_ready(False)
-        self._servicer.stop_streams()
-        await self._server.stop(shutdown_grace_s)
+        self._servicer.refuse()
+        active, port = self._servicer.active, self._settings.grpc_port
+        while active and time.monotonic() < self._ends_at:
+            close_connections(port, except_for=active.client_ports)
+            await asyncio.sleep(POLL_S)
+        close_connections(port, except_for=())  # calls that take longer than the grace time are UNAVAILABLE, too
+        await self._server.stop(0)

@@ -5,7 +5,7 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from tuneport.errors import ERROR_CODE_HEADER
+from tuneport.errors import ERROR_CODE_HEADER, ServiceStopping
 from tuneport.version import VERSION
 
 from .. import tensors
@@ -17,6 +17,7 @@ from ..models.registry import ModelRegistry
 from ..models.requests import host_for, read_options, read_version
 from ..open_inference import EXTENSIONS, PLATFORM, infer, versions_of
 from . import open_inference_pb2 as pb
+from .connections import ActiveCalls
 from .messages import infer_response, read_parameters
 from .model_management import config_response, index_response, statistics_response
 from .requests import check_request, parse_request, use_model
@@ -34,10 +35,14 @@ class Servicer:
         """Keep the worker's models, and what loads others."""
         self._models = models
         self._host = host
+        self.active = ActiveCalls()
+        """The calls that were begun and have not ended, streams included."""
+        self._is_stopping = False
         self._streams = StreamInfer(models, lambda context: self._frame(context, "infer"))
 
-    def stop_streams(self) -> None:
-        """Let each stream end after the request that it is at."""
+    def refuse(self) -> None:
+        """Refuse each further call, and let each stream end after the request that it is at."""
+        self._is_stopping = True
         self._streams.stopping.set()
 
     def handlers(self) -> grpc.GenericRpcHandler:
@@ -62,8 +67,13 @@ class Servicer:
             )
             for name, (call, kind, operation) in calls.items()
         }
-        stream = grpc.stream_stream_rpc_method_handler(self._streams.handle)
+        stream = grpc.stream_stream_rpc_method_handler(self._stream)
         return grpc.method_handlers_generic_handler(SERVICE, {**handlers, "ModelStreamInfer": stream})
+
+    async def _stream(self, requests: Any, context: Context) -> None:
+        """Answer a stream."""
+        self.active.begin(context)
+        await self._streams.handle(requests, context)
 
     async def server_live(self, request: Any, context: Context, frame: RequestFrame) -> Any:
         """Answer that the process is alive."""
@@ -143,10 +153,13 @@ class Servicer:
         """Put a request frame around a call, and abort it with the code of an error that it raises."""
 
         async def framed(raw: bytes, context: Context) -> Any:
+            self.active.begin(context)
             frame = self._frame(context, operation)
             context.set_trailing_metadata((("x-request-id", frame.request_id),))
 
             async def answer() -> Any:
+                if self._is_stopping and operation:
+                    raise ServiceStopping
                 response = await call(parse_request(frame.admission.settings, kind, raw), context, frame)
                 frame.status = "OK"
                 return response

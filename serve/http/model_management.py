@@ -4,15 +4,23 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from tuneport.errors import InputError
+
+from ..json_text import parse_json
 from ..models.description import describe_config, describe_index
 from ..models.statistics import describe_statistics
-from .requests import admission_of, models_of
+from .requests import admission_of, models_of, read_body
 from .responses import json_response
 
 
 async def index(request: Request) -> Response:
-    """List the versions that are loaded, and those that the model repository has beside them."""
-    return json_response(await describe_index(models_of(request)))
+    """List the versions that are loaded, and unless the body asks for these alone, those of the model repository."""
+    body = await read_body(request) if request.method == "POST" else b""
+    content = parse_json(body) if body else {}
+    only_ready = content.get("ready", False) if isinstance(content, dict) else None
+    if not isinstance(only_ready, bool):
+        raise InputError('the body has no "ready" that is true or false', 'send {"ready": true}, or no body')
+    return json_response(await describe_index(models_of(request), only_ready=only_ready))
 
 
 async def model_config(request: Request) -> Response:

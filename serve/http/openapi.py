@@ -43,7 +43,7 @@ def describe_api(manifest: Manifest, settings: Settings) -> dict[str, Any]:
         "/v2/health/ready": {"get": health("ready", "Is the server ready?")},
         "/evidence": {"get": operation("What proves the variant that serves.", {"type": "object"})},
         "/v2": {"get": operation("The server's metadata.", {"type": "object"})},
-        "/v2/repository/index": {method: operation("The models of the service.", INDEX) for method in ("get", "post")},
+        "/v2/repository/index": _index(),
         "/v2/models/stats": {"get": operation("The counts and times of all models.", STATISTICS)},
         "/v2/repository/models/{model}/load": _change("Load a version of a model."),
         "/v2/repository/models/{model}/unload": _change("Unload a version, or a model."),
@@ -71,6 +71,14 @@ def describe_api(manifest: Manifest, settings: Settings) -> dict[str, Any]:
         },
         **({"security": [{name: []} for name in SECURITY]} if has_keys else {}),
     }
+
+
+def _index() -> dict[str, Any]:
+    """Describe the index of models, which a body may restrict to those that are ready."""
+    summary, body = "The models of the service.", {"type": "object", "properties": {"ready": {"type": "boolean"}}}
+    post = operation(summary, INDEX, BODY_ERRORS, body=body)
+    post["requestBody"]["required"] = False
+    return {"get": operation(summary, INDEX), "post": post}
 
 
 def _change(summary: str) -> dict[str, Any]:

@@ -12,12 +12,15 @@ from .registry import Model, ModelRegistry
 from .repository import list_available
 
 TYPES = {tensors.BYTES: "TYPE_STRING", tensors.FP32: "TYPE_FP32"}
+READY = "READY"
 LOADING = "every worker opens it and runs its golden cases"
 
 
-async def describe_index(models: ModelRegistry) -> list[dict[str, str]]:
+async def describe_index(models: ModelRegistry, *, only_ready: bool = False) -> list[dict[str, str]]:
     """List the versions that are loaded or being loaded, and those that the model repository has beside them."""
     listed = [_state(model, admission) for model in models for admission in model.versions]
+    if only_ready:
+        return [each for each in listed if each["state"] == READY]
     known = {(each["name"], each["version"]) for each in listed}
     for name, version in sorted(models.loading - known):
         known.add((name, version))
@@ -72,7 +75,7 @@ def _state(model: Model, admission: AdmissionController) -> dict[str, str]:
         reason = f"shadow of {model.serving.manifest.version}"
     elif is_ready and admission is model.candidate:
         reason = f"answers {model.weight:g} of the requests"
-    state = {"state": "READY" if is_ready else "UNAVAILABLE", "reason": reason}
+    state = {"state": READY if is_ready else "UNAVAILABLE", "reason": reason}
     return {"name": manifest.name, "version": manifest.version, **state}
 
 

@@ -104,7 +104,7 @@ class LocalModels:
 
     def _close_later(self, version: AdmissionController) -> None:
         version.observe = None
-        version.metrics.traffic_share(0)
+        version.metrics.traffic.share(0)
         self._run(self._close(version))
 
     async def _close(self, version: AdmissionController) -> None:

@@ -27,7 +27,7 @@ class Model:
         self.shadow: AdmissionController | None = None
         """The version whose answers are only compared."""
         self.shadow_share = 1.0
-        serving.metrics.traffic_share(1)
+        serving.metrics.traffic.share(1)
 
     def assign(
         self,
@@ -43,11 +43,11 @@ class Model:
             serving.observe = Shadow(shadow, shadow_share) if shadow else None
         self.serving, self.candidate, self.weight = serving, candidate, weight
         self.shadow, self.shadow_share = shadow, shadow_share
-        serving.metrics.traffic_share(1 - weight)
+        serving.metrics.traffic.share(1 - weight)
         if candidate:
-            candidate.metrics.traffic_share(weight)
+            candidate.metrics.traffic.share(weight)
         if shadow:
-            shadow.metrics.traffic_share(0)
+            shadow.metrics.traffic.share(0)
 
     @property
     def versions(self) -> tuple[AdmissionController, ...]:

@@ -35,7 +35,7 @@ class Shadow:
             or self._pending_chars + chars > MAX_PENDING_CHARS
             or not self._shadow.ready
         ):
-            self._shadow.metrics.shadowed("dropped", len(inputs))
+            self._shadow.metrics.traffic.shadowed("dropped", len(inputs))
             return
         self._pending_inputs += len(inputs)
         self._pending_chars += chars
@@ -46,16 +46,16 @@ class Shadow:
     async def _compare(
         self, inputs: Sequence[Any], parameters: Any, results: list[InferenceResult], chars: int
     ) -> None:
-        shadow, metrics = self._shadow, self._shadow.metrics
+        shadow, traffic = self._shadow, self._shadow.metrics.traffic
         shadow.active_requests += 1
         try:
             deadline = asyncio.get_running_loop().time() + shadow.settings.request_timeout_s
             answers = await shadow.inference.run(inputs, parameters, deadline=deadline)
             for ours, theirs in zip(results, answers, strict=True):
                 is_equal, difference = self._difference(ours.prediction, theirs.prediction)
-                metrics.shadowed("agree" if is_equal else "disagree", 1, difference)
+                traffic.shadowed("agree" if is_equal else "disagree", 1, difference)
         except Exception:  # whatever it is, it is the shadow's and no user's
-            metrics.shadowed("failed", len(inputs))
+            traffic.shadowed("failed", len(inputs))
         finally:
             shadow.active_requests -= 1
             self._pending_inputs -= len(inputs)

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..admission import AdmissionController
-from ..metrics import CANCELLED, Metrics
+from ..metrics.model import Metrics
+from ..metrics.requests import CANCELLED
 
 INFERENCE = ("predict", "infer", "openai")
 """Operations of requests that the model answers."""

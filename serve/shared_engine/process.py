@@ -22,10 +22,10 @@ from tuneport.schema.loading import load_manifest
 
 from .. import lifecycle, logs, supervision
 from ..devices import place_worker
-from ..engine_record import record_engine
 from ..inference import Inference
-from ..metric_families import Families
-from ..metrics import Metrics
+from ..metrics.engine import EngineMetrics
+from ..metrics.families import Families
+from ..metrics.labelled import LabelledFamilies
 from ..process_arguments import ProcessArguments
 from ..settings import Settings, read_settings
 from .row_format import Greeting, RowFormat
@@ -49,9 +49,9 @@ class EngineProcess:
                 raise ArtifactError(f"{artifact} was replaced while it was served", "start the service again")
             placement = place_worker(device, number)
             self.inference = Inference.open(artifact, settings, make_batcher=PublishingBatcher)
-            model = self.inference.predictor.describe()
-            self._metrics = Metrics(model, Families(processes=settings.process_count), placement)
-            record_engine(self.inference, self._metrics)
+            model, families = self.inference.predictor.describe(), Families(processes=settings.process_count)
+            self._metrics = EngineMetrics(LabelledFamilies(model, families, placement))
+            self._metrics.record(self.inference)
             self._greeting = self._greet(manifest_hash)
         except Exception as error:
             may_pass = supervision.was_any_ready(supervision.ENGINE) and not isinstance(error, ArtifactError)

@@ -20,13 +20,12 @@ from tuneport.stages.benchmarks.config import EndpointConfig
 from tuneport.stages.benchmarks.endpoint.main import bench_endpoint
 from tuneport.stages.benchmarks.endpoint.metrics import TokenCounts, padding_share, tokens_between
 from tuneport.stages.benchmarks.endpoint.processes import ResourceUsage, resource_usage
-from tuneport.stages.benchmarks.endpoint.results import RateResult
+from tuneport.stages.benchmarks.endpoint.results import HTTP, RateResult
 from tuneport.stages.benchmarks.endpoint.rounds import LevelRun, TargetRound, run_rounds, summarize
 from tuneport.stages.benchmarks.endpoint.scenarios import SEARCH_STEPS, highest_rate
 from tuneport.stages.benchmarks.endpoint.short import SHORT_TOKENS, select_short_text
 from tuneport.stages.benchmarks.endpoint.targets import (
     BENTO_BATCHER,
-    HTTP,
     TORCH_FP32,
     EndpointTarget,
     null_target,

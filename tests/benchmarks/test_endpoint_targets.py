@@ -13,10 +13,9 @@ from tuneport.errors import TuneportError
 from tuneport.schema.artifact import Manifest
 from tuneport.stages.benchmarks.endpoint.peers import peer_targets
 from tuneport.stages.benchmarks.endpoint.processes import descendants, start_server
+from tuneport.stages.benchmarks.endpoint.results import GRPC, HTTP
 from tuneport.stages.benchmarks.endpoint.targets import (
     BENTO_BATCHER,
-    GRPC,
-    HTTP,
     NULL_SERVER,
     TORCH_FP16,
     TORCH_FP32,

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 from kit.command import assert_one_line, tuneport
+from kit.kubernetes import find, read_yaml, render
 from kit.reports import endpoint_report, engine_report, level, model_result, rate, server
 
 from tuneport.errors import DataError, TuneportError
 from tuneport.stages.benchmarks.config import PlanConfig
-from tuneport.stages.benchmarks.endpoint.results import EndpointReport
+from tuneport.stages.benchmarks.endpoint.results import GRPC, HTTP, EndpointReport
+from tuneport.stages.benchmarks.helm_values import MIN_REPLICAS, write_helm_values
 from tuneport.stages.benchmarks.plan import Plan, plan
 
 
@@ -81,3 +83,42 @@ def test_a_report_of_the_variants_is_refused(tmp_path: Path) -> None:
     (tmp_path / "report.json").write_text(report.model_dump_json(), encoding="utf-8")
     with pytest.raises(DataError, match="bench-endpoint"):
         plan(PlanConfig(rate=1, p99_ms=1, report=tmp_path))
+
+
+@pytest.mark.parametrize("gpus", [False, True])
+def test_the_plan_becomes_values_of_the_chart(gpus: bool, tmp_path: Path) -> None:
+    servers = server(HTTP, level(8, 100, 40)), server(GRPC, level(8, 200, 40)), server("other", level(8, 10, 40))
+    report = endpoint_report(*servers)
+    if gpus:
+        report = report.model_copy(update={"device": "cuda"})
+    (tmp_path / "report.json").write_text(report.model_dump_json(), encoding="utf-8")
+    file = tmp_path / "values.yaml"
+    asked = ("--rate", "500", "--p99-ms", "50", "--report", tmp_path, "--helm-values", file)
+    assert tuneport("plan", *asked).code == 0
+    values = read_yaml(file)
+    # Over HTTP 500 / (100 * 0.8) = 6.25 machines; 200 MiB were measured.
+    machine = {"cpu": "2", "memory": "512Mi"}
+    assert values == {
+        "replicas": 7,
+        "autoscaling": {"minReplicas": 2, "maxReplicas": 7},
+        "resources": {"requests": machine, "limits": machine},
+        **({"gpu": {"enabled": True, "count": 1}} if gpus else {}),
+    }
+    deployment = find(render(**values), "Deployment")["spec"]
+    [container] = deployment["template"]["spec"]["containers"]
+    assert deployment["replicas"] == 7
+    assert container["resources"]["requests"] == machine
+    assert container["resources"]["limits"] == {**machine, **({"nvidia.com/gpu": 1} if gpus else {})}
+
+
+def test_values_without_a_server_of_ours_or_a_file_that_can_be_written_are_one_line(tmp_path: Path) -> None:
+    for name, file, words in (("other", tmp_path / "values.yaml", "tuneport HTTP"), (HTTP, tmp_path, "cannot be")):
+        report = endpoint_report(server(name, level(8, 100, 40)))
+        (tmp_path / "report.json").write_text(report.model_dump_json(), encoding="utf-8")
+        refused = tuneport("plan", "--rate", "5", "--p99-ms", "50", "--report", tmp_path, "--helm-values", file)
+        assert refused.code == 1
+        assert_one_line(refused.err, words)
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+    one = make(tmp_path, endpoint_report(server(HTTP, level(8, 100, 40))), rate_per_s=5)
+    write_helm_values(one, tmp_path / "values.yaml")
+    assert read_yaml(tmp_path / "values.yaml")["replicas"] == MIN_REPLICAS

@@ -1,32 +1,18 @@
 """The Helm chart: what it renders is valid for Kubernetes, and says what the service needs."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from kit import ROOT
-from kit.kubernetes import CHART, IMAGE, find, read_yaml, render
+from kit.kubernetes import CHART, EXTENSIONS, FULL, IMAGE, find, read_yaml, render
 
 from tuneport.stages.serve.lifecycle import FORCED_EXIT_S
 from tuneport.stages.serve.settings import Settings
 
-FULL: dict[str, Any] = {
-    "settings": {"VARIANT": "int8", "WORKERS": 2, "LOG_REQUESTS": False},
-    "apiKeysSecret": "keys",
-    "tlsSecret": "tls",
-    "gpu": {"enabled": True, "runtimeClassName": "nvidia"},
-    "autoscaling": {"kind": "hpa"},
-    "networkPolicy": {"clients": [{"namespaceSelector": {}}], "scrapers": [{"podSelector": {}}]},
-    "canary": {"enabled": True, "image": {"tag": "2"}, "weight": 20},
-    "gateway": {"enabled": True, "parentRefs": [{"name": "public"}], "hostnames": ["news.example.com"]},
-    "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
-    "prometheusRule": {"enabled": True},
-    "dashboard": {"enabled": True},
-    "nodeSelector": {"kubernetes.io/arch": "amd64"},
-    "imagePullSecrets": [{"name": "pull"}],
-    "podAnnotations": {"a": "b"},
-}
-EXTENSIONS = {"ServiceMonitor", "PrometheusRule", "ScaledObject", "HTTPRoute", "GRPCRoute"}
-"""Kinds of other projects, for which the package has no schemas."""
+PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
+OPEN = ("affinity", "annotations", "global", "labels", "nodeSelector", "podAnnotations", "resources", "settings")
+"""Values that are passed on as they are, or checked by their names."""
 
 
 @pytest.mark.parametrize("version", ["1.27.0", "1.34.0"])
@@ -66,12 +52,61 @@ def test_helm_has_no_complaint() -> None:
         ({"canary": {"enabled": True, "weight": 120}}, "weight"),
         ({"autoscaling": {"kind": "vpa"}}, "kind"),
         ({"user": 0}, "user"),
+        ({"networkPolicy": {"client": []}}, "client"),
+        ({"gateway": {"hostname": "news.example.com"}}, "hostname"),
+        ({"canary": {"image": {"repository": "x"}}}, "repository"),
+        ({"settings": {"GRPC_PORT": 9000}}, "GRPC_PORT"),
+        ({"settings": {"ADMIN_KEYS": "secret"}}, "ADMIN_KEYS"),
+        ({"autoscaling": {"kind": "hpa", "queueInputs": None, "queueMilliseconds": None}}, "needs a target"),
     ],
 )
 def test_wrong_values_are_refused(values: dict[str, Any], word: str) -> None:
     helm = pytest.importorskip("helm_python", reason="helm-python-sdk is not installed")
     with pytest.raises(helm.HelmError, match=word):
         render(**values)
+
+
+def test_every_group_of_values_refuses_unknown_names() -> None:
+    def walk(name: str, schema: Any) -> Iterator[str]:
+        if schema.get("type") == "object" and name not in OPEN and schema.get("additionalProperties") is not False:
+            yield name
+        for each, inner in schema.get("properties", {}).items():
+            yield from walk(each, inner)
+
+    schema = read_yaml(CHART / "values.schema.json")  # JSON is YAML, too
+    assert [*walk("values", schema)] == []
+    assert read_yaml(CHART / "values.yaml").keys() <= schema["properties"].keys()
+
+
+def test_large_numbers_are_written_in_full() -> None:
+    """Helm reads numbers as floating-point ones, which Go writes with an exponent from a million on."""
+    values = {"MAX_BODY_BYTES": 33554432, "MAX_QUEUE_MS": 12.5, "WORKERS": 2, "LOG_INPUTS": False, "VARIANT": "int8"}
+    pod = find(render(settings=values, user=1000650000), "Deployment")["spec"]["template"]["spec"]
+    env = {each["name"].removeprefix("TUNEPORT_"): each["value"] for each in pod["containers"][0]["env"]}
+    assert {name: env[name] for name in values} == {
+        "MAX_BODY_BYTES": "33554432",
+        "MAX_QUEUE_MS": "12.5",
+        "WORKERS": "2",
+        "LOG_INPUTS": "false",
+        "VARIANT": "int8",
+    }
+    assert {pod["securityContext"][name] for name in ("runAsUser", "runAsGroup", "fsGroup")} == {1000650000}
+
+
+@pytest.mark.parametrize(("secret", "http", "grpc"), [("", "http", "kubernetes.io/h2c"), ("tls", "https", "https")])
+def test_the_ports_say_whether_they_speak_tls(secret: str, http: str, grpc: str) -> None:
+    objects = render(tlsSecret=secret)
+    ports = {each["name"]: each.get("appProtocol") for each in find(objects, "Service")["spec"]["ports"]}
+    assert ports == {"http": http, "grpc": grpc, "metrics": None}
+    [container] = find(objects, "Deployment")["spec"]["template"]["spec"]["containers"]
+    assert {probe: container[probe]["httpGet"]["scheme"] for probe in PROBES} == dict.fromkeys(PROBES, http.upper())
+
+
+def test_further_variables_and_volumes_are_passed_on() -> None:
+    pod = find(render(**FULL), "Deployment", "news-tuneport")["spec"]["template"]["spec"]
+    assert FULL["env"][0] in pod["containers"][0]["env"]
+    assert FULL["volumes"][0] in pod["volumes"]
+    assert FULL["volumeMounts"][0] in pod["containers"][0]["volumeMounts"]
 
 
 def test_a_pod_may_do_little() -> None:
@@ -101,7 +136,7 @@ def test_the_pod_is_killed_after_the_graceful_stop(stop: dict[str, int]) -> None
 
 
 def test_every_variable_is_a_setting_of_the_service() -> None:
-    objects = render(**{**FULL, "settings": {}})
+    objects = render(**{**FULL, "settings": {}, "env": []})
     for each in objects:
         if each["kind"] == "Deployment":
             env = each["spec"]["template"]["spec"]["containers"][0]["env"]
@@ -113,7 +148,7 @@ def test_the_ports_of_all_objects_agree() -> None:
     objects = render(**FULL)
     container = find(objects, "Deployment", "news-tuneport")["spec"]["template"]["spec"]["containers"][0]
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
-    env = {each["name"]: each["value"] for each in container["env"]}
+    env = {each["name"]: each.get("value") for each in container["env"]}
     assert ports == {"http": 3000, "grpc": int(env["TUNEPORT_GRPC_PORT"]), "metrics": int(env["TUNEPORT_METRICS_PORT"])}
     service = {port["name"]: port for port in find(objects, "Service", "news-tuneport")["spec"]["ports"]}
     assert {name: port["port"] for name, port in service.items()} == ports
@@ -169,6 +204,11 @@ def test_autoscaling_leaves_the_replicas_to_the_autoscaler() -> None:
     keda = render(autoscaling={"kind": "keda", "queueInputs": None})
     [trigger] = find(keda, "ScaledObject")["spec"]["triggers"]
     assert 'tuneport_queue_seconds_sum{namespace="models",service="news-tuneport"}' in trigger["metadata"]["query"]
+    down = {"kind": "hpa", "scaleDownSeconds": 77}
+    ours = find(render(autoscaling=down), "HorizontalPodAutoscaler")["spec"]["behavior"]
+    theirs = find(render(autoscaling={**down, "kind": "keda"}), "ScaledObject")["spec"]["advanced"]
+    assert theirs == {"horizontalPodAutoscalerConfig": {"behavior": ours}}
+    assert ours["scaleDown"]["stabilizationWindowSeconds"] == 77
 
 
 def test_the_kserve_service_says_what_the_chart_does() -> None:

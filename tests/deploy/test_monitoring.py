@@ -12,7 +12,7 @@ from kit import ROOT
 from kit.kubernetes import CHART, promtool, read_yaml, render
 from kit.serving import local_service
 
-from tuneport.stages.serve.gpu_metrics import LABELS, READINGS
+from tuneport.stages.serve.metrics.gpus import LABELS, READINGS
 
 MONITORING = ROOT / "deploy" / "monitoring"
 ALERTS = CHART / "files" / "alerts.yaml"

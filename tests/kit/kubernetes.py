@@ -13,6 +13,28 @@ CHART = ROOT / "deploy" / "helm" / "tuneport"
 DIGEST = "sha256:" + "0" * 64
 IMAGE: dict[str, Any] = {"image": {"repository": "registry.example.com/tuneport", "digest": DIGEST}}
 
+FULL: dict[str, Any] = {
+    "settings": {"VARIANT": "int8", "WORKERS": 2, "LOG_REQUESTS": False},
+    "apiKeysSecret": "keys",
+    "tlsSecret": "tls",
+    "gpu": {"enabled": True, "runtimeClassName": "nvidia"},
+    "autoscaling": {"kind": "hpa"},
+    "networkPolicy": {"clients": [{"namespaceSelector": {}}], "scrapers": [{"podSelector": {}}]},
+    "canary": {"enabled": True, "image": {"tag": "2"}, "weight": 20},
+    "gateway": {"enabled": True, "parentRefs": [{"name": "public"}], "hostnames": ["news.example.com"]},
+    "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+    "prometheusRule": {"enabled": True},
+    "dashboard": {"enabled": True},
+    "nodeSelector": {"kubernetes.io/arch": "amd64"},
+    "imagePullSecrets": [{"name": "pull"}],
+    "podAnnotations": {"a": "b"},
+    "env": [{"name": "TUNEPORT_ADMIN_KEYS", "valueFrom": {"secretKeyRef": {"name": "admin", "key": "keys"}}}],
+    "volumes": [{"name": "models", "persistentVolumeClaim": {"claimName": "models"}}],
+    "volumeMounts": [{"name": "models", "mountPath": "/models", "readOnly": True}],
+}
+EXTENSIONS = {"ServiceMonitor", "PrometheusRule", "ScaledObject", "HTTPRoute", "GRPCRoute"}
+"""Kinds of other projects, for which the package kubernetes-validate has no schemas."""
+
 
 def render(**values: Any) -> list[dict[str, Any]]:
     """Return the objects that the chart makes of values, in the release `news` of the namespace `models`."""

@@ -1,9 +1,12 @@
 """An S3 server on this machine, from a package."""
 
 import contextlib
+import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -22,9 +25,10 @@ def s3_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     moto needs older versions of packages than these tests, so that it is installed in an environment of its own.
     """
     pytest.importorskip("obstore", reason="obstore is not installed (tuneport[s3])")
-    program = shutil.which("moto_server")
+    path = os.pathsep.join((str(Path(sys.prefix, "s3", "bin")), os.environ["PATH"]))  # that of the Makefile first
+    program = shutil.which("moto_server", path=path)
     if program is None:
-        pytest.skip("moto_server is not installed (pipx install 'moto[server]')")
+        pytest.skip("moto_server is not installed (`make test` installs it)")
     address = f"http://127.0.0.1:{free_port()}"
     host, _, port = address.removeprefix("http://").partition(":")
     server = subprocess.Popen([program, "-H", host, "-p", port], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

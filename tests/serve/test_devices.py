@@ -26,9 +26,9 @@ from tuneport.stages.serve.devices import (
     place_front_end,
     place_worker,
 )
-from tuneport.stages.serve.gpu_metrics import GpuCollector
-from tuneport.stages.serve.metric_families import Families
-from tuneport.stages.serve.metrics import Metrics
+from tuneport.stages.serve.metrics.families import Families
+from tuneport.stages.serve.metrics.gpus import GpuCollector
+from tuneport.stages.serve.metrics.model import Metrics
 from tuneport.stages.serve.settings import Settings
 
 MODEL = {"name": "tiny", "version": "1", "variant": "fp16"}
@@ -177,8 +177,9 @@ def test_the_page_has_the_gpus_and_lives_without_nvml(
 
 def test_an_engine_s_metrics_name_its_worker_and_device() -> None:
     metrics = Metrics(MODEL, Families(), Placement(3, "GPU-b"))
-    metrics.waiting(7)
-    metrics.halved()
+    assert metrics.engine
+    metrics.engine.waiting(7)
+    metrics.engine.halved()
     page = metrics.page()[0].decode()
     labels = 'device="GPU-b",model_name="tiny",model_variant="fp16",model_version="1",worker="3"'
     for line in ("queue_inputs{%s} 7.0", "halved_batches_total{%s} 1.0", "batches_total{%s} 0.0"):

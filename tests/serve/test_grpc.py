@@ -42,9 +42,10 @@ Conversation = Callable[["Client"], Awaitable[Any]]
 class Client:
     """Calls methods by name over one channel."""
 
-    def __init__(self, channel: Any, admission: AdmissionController) -> None:
+    def __init__(self, channel: Any, admission: AdmissionController, server: GrpcServer | None = None) -> None:
         self.channel = channel
         self.admission = admission
+        self.server = server
 
     async def call(self, method: str, request: Any, **options: Any) -> Any:
         answer = getattr(messages, f"{method}Response")
@@ -81,7 +82,7 @@ def call_server(tiny_artifact: Path) -> Callable[..., Any]:
             port = await server.start()
             try:
                 async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-                    return await conversation(Client(channel, admission))
+                    return await conversation(Client(channel, admission, server))
             finally:
                 await server.stop(1)
                 inference.close()
@@ -385,6 +386,44 @@ def test_a_stopping_service_is_unavailable_and_no_overload(call_server: Any) -> 
         assert metadata["error-code"] == "stopping"
         assert "retry-after" not in metadata
         assert "tuneport_rejected_requests_total{" not in client.admission.metrics.page()[0].decode()
+
+    call_server(conversation)
+
+
+def test_a_stop_answers_what_it_has_accepted_refuses_the_rest_and_closes_idle_connections(call_server: Any) -> None:
+    async def conversation(client: Client) -> None:
+        assert client.server
+        engine = StalledEngine.of(client.admission.inference.predictor.runner, stalled=True)
+        accepted = asyncio.ensure_future(client.infer(infer_request(["bank"])))
+        await engine.called()
+        address = f"127.0.0.1:{client.admission.settings.grpc_port}"
+        async with grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+            idle = Client(channel, client.admission)
+            await idle.call("ServerLive", messages.ServerLiveRequest())
+            stopping = asyncio.ensure_future(client.server.stop(60))
+            await until(lambda: channel.get_state() is not grpc.ChannelConnectivity.READY)
+            for each in (idle, client):
+                await each.refused(infer_request(["bank"]), Code.UNAVAILABLE)
+        assert not stopping.done()
+        engine.resume()
+        assert (await accepted).outputs
+        await stopping
+
+    call_server(conversation)
+
+
+def test_a_call_that_takes_longer_than_the_grace_time_is_unavailable(call_server: Any) -> None:
+    async def conversation(client: Client) -> None:
+        assert client.server
+        engine = StalledEngine.of(client.admission.inference.predictor.runner, stalled=True)
+        accepted = asyncio.ensure_future(client.refused(infer_request(["bank"]), Code.UNAVAILABLE))
+        await engine.called()
+        stopping = asyncio.ensure_future(client.server.stop(60))
+        await client.refused(infer_request(["bank"]), Code.UNAVAILABLE, "the service is stopping")
+        await client.server.stop(0)  # as a second signal does
+        await accepted
+        await stopping
+        engine.resume()
 
     call_server(conversation)
 

@@ -24,11 +24,12 @@ from tuneport.schema.artifact import Manifest
 from tuneport.stages.export.config import ExportConfig
 from tuneport.stages.export.pipeline import export
 from tuneport.stages.serve.admission import AdmissionController
-from tuneport.stages.serve.bento import MODEL_NAME, SERVICE, register, serve_command
+from tuneport.stages.serve.bento import SERVICE, register, serve_command
 from tuneport.stages.serve.http.app import create_app
 from tuneport.stages.serve.inference import Inference
 from tuneport.stages.serve.models.registry import ModelRegistry
 from tuneport.stages.serve.process import free_port, running
+from tuneport.stages.serve.registered import MODEL_NAME
 from tuneport.stages.serve.settings import Settings
 
 TEXTS = [text for text, _ in zip(random_texts(21), range(60), strict=False)] + ["", "Größe 🙂 世界", "bank " * 200]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import bentoml
 import pytest
+from bentoml.exceptions import NotFound
 from kit import ROOT
 from kit.artifacts import change_byte
 from kit.command import assert_one_line
@@ -17,6 +18,7 @@ from tuneport.schema.artifact import MANIFEST, Manifest
 from tuneport.schema.loading import check_files, load_manifest
 from tuneport.stages.serve.bento import register
 from tuneport.stages.serve.packing import pack
+from tuneport.stages.serve.registered import find_artifact
 
 
 def test_registering_twice_keeps_one_copy(tiny_artifact: Path, manifest: Manifest) -> None:
@@ -58,6 +60,23 @@ def test_what_bentos_pack_of_an_artifact_is_not_taken_for_it(artifact: Path) -> 
             Path(stored.path, "part").touch()
     assert register(artifact) == tag
     assert (Path(bentoml.models.get(tag).path) / MANIFEST).is_file()
+
+
+def test_a_part_is_neither_the_latest_artifact_nor_one_that_is_gone(artifact: Path) -> None:
+    """What `bentoml build` builds and `bentoml serve` serves where a bento was built in the meantime."""
+    load_manifest(artifact).model_copy(update={"default_because": "exported later"}).save(artifact)
+    tag = register(artifact)
+    part = pack(tag, ["fp32"])
+    assert str(bentoml.models.get("tuneport:latest").tag) == part
+    for known in ("tuneport:latest", "tuneport", tag, tag[:-2]):
+        assert str(find_artifact(known).tag) == tag
+    assert str(find_artifact(part).tag) == part
+    bentoml.models.delete(tag)
+    with pytest.raises(NotFound, match=tag):
+        find_artifact(tag)
+    assert str(find_artifact(tag, or_part=True).tag) == part  # as in a bento, which has parts alone
+    assert "variants" not in find_artifact("tuneport:latest").info.labels
+    bentoml.models.delete(part)
 
 
 def test_a_damaged_copy_in_the_store_is_replaced(artifact: Path) -> None:

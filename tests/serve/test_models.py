@@ -139,6 +139,12 @@ def test_the_index_says_what_is_loaded_and_what_is_not(
     assert listed[repository.versions["damaged"]]["state"] == "UNAVAILABLE"
     assert "SHA-256" in listed[repository.versions["damaged"]]["reason"]
     assert listed[repository.versions["wrong"]]["reason"] == "not loaded"
+    ready = [each for each in index if each["state"] == "READY"]
+    url = f"{service.url}/v2/repository/index"
+    for content, expected in (({"ready": True}, ready), ({"ready": False}, index), ({}, index)):
+        assert httpx.post(url, json=content).json() == expected
+    for wrong in (7, {"ready": "yes"}):
+        assert httpx.post(url, json=wrong).status_code == 422
 
 
 def test_a_shadow_is_compared_and_never_answers(service: LocalService, repository: Repository, manifest: Any) -> None:

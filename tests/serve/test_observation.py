@@ -24,7 +24,7 @@ from test_grpc import Client, call_server  # noqa: F401 -- a fixture
 from tuneport import __version__
 from tuneport.stages.serve import logs, tracing
 from tuneport.stages.serve.drift import ANSWER, NO_LABEL, Observation, observations
-from tuneport.stages.serve.process_metrics import ProcessCollector
+from tuneport.stages.serve.metrics.processes import ProcessCollector
 from tuneport.stages.serve.settings import METRICS_FOLDER
 
 NOT_OPEN = 1_000_000
@@ -70,8 +70,18 @@ def test_a_log_that_cannot_be_written_fails_no_request(broken_log: int, tiny_art
     assert len(call_server(conversation, log_requests=True).outputs[0].contents.bytes_contents) == 2
 
 
-@pytest.mark.parametrize("broken", ["request", "predictions", "batch"])
+@pytest.mark.parametrize(
+    ("group", "broken"),
+    [
+        ("requests", "count"),
+        ("requests", "in_flight"),
+        ("answers", "predictions"),
+        ("engine", "batch"),
+        ("engine", "waiting"),
+    ],
+)
 def test_metrics_that_fail_fail_no_request(
+    group: str,
     broken: str,
     tiny_artifact: Path,
     call_server: Any,  # noqa: F811
@@ -81,13 +91,11 @@ def test_metrics_that_fail_fail_no_request(
         raise OSError(28, "No space left on device")
 
     with local_service(tiny_artifact) as service:
-        monkeypatch.setattr(service.admission.metrics, broken, fail)
-        if broken == "batch":
-            service.inference.on_batch = fail
+        monkeypatch.setattr(getattr(service.admission.metrics, group), broken, fail)
         assert [service.post(text).status_code for text in ("bank", "team")] == [200, 200]
 
     async def conversation(client: Client) -> Any:
-        monkeypatch.setattr(client.admission.metrics, broken, fail)
+        monkeypatch.setattr(getattr(client.admission.metrics, group), broken, fail)
         return await client.infer(infer_request(["bank"]))
 
     assert call_server(conversation).outputs
@@ -96,14 +104,14 @@ def test_metrics_that_fail_fail_no_request(
 def test_the_files_of_several_workers_metrics_have_their_blocks_on_the_disk(tmp_path: Path) -> None:
     """A process that writes into a hole of a mapped file is killed when the disk is full."""
     program = (
-        "from tuneport.stages.serve.metric_families import Families\n"
-        "from tuneport.stages.serve.metrics import Metrics\n"
+        "from tuneport.stages.serve.metrics.families import Families\n"
+        "from tuneport.stages.serve.metrics.model import Metrics\n"
         "import os\n"
         "metrics = Metrics({'name': 'tiny', 'version': '1', 'variant': 'fp32'}, Families(processes=2))\n"
         "def full(*_): raise OSError(28, 'No space left on device')\n"
         "os.posix_fallocate = full\n"
         "try:\n"
-        "    for status in range(100_000): metrics.request('http', 'predict', str(status), 0.1)\n"
+        "    for status in range(100_000): metrics.requests.count('http', 'predict', str(status), 0.1)\n"
         "except OSError as error: print(error.errno)\n"
         "assert b'tuneport_inputs_total' in metrics.page()[0]\n"
     )
@@ -257,8 +265,8 @@ def test_answers_under_their_threshold_and_values_are_in_the_metrics(tiny_artifa
     with local_service(tiny_artifact) as service:
         service.post(["bank", "team"])
         send(service, {"inputs": ["bank", "team", "bank"], "parameters": {"threshold": 1.0}})
-        service.admission.metrics.predictions([{"score": 2.0}, {"score": 3.0}])
-        service.admission.metrics.predictions([LABELS, LABELS], has_several_labels=True)
+        service.admission.metrics.answers.predictions([{"score": 2.0}, {"score": 3.0}])
+        service.admission.metrics.answers.predictions([LABELS, LABELS], has_several_labels=True)
         page = service.get("/metrics").text
     assert count(page, 'tuneport_predictions_total{label="(none)"') == 3
     assert count(page, "tuneport_predicted_value_sum") == 5.0

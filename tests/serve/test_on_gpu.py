@@ -13,7 +13,7 @@ from tuneport.runtime.device_options import DeviceOptions
 from tuneport.runtime.loading import open_runner
 from tuneport.schema.loading import load_manifest
 from tuneport.stages.serve.bento import SERVICE, register, serve_command
-from tuneport.stages.serve.gpu_metrics import READINGS, GpuCollector
+from tuneport.stages.serve.metrics.gpus import READINGS, GpuCollector
 from tuneport.stages.serve.process import free_port, running
 
 pytestmark = pytest.mark.gpu

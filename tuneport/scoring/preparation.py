@@ -41,8 +41,7 @@ class ChunkEncoder:
         rows = self._source.read(chunk, names)
         rejected: dict[int, str] = {}
         parsed = self._parse(rows, rejected)
-        inputs = [each for each in self._encode_together(parsed, rejected) if each[2]]
-        return PreparedChunk(chunk, rows, inputs, rejected)
+        return PreparedChunk(chunk, rows, list(self._encode_together(parsed, rejected)), rejected)
 
     def _parse(self, rows: ChunkRows, rejected: dict[int, str]) -> list[tuple[Row, Any]]:
         parsed = []

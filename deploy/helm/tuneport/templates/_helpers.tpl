@@ -29,6 +29,20 @@ canary:
 {{- end }}
 {{- end }}
 
+{{- /* A value as text. Helm reads whole numbers as floating-point ones, of which it would write 8388608 as 8.388608e+06. */ -}}
+{{- define "tuneport.text" -}}
+{{- if and (kindIs "float64" .) (eq (floor .) .) }}{{ int64 . }}{{ else }}{{ . }}{{ end }}
+{{- end }}
+
+{{- define "tuneport.scaling" -}}
+scaleUp:
+  stabilizationWindowSeconds: 0
+  policies: [{type: Percent, value: 100, periodSeconds: 30}]
+scaleDown:
+  stabilizationWindowSeconds: {{ .Values.autoscaling.scaleDownSeconds }}
+  policies: [{type: Pods, value: 1, periodSeconds: 60}]
+{{- end }}
+
 {{- define "tuneport.image" -}}
 {{- if .digest }}{{ .repository }}@{{ .digest }}{{ else }}{{ .repository }}:{{ required "image.tag or image.digest is needed, also those of a canary" .tag }}{{ end }}
 {{- end }}

@@ -10,7 +10,7 @@ import psutil
 
 from tuneport.version import VERSION
 
-from . import supervision
+from .. import supervision
 
 LABELS = ("process", "pid")
 RESIDENT, CPU, STARTED, FILES = "resident_memory_bytes", "cpu_seconds", "start_time_seconds", "open_fds"

@@ -7,10 +7,10 @@ from typing import Any
 
 from tuneport.errors import TuneportError
 
-from .gpu_metrics import GpuCollector
-from .metrics_files import remove_of_ended_processes, reserve_disk_space
-from .process_metrics import ProcessCollector
-from .settings import METRICS_FOLDER
+from ..settings import METRICS_FOLDER
+from .files import remove_of_ended_processes, reserve_disk_space
+from .gpus import GpuCollector
+from .processes import ProcessCollector
 
 Model = tuple[str, ...]
 """The values of `MODEL_LABELS`."""
