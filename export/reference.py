@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import itertools
+import math
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -176,10 +177,10 @@ class TorchModel:
     def encode(self, parsed_inputs: Sequence[Any], *, multiple: int = 1) -> dict[str, torch.Tensor]:
         """Tokenize inputs to the tensors that the model takes, each int64 (windows, tokens), padded, on its device.
 
-        The number of tokens is a `multiple`, unless the maximum length is none.
+        The number of tokens is a multiple of `multiple` or, if the maximum length is none, of their common divisor.
         """
-        fits = self._checkpoint.max_length % multiple == 0
-        return self._to_device(self._tokenize(parsed_inputs, pad_to_multiple_of=multiple if fits else None))
+        divisor = math.gcd(multiple, self._checkpoint.max_length)
+        return self._to_device(self._tokenize(parsed_inputs, pad_to_multiple_of=divisor))
 
     def run_batch(self, rows: Sequence[EncodedInput]) -> Any:
         """Run rows in one padded batch, as a variant's runner does, and return the outputs on the host; for timing."""
@@ -209,7 +210,7 @@ class TorchModel:
             raise EngineError(f"torch.compile fails ({reason[:200]})", "leave out --torch-compile") from error
         self.compile_s = round(time.perf_counter() - started, 1)
 
-    def _tokenize(self, parsed_inputs: Sequence[Any], *, pad_to_multiple_of: int | None = None) -> Any:
+    def _tokenize(self, parsed_inputs: Sequence[Any], *, pad_to_multiple_of: int = 1) -> Any:
         return self._checkpoint.tokenizer(
             **self._task.torch_inputs(parsed_inputs),
             max_length=self._checkpoint.max_length,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import bentoml
 from bentoml._internal.configuration.containers import BentoMLContainer
-from bentoml.exceptions import BentoMLException, NotFound
+from bentoml.exceptions import BentoMLException
 
 from tuneport.errors import ArtifactError, TuneportError
 from tuneport.folders import sha256
@@ -22,7 +22,7 @@ from tuneport.signing import SIGNATURE
 
 from .packing import copy_artifact, model_labels, pack
 from .process import serve_environment
-from .registered import MODEL_NAME, find_artifact
+from .registered import MODEL_NAME, find_artifact, find_exactly, folder_of, mark_registered
 
 SERVICE = "tuneport.stages.serve.service:Tuneport"
 BENTOFILE = "bentofile.yaml"
@@ -39,19 +39,19 @@ def register(artifact: Path) -> str:
     check_files(artifact, manifest)
     _check_home()
     tag = f"{MODEL_NAME}:{manifest.version}-{sha256(artifact / MANIFEST)[:8]}"
-    try:
-        # The store also finds a tag by its beginning, and what bentos pack of this artifact begins so.
-        if not any(str(model.tag) == tag for model in bentoml.models.list(MODEL_NAME)):
-            raise NotFound(f"there is no {tag}")
-        model = bentoml.models.get(tag)
+    if model := find_exactly(tag):
         stored = Path(model.path)
-        check_files(stored, load_manifest(stored))
-        _update_signature(artifact, stored)
-        return tag
-    except NotFound:
-        pass
-    except ArtifactError:
-        bentoml.models.delete(tag)
+        try:
+            check_files(stored, load_manifest(stored))
+        except ArtifactError:
+            bentoml.models.delete(tag)
+        else:
+            _update_signature(artifact, stored)
+            mark_registered(model)
+            return tag
+    elif folder_of(tag).exists():
+        problem = f"BentoML's store has a part of {tag} alone, from a command that was ended"
+        raise TuneportError(problem, f"remove {folder_of(tag)}, unless another command writes it right now")
     _store(artifact, manifest, tag)
     return tag
 

@@ -1,9 +1,13 @@
 """Artifacts in BentoML's store, found by their tags. What bentos pack of them lies there, too, under longer tags."""
 
-from collections.abc import Sequence
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import bentoml
-from bentoml.exceptions import NotFound
+from bentoml._internal.configuration.containers import BentoMLContainer
+from bentoml.exceptions import BentoMLException, NotFound
 
 MODEL_NAME = "tuneport"
 LATEST = f"{MODEL_NAME}:latest"
@@ -13,23 +17,47 @@ VARIANTS = "variants"
 
 
 def find_artifact(tag: str, *, or_part: bool = False) -> bentoml.Model:
-    """Return an artifact of the store by its tag, its beginning, or `LATEST`; raises NotFound.
+    """Return an artifact of the store by its tag, its beginning, or `LATEST`.
 
     BentoML itself would take a part that a bento packs for the artifact that was registered last, and for one that is
-    not there any more. In a bento there are parts alone: `or_part` takes one of these if there is nothing else.
+    not there any more. In a bento there are parts alone: `or_part` takes one of these if there is nothing else. Raises
+    NotFound, and BentoMLException for a beginning that several have.
     """
-    stored = _list()
-    exact = [model for model in stored if str(model.tag) == tag]
-    wanted = [model for model in stored if tag in (MODEL_NAME, LATEST) or str(model.tag).startswith(tag)]
+    if exact := find_exactly(tag):
+        return exact
+    is_latest = tag in (MODEL_NAME, LATEST)
+    wanted = [model for model in _complete() if is_latest or str(model.tag).startswith(tag)]
     artifacts = [model for model in wanted if VARIANTS not in model.info.labels]
-    found = exact or artifacts or (wanted if or_part else [])
+    if len(artifacts) > 1 and not is_latest:
+        raise BentoMLException(f"several artifacts begin with {tag}: {', '.join(str(each.tag) for each in artifacts)}")
+    found = artifacts or (wanted if or_part else [])
     if not found:
         raise NotFound(f"BentoML's store has no artifact {tag}")
-    return max(found, key=lambda model: model.info.creation_time)
+    return max(found, key=lambda model: os.stat(model.path).st_mtime_ns)
 
 
-def _list() -> Sequence[bentoml.Model]:
+def find_exactly(tag: str) -> bentoml.Model | None:
+    """Return a model by its whole tag; None if there is none, or it is not complete."""
     try:
-        return list(bentoml.models.list(MODEL_NAME))
-    except NotFound:
-        return []
+        model = bentoml.models.get(tag)
+    except BentoMLException:
+        return None
+    return model if str(model.tag) == tag else None
+
+
+def folder_of(tag: str) -> Path:
+    """Return where the store has, or would have, a model."""
+    return Path(BentoMLContainer.model_store_dir.get(), *tag.split(":", 1))
+
+
+def mark_registered(model: bentoml.Model) -> None:
+    """Make it the one that was registered last: the time of its folder says when that was."""
+    os.utime(model.path)
+
+
+def _complete() -> Iterator[bentoml.Model]:
+    """Yield the models of the store, without those that are being written, or were not to their end."""
+    with contextlib.suppress(FileNotFoundError):
+        for folder in sorted(folder_of(MODEL_NAME).iterdir()):
+            if folder.is_dir() and (model := find_exactly(f"{MODEL_NAME}:{folder.name}")):
+                yield model

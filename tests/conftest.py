@@ -37,8 +37,8 @@ from tuneport.schema.artifact import Manifest
 from tuneport.schema.loading import load_manifest
 
 # Property tests have the same examples in every run; `make slow` draws new ones (--hypothesis-profile search).
-settings.register_profile("search", derandomize=False)
-settings.register_profile("fixed", derandomize=True)
+settings.register_profile("search", derandomize=False, deadline=None)
+settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.load_profile("fixed")
 
 

@@ -100,9 +100,9 @@ def run_in_rounds(specs: Sequence[LoadSpec], rounds: int, progress: Callable[[st
 
 
 def summarize(spec: LoadSpec, loads: Sequence[LoadResult]) -> OverloadLoad:
-    """Add the rounds of one load up; raises GateError if the server answered too little for a percentile."""
+    """Add the rounds of one load up; raises GateError if the server answered too little in one."""
     p50, p99 = (latency_percentile(loads, percent) for percent in (50, 99))
-    if p50 is None or p99 is None:
+    if p50 is None or p99 is None or not all(load.answered for load in loads):
         raise GateError(f"too few requests were answered: {spec.name}", "raise --seconds, or see the server's log")
     statuses: Mapping[int, int] = {
         status: sum(load.statuses.get(status, 0) for load in loads) for load in loads for status in load.statuses

@@ -1,11 +1,9 @@
 """The results of the overload benchmark."""
 
-from statistics import median
-
 from tuneport.host import Host
 from tuneport.schema.artifact import Interval
 from tuneport.schema.base import Frozen
-from tuneport.stages.export.intervals import ratio_interval
+from tuneport.stages.export.intervals import Samples
 
 from ..report import markdown_table
 
@@ -47,10 +45,10 @@ class OverloadReport(Frozen):
     """UTC, ISO 8601."""
 
     def goodput_ratio(self, load: OverloadLoad) -> tuple[float, Interval]:
-        """Return the goodput of a load as a share of that at full load in the same round: median and interval."""
-        full = self.loads[0].goodput_by_round
-        shares = [ours / theirs for ours, theirs in zip(load.goodput_by_round, full, strict=True)]
-        return median(shares), ratio_interval(load.goodput_by_round, full)
+        """Return the goodput of a load as a share of full load's in the same round: median and interval."""
+        pairs = zip(load.goodput_by_round, self.loads[0].goodput_by_round, strict=True)
+        shares = Samples.of([ours / theirs for ours, theirs in pairs])
+        return shares.median, shares.interval
 
     def share_of_cores_left(self, load: OverloadLoad) -> float:
         """Return that share with each goodput divided by the processors that the load generator left to the service."""

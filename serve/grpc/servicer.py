@@ -72,7 +72,7 @@ class Servicer:
 
     async def _stream(self, requests: Any, context: Context) -> None:
         """Answer a stream."""
-        self.active.begin(context)
+        self.active.begin(context, is_accepted=not self._is_stopping)
         await self._streams.handle(requests, context)
 
     async def server_live(self, request: Any, context: Context, frame: RequestFrame) -> Any:
@@ -153,12 +153,14 @@ class Servicer:
         """Put a request frame around a call, and abort it with the code of an error that it raises."""
 
         async def framed(raw: bytes, context: Context) -> Any:
-            self.active.begin(context)
-            frame = self._frame(context, operation)
+            is_refused = self._is_stopping and operation is not None
+            self.active.begin(context, is_accepted=not self._is_stopping)
+            # A refused call needs no slot, which it might not get, and is no failure to be counted.
+            frame = self._frame(context, None if is_refused else operation)
             context.set_trailing_metadata((("x-request-id", frame.request_id),))
 
             async def answer() -> Any:
-                if self._is_stopping and operation:
+                if is_refused:
                     raise ServiceStopping
                 response = await call(parse_request(frame.admission.settings, kind, raw), context, frame)
                 frame.status = "OK"

@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 MAX_KEPT_BYTES = 65_536
-"""More is sent at once, without another copy."""
+"""Of what is kept; a larger part is sent as it is, without a copy."""
 
 
 class GatheringTransport:
@@ -19,15 +19,21 @@ class GatheringTransport:
         self._transport = transport
         self._loop = loop
         self._kept: list[bytes] = []
+        self._size = 0
         self.is_closing = transport.is_closing
         self.get_extra_info = transport.get_extra_info
 
     def write(self, data: bytes) -> None:
-        """Send data soon."""
+        """Send data soon, or now if it is much."""
+        if len(data) > MAX_KEPT_BYTES:
+            self._send()
+            self._transport.write(data)
+            return
         if not self._kept:
             self._loop.call_soon(self._send)
         self._kept.append(data)
-        if len(data) > MAX_KEPT_BYTES:
+        self._size += len(data)
+        if self._size > MAX_KEPT_BYTES:
             self._send()
 
     def close(self) -> None:
@@ -36,7 +42,7 @@ class GatheringTransport:
         self._transport.close()
 
     def _send(self) -> None:
-        kept, self._kept = self._kept, []
+        kept, self._kept, self._size = self._kept, [], 0
         if kept and not self._transport.is_closing():
             self._transport.write(kept[0] if len(kept) == 1 else b"".join(kept))
 

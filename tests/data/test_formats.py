@@ -16,7 +16,7 @@ from tuneport.data.conll_rows import read_conll
 from tuneport.data.reader import read_data
 from tuneport.errors import DataError
 
-quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+quick = settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 characters = st.characters(codec="utf-8")
 odd = st.sampled_from(['"', '""', "'", ",", ";", "\t", "|", "\n", "\r\n", "\r", "\\", "\x00", "\u2028", "\ufeff",
                        "e\u0301",

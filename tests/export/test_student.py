@@ -183,8 +183,9 @@ def test_the_lengths_of_batches_are_few(deep: Prepared) -> None:
     lengths = {feeds["input_ids"].shape[1] for feeds in itertools.islice(distiller._batches(), 12)}
     assert max(lengths) == deep.source.checkpoint.max_length
     assert all(length % distill.LENGTH_MULTIPLE == 0 for length in lengths)
-    odd = deep.source.checkpoint.max_length // 2 + 1
-    assert model.encode([long], multiple=odd)["input_ids"].shape[1] == deep.source.checkpoint.max_length
+    half = deep.source.checkpoint.max_length // 2
+    assert model.encode([task.parse_input("word")], multiple=half * 3)["input_ids"].shape[1] == half
+    assert model.encode([long], multiple=half * 3)["input_ids"].shape[1] == 2 * half
 
 
 def test_embeddings_are_not_trained(deep: Prepared) -> None:

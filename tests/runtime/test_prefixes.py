@@ -77,7 +77,7 @@ units = st.lists(
 )
 sizes = st.integers(FIRST_PART - 20, FIRST_PART + 60) | st.integers(LONG - 20, 2 * LONG)
 texts = st.builds(repeated, units, sizes)
-SETTINGS = settings(max_examples=80, deadline=None, derandomize=True)
+SETTINGS = settings(max_examples=80, derandomize=True)
 
 
 @SETTINGS

@@ -50,13 +50,13 @@ def test_golden_texts(ours: TextTokenizer, theirs: PreTrainedTokenizerFast, tiny
     assert {True, False} == set(flags)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(text=st.text(max_size=400) | st.lists(st.sampled_from(WORDS), max_size=120).map(" ".join))
 def test_random_texts(ours: TextTokenizer, theirs: PreTrainedTokenizerFast, text: str) -> None:
     assert_same(ours, theirs, text)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     text=st.text(max_size=200) | st.lists(st.sampled_from(WORDS), max_size=80).map(" ".join),
     pair=st.text(max_size=200) | st.lists(st.sampled_from(WORDS), max_size=80).map(" ".join),
@@ -69,7 +69,7 @@ UNUSUAL_CHARACTERS = "ab é\t\n\r\x0b\x1c\x1d\x85\xa0\u2028\u3000世\u0301\u00ad
 
 
 # Around the length at which only a prefix is read, white space of every kind included.
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     unit=st.text(st.sampled_from(UNUSUAL_CHARACTERS), min_size=1, max_size=40),
     size=st.integers(16 * MAX_LENGTH - 20, 16 * MAX_LENGTH + 400),

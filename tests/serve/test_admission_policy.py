@@ -36,7 +36,7 @@ def measured(tokens_per_s: float, *, batches: int = 50, batch_s: float = 0.01, *
     timeout_s=st.floats(0.3, 30),
     max_wait_s=st.none() | st.floats(0.3, 30),
 )
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_nothing_is_refused_that_would_be_answered_in_time(
     gaps: list[float], streams: int, batch_rows: int, timeout_s: float, max_wait_s: float | None
 ) -> None:
@@ -65,7 +65,7 @@ def test_nothing_is_refused_below_capacity(load: float, streams: int) -> None:
 
 
 @given(timeout_s=st.floats(0.1, 0.5), load=st.floats(1.5, 4), streams=st.integers(1, 2))
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 def test_accepted_requests_meet_their_deadline_and_refusals_cost_no_goodput(
     timeout_s: float, load: float, streams: int
 ) -> None:
@@ -185,7 +185,6 @@ def test_idle_time_does_not_make_an_engine_look_slow() -> None:
 
 
 @given(st.lists(st.floats(0, 0.2), min_size=1, max_size=300))
-@settings(deadline=None)
 def test_refusals_are_spaced_and_none_is_held_for_long(gaps: list[float]) -> None:
     pacer, now, sent = RefusalPacer(), 0.0, []
     for gap in gaps:

@@ -274,7 +274,7 @@ def test_malformed_calls_are_refused_and_the_next_is_answered(call_server: Any) 
 
 def test_random_messages_never_end_the_server(call_server: Any) -> None:
     async def conversation(client: Client) -> None:
-        @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+        @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
         @given(st.binary(max_size=200), st.lists(st.integers(-(2**63), 2**63 - 1), max_size=3), st.binary(max_size=40))
         def collect(raw: bytes, shape: list[int], element: bytes) -> None:
             request = messages.ModelInferRequest(model_name="tiny", raw_input_contents=[raw])
@@ -419,11 +419,33 @@ def test_a_call_that_takes_longer_than_the_grace_time_is_unavailable(call_server
         accepted = asyncio.ensure_future(client.refused(infer_request(["bank"]), Code.UNAVAILABLE))
         await engine.called()
         stopping = asyncio.ensure_future(client.server.stop(60))
-        await client.refused(infer_request(["bank"]), Code.UNAVAILABLE, "the service is stopping")
+        await client.refused(infer_request(["bank"]), Code.UNAVAILABLE)
         await client.server.stop(0)  # as a second signal does
         await accepted
         await stopping
         engine.resume()
+
+    call_server(conversation)
+
+
+def test_clients_that_go_on_calling_do_not_hold_a_stop(call_server: Any) -> None:
+    async def conversation(client: Client) -> None:
+        assert client.server
+        engine = StalledEngine.of(client.admission.inference.predictor.runner, stalled=True)
+        accepted = asyncio.ensure_future(client.infer(infer_request(["bank"])))
+        await engine.called()
+        stopping = asyncio.ensure_future(client.server.stop(60))
+
+        async def call_on() -> None:
+            while not stopping.done():
+                await client.refused(infer_request(["bank"]), Code.UNAVAILABLE)
+
+        calling = [asyncio.ensure_future(call_on()) for _ in range(4)]
+        await asyncio.sleep(0.5)
+        assert not stopping.done()
+        engine.resume()
+        assert (await accepted).outputs
+        await asyncio.wait_for(asyncio.gather(stopping, *calling), 30)
 
     call_server(conversation)
 

@@ -2,13 +2,14 @@
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import bentoml
 import pytest
-from bentoml.exceptions import NotFound
+from bentoml.exceptions import BentoMLException, NotFound
 from kit import ROOT
 from kit.artifacts import change_byte
 from kit.command import assert_one_line
@@ -77,6 +78,35 @@ def test_a_part_is_neither_the_latest_artifact_nor_one_that_is_gone(artifact: Pa
     assert str(find_artifact(tag, or_part=True).tag) == part  # as in a bento, which has parts alone
     assert "variants" not in find_artifact("tuneport:latest").info.labels
     bentoml.models.delete(part)
+
+
+def test_the_latest_artifact_is_the_one_that_was_registered_last_if_again(artifact: Path, tiny_artifact: Path) -> None:
+    first = register(tiny_artifact)
+    load_manifest(artifact).model_copy(update={"default_because": "exported in between"}).save(artifact)
+    second = register(artifact)
+    assert str(find_artifact("tuneport:latest").tag) == second
+    assert register(tiny_artifact) == first
+    assert str(find_artifact("tuneport:latest").tag) == first
+    beginning = first.partition("-")[0]
+    assert second.startswith(beginning)
+    with pytest.raises(BentoMLException, match=rf"several artifacts begin with {beginning}: .*{second}"):
+        find_artifact(beginning)
+
+
+def test_what_was_not_written_to_its_end_is_in_nobody_s_way(artifact: Path) -> None:
+    load_manifest(artifact).model_copy(update={"default_because": "beside a part"}).save(artifact)
+    tag = register(artifact)
+    model = bentoml.models.get(tag)
+    Path(model.path).with_name("0-incomplete").mkdir()
+    assert str(find_artifact("tuneport:latest").tag) == str(find_artifact(tag[:-2]).tag) == tag == register(artifact)
+    Path(model.path, "model.yaml").unlink()
+    with pytest.raises(NotFound):
+        find_artifact(tag)
+    with pytest.raises(TuneportError, match="a part of") as caught:
+        register(artifact)
+    assert model.path in caught.value.remedy
+    for folder in (Path(model.path), Path(model.path).with_name("0-incomplete")):
+        shutil.rmtree(folder)
 
 
 def test_a_damaged_copy_in_the_store_is_replaced(artifact: Path) -> None:

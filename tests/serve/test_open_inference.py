@@ -246,7 +246,7 @@ def test_random_raw_bytes_are_elements_or_refused(raw: bytes, count: int) -> Non
     assert b"".join(len(each).to_bytes(4, "little") + each for each in elements) == raw
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(),
@@ -265,7 +265,7 @@ def test_random_json_never_fails_the_server(local: TestClient, content: Any) -> 
         assert (answer.status_code == 200) == ("error" not in answer.json())
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.text(max_size=80), min_size=1, max_size=6))
 def test_random_texts_get_torch_s_answers_through_both_protocols(
     local: TestClient, tiny_checkpoint: Path, texts: list[str]

@@ -3,10 +3,16 @@
 import asyncio
 import socket
 from collections.abc import Callable
+from typing import Any
 
-import pytest
+import uvicorn
+import uvloop
+from starlette.responses import Response
+from uvicorn.server import ServerState
 
+from tuneport.stages.serve.http.protocol import extend_protocol
 from tuneport.stages.serve.http.transport import MAX_KEPT_BYTES, GatheringTransport
+from tuneport.stages.serve.settings import Settings
 
 Write = Callable[[GatheringTransport], None]
 
@@ -70,16 +76,65 @@ def test_an_aborted_connection_sends_nothing() -> None:
     assert sent(write) == ([], b"")
 
 
-@pytest.mark.parametrize("size", [MAX_KEPT_BYTES, MAX_KEPT_BYTES + 1])
-def test_large_parts_keep_their_order_and_are_not_kept(size: int) -> None:
-    kept: list[int] = []
+def test_large_parts_keep_their_order_and_are_not_copied() -> None:
+    large = b"b" * (MAX_KEPT_BYTES + 1)
 
     def write(transport: GatheringTransport) -> None:
-        transport.write(b"a")
-        transport.write(b"b" * size)
-        kept.append(len(transport._kept))
-        transport.write(b"c")
+        for part in (b"a", large, b"c"):
+            transport.write(part)
 
     calls, received = sent(write)
-    assert received == b"a" + b"b" * size + b"c"
-    assert (kept, len(calls)) == (([2], 1) if size == MAX_KEPT_BYTES else ([0], 2))
+    assert received == b"a" + large + b"c"
+    assert [len(call) for call in calls] == [1, len(large), 1]
+    assert calls[1] is large
+
+
+def test_no_more_is_kept_than_may_be() -> None:
+    """Else a client that does not read would not slow down what writes."""
+    half = b"b" * (MAX_KEPT_BYTES // 2)
+
+    def write(transport: GatheringTransport) -> None:
+        for _ in range(7):
+            transport.write(half)
+
+    calls, received = sent(write)
+    assert received == 7 * half
+    assert [len(call) // len(half) for call in calls] == [3, 3, 1]
+
+
+class Segments(asyncio.Protocol):
+    """Keeps what comes, as it comes."""
+
+    def __init__(self) -> None:
+        self.received: list[bytes] = []
+        self.ended = asyncio.get_running_loop().create_future()
+
+    def data_received(self, data: bytes) -> None:
+        self.received.append(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.ended.set_result(None)
+
+
+def test_a_response_of_the_service_is_whole_in_one_piece() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await Response(b"body")(scope, receive, send)
+
+    async def run() -> list[bytes]:
+        config = uvicorn.Config(app, log_config=None, lifespan="off", ws="none", http="httptools")
+        config.load()
+        state = ServerState()
+        protocol = extend_protocol(config.http_protocol_class, Settings())
+        ours, theirs = socket.socketpair()
+        loop = asyncio.get_running_loop()
+        await loop.connect_accepted_socket(lambda: protocol(config=config, server_state=state, app_state={}), ours)
+        transport, client = await loop.create_connection(Segments, sock=theirs)
+        transport.write(b"POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+        await client.ended
+        return client.received
+
+    for runner in (asyncio.run, uvloop.run):
+        [response] = runner(asyncio.wait_for(run(), 10))
+        assert response.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert response.endswith(b"\r\n\r\nbody")
