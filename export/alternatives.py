@@ -12,6 +12,7 @@ from tuneport.schema.artifact import Execution
 from .benchmark import ENOUGH_SINGLES, benchmark, choose_limits
 from .build import Passed, VariantBuilder
 from .config import Objective
+from .memory import release_memory
 from .provider_options import graph_shapes
 from .results import BenchmarkResult
 from .select import gain
@@ -40,6 +41,7 @@ def choose_execution(builder: VariantBuilder, passed: Passed, rows: Sequence[Enc
     """
     name, objective = passed.candidate.name, builder.requirements.objective
     opened = list(open_alternatives(builder, passed))
+    release_memory()  # of compiling them
     executions = {label: execution for label, execution, _ in opened}
     targets = {
         label: BenchmarkTarget.of_runner(runner, execution.device, execution.precision)

@@ -30,7 +30,7 @@ from .context import BuildContext
 BATCH_ROWS = 16
 BATCH_TOKENS = 2048
 """Of long inputs, and of those that are read in several windows, fewer rows are taken."""
-PART_TOKENS = 768
+PART_TOKENS = 512
 """A batch runs in parts whose gradients are added up: hidden states and attention of all layers of teacher and student
 are in memory at once."""
 LENGTH_MULTIPLE = 16

@@ -18,9 +18,7 @@ from .servicer import SERVICE, Servicer
 EXTRA_MESSAGE_BYTES = 64 * 1024
 """What a message may have beside the inputs that `max_body_bytes` bounds."""
 MIN_IDLE_S = 60
-POLL_S, POLLS = 0.1, 2
-EXTRA_GRACE_S = 5.0
-"""What grpc gets beyond the grace time: connections are closed before it cancels their calls."""
+POLL_S = 0.1
 
 
 class GrpcServer:
@@ -81,25 +79,20 @@ class GrpcServer:
         await asyncio.shield(self._stopping)
 
     async def _stop(self) -> None:
-        """Stop in two parts, because grpc ends what it has not begun with CANCELLED when its server stops.
+        """Refuse what comes until the accepted calls have ended, then stop.
 
-        At first it goes on, for a moment, so that what has arrived is begun and refused, and the connections without
-        accepted calls are closed. Then it tells the clients of the others to connect elsewhere, and waits.
+        When grpc's server stops, it ends with CANCELLED what has arrived and was not begun, as if the client had given
+        up. Therefore it goes on as long as it has accepted calls, whose connections may bring others, and the other
+        connections are closed: their clients get UNAVAILABLE, and connect elsewhere.
         """
         await self.set_ready(False)
         self._servicer.refuse()
         active, port = self._servicer.active, self._settings.grpc_port
         try:
-            for _ in range(POLLS):
+            close_connections(port, except_for=active.client_ports)
+            while active.accepted_ports and time.monotonic() < self._ends_at:
+                await asyncio.sleep(POLL_S)
                 close_connections(port, except_for=active.client_ports)
-                if not active.client_ports:
-                    break
-                await asyncio.sleep(min(POLL_S, max(0, self._ends_at - time.monotonic())))
-            close_connections(port, except_for=active.accepted_ports)
-            grace_s = max(0, self._ends_at - time.monotonic()) + EXTRA_GRACE_S
-            stopping = asyncio.ensure_future(self._server.stop(grace_s))
-            while not stopping.done() and time.monotonic() < self._ends_at:
-                await asyncio.wait({stopping}, timeout=POLL_S)
             close_connections(port, except_for=())  # calls that take longer than the grace time are UNAVAILABLE, too
         finally:
             await self._server.stop(0)
