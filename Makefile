@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-S3_SERVER := $(VENV)/s3/bin/moto_server
+S3_SERVER := $(VENV)/.s3
 ARTIFACT ?= demo/artifact
 
 # An environment of its own: onnxruntime-gpu and onnxruntime install the same folder.
@@ -77,10 +77,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 # An S3 server for the tests of storage, in an environment of its own: its dependencies exclude some of theirs. Without
-# it these tests are skipped.
-$(S3_SERVER): $(INSTALLED)
+# it these tests are skipped. An installation that fails is not tried again before this file is removed.
+$(S3_SERVER): | $(INSTALLED)
 	-$(PYTHON) -m venv $(VENV)/s3 && $(VENV)/s3/bin/python -m pip install --quiet --disable-pip-version-check \
 		'moto[s3]==5.2.1' flask==3.1.3 flask-cors==6.0.2
+	touch $@
 
 $(VENV)/.slow: $(INSTALLED)
 	$(call install,$(VENV),ray)

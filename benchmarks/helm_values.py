@@ -1,11 +1,15 @@
-"""Values of the Helm chart from a plan: as many pods as it needs machines, each with the resources of one."""
+"""Values of the Helm chart from a plan: as many pods as it needs machines, each with the resources of one.
+
+Measure in a container that is limited to what a pod may have: a node keeps a part of its processors for itself and its
+daemons, so a pod that asks for all of them is never scheduled.
+"""
 
 import math
 from pathlib import Path
 
 from tuneport.errors import TuneportError
 
-from .endpoint.results import GRPC, HTTP
+from .endpoint.results import GRPC, HTTP, EndpointReport
 from .plan import Plan, ServerPlan
 
 MIN_REPLICAS = 2
@@ -19,6 +23,7 @@ def write_helm_values(found: Plan, file: Path) -> None:
     """Write values for deploy/helm/tuneport; raises TuneportError if tuneport's server is not part of the plan."""
     server = _server(found)
     lines = [f"# {line}" for line in (f"{server.name} in {found.config.report}:", *found.caption().split(". "))]
+    lines += _warning(found.report)
     replicas = max(server.machines, MIN_REPLICAS)
     lines += [f"replicas: {replicas}", "autoscaling:", f"  minReplicas: {MIN_REPLICAS}", f"  maxReplicas: {replicas}"]
     report = found.report
@@ -30,6 +35,17 @@ def write_helm_values(found: Plan, file: Path) -> None:
         file.write_text("\n".join(lines) + "\n", encoding="utf-8")
     except OSError as error:
         raise TuneportError(f"{file} cannot be written ({error.strerror})", "choose another file") from error
+
+
+def _warning(report: EndpointReport) -> list[str]:
+    """Return a comment for figures that were measured with all processors of a machine."""
+    cores = report.host.cores
+    if report.machine is None or report.machine.processors != cores:
+        return []
+    return [
+        f"# WARNING: measured on all {cores} processors of the machine. No node of that kind has room for such a pod,",
+        "# because it keeps a part of them for itself. Measure in a container limited to what a pod may have.",
+    ]
 
 
 def _server(found: Plan) -> ServerPlan:

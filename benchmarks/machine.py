@@ -30,6 +30,8 @@ class MachineState(Frozen):
     load_average: float
     """Processes that wanted a processor in the last minute; the benchmark itself has not begun."""
     versions: dict[str, str]
+    processors: int | None = None
+    """Of the whole machine, also those that this process may not use; None in older reports."""
     product_tflops: dict[str, float]
     """Precision → the highest rate of a large matrix product in torch, in TFLOP/s; empty where it was not measured."""
 
@@ -43,6 +45,7 @@ class MachineState(Frozen):
             max_cpu_mhz=int(max_khz) / 1000 if max_khz else None,
             load_average=round(os.getloadavg()[0], 2),
             versions=_versions(),
+            processors=os.cpu_count(),
             product_tflops=product_tflops(device) if device else {},
         )
 

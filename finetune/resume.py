@@ -11,6 +11,7 @@ from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from tuneport.errors import TuneportError
+from tuneport.folders import check_writable
 from tuneport.schema.run import RUN
 
 from .checkpoint_hashes import is_whole
@@ -28,11 +29,17 @@ def check_outside(out: Path, inputs: Iterable[str | Path | None]) -> None:
 
 
 def check_can_resume(out: Path) -> None:
-    """Raise TuneportError for a finished run, and for a folder without a run."""
+    """Raise TuneportError for a finished run, for a folder without a run, and for one that cannot be written."""
     if (out / RUN).is_file():
         raise TuneportError(f"{out} is finished", "give a run that was interrupted, or pass --overwrite")
     if not (out / SETTINGS).is_file():
         raise TuneportError(f"{out} holds no unfinished run", "leave out --resume to begin one")
+    check_resumed_folder(out)
+
+
+def check_resumed_folder(out: Path) -> None:
+    """Refuse to resume what lies in a folder that cannot be written."""
+    check_writable(out, f"{out} cannot be written", "make it writable, or copy it to another place")
 
 
 def remove_damaged(out: Path) -> list[str]:

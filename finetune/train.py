@@ -21,7 +21,7 @@ import transformers
 from datasets import Dataset
 
 from tuneport.data.reader import fingerprint
-from tuneport.folders import check_out, full_disk_is_an_error, git_commit
+from tuneport.folders import check_out, full_disk_is_an_error, git_commit, new_folder
 from tuneport.host import Host
 from tuneport.modeling.attention import cudnn_attention
 from tuneport.modeling.identity import hash_checkpoint
@@ -96,9 +96,8 @@ def finetune(
         going_on = checkpoint.name if checkpoint else "the start"
         warn(f"{', '.join(damaged)}: incomplete or changed since; training continues from {going_on}")
     if state.is_main_process and not resume:
-        shutil.rmtree(out, ignore_errors=True)
-        out.mkdir(parents=True)
-        write_json(out / SETTINGS, identity)
+        with new_folder(out, marker=SETTINGS, overwrite=overwrite) as folder:
+            write_json(folder / SETTINGS, identity)
     state.wait_for_everyone()
 
     # Batches of varying lengths.

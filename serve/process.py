@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import psutil
 
@@ -62,17 +62,26 @@ REMEDIES = {
 
 def listen(host: str, port: int, backlog: int, *, protocol: str = HTTP) -> socket.socket:
     """Open a port; raises a TuneportError where that is impossible, such as on a port in use."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was just closed is free
-        listening.bind((host, port))
-        listening.listen(backlog)
-    except OSError as error:
-        listening.close()
-        problem = f"{protocol} cannot listen on {host}:{port} ({error.strerror})"
-        raise TuneportError(problem, REMEDIES[protocol]) from error
+    with contextlib.ExitStack() as on_failure:
+        try:
+            family, address = _resolve(host, port)
+            listening = on_failure.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was just closed is free
+            listening.bind(address)
+            listening.listen(backlog)
+        except (OSError, UnicodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "no host has such a name"
+            problem = f"{protocol} cannot listen on {host}:{port} ({reason})"
+            raise TuneportError(problem, REMEDIES[protocol]) from error
+        on_failure.pop_all()
     return listening
+
+
+def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, Any]:
+    """Return the family and the address of a host's name, of IPv4 if it has one: not every machine has IPv6."""
+    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, *_, address = min(found, key=lambda each: each[0] != socket.AF_INET)
+    return family, address
 
 
 def check_ports(ports: Mapping[str, tuple[str, int | None]]) -> None:

@@ -48,12 +48,13 @@ def git_commit(folder: Path) -> str | None:
 
 
 def check_out(out: Path, *, marker: str, overwrite: bool) -> None:
-    """Refuse an output folder that exists, or cannot be created, before any work is done.
+    """Refuse an output folder that exists, or cannot be created or replaced, before any work is done.
 
     Even `overwrite` replaces only a folder that holds `marker`, the file that such a folder always has: a
     mistyped `--out ~` must not cost anyone their home.
     """
     if not _exists(out):
+        _check_parent(out, "created")
         return
     if out.resolve() in (Path.cwd(), *Path.cwd().parents):
         raise TuneportError(f"{out} is the folder that you are in", "choose a new folder within it")
@@ -64,21 +65,37 @@ def check_out(out: Path, *, marker: str, overwrite: bool) -> None:
             f"{out} holds no {marker}, so it was not written by this command",
             "choose another --out; --overwrite replaces only what the same command wrote",
         )
+    _check_parent(out, "replaced")
 
 
 def _exists(out: Path) -> bool:
-    """Tell whether `out` is there; raises TuneportError if it is not and cannot be created."""
     try:
-        if out.exists():
-            return True
-        parent = next(folder for folder in out.absolute().parents if folder.exists())
-        if not parent.is_dir():
-            raise TuneportError(f"{out} cannot be created: {parent} is a file", "choose another --out")
-        with full_disk_is_an_error(out):
-            os.rmdir(tempfile.mkdtemp(prefix=".tuneport-", dir=parent))
+        return out.exists()
     except OSError as error:
         raise TuneportError(f"{out} cannot be created ({error.strerror})", "choose another --out") from error
-    return False
+
+
+def _check_parent(out: Path, what: str) -> None:
+    """Refuse `out` if its parent, or the nearest folder above that exists, takes no new folder."""
+    problem, place = f"{out} cannot be {what}", out.resolve()  # a link stays, and what it points to is replaced
+    parent = next(folder for folder in place.parents if folder.exists())
+    if not parent.is_dir():
+        raise TuneportError(f"{problem}: {parent} is a file", "choose another --out")
+    if place.is_mount():
+        raise TuneportError(f"{problem}: it is a mount point", "choose a folder within it")
+    check_writable(parent, problem, "choose another --out")
+
+
+def check_writable(folder: Path, problem: str, remedy: str) -> None:
+    """Raise a TuneportError of `problem` and `remedy` if nothing can be created in a folder.
+
+    It is tried, because permissions do not tell: a file system may be mounted read-only, or be full.
+    """
+    try:
+        with full_disk_is_an_error(folder):
+            os.rmdir(tempfile.mkdtemp(prefix=".tuneport-", dir=folder))
+    except OSError as error:
+        raise TuneportError(f"{problem} ({error.strerror})", remedy) from error
 
 
 @contextlib.contextmanager
@@ -86,7 +103,7 @@ def new_folder(out: Path, *, marker: str, overwrite: bool = False) -> Iterator[P
     """Yield a temporary sibling of `out` that becomes `out` when the block ends, and vanishes if it fails.
 
     Readers see the old folder or the new one, whole. Leftovers of a process that was killed are removed by
-    the next call. A full disk is a TuneportError.
+    the next call. A full disk is a TuneportError, and so is a folder that cannot be moved.
     """
     out = out.resolve()
     _remove_leftovers(out)
@@ -99,7 +116,13 @@ def new_folder(out: Path, *, marker: str, overwrite: bool = False) -> Iterator[P
     try:
         with full_disk_is_an_error(out):
             yield partial
-            _publish(partial, out)
+            try:
+                _publish(partial, out)
+            except OSError as error:
+                if _no_space(error):
+                    raise
+                problem = f"{out} cannot be written ({error.strerror})"
+                raise TuneportError(problem, "choose another --out") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

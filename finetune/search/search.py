@@ -15,12 +15,12 @@ from typing import Any
 import optuna
 
 from tuneport.errors import TuneportError
-from tuneport.folders import check_out
+from tuneport.folders import check_out, new_folder
 from tuneport.tasks import MetricSpec
 
 from ..config import FinetuneConfig
 from ..processes import processes
-from ..resume import SETTINGS, TRAINER, check_outside, check_unchanged
+from ..resume import SETTINGS, TRAINER, check_outside, check_resumed_folder, check_unchanged
 from ..setup import Prepared, load_model, prepare
 from ..toml import to_toml
 from ..train import write_json
@@ -58,6 +58,8 @@ def search(
         check_out(out, marker=STUDY, overwrite=overwrite)
     elif not (out / STUDY).is_file():
         raise TuneportError(f"{out} holds no search", "leave out --resume to begin one")
+    else:
+        check_resumed_folder(out)
     # Trials are scored when they end, and only their metrics are kept.
     prepared = prepare(config.model_copy(update={"eval_strategy": "no", "save_strategy": "no", "report_to": ()}))
     identity = _identity(prepared, config, space)
@@ -67,9 +69,8 @@ def search(
     for warning in prepared.warnings if warn else ():
         warn(warning)  # type: ignore[misc]
     if not resume:
-        shutil.rmtree(out, ignore_errors=True)
-        out.mkdir(parents=True)
-        write_json(out / SETTINGS, identity)
+        with new_folder(out, marker=STUDY, overwrite=overwrite) as folder:
+            write_json(folder / SETTINGS, identity)
     return _search(prepared, config, space, out, trials)
 
 

@@ -1,5 +1,6 @@
 """`tuneport plan`: the machines that a traffic needs, from a report's figures."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from tuneport.errors import DataError, TuneportError
 from tuneport.stages.benchmarks.config import PlanConfig
 from tuneport.stages.benchmarks.endpoint.results import GRPC, HTTP, EndpointReport
 from tuneport.stages.benchmarks.helm_values import MIN_REPLICAS, write_helm_values
+from tuneport.stages.benchmarks.machine import MachineState
 from tuneport.stages.benchmarks.plan import Plan, plan
 
 
@@ -109,6 +111,20 @@ def test_the_plan_becomes_values_of_the_chart(gpus: bool, tmp_path: Path) -> Non
     assert deployment["replicas"] == 7
     assert container["resources"]["requests"] == machine
     assert container["resources"]["limits"] == {**machine, **({"nvidia.com/gpu": 1} if gpus else {})}
+
+
+@pytest.mark.parametrize(("processors", "is_warned"), [(2, True), (8, False), (None, False)])
+def test_values_for_pods_as_large_as_a_node_carry_a_warning(
+    processors: int | None, is_warned: bool, tmp_path: Path
+) -> None:
+    report = endpoint_report(server(HTTP, level(8, 100, 40)))
+    assert report.host.cores == 2
+    machine = MachineState.now().model_copy(update={"processors": processors})
+    found = make(tmp_path, report.model_copy(update={"machine": machine}))
+    write_helm_values(found, tmp_path / "values.yaml")
+    assert ("# WARNING: measured on all 2 processors" in (tmp_path / "values.yaml").read_text()) == is_warned
+    assert read_yaml(tmp_path / "values.yaml")["resources"]["limits"]["cpu"] == "2"
+    assert MachineState.now().processors == os.cpu_count()
 
 
 def test_values_without_a_server_of_ours_or_a_file_that_can_be_written_are_one_line(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,10 @@ def fail_halfway(out: Path, error: BaseException) -> None:
     with new_folder(out, marker=MARKER, overwrite=True) as folder:
         (folder / "half").write_text("half")
         raise error
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def names(folder: Path) -> list[str]:
@@ -192,6 +197,37 @@ def test_a_place_that_nothing_can_be_written_to_is_refused_before_any_work(folde
     """Of /proc and /sys the permissions allow it to an administrator, and the file system does not."""
     with pytest.raises(TuneportError, match=r"/out cannot be created.*; choose another --out"):
         check_out(Path(folder) / "out", marker="marker", overwrite=True)
+
+
+@pytest.mark.parametrize("is_link", [False, True])
+def test_a_folder_that_cannot_be_replaced_is_refused_before_any_work(
+    is_link: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tests run as root, to whom no permission is refused."""
+    old = tmp_path / "read-only" / "out"
+    write_folder(old, "old")
+    out = tmp_path / "link" if is_link else old
+    if is_link:
+        out.symlink_to(old)
+    make = tempfile.mkdtemp
+    monkeypatch.setattr(tempfile, "mkdtemp", lambda **where: (refuse if where["dir"] == old.parent else make)(**where))
+    with pytest.raises(TuneportError, match=r"(out|link) cannot be replaced \(Permission denied\); choose"):
+        check_out(out, marker=MARKER, overwrite=True)
+    assert (old / MARKER).read_text() == "old"
+
+
+def test_a_folder_that_cannot_be_moved_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_folder(tmp_path / "out", "old")
+    monkeypatch.setattr(os, "rename", refuse)
+    with pytest.raises(TuneportError, match=r"out cannot be written \(Permission denied\); choose another --out"):
+        write_folder(tmp_path / "out", overwrite=True)
+    assert names(tmp_path) == ["out"]
+    assert (tmp_path / "out" / MARKER).read_text() == "old"
+
+
+def test_a_mount_point_cannot_be_replaced(small_disk: Path) -> None:
+    with pytest.raises(TuneportError, match="it is a mount point; choose a folder within it"):
+        check_out(small_disk, marker=MARKER, overwrite=True)
 
 
 def test_check_out_lets_a_new_name_pass_and_makes_nothing(tmp_path: Path) -> None:

@@ -200,3 +200,14 @@ def test_the_commands(artifact: Path, tmp_path: Path) -> None:
     assert answer.out.endswith("signature: unsigned\n")
     assert tuneport("pull", tmp_path / "store").code == 2
     assert tuneport("push", artifact, tmp_path / "other", "--key", "x").code == 2
+
+
+def test_a_server_that_does_not_run_skips_the_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("obstore")
+    program = tmp_path / "s3" / "bin" / "moto_server"
+    program.parent.mkdir(parents=True)
+    program.write_text("#!/bin/sh\nexit 3\n")
+    program.chmod(0o755)
+    monkeypatch.setattr("sys.prefix", str(tmp_path))
+    with pytest.raises(pytest.skip.Exception, match="moto_server ends with exit code 3"), s3_server(monkeypatch):
+        raise AssertionError("the server runs")

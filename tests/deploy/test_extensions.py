@@ -64,4 +64,6 @@ def test_their_schemas_refuse_what_is_wrong(models: Path) -> None:
     for each in render(**FULL):
         if each["kind"] in EXTENSIONS:
             each["spec"] = "wrong"
-            assert validate([each], models).returncode != 0
+            done = validate([each], models)
+            assert done.returncode != 0
+            assert "ValidationError: data/spec must be object" in done.stderr

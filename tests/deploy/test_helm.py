@@ -54,7 +54,8 @@ def test_helm_has_no_complaint() -> None:
         ({"user": 0}, "user"),
         ({"networkPolicy": {"client": []}}, "client"),
         ({"gateway": {"hostname": "news.example.com"}}, "hostname"),
-        ({"canary": {"image": {"repository": "x"}}}, "repository"),
+        ({"canary": {"image": {"repositry": "x"}}}, "repositry"),
+        ({"canary": {"image": {"pullPolicy": "Sometimes"}}}, "pullPolicy"),
         ({"settings": {"GRPC_PORT": 9000}}, "GRPC_PORT"),
         ({"settings": {"ADMIN_KEYS": "secret"}}, "ADMIN_KEYS"),
         ({"autoscaling": {"kind": "hpa", "queueInputs": None, "queueMilliseconds": None}}, "needs a target"),
@@ -179,6 +180,37 @@ def test_a_canary_gets_its_weight_and_pods_of_its_own() -> None:
         assert find(objects, "Service", name)["spec"]["selector"].items() <= labels.items()
         assert image in deployment["template"]["spec"]["containers"][0]["image"]
     assert find(render(), "Service")["metadata"]["name"] == "news-tuneport"
+
+
+def test_a_canary_may_come_from_another_repository() -> None:
+    image = {"repository": "registry.example.com/next", "tag": "2", "pullPolicy": "Always"}
+    objects = render(canary={"enabled": True, "image": image})
+    pods = {
+        name: find(objects, "Deployment", name)["spec"]["template"]["spec"]["containers"][0]
+        for name in ("news-tuneport", "news-tuneport-canary")
+    }
+    assert {name: (pod["image"].partition("@")[0], pod["imagePullPolicy"]) for name, pod in pods.items()} == {
+        "news-tuneport": (IMAGE["image"]["repository"], "IfNotPresent"),
+        "news-tuneport-canary": ("registry.example.com/next:2", "Always"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("values", "name", "label"),
+    [
+        ({}, "news-tuneport", "tuneport"),
+        ({"nameOverride": "topics"}, "news-topics", "topics"),
+        ({"nameOverride": "new"}, "news", "new"),
+        ({"fullnameOverride": "topics"}, "topics", "tuneport"),
+        ({"nameOverride": "a", "fullnameOverride": "topics"}, "topics", "a"),
+    ],
+)
+def test_the_objects_take_the_name_that_is_given(values: dict[str, str], name: str, label: str) -> None:
+    objects = render(**values)
+    assert {each["metadata"]["name"] for each in objects} == {name}
+    deployment = find(objects, "Deployment")["spec"]
+    assert deployment["selector"]["matchLabels"]["app.kubernetes.io/name"] == label
+    assert find(objects, "Service")["spec"]["selector"].items() <= deployment["template"]["metadata"]["labels"].items()
 
 
 def test_gpus_are_limits_and_tolerated() -> None:

@@ -247,3 +247,10 @@ def test_a_file_that_cannot_be_read_is_one_line(
         assert done.code == 1
         assert done.err.count("\n") == 1, done.err
         assert not caplog.records
+
+
+def test_labels_of_json_keep_the_digits_of_every_whole_number(tmp_path: Path) -> None:
+    labels = [2**64 - 1, 2**64, -(2**63), -(2**63) - 1]
+    file = write_rows(tmp_path / "x.jsonl", [{"text": f"t{i}", "label": labels[i % 4]} for i in range(20)])
+    read = {str(row["label"]) for split in _read(file).splits.values() for row in split}
+    assert read == {str(label) for label in labels}

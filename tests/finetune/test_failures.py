@@ -1,7 +1,9 @@
 """What cannot end well is refused before training, in words, and leaves nothing; what was interrupted resumes."""
 
+import errno
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from kit.artifacts import change_byte
 from kit.data import write_rows, write_splits
 from transformers import AutoTokenizer
 
-from tuneport.errors import CheckpointError, TuneportError
+from tuneport.errors import CheckpointError, DataError, TuneportError
 from tuneport.stages.finetune.average import average
 from tuneport.stages.finetune.config import FinetuneConfig
 from tuneport.stages.finetune.resume import newest_checkpoint
@@ -167,6 +169,15 @@ def test_less_of_an_error_is_better(settings: Settings, tmp_path: Path) -> None:
     assert trainer.args.greater_is_better is False
 
 
+@pytest.mark.parametrize("score", [10**400, [10**400, 1]], ids=["one", "several"])
+def test_a_score_that_no_type_holds_is_one_line(settings: Settings, tmp_path: Path, score: Any) -> None:
+    rows = [{"text": f"film {i}", "score": [i, 1] if isinstance(score, list) else i} for i in range(20)]
+    data = write_splits(tmp_path / "data", train=[*rows, {"text": "film", "score": score}], validation=rows)
+    with pytest.raises(DataError, match=r"train\.jsonl row 21: score is \[?'1000.*number.* expected") as error:
+        prepare(settings(task="regression", data=str(data)))
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.usefixtures("no_training")
 def test_unlabelled_data_is_checked_before_any_training(settings: Settings, tmp_path: Path) -> None:
     bad = write_rows(tmp_path / "bad.jsonl", [{"text": "a"}, {"text": " "}, {"text": None}])
@@ -206,6 +217,49 @@ def test_the_out_folder_may_not_lie_below_a_file(settings: Settings, tmp_path: P
     (tmp_path / "file").write_text("")
     with pytest.raises(TuneportError, match=r"file/run/deep cannot be created: .*file is a file"):
         finetune(settings(), tmp_path / "file" / "run" / "deep")
+
+
+def refuse(*_: Any, **__: Any) -> None:
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+@pytest.mark.usefixtures("no_training")
+@pytest.mark.parametrize(
+    ("resume", "words"),
+    [
+        (False, r"run cannot be replaced \(Permission denied\); choose another --out"),
+        (True, r"run cannot be written \(Permission denied\); make it writable"),
+    ],
+)
+def test_a_run_in_a_folder_that_cannot_be_written_is_refused_at_once_and_kept(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resume: bool, words: str
+) -> None:
+    out = old_run(tmp_path)
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
+    monkeypatch.setattr("tuneport.stages.finetune.train.prepare", refuse)
+    with pytest.raises(TuneportError, match=words):
+        finetune(settings(), out, overwrite=not resume, resume=resume)
+    assert sorted(file.name for file in out.iterdir()) == ["model", "settings.json"]
+
+
+@pytest.mark.usefixtures("no_training")
+def test_a_run_that_cannot_be_moved_is_kept(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, rename = old_run(tmp_path), os.rename
+    monkeypatch.setattr(os, "rename", lambda old, new: refuse() if Path(old) == out else rename(old, new))
+    with pytest.raises(TuneportError, match=r"run cannot be written \(Permission denied\); choose another --out"):
+        finetune(settings(), out, overwrite=True)
+    assert sorted(file.name for file in out.iterdir()) == ["model", "settings.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def old_run(folder: Path) -> Path:
+    out = folder / "run"
+    out.mkdir()
+    (out / "settings.json").write_text("{}")
+    (out / "model").write_text("of the run")
+    return out
 
 
 @pytest.mark.usefixtures("no_training")

@@ -1,7 +1,10 @@
 """A search tries what its space says, and refuses before the first trial what no run could take."""
 
+import errno
 import json
+import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -207,3 +210,25 @@ def test_the_command_line_reports_a_wrong_space_in_one_line(tmp_path: Path) -> N
     done = tuneport("search", "--space", file, "--task", "regression", "--model", "m", "--data", "d", "--out", "o")
     assert done.code == 1
     assert done.err.count("\n") == 1
+
+
+@pytest.mark.usefixtures("no_trial")
+@pytest.mark.parametrize("kind", ["parent", "move", "resume"])
+def test_a_search_that_cannot_be_replaced_or_resumed_is_kept(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    out, rename = tmp_path / "s", os.rename
+    out.mkdir()
+    (out / "study.db").write_text("old")
+    if kind == "move":
+        monkeypatch.setattr(os, "rename", lambda old, new: refuse() if Path(old) == out else rename(old, new))
+    else:
+        monkeypatch.setattr(tempfile, "mkdtemp", refuse)
+        monkeypatch.setattr("tuneport.stages.finetune.search.search.prepare", refuse)
+    with pytest.raises(TuneportError, match=r"s cannot be (replaced|written) \(Permission denied\)"):
+        search(settings(), RATES, out, trials=1, overwrite=kind != "resume", resume=kind == "resume")
+    assert (out / "study.db").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]

@@ -1,6 +1,8 @@
 """`tuneport serve` as processes of its own."""
 
+import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -37,6 +39,17 @@ def served(artifact: Path, log: Path, **settings: str) -> Iterator[tuple[list[ps
             if each.is_running():
                 each.kill()
         process.wait()
+
+
+def kill_tree(process: "subprocess.Popen[bytes]") -> None:
+    """Kill a process that leads a session, and all that it has started; nothing if they have ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # also what a leader that has ended left behind
+    process.wait()
 
 
 def is_ready(port: int) -> bool:

@@ -20,7 +20,9 @@ BUCKET = "models"
 
 @contextlib.contextmanager
 def s3_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Run one with a bucket for the length of a block; yields the bucket's URL. Skips the test without the packages.
+    """Run one with a bucket for the length of a block; yields the bucket's URL.
+
+    Skips the test without the packages, and where they do not run.
 
     moto needs older versions of packages than these tests, so that it is installed in an environment of its own.
     """
@@ -33,7 +35,9 @@ def s3_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     host, _, port = address.removeprefix("http://").partition(":")
     server = subprocess.Popen([program, "-H", host, "-p", port], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
-    def has_made_bucket() -> bool:
+    def has_ended_or_made_bucket() -> bool:
+        if server.poll() is not None:
+            return True
         with contextlib.suppress(httpx.TransportError):
             return httpx.put(f"{address}/{BUCKET}").status_code == httpx.codes.OK
         return False
@@ -42,7 +46,9 @@ def s3_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     for name, value in variables.items():
         monkeypatch.setenv(f"AWS_{name}", value)
     try:
-        wait_until(has_made_bucket)
+        wait_until(has_ended_or_made_bucket)
+        if server.poll() is not None:
+            pytest.skip(f"{program} ends with exit code {server.returncode} at its start")
         yield f"s3://{BUCKET}"
     finally:
         server.terminate()

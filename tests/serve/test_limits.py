@@ -21,7 +21,7 @@ from kit.serving import LocalService, assert_error
 from tuneport.errors import TuneportError
 from tuneport.stages.serve import logs, tracing
 from tuneport.stages.serve.lanes import LARGE
-from tuneport.stages.serve.process import GRPC, HTTP, METRICS, check_ports, free_port
+from tuneport.stages.serve.process import GRPC, HTTP, METRICS, check_ports, free_port, listen
 from tuneport.stages.serve.settings import Settings, read_settings
 
 
@@ -491,3 +491,33 @@ def test_two_protocols_have_a_port_each_and_ports_that_are_not_used_are_not_chec
     check_ports({HTTP: ("127.0.0.1", port), GRPC: ("127.0.0.1", 0), METRICS: ("127.0.0.1", None)})
     with pytest.raises(TuneportError, match="gRPC cannot listen"):
         check_ports({HTTP: ("127.0.0.1", port), GRPC: ("127.0.0.1", port)})
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 64 + ".example"])
+def test_a_host_without_a_valid_name_is_one_line(host: str) -> None:
+    with pytest.raises(TuneportError, match=rf"HTTP cannot listen on {host}:3000 \(no host has such a name\); free"):
+        check_ports({HTTP: (host, 3000)})
+
+
+def test_a_name_that_nothing_resolves_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real look-up would need the network."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    with pytest.raises(TuneportError, match=r"no\.such\.host:3000 \(Name or service not known\)"):
+        check_ports({HTTP: ("no.such.host", 3000)})
+
+
+@pytest.mark.parametrize(("host", "address"), [("::1", "::1"), ("127.0.0.1", "127.0.0.1"), ("localhost", "127.0.0.1")])
+def test_a_port_is_opened_at_the_address_of_its_host(host: str, address: str) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        try:
+            probe.bind((host, 0))
+        except OSError as error:
+            pytest.skip(f"nothing can listen on {host} here: {error}")
+    with listen(host, 0, 1) as listening:
+        assert listening.getsockname()[0] == address
+        with pytest.raises(TuneportError, match="HTTP cannot listen"):
+            check_ports({HTTP: (host, listening.getsockname()[1])})

@@ -6,7 +6,12 @@ from typing import Any
 from kit.data import write_rows
 
 from tuneport.schema.artifact import GOLDEN
-from tuneport.stages.serve.http.playground.examples import MAX_AUDIO_CHARS, MAX_EXAMPLE_CHARS, golden_examples
+from tuneport.stages.serve.http.playground.examples import (
+    MAX_AUDIO_CHARS,
+    MAX_AUDIO_CHARS_OF_ALL,
+    MAX_EXAMPLE_CHARS,
+    golden_examples,
+)
 
 OUTPUTS = [{"x": [0.0]}]
 
@@ -48,3 +53,11 @@ def test_recordings_are_those_of_the_data(tmp_path: Path) -> None:
     assert golden_examples(folder, ("json",)) == [real]
     (tmp_path / "tones").mkdir()
     assert golden_examples(write_golden(tmp_path / "tones", real, batch="tone"), ("json",)) == []
+
+
+def test_recordings_are_limited_together(tmp_path: Path) -> None:
+    recordings = [{"audio": letter * (MAX_AUDIO_CHARS - 10)} for letter in "ABC"]
+    small = {"audio": "UklGRg=="}
+    folder = write_golden(tmp_path, *recordings, small, {"text": "a"})
+    assert golden_examples(folder, ("text",)) == [*recordings[:2], small, {"text": "a"}]
+    assert 2 * MAX_AUDIO_CHARS == MAX_AUDIO_CHARS_OF_ALL

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from pathlib import Path
 import grpc
 import httpx
 import pytest
-from kit.processes import HOST, is_ready, wait
+from kit.processes import HOST, is_ready, kill_tree, wait
 from kit.serving import infer_request
 
 from tuneport.stages.serve.bento import serve_command
@@ -26,6 +26,8 @@ CLIENTS = 6
 """Of each protocol."""
 UNDER_LOAD_S = 0.7
 ENDED_S = 60
+TRIES = {"tuneport": 1, "bentoml": 3}
+"""Starts of a service whose ports another process may take."""
 OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
 OK, REFUSED = "OK", "UNAVAILABLE"
 
@@ -74,22 +76,42 @@ def call_grpc(port: int, calls: Calls, client: int) -> None:
             calls.over_grpc[name] = OK
 
 
-def start(command: list[str], environment: dict[str, str], port: int, log: Path) -> "subprocess.Popen[bytes]":
-    """Start a service of two workers and wait for them.
+def start(
+    supervisor: str, artifact: Path, tag: str, settings: Mapping[str, str], log: Path
+) -> tuple["subprocess.Popen[bytes]", int, int]:
+    """Start a service of two workers and wait for them; returns the process and its ports for HTTP and gRPC.
 
-    BentoML's supervisor chooses ports for itself, which another process may take before it listens: then once more.
+    BentoML's supervisor chooses further ports for itself, which another process may take before it listens: then it is
+    started again, with new ports.
     """
-    while True:
+    for _ in range(TRIES[supervisor]):
+        http, rpc = free_port(), free_port()
+        command = (
+            supervisor_command(artifact, host=HOST, port=http)
+            if supervisor == "tuneport"
+            else serve_command(tag, host=HOST, port=http)
+        )
+        environment = serve_environment() | {f"TUNEPORT_{name}": value for name, value in settings.items()}
         with log.open("wb") as out:
-            process = subprocess.Popen(command, env=environment, cwd=log.parent, stdout=out, stderr=out)
+            process = subprocess.Popen(
+                command,
+                env=environment | {"TUNEPORT_GRPC_PORT": str(rpc)},
+                cwd=log.parent,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
         try:
-            wait(partial(_has_ended_or_is_ready, process, port, log), 90, log)
-        except AssertionError:
-            process.kill()
+            wait(partial(_has_ended_or_is_ready, process, http, log), 90, log)
+        except BaseException:
+            kill_tree(process)
             raise
         if process.poll() is None:
-            return process
-        assert "Address already in use" in log.read_text(), log.read_text()
+            return process, http, rpc
+        kill_tree(process)
+        if "Address already in use" not in log.read_text():
+            break
+    raise AssertionError(log.read_text())
 
 
 def _has_ended_or_is_ready(process: "subprocess.Popen[bytes]", port: int, log: Path) -> bool:
@@ -109,21 +131,9 @@ def logged(log: Path) -> dict[str, str]:
 def test_two_workers_answer_what_they_have_accepted(
     supervisor: str, engines: str, drain_s: str, tiny_artifact: Path, bento_tag: str, tmp_path: Path
 ) -> None:
-    log, http, rpc = tmp_path / "log", free_port(), free_port()
-    command = (
-        supervisor_command(tiny_artifact, host=HOST, port=http)
-        if supervisor == "tuneport"
-        else serve_command(bento_tag, host=HOST, port=http)
-    )
-    settings = {
-        "WORKERS": str(WORKERS),
-        "ENGINES": engines,
-        "DRAIN_S": drain_s,
-        "GRPC_PORT": str(rpc),
-        "VARIANT": "fp32",
-    }
-    environment = serve_environment() | {f"TUNEPORT_{name}": value for name, value in settings.items()}
-    process = start(command, environment, http, log)
+    log = tmp_path / "log"
+    settings = {"WORKERS": str(WORKERS), "ENGINES": engines, "DRAIN_S": drain_s, "VARIANT": "fp32"}
+    process, http, rpc = start(supervisor, tiny_artifact, bento_tag, settings, log)
     calls, kinds = Calls(), ((call_http, http), (call_grpc, rpc))
     clients = [_thread(kind, port, calls, client) for kind, port in kinds for client in range(CLIENTS)]
     try:
@@ -135,8 +145,7 @@ def test_two_workers_answer_what_they_have_accepted(
             client.join(ENDED_S)
         assert process.wait(ENDED_S) == 0, log.read_text()
     finally:
-        process.kill()
-        process.wait()
+        kill_tree(process)
     taken = logged(log)
     assert {status for name, status in taken.items() if name in calls.over_grpc} <= {OK, REFUSED}
     assert set(calls.over_grpc.values()) == {OK, REFUSED}, calls.over_grpc

@@ -17,11 +17,13 @@ from tuneport.data.rows import BATCH_ROWS
 from tuneport.errors import DataError
 from tuneport.folders import digest, sha256
 
-READER_VERSION = 3
+READER_VERSION = 4
 """To be raised when a file would be read differently, so that what was cached before is not used."""
 INT64 = range(-(2**63), 2**63)
 INT54 = range(-(2**53), 2**53 + 1)
 """Whole numbers that are the same as fractions: float64 has a place for each."""
+DECODED = range(-(2**63), 2**64)
+"""Whole numbers that `datasets` decodes from JSON; it fails at others."""
 SCALARS = {type(None): "null", bool: "bool", float: "float64", str: "string"}
 Kind = str | tuple[str, Any]
 """The type of values: of a scalar, `json` for what Arrow has no type for, or ("list", the type of the elements).
@@ -91,8 +93,17 @@ def _write(file: Path, rows: Iterable[dict[str, Any]], features: Features) -> No
 def _array(values: list[Any], arrow_type: Any) -> Any:
     if arrow_type != pa.json_():
         return pa.array(values, arrow_type)
-    texts = [None if value is None else json.dumps(value, ensure_ascii=False) for value in values]
+    texts = [None if value is None else json.dumps(_decodable(value), ensure_ascii=False) for value in values]
     return pa.ExtensionArray.from_storage(arrow_type, pa.array(texts, pa.string()))
+
+
+def _decodable(value: Any) -> Any:
+    """Return a JSON value with its digits as a string in the place of each whole number that is not decoded."""
+    if isinstance(value, dict):
+        return {name: _decodable(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_decodable(each) for each in value]
+    return str(value) if isinstance(value, int) and value not in DECODED else value
 
 
 def _batches(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

@@ -1,6 +1,7 @@
 """Examples for the playground, from the golden cases of the artifact."""
 
 import json
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ MAX_EXAMPLES = 6
 MAX_EXAMPLE_CHARS = 1500
 MAX_AUDIO_CHARS = 400_000
 """Of a recording in base64: about ten seconds."""
+MAX_AUDIO_CHARS_OF_ALL = 2 * MAX_AUDIO_CHARS
+"""Of all recordings: the page contains them."""
 OF_THE_DATA = "mixed"
 """Batch of the golden cases that are rows of the labelled data; other recordings are tones, noise and silence."""
 
@@ -28,7 +31,18 @@ def golden_examples(folder: Path, fields: tuple[str, ...]) -> list[dict[str, Any
             example = {name: value for name, value in given.items() if name != "answer"}
             if _is_recording(example, case.batch) or _is_short(_texts(example, fields)):
                 examples.setdefault(json.dumps(example, sort_keys=True), example)
-    return list(examples.values())[:MAX_EXAMPLES]
+    return list(_within_limits(examples.values()))
+
+
+def _within_limits(examples: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the first examples, without recordings for which those before them leave no room."""
+    audio_chars_left = MAX_AUDIO_CHARS_OF_ALL
+    left = MAX_EXAMPLES
+    for example in examples:
+        audio_chars = len(example["audio"]) if example.keys() == {"audio"} else 0
+        if left and audio_chars <= audio_chars_left:
+            left, audio_chars_left = left - 1, audio_chars_left - audio_chars
+            yield example
 
 
 def _is_recording(example: dict[str, Any], batch: str) -> bool:

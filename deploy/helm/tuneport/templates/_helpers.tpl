@@ -1,9 +1,11 @@
 {{- define "tuneport.name" -}}
-{{- if contains .Chart.Name .Release.Name }}{{ .Release.Name | trunc 50 | trimSuffix "-" }}{{ else }}{{ printf "%s-%s" .Release.Name .Chart.Name | trunc 50 | trimSuffix "-" }}{{ end }}
+{{- $chart := default .Chart.Name .Values.nameOverride }}
+{{- $name := ternary .Release.Name (printf "%s-%s" .Release.Name $chart) (contains $chart .Release.Name) }}
+{{- default $name .Values.fullnameOverride | trunc 50 | trimSuffix "-" }}
 {{- end }}
 
 {{- define "tuneport.selector" -}}
-app.kubernetes.io/name: tuneport
+app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
