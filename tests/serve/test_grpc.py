@@ -360,11 +360,17 @@ def test_what_a_cancelled_or_late_caller_sent_is_not_computed(call_server: Any) 
     call_server(conversation)
 
 
+async def stalled_call(client: Client, call: Awaitable[Any]) -> tuple[StalledEngine, asyncio.Future[Any]]:
+    """Make a call, and return it with the engine that holds its answer back."""
+    engine = StalledEngine.of(client.admission.inference.predictor.runner, stalled=True)
+    accepted = asyncio.ensure_future(call)
+    await engine.called()
+    return engine, accepted
+
+
 def test_an_overloaded_server_is_resource_exhausted_and_says_when_to_retry(call_server: Any) -> None:
     async def conversation(client: Client) -> None:
-        engine = StalledEngine.of(client.admission.inference.predictor.runner, stalled=True)
-        first = asyncio.ensure_future(client.infer(infer_request(["bank"])))
-        await engine.called()
+        engine, first = await stalled_call(client, client.infer(infer_request(["bank"])))
         error = await client.refused(infer_request(["team"]), Code.RESOURCE_EXHAUSTED, "at most 1")
         assert dict(error.trailing_metadata())["retry-after"] == "1"
         engine.resume()
@@ -393,9 +399,7 @@ def test_a_stopping_service_is_unavailable_and_no_overload(call_server: Any) -> 
 def test_a_stop_answers_what_it_has_accepted_refuses_the_rest_and_closes_idle_connections(call_server: Any) -> None:
     async def conversation(client: Client) -> None:
         assert client.server
-        engine = StalledEngine.of(client.admission.inference.predictor.runner, stalled=True)
-        accepted = asyncio.ensure_future(client.infer(infer_request(["bank"])))
-        await engine.called()
+        engine, accepted = await stalled_call(client, client.infer(infer_request(["bank"])))
         address = f"127.0.0.1:{client.admission.settings.grpc_port}"
         async with grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
             idle = Client(channel, client.admission)
@@ -415,9 +419,8 @@ def test_a_stop_answers_what_it_has_accepted_refuses_the_rest_and_closes_idle_co
 def test_a_call_that_takes_longer_than_the_grace_time_is_unavailable(call_server: Any) -> None:
     async def conversation(client: Client) -> None:
         assert client.server
-        engine = StalledEngine.of(client.admission.inference.predictor.runner, stalled=True)
-        accepted = asyncio.ensure_future(client.refused(infer_request(["bank"]), Code.UNAVAILABLE))
-        await engine.called()
+        refused = client.refused(infer_request(["bank"]), Code.UNAVAILABLE)
+        engine, accepted = await stalled_call(client, refused)
         stopping = asyncio.ensure_future(client.server.stop(60))
         await client.refused(infer_request(["bank"]), Code.UNAVAILABLE)
         await client.server.stop(0)  # as a second signal does
@@ -431,9 +434,7 @@ def test_a_call_that_takes_longer_than_the_grace_time_is_unavailable(call_server
 def test_clients_that_go_on_calling_do_not_hold_a_stop(call_server: Any) -> None:
     async def conversation(client: Client) -> None:
         assert client.server
-        engine = StalledEngine.of(client.admission.inference.predictor.runner, stalled=True)
-        accepted = asyncio.ensure_future(client.infer(infer_request(["bank"])))
-        await engine.called()
+        engine, accepted = await stalled_call(client, client.infer(infer_request(["bank"])))
         stopping = asyncio.ensure_future(client.server.stop(60))
 
         async def call_on() -> None:
