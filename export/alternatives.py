@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from tuneport.errors import EngineError
+from tuneport.errors import DeviceLost, EngineError, TuneportError
 from tuneport.host import usable_cores
 from tuneport.runtime.batch import EncodedInput
 from tuneport.runtime.runner import ModelRunner
@@ -112,7 +112,8 @@ def _cost(result: BenchmarkResult, objective: Objective) -> float:
 def open_alternatives(builder: VariantBuilder, passed: Passed) -> Iterator[tuple[str, Execution, ModelRunner]]:
     """Yield the ways in which a variant that passed can run, with a label each: the plain one under its own name first.
 
-    One that cannot be opened here, or that answers the golden cases differently, is left out.
+    One that cannot be opened or fails here, or that answers the golden cases differently, is left out. Raises
+    DeviceLost, after which nothing can run.
     """
     name, plain = passed.candidate.name, passed.candidate.execution
     runner = builder.open(plain)
@@ -124,8 +125,11 @@ def open_alternatives(builder: VariantBuilder, passed: Passed) -> Iterator[tuple
             runner = builder.open(execution)
             if builder.gate.golden_difference(runner) <= passed.tolerance:
                 yield label, execution, runner
-        except EngineError as error:
-            builder.progress(f"{label}: {error.problem}")
+        except DeviceLost:
+            raise
+        except Exception as error:  # of the engine, of any kind: the plain way has passed
+            problem = error.problem if isinstance(error, TuneportError) else " ".join(str(error).split())[:200]
+            builder.progress(f"{label} is left out: {problem}")
 
 
 def alternatives(builder: VariantBuilder, passed: Passed) -> Iterator[tuple[str, Execution]]:
