@@ -83,17 +83,22 @@ def open_alternatives(builder: VariantBuilder, passed: Passed) -> Iterator[tuple
     One that cannot be opened here, or that answers the golden cases differently, is left out.
     """
     name, plain = passed.candidate.name, passed.candidate.execution
-    runner = builder.open(plain)
-    yield name, plain, runner
-    if not runner.supports_streams:
+    first = builder.open(plain)
+    yield name, plain, first
+    if not first.supports_streams:
         return
     for label, execution in alternatives(builder, plain):
+        way = f"{name}, {label}"
         try:
             runner = builder.open(execution)
-            if builder.gate.golden_difference(runner) <= passed.tolerance:
-                yield f"{name}, {label}", execution, runner
+            found = builder.way_difference(way, runner, first, execution)
         except EngineError as error:
-            builder.progress(f"{name}, {label}: {error.problem}")
+            builder.progress(f"{way}: {error.problem}")
+            continue
+        if found <= passed.tolerance:
+            yield way, execution, runner
+        else:
+            builder.progress(f"{way}: it differs by {found:.3g}, and {passed.tolerance:.3g} is allowed")
 
 
 def alternatives(builder: VariantBuilder, plain: Execution) -> Iterator[tuple[str, Execution]]:
