@@ -116,7 +116,7 @@ def test_a_variant_in_bf16_passes_its_gate(prepared: Prepared, tmp_path: Path, m
     assert isinstance(passed, Passed), passed.reason
     assert passed.candidate.execution.min_compute_capability == "8.0"
     assert passed.parity.agreement > 0.99
-    assert 0 < passed.parity.max_abs_diff < 0.5  # it has 8 bits
+    assert passed.parity.max_abs_diff > 0.01  # 8 bits: it was not fp32 that ran
 
 
 def wrong_for(shape: Shape, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +153,7 @@ def test_every_shape_of_a_cuda_graph_is_compared_with_the_plain_way(
     assert any("fused, CUDA graphs: it differs by 1" in line for line in lines) == bool(shape)
 
 
-@pytest.mark.parametrize("name", ["tensorrt-fp16", "tensorrt-int8"])
+@pytest.mark.parametrize("name", ["tensorrt-fp16", pytest.param("tensorrt-int8", marks=pytest.mark.slow)])
 def test_tensorrt_builds_its_engine_into_the_artifact_and_leaves_it_as_it_is(
     prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

@@ -20,7 +20,7 @@ from tuneport.runtime.backends.providers import PROVIDERS
 from tuneport.runtime.device_options import DeviceOptions
 from tuneport.runtime.scheduler import BATCH_TOKENS
 from tuneport.schema.artifact import Device, Shape
-from tuneport.stages.export import build, pipeline
+from tuneport.stages.export import applicable, build, pipeline
 from tuneport.stages.export.torch_device import TORCH_DEVICES
 
 from .packed import ReferenceBackend
@@ -78,6 +78,7 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch, engine_key: str = ENGINE_KEY) -
 
     monkeypatch.setattr(gpu, "GpuBackend", open_backend)
     monkeypatch.setattr(pipeline, "check_device", lambda device: None)
+    monkeypatch.setattr(applicable, "has_tensorrt", lambda: True)
     monkeypatch.setitem(TORCH_DEVICES, "cuda", "cpu")
     for provider in ("cuda", "tensorrt"):
         monkeypatch.setitem(BATCH_TOKENS, provider, (64, 128))
