@@ -11,7 +11,13 @@ CACHE = "XDG_CACHE_HOME"
 
 def cache_folder(*parts: str) -> Path:
     """Return a folder of tuneport's cache, which may not exist: below XDG_CACHE_HOME, by default ~/.cache."""
-    return Path(os.environ.get(CACHE) or "~/.cache").expanduser().joinpath("tuneport", *parts)
+    if named := os.environ.get(CACHE):
+        return Path(named, "tuneport", *parts)
+    try:
+        home = Path.home()
+    except RuntimeError:  # a container's user may have none; this is what Docker sets
+        home = Path("/")
+    return home.joinpath(".cache", "tuneport", *parts)
 
 
 def fill_folder(folder: Path, files: Iterable[Path]) -> None:
