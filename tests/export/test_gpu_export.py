@@ -119,38 +119,41 @@ def test_a_variant_in_bf16_passes_its_gate(prepared: Prepared, tmp_path: Path, m
     assert passed.parity.max_abs_diff > 0.01  # 8 bits: it was not fp32 that ran
 
 
-def wrong_for(shape: Shape, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the CUDA graph of one shape answer wrongly."""
-    run = CapturedShape.run
-
-    def run_wrongly(self: CapturedShape, batch: Batch) -> dict[str, Output]:
-        outputs = run(self, batch)
-        return {name: values + (self._shape == shape) for name, values in outputs.items()}
-
-    monkeypatch.setattr(CapturedShape, "run", run_wrongly)
-
-
-@pytest.mark.parametrize(
-    ("shape", "ways"),
-    [(None, ["", "2 streams", "CUDA graphs", "CUDA graphs and 2 streams"]), ((8, 48), ["", "2 streams"])],
-)
 def test_every_shape_of_a_cuda_graph_is_compared_with_the_plain_way(
-    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: Shape | None, ways: list[str]
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A shape that no golden case runs in, too."""
+    used: set[Shape] = set()
+    wrong: set[Shape] = set()
+    run = CapturedShape.run
+
+    def run_recorded(self: CapturedShape, batch: Batch) -> dict[str, Output]:
+        used.add(self._shape)
+        return {name: values + (self._shape in wrong) for name, values in run(self, batch).items()}
+
     pretend_gpu(monkeypatch)
+    monkeypatch.setattr(CapturedShape, "run", run_recorded)
     monkeypatch.setattr(gpu, "memory_in_use", itertools.count(0, 3 * 2**20).__next__)
     lines: list[str] = []
     builder = prepared.builder(tmp_path, lines.append, device="cuda")
     passed = builder.build_and_validate("fused", VARIANTS["fused"])
     assert isinstance(passed, Passed)
-    if shape:
-        assert shape in graph_shapes(builder.gate.rows, builder.processing.max_length)
-        wrong_for(shape, monkeypatch)
-    opened = [name for name, *_ in alternatives.open_alternatives(builder, passed)]
-    assert opened == [", ".join(filter(None, ("fused", way))) for way in ways]
+    shapes = graph_shapes(builder.gate.rows, builder.processing.max_length)
+    plain = passed.candidate.execution
+    builder.gate.golden_difference(builder.open(plain.model_copy(update={"graph_shapes": shapes})))
+    unseen = min(set(shapes) - used)
+
+    def ways() -> list[str]:
+        return [name for name, *_ in alternatives.open_alternatives(builder, passed)]
+
+    every = ["fused", "fused, 2 streams", "fused, CUDA graphs", "fused, CUDA graphs and 2 streams"]
+    assert ways() == every
+    assert used == set(shapes)
     assert any("CUDA graphs take 3 MiB of GPU memory" in line for line in lines)
-    assert any("fused, CUDA graphs: it differs by 1" in line for line in lines) == bool(shape)
+    assert not any("it differs" in line for line in lines)
+    wrong.add(unseen)
+    assert ways() == every[:2]
+    assert any("fused, CUDA graphs: it differs by 1" in line for line in lines)
 
 
 @pytest.mark.parametrize("name", ["tensorrt-fp16", pytest.param("tensorrt-int8", marks=pytest.mark.slow)])

@@ -83,7 +83,6 @@ def test_each_worker_serves_on_its_gpu(cuda_artifact: Path) -> None:
 
 
 def test_a_service_with_cuda_graphs_and_two_streams_answers_as_without(cuda_artifact: Path, tmp_path: Path) -> None:
-    """Other variants are opened while it serves, whose captures wait for its batches."""
     folder = Path(shutil.copytree(cuda_artifact, tmp_path / "captured"))
     texts = [text for text, _ in zip(random_texts(72), range(24), strict=False)]
     expected = [each["label"] for each in Predictor(folder, "fused").predict(texts)]
