@@ -22,7 +22,7 @@ import torch
 
 from tuneport.errors import TuneportError
 from tuneport.folders import git_commit
-from tuneport.gpu import VISIBLE
+from tuneport.gpu import AMPERE, VISIBLE
 from tuneport.host import Host
 from tuneport.schema.base import Frozen
 
@@ -125,7 +125,7 @@ def uses_gpu(host: Host) -> bool:
 
 def has_bf16(host: Host) -> bool:
     """Tell whether the device that the trainers use has bfloat16 instructions."""
-    return host.gpus[0].has("8.0") if uses_gpu(host) else host.has_bf16
+    return host.gpus[0].has(AMPERE) if uses_gpu(host) else host.has_bf16
 
 
 def _run_once(name: str, settings: TrainingSettings, bf16: bool, out: Path) -> TrainingRun:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from tuneport.errors import DeviceLost, EngineError, TuneportError
+from tuneport.errors import EngineError
 from tuneport.host import usable_cores
 from tuneport.runtime.batch import EncodedInput
 from tuneport.runtime.runner import ModelRunner
@@ -112,24 +112,25 @@ def _cost(result: BenchmarkResult, objective: Objective) -> float:
 def open_alternatives(builder: VariantBuilder, passed: Passed) -> Iterator[tuple[str, Execution, ModelRunner]]:
     """Yield the ways in which a variant that passed can run, with a label each: the plain one under its own name first.
 
-    One that cannot be opened or fails here, or that answers the golden cases differently, is left out. Raises
-    DeviceLost, after which nothing can run.
+    One that cannot be opened or fails here, or that answers the golden cases differently, is left out. A lost
+    device ends the export.
     """
     name, plain = passed.candidate.name, passed.candidate.execution
-    runner = builder.open(plain)
-    yield name, plain, runner
-    if not runner.supports_streams:
+    first = builder.open(plain)
+    yield name, plain, first
+    if not first.supports_streams:
         return
     for label, execution in alternatives(builder, passed):
         try:
             runner = builder.open(execution)
-            if builder.gate.golden_difference(runner) <= passed.tolerance:
-                yield label, execution, runner
-        except DeviceLost:
-            raise
-        except Exception as error:  # of the engine, of any kind: the plain way has passed
-            problem = error.problem if isinstance(error, TuneportError) else " ".join(str(error).split())[:200]
-            builder.progress(f"{label} is left out: {problem}")
+            found = builder.way_difference(label, runner, first, execution)
+        except EngineError as error:
+            builder.progress(f"{label} is left out: {error.problem}")
+            continue
+        if found <= passed.tolerance:
+            yield label, execution, runner
+        else:
+            builder.progress(f"{label} is left out: it differs by {found:.3g}, and {passed.tolerance:.3g} is allowed")
 
 
 def alternatives(builder: VariantBuilder, passed: Passed) -> Iterator[tuple[str, Execution]]:

@@ -4,6 +4,7 @@ import importlib.util
 
 from tuneport.errors import TuneportError
 from tuneport.host import Host
+from tuneport.runtime.backends.libraries import has_tensorrt
 from tuneport.schema.artifact import Device
 from tuneport.tasks import FamilyName
 
@@ -49,7 +50,7 @@ def _missing_package(name: str, spec: VariantSpec) -> tuple[str, str] | None:
         return "needs OpenVINO", "install tuneport[openvino]"
     if any(nncf_int8 in passes for passes in spec.passes.values()) and importlib.util.find_spec("nncf") is None:
         return "needs NNCF", "install tuneport[export]"
-    if spec.uses_tensorrt and importlib.util.find_spec("tensorrt_libs") is None:
+    if spec.uses_tensorrt and not has_tensorrt():
         return "needs TensorRT", "install tuneport[tensorrt]"
     return None
 

@@ -27,7 +27,7 @@ from .config import ExportConfig
 from .graph import Signature
 from .groups import Timings
 from .pareto import draw_pareto
-from .select import select_default
+from .select import select_default, slower_than_torch
 from .source import Source
 
 LIBRARIES = ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "tokenizers")
@@ -78,6 +78,8 @@ def write_artifact(
         files=_shared_files(folder),
         provenance=_provenance(source, config),
     )
+    if doubt := slower_than_torch(manifest):
+        manifest = manifest.model_copy(update={"default_because": f"{reason}; {doubt}"})
     manifest = manifest.model_copy(update={"files": (*manifest.files, draw_pareto(folder, manifest))})
     manifest = manifest.model_copy(update={"files": (*manifest.files, write_card(folder, manifest))})
     manifest.save(folder)

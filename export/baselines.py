@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from tuneport.errors import EngineError, GateError
+from tuneport.gpu import AMPERE, capability_pair
 from tuneport.host import Host
 from tuneport.schema.artifact import Precision
 from tuneport.schema.torch_setup import REFERENCE, PrecisionClass, TorchDevice, TorchPrecision, TorchSetup
@@ -14,8 +15,6 @@ from .families import ExportFamily
 from .gate import Gate, Measurement, Thresholds, check
 from .reference import TorchModel
 
-MIN_CAPABILITY = (8, 0)
-"""Compute capability from which NVIDIA GPUs multiply TF32 and bfloat16."""
 MIN_AGREEMENT, MAX_DROP = 0.99, 0.01
 """What a baseline of lower precision must keep of torch fp32's predictions and of its metric."""
 CLASSES: dict[Precision, PrecisionClass] = {"fp32": "fp32", "fp16": "half", "bf16": "half"}
@@ -53,7 +52,7 @@ def baseline_setups(device: TorchDevice, *, is_compiled: bool = False) -> tuple[
 def cuda_setups(capability: tuple[int, int], *, is_compiled: bool) -> tuple[TorchSetup, ...]:
     """Return the setups for a GPU of a compute capability."""
     fp32, fp16 = reference_setup("cuda"), TorchSetup(device="cuda", precision="fp16")
-    if capability < MIN_CAPABILITY:
+    if capability < capability_pair(AMPERE):
         return (fp32, fp16, *(_compiled(setup) for setup in (fp32, fp16) if is_compiled))
     tf32, bf16 = TorchSetup(device="cuda", tf32=True), TorchSetup(device="cuda", precision="bf16")
     return (fp32, tf32, fp16, bf16, *(_compiled(setup) for setup in (tf32, fp16) if is_compiled))

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tuneport.errors import EngineError, GateError, TuneportError
+from tuneport.errors import DeviceOutOfMemory, EngineError, GateError, TuneportError
 from tuneport.runtime.backends.tensorrt import ENGINES, engine_key
 from tuneport.runtime.loading import build_runner
 from tuneport.runtime.runner import ModelRunner
@@ -105,6 +105,21 @@ class VariantBuilder:
         """Open a variant of the unfinished artifact."""
         return build_runner(self.folder, self.task_name, self.runtime_task, execution, self.processing)
 
+    def way_difference(self, label: str, runner: ModelRunner, plain: ModelRunner, execution: Execution) -> float:
+        """Return how far a way to run a variant is from what is expected of it, and report what its CUDA graphs cost.
+
+        That is torch on golden cases and, for each shape of a CUDA graph, the plain way. Raises EngineError if it
+        fails.
+        """
+        with _as_engine_error("it fails when it runs"):
+            golden = self.gate.golden_difference(runner)
+            shapes = self.gate.shape_difference(runner, plain, execution.graph_shapes)
+        captured = getattr(getattr(runner, "backend", None), "captured_bytes", None)
+        if captured is not None:
+            count = len(execution.graph_shapes) * execution.streams
+            self.progress(f"{label}: {count} CUDA graphs take {captured / 2**20:.0f} MiB of GPU memory")
+        return max(golden, shapes)
+
     def reject(self, name: str, error: TuneportError, measurement: Measurement | None) -> Rejected:
         """Delete a variant's files and return why it is not in the artifact; raises GateError for fp32."""
         if name == FP32:
@@ -125,7 +140,9 @@ class VariantBuilder:
         runner = self.open(candidate.execution)
         candidate = self._with_engines(candidate)
         with _as_engine_error("it fails when it runs"):
-            if self.family.may_depend_on_batch and self.gate.depends_on_batch(runner):
+            if self.family.may_depend_on_batch and self.gate.depends_on_batch(
+                runner, lambda problem: self.progress(f"{name} {problem}")
+            ):
                 # Otherwise one request would change the answer to another one.
                 execution = candidate.execution.model_copy(update={"single_row_batches": True})
                 candidate = candidate.model_copy(update={"execution": execution})
@@ -237,9 +254,14 @@ class VariantBuilder:
 
 @contextlib.contextmanager
 def _as_engine_error(problem: str) -> Iterator[None]:
-    """Turn what quantizers and engines raise, exceptions of any kind, into an EngineError; a full disk stays one."""
+    """Turn what quantizers and engines raise, exceptions of any kind, into an EngineError; a full disk stays one.
+
+    A lost device ends the export, and a variant that does not fit into its memory is left out.
+    """
     try:
         yield
+    except DeviceOutOfMemory as error:
+        raise _BuildFailure(f"{problem} ({error.problem})", "choose other variants") from error
     except (TuneportError, OSError):
         raise
     except Exception as error:

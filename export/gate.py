@@ -1,18 +1,18 @@
 """Compare a variant with torch on golden cases and on labelled data, and reject it beyond its thresholds."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from tuneport.data.sample import Sample
-from tuneport.errors import GateError
+from tuneport.errors import GateError, TuneportError
 from tuneport.runtime.batch import EncodedInput, RowOutputs, group_by_input
 from tuneport.runtime.golden import difference, golden_figure, golden_outputs
 from tuneport.runtime.runner import ModelRunner
 from tuneport.runtime.tasks.base import RuntimeTask
-from tuneport.schema.artifact import GoldenCase, Metric, Parity
+from tuneport.schema.artifact import GoldenCase, Metric, Parity, Shape
 
 from .reference import TorchModel
 from .tasks.base import ExportTask
@@ -103,18 +103,22 @@ class Gate:
         """The rows of all golden cases, in order."""
         return [row for windows in self._golden_windows for row in windows]
 
-    def depends_on_batch(self, runner: ModelRunner) -> bool:
+    def depends_on_batch(self, runner: ModelRunner, report: Callable[[str], object] = lambda _: None) -> bool:
         """Tell whether a row's outputs depend on the other rows of its batch by more than rounding explains.
 
         Outputs of dynamic quantization do, because it computes one range of activations for the whole batch. BART's
-        classifier fails if the rows of a batch have different numbers of end tokens.
+        classifier fails if the rows of a batch have different numbers of end tokens; `report` gets that error. What the
+        device's failure causes (DeviceLost, DeviceOutOfMemory) is raised.
         """
         rows = (self.rows or self.golden_rows)[:BATCH_ROWS]
         alone = [runner.run_batch([row]) for row in rows]
         try:
             runner.run_batch(self.golden_rows[-BATCH_ROWS:])  # edge cases, such as special tokens within a text
             runner.run_batch(rows)
-        except Exception:  # of the engine
+        except TuneportError:
+            raise
+        except Exception as error:  # of the engine, which raises exceptions of any kind
+            report(f"runs rows one at a time, because a batch of several fails: {' '.join(str(error).split())[:200]}")
             return True
         differences = [difference([outputs], one) for outputs, one in zip(runner.run_batch(rows), alone, strict=True)]
         return max(differences, default=0.0) > BATCH_DEPENDENCE * self._largest
@@ -123,6 +127,30 @@ class Gate:
         """Return a runner's figure on the golden cases, as `verify` and serving's self-check compute it."""
         pairs = zip(golden_outputs(runner, self.golden), self.golden, strict=True)
         return golden_figure([difference(ours, case.outputs) for ours, case in pairs], self.golden)
+
+    def shape_difference(self, runner: ModelRunner, plain: ModelRunner, shapes: Sequence[Shape]) -> float:
+        """Return how far a variant's outputs are from those of its plain way, on a full batch of each shape.
+
+        Every stream runs every shape.
+        """
+        largest = 0.0
+        for shape in shapes:
+            rows = self._rows_of(shape)
+            expected = plain.run_batch(rows)
+            # Streams take batches in turn.
+            for outputs in (runner.run_batch(rows) for _ in range(runner.streams)):
+                differences = (difference([ours], [theirs]) for ours, theirs in zip(outputs, expected, strict=True))
+                largest = max(largest, *differences)
+        return largest
+
+    def _rows_of(self, shape: Shape) -> list[EncodedInput]:
+        """Return real rows that make a batch of a shape: the first one repeats its tokens up to the full length."""
+        count, length = shape
+        real = self.rows or self.golden_rows
+        rows = [real[i % len(real)] for i in range(count)]
+        full = [i % len(rows[0]) for i in range(length)]
+        first = replace(rows[0], ids=[rows[0].ids[i] for i in full], type_ids=[rows[0].type_ids[i] for i in full])
+        return [first, *(replace(row, ids=row.ids[:length], type_ids=row.type_ids[:length]) for row in rows[1:])]
 
     def torch_logits(self) -> Any:
         """Stack torch's logits on the sample, float32 (inputs, labels); for tasks with one row for each input."""

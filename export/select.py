@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from tuneport.schema.artifact import Interval, Variant
+from tuneport.schema.artifact import Interval, Manifest, Variant
 
 from .benchmark import TIE
 from .config import Objective
@@ -69,6 +69,22 @@ def select_default(
         if low <= 1:
             doubts.append(f"{doubt}, which more measurements would have to confirm")
     return best.name, "; ".join([sentence, *doubts])
+
+
+def slower_than_torch(manifest: Manifest) -> str | None:
+    """Return a sentence on the torch that is faster than the default variant, beyond noise; None without one.
+
+    Of all precisions that predict as the checkpoint does: users would run the fastest.
+    """
+    name = manifest.faster_torch
+    if name is None:
+        return None
+    torch = next(each.timing for each in manifest.baselines if each.setup.name == name)
+    served = manifest.variant().evidence.timing
+    return (
+        f"{name} is faster in batches on the same device, beyond noise: {torch.texts_per_s:g} inputs/s where "
+        f"{manifest.default_variant} makes {served.texts_per_s:g}"
+    )
 
 
 def _ratio(objective: Objective, best: Variant, other: Variant) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tuneport.gpu import AMPERE, TURING
 from tuneport.schema.artifact import ComputeCapability, Device, Engine, Layout, Precision
 from tuneport.tasks import FamilyName
 
@@ -52,8 +53,8 @@ class VariantSpec:
     uses_tensorrt: bool = False
     """Whether TensorRT runs it on the GPU, and CUDA only what TensorRT cannot compile."""
     provider_options: Mapping[str, str] = field(default_factory=dict)
-    min_compute_capability: ComputeCapability = "7.5"
-    """What the GPU must have; CUDA 13 supports none before Turing."""
+    min_compute_capability: ComputeCapability = TURING
+    """What the GPU must have."""
     student_of: str | None = None
     """The variant that computes the same of the full model, for variants of a student."""
     replaces: str | None = None
@@ -115,7 +116,7 @@ VARIANTS: dict[str, VariantSpec] = {
         "bf16",
         CUDA,
         {"encoder": (fuse_multi_head, bf16)},
-        min_compute_capability="8.0",
+        min_compute_capability=AMPERE,
         replaces="fp16",
     ),
     "tensorrt-fp16": VariantSpec(

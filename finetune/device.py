@@ -6,14 +6,13 @@ from typing import Literal
 import torch
 
 from tuneport.errors import EngineError
+from tuneport.gpu import AMPERE, capability_pair
 from tuneport.host import Host
 from tuneport.schema.run import TrainingDevice, TrainingPrecision
 
 from .config import FinetuneConfig
 from .processes import processes
 
-AMPERE = (8, 0)
-"""Compute capability from which GPUs have bfloat16 and TF32. torch also accepts bfloat16 below, and emulates it."""
 CUDA_WORKERS = 2
 """Processes that prepare batches for a GPU, where the settings name no number."""
 
@@ -42,7 +41,7 @@ class Device:
             return cls("cpu", host.cpu, host.has_bf16)
         gpus = torch.cuda.device_count()
         used = range(gpus) if processes().num_processes > 1 else [torch.cuda.current_device()]
-        is_modern = min(torch.cuda.get_device_capability(index) for index in used) >= AMPERE
+        is_modern = min(torch.cuda.get_device_capability(index) for index in used) >= capability_pair(AMPERE)
         return cls("cuda", torch.cuda.get_device_name(), is_modern, is_modern, gpus)
 
 

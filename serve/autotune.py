@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tuneport.host import Host
+from tuneport.runtime.availability import obstacle
 from tuneport.runtime.scheduler import candidate_limits, fastest_limits, pack_batches
 from tuneport.schema.artifact import Device, GoldenCase, Manifest, Variant
 from tuneport.schema.loading import check_files, load_golden, load_manifest
@@ -24,6 +25,7 @@ from tuneport.schema.loading import check_files, load_golden, load_manifest
 from . import logs
 from .devices import choose_variant
 from .settings import Settings, read_settings
+from .speed_cache import Speed, SpeedCache
 
 if TYPE_CHECKING:
     from tuneport.runtime.runner import ModelRunner
@@ -43,15 +45,6 @@ class Selection:
 
     variant: str | None = None
     max_batch_tokens: int | None = None
-
-
-@dataclass(frozen=True)
-class Speed:
-    """The throughput of a variant, and the token limit that it has it with."""
-
-    rows_per_s: float
-    max_batch_tokens: int | None
-    """None where the manifest's limit was used."""
 
 
 def select_for_host(folder: Path, settings: Settings) -> Selection:
@@ -84,7 +77,12 @@ def select_for_host(folder: Path, settings: Settings) -> Selection:
         fastest = max(sound or variants, key=lambda variant: variant.evidence.timing.texts_per_s)
         return Selection(fastest.name if must_change else chosen)
     measure = _measure if device == "cpu" else measure_apart
-    speeds = measure(folder, manifest, sound or variants, settings)
+    able = [each for each in sound or variants if obstacle(each.execution, here) is None]
+    kept = SpeedCache.of(manifest, able, here, settings) if device != "cpu" else None
+    known = kept.read() if kept else None
+    speeds = known or measure(folder, manifest, able, settings)
+    if kept and not known and len(speeds) == len(able):  # what failed once may run at the next start
+        kept.write(speeds)
     if not speeds:
         return Selection(choice.variant.name)
     best = max(speeds, key=lambda name: speeds[name].rows_per_s)
@@ -96,6 +94,7 @@ def select_for_host(folder: Path, settings: Settings) -> Selection:
         manifest_default=manifest.default_variant,
         serves=best,
         max_batch_tokens=speeds[best].max_batch_tokens,
+        timed="now" if known is None else "at an earlier start",
     )
     return Selection(best, speeds[best].max_batch_tokens)
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tuneport.errors import EngineError
-from tuneport.gpu import VISIBLE, nvidia_driver, unknown_entry, visible_gpus
+from tuneport.gpu import VISIBLE, listed_entries, nvidia_driver, unknown_entry, visible_gpus
 from tuneport.host import Host
 from tuneport.runtime.availability import obstacles
 from tuneport.schema.artifact import Device, Manifest, Variant
@@ -104,8 +104,7 @@ def gpu_names() -> tuple[str, ...]:
         raise EngineError(f"{VISIBLE} is {visible!r}, and this host has no GPU {entry!r}", remedy)
     if nvidia_driver() is not None:
         return tuple(gpu.uuid for gpu in visible_gpus() if gpu.uuid)
-    entries = [entry.strip() for entry in os.environ.get(VISIBLE, "").split(",")]
-    return tuple(entry for entry in entries if entry and not entry.startswith("-"))
+    return listed_entries()
 
 
 def place_front_end(device: Device, worker: int) -> Placement:

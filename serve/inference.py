@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Self
 from pydantic import BaseModel
 
 from tuneport.errors import DeviceLost, EngineError, MalformedRequest, PayloadTooLarge
+from tuneport.runtime.backends.device_guard import GUARD
 from tuneport.runtime.batch import EncodedInput, RowOutputs, group_by_input
 from tuneport.runtime.predictor import Predictor
 from tuneport.runtime.tasks.generation import TokenCallback, with_callback
@@ -137,9 +138,13 @@ class Inference:
         self.lanes.close()
 
     def release(self) -> None:
-        """Let go of the model after `close`, so that its memory is free as soon as nothing else holds it."""
+        """Let go of the model after `close`, so that its memory is free as soon as nothing else holds it.
+
+        Waits while another model captures CUDA graphs, which freeing memory on the device would break.
+        """
         self.on_batch = lambda _: None  # the event loop may yet have the report of the last batch
-        del self.predictor, self.batcher
+        with GUARD.running():
+            del self.predictor, self.batcher
 
     def _run_batch(self, rows: Sequence[EncodedInput]) -> list[RowOutputs]:
         """Run a batch in a thread of the engine; once the device is lost, raise DeviceLost without touching it."""

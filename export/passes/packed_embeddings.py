@@ -9,8 +9,8 @@ from .editing import EditableGraph, attribute
 
 WORDS, TYPES, POSITIONS = "word_embeddings", "token_type_embeddings", "position_embeddings"
 """Parts of the names that transformers gives to the tables."""
-MASK, POSITION_IDS = 7, 8
-"""Inputs of `EmbedLayerNormalization`."""
+MASK = 7
+"""Index of that input of `EmbedLayerNormalization`; the one behind it has the positions."""
 
 
 def feed_packed_tokens(graph: EditableGraph) -> None:

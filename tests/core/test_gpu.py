@@ -7,7 +7,17 @@ import pytest
 from kit.engines import wait_until
 from kit.nvml import FakeGpu, FakeNvml
 
-from tuneport.gpu import VISIBLE, GpuMeter, GpuUsage, nvidia_driver, unknown_entry, visible_gpus
+from tuneport.gpu import (
+    VISIBLE,
+    GpuMeter,
+    GpuUsage,
+    has_unnamed_gpu,
+    memory_in_use,
+    nvidia_driver,
+    selection,
+    unknown_entry,
+    visible_gpus,
+)
 from tuneport.host import Host
 
 INSTANCES = {
@@ -109,6 +119,41 @@ def test_an_entry_that_is_no_gpu_is_found(
     if visible is not None:
         monkeypatch.setenv(VISIBLE, visible)
     assert unknown_entry() == entry
+
+
+def test_the_memory_in_use_is_that_of_the_gpu_that_cuda_opens(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
+    WHOLE[1].used, before = 7 * 2**20, WHOLE[1].used
+    monkeypatch.setenv(VISIBLE, "1,0")
+    assert memory_in_use() == 7 * 2**20
+    WHOLE[1].used = before
+    monkeypatch.setenv(VISIBLE, "")
+    assert memory_in_use() is None
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    monkeypatch.delenv(VISIBLE)
+    assert memory_in_use() is None
+    assert nvml.opened == 0
+
+
+@pytest.mark.parametrize(
+    ("driver", "visible", "has_one"),
+    [("libc.so.6", None, True), ("libc.so.6", "0", True), ("libc.so.6", "", False), ("libc.so.6", "-1", False),
+     ("libnothing.so", None, False)],
+)  # fmt: skip
+def test_without_nvml_cuda_may_find_a_gpu_that_has_no_name(
+    monkeypatch: pytest.MonkeyPatch, driver: str, visible: str | None, has_one: bool
+) -> None:
+    """With a library in the place of CUDA's driver."""
+    monkeypatch.setattr(selection, "CUDA_DRIVER", driver)
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    monkeypatch.delenv(VISIBLE, raising=False)
+    if visible is not None:
+        monkeypatch.setenv(VISIBLE, visible)
+    assert has_unnamed_gpu() == has_one
+
+
+def test_where_nvml_answers_it_names_every_gpu(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selection, "CUDA_DRIVER", "libc.so.6")
+    assert not has_unnamed_gpu()
 
 
 def test_a_meter_adds_up_memory_utilization_and_energy_of_each_model(nvml: FakeNvml) -> None:

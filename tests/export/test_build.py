@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from kit.exports import FakeRunner, Prepared, count_open_runners, one_round, shift
 
-from tuneport.errors import EngineError, GateError
+from tuneport.errors import DeviceLost, DeviceOutOfMemory, EngineError, GateError
 from tuneport.runtime.batch import EncodedInput
 from tuneport.runtime.runner import ModelRunner
 from tuneport.schema.artifact import Candidate, Execution, Footprint, Manifest, Rejected
@@ -70,6 +70,25 @@ def test_an_int8_graph_that_fails_when_it_runs_is_rejected_with_its_reason(
     monkeypatch.setattr(VariantBuilder, "open", lambda *_: FakeRunner(prepared, fail))
     rejected = reject(prepared.builder(tmp_path), shift(0.0))
     assert "it fails when it runs (Non-zero status code" in rejected.reason
+
+
+def test_a_variant_that_does_not_fit_into_the_devices_memory_is_rejected(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(rows: Sequence[EncodedInput]) -> float:
+        raise DeviceOutOfMemory(64)
+
+    monkeypatch.setattr(VariantBuilder, "open", lambda *_: FakeRunner(prepared, fail))
+    assert "too little free memory" in reject(prepared.builder(tmp_path), shift(0.0)).reason
+
+
+def test_a_lost_device_ends_the_export(prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(rows: Sequence[EncodedInput]) -> float:
+        raise DeviceLost("CUDA failure 700")
+
+    monkeypatch.setattr(VariantBuilder, "open", lambda *_: FakeRunner(prepared, fail))
+    with pytest.raises(DeviceLost):
+        prepared.builder(tmp_path).build_and_validate("int8", int8_by(shift(0.0)))
 
 
 def test_a_disk_that_fills_while_quantizing_is_no_reason_to_reject(prepared: Prepared, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The gate: what it measures of a model against torch, and where it draws the line."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,8 @@ from kit.data import read_rows
 from kit.exports import FakeRunner, Prepared
 
 from tuneport.data.sample import Sample
-from tuneport.errors import GateError
-from tuneport.runtime.batch import RowOutputs
+from tuneport.errors import DeviceLost, DeviceOutOfMemory, EngineError, GateError
+from tuneport.runtime.batch import EncodedInput, RowOutputs
 from tuneport.runtime.loading import open_task
 from tuneport.runtime.tasks.regression import Task as Regression
 from tuneport.schema.artifact import GoldenCase, Manifest, Metric, Parity
@@ -197,3 +198,27 @@ def test_outputs_that_depend_on_the_batch_are_told_from_rounding(
 ) -> None:
     runner = FakeRunner(prepared, lambda rows: error * (len(rows) > 1))
     assert prepared.reference.gate.depends_on_batch(runner) == depends
+
+
+def failing_in_batches(prepared: Prepared, error: Exception) -> FakeRunner:
+    def fail(rows: Sequence[EncodedInput]) -> float:
+        if len(rows) > 1:
+            raise error
+        return 0.0
+
+    return FakeRunner(prepared, fail)
+
+
+def test_a_graph_that_fails_on_batches_runs_rows_alone_and_says_why(prepared: Prepared) -> None:
+    lines: list[str] = []
+    runner = failing_in_batches(prepared, ValueError("All examples must have the same number of <eos>"))
+    assert prepared.reference.gate.depends_on_batch(runner, lines.append)
+    [line] = lines
+    assert line.startswith("runs rows one at a time")
+    assert line.endswith("the same number of <eos>")
+
+
+@pytest.mark.parametrize("error", [DeviceLost("CUDA failure 700"), DeviceOutOfMemory(64), EngineError("no", "yes")])
+def test_a_failure_of_the_device_is_no_property_of_the_graph(prepared: Prepared, error: Exception) -> None:
+    with pytest.raises(type(error)):
+        prepared.reference.gate.depends_on_batch(failing_in_batches(prepared, error))

@@ -49,10 +49,12 @@ def test_fp16_generates_torchs_tokens_and_keeps_its_past_in_fp16(family: str, tm
     past = {each.type.tensor_type.elem_type for each in inputs if "past" in each.name}
     assert past == {onnx.TensorProto.FLOAT16}
     kind = ORTModelForCausalLM if is_causal else ORTModelForSeq2SeqLM
-    ours = kind.from_pretrained(tmp_path / "fp16", use_io_binding=False)
     ids = torch.tensor([[5, 6, 7, 8], [9, 5, 9, 6]])
     settings = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 8, "num_beams": 1, "do_sample": False}
-    assert ours.generate(input_ids=ids, **settings).tolist() == model.generate(input_ids=ids, **settings).tolist()
+    expected = model.generate(input_ids=ids, **settings).tolist()
+    for use_io_binding in (False, True):  # as on a CPU, and as on a GPU
+        ours = kind.from_pretrained(tmp_path / "fp16", use_io_binding=use_io_binding)
+        assert ours.generate(input_ids=ids, **settings).tolist() == expected
 
 
 def test_an_encoder_decoder_needs_its_torch_model(tmp_path: Path) -> None:

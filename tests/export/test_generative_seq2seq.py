@@ -10,6 +10,7 @@ from kit.transformers_alone import (
     assert_batches_change_nothing,
     assert_fp32_generates_the_same,
     assert_golden_cases_hold_margins,
+    assert_io_binding_changes_nothing,
     assert_the_metric_is_the_same,
     generate_with_transformers,
 )
@@ -33,6 +34,11 @@ def test_rouge_l_counts_the_words_in_order(exported: Export) -> None:
     checkpoint = open_checkpoint(exported("bart").run)
     task = task_spec("summarization").task_class("export")(checkpoint)
     assert task.score_texts(["two one three"], ["one two three"]) == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("family", ["t5", "marian"])
+def test_io_binding_changes_nothing(family: str, exported: Export) -> None:
+    assert_io_binding_changes_nothing(exported(family))
 
 
 def test_alone_in_a_batch_and_permuted_the_predictions_are_the_same(exported: Export) -> None:

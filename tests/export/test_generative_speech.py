@@ -11,6 +11,7 @@ from kit.transformers_alone import (
     assert_batches_change_nothing,
     assert_fp32_generates_the_same,
     assert_golden_cases_hold_margins,
+    assert_io_binding_changes_nothing,
     assert_the_metric_is_the_same,
     transcribe_with_transformers,
 )
@@ -24,6 +25,10 @@ def test_fp32_generates_what_transformers_generates(exported: Export) -> None:
 
 def test_the_metric_is_that_of_what_transformers_generates(exported: Export) -> None:
     assert_the_metric_is_the_same(exported("whisper"))
+
+
+def test_io_binding_changes_nothing(exported: Export) -> None:
+    assert_io_binding_changes_nothing(exported("whisper"))
 
 
 def test_alone_in_a_batch_and_permuted_the_predictions_are_the_same(exported: Export) -> None:

@@ -10,22 +10,27 @@ import torch
 from kit import ROOT
 from kit.artifacts import change_byte, packed_model
 from kit.command import tuneport
+from kit.exports import quick_exports
 from kit.generative_exports import Export, operators
 from kit.transformers_alone import (
     assert_batches_change_nothing,
     assert_fp32_generates_the_same,
+    assert_io_binding_changes_nothing,
     assert_the_metric_is_the_same,
 )
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tuneport.errors import GateError, InputError
 from tuneport.runtime.golden import check_golden
+from tuneport.runtime.predictor import Predictor
 from tuneport.runtime.tasks.generation import Prompt
 from tuneport.runtime.tasks.text_generation import Task
 from tuneport.schema.loading import load_golden
+from tuneport.stages.export.config import ExportConfig
 from tuneport.stages.export.graph import Graph
 from tuneport.stages.export.passes.context import BuildContext
 from tuneport.stages.export.passes.generative import generative_int4
+from tuneport.stages.export.pipeline import export
 from tuneport.stages.serve.bento import build
 
 
@@ -37,6 +42,11 @@ def test_fp32_generates_what_transformers_generates(family: str, exported: Expor
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_the_metric_is_that_of_what_transformers_generates(family: str, exported: Export) -> None:
     assert_the_metric_is_the_same(exported(family))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_io_binding_changes_nothing(family: str, exported: Export) -> None:
+    assert_io_binding_changes_nothing(exported(family))
 
 
 def test_alone_in_a_batch_and_permuted_the_predictions_are_the_same(exported: Export) -> None:
@@ -149,3 +159,20 @@ def test_the_bento_of_a_generative_model_has_torch(exported: Export) -> None:
     assert installed == (ROOT / "serve" / "requirements-generate.txt").read_text()
     assert "\ntorch==" in installed
     assert "\noptimum-onnx==" in installed
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_fp32_and_fp16_generate_torchs_tokens(exported: Export, tmp_path: Path) -> None:
+    """With I/O binding, and past key values on the device."""
+    model = exported("gpt2")
+    config = ExportConfig(
+        checkpoint=model.run, name="gpt2", max_drop=0.1, variants=("fp32", "fp16"), device="cuda", data=str(model.data)
+    )
+    with quick_exports():
+        manifest = export(config, tmp_path / "artifact")
+    assert [variant.name for variant in manifest.variants] == ["fp32", "fp16"], manifest.rejected
+    bound = Predictor(tmp_path / "artifact", "fp32")
+    assert bound.runner.model.use_io_binding  # type: ignore[attr-defined]
+    assert bound.predict(model.inputs) == model.predictor.predict(model.inputs)
+    for variant in manifest.variants:
+        assert variant.evidence.parity.agreement > 0.9

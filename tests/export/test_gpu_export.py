@@ -1,22 +1,30 @@
 """An export for CUDA from the checkpoint to a verified artifact; only the kernels are not a GPU's."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
 import pytest
-from kit.exports import export_variants, quick_exports
-from kit.pretended_gpu import PretendedGpu, pretend_gpu
+from kit.exports import Prepared, export_variants, quick_exports, reuse_conversion
+from kit.pretended_gpu import ENGINE_KEY, PretendedGpu, pretend_gpu
 from kit.reference import TorchReference
 
+from tuneport.errors import EngineError
 from tuneport.gpu import Gpu
 from tuneport.host import Host
-from tuneport.runtime.backends.tensorrt import key_of, profile_options
-from tuneport.runtime.batch import EncodedInput
+from tuneport.runtime.backends import gpu
+from tuneport.runtime.backends.captured import CapturedShape
+from tuneport.runtime.backends.libraries import has_tensorrt
+from tuneport.runtime.backends.tensorrt import engine_options, key_of, profile_options
+from tuneport.runtime.batch import Batch, EncodedInput, Output
 from tuneport.runtime.predictor import Predictor
 from tuneport.runtime.verify import verify
-from tuneport.schema.artifact import Manifest
+from tuneport.schema.artifact import Execution, File, Manifest, Shape
 from tuneport.stages.export import alternatives
 from tuneport.stages.export.applicable import select_variants
+from tuneport.stages.export.build import Passed
+from tuneport.stages.export.config import ExportConfig
+from tuneport.stages.export.pipeline import export
 from tuneport.stages.export.provider_options import graph_shapes, provider_options
 from tuneport.stages.export.variants import VARIANTS
 
@@ -99,6 +107,154 @@ def test_engines_are_kept_by_gpu_and_versions() -> None:
     key = key_of(H100, "10.16.1", "1.31.1")
     assert key == "nvidia-h100-80gb-hbm3-sm90-tensorrt10.16.1-onnxruntime1.31.1"
     assert key != key_of(H100.model_copy(update={"compute_capability": "8.0"}), "10.16.1", "1.31.1")
+
+
+def test_a_variant_in_bf16_passes_its_gate(prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_gpu(monkeypatch)
+    builder = prepared.builder(tmp_path, device="cuda")
+    passed = builder.build_and_validate("bf16", VARIANTS["bf16"])
+    assert isinstance(passed, Passed), passed.reason
+    assert passed.candidate.execution.min_compute_capability == "8.0"
+    assert passed.parity.agreement > 0.99
+    assert passed.parity.max_abs_diff > 0.01  # 8 bits: it was not fp32 that ran
+
+
+def test_every_shape_of_a_cuda_graph_is_compared_with_the_plain_way(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shape that no golden case runs in, too."""
+    used: set[Shape] = set()
+    wrong: set[Shape] = set()
+    run = CapturedShape.run
+
+    def run_recorded(self: CapturedShape, batch: Batch) -> dict[str, Output]:
+        used.add(self._shape)
+        return {name: values + (self._shape in wrong) for name, values in run(self, batch).items()}
+
+    pretend_gpu(monkeypatch)
+    monkeypatch.setattr(CapturedShape, "run", run_recorded)
+    monkeypatch.setattr(gpu, "memory_in_use", itertools.count(0, 3 * 2**20).__next__)
+    lines: list[str] = []
+    builder = prepared.builder(tmp_path, lines.append, device="cuda")
+    passed = builder.build_and_validate("fused", VARIANTS["fused"])
+    assert isinstance(passed, Passed)
+    shapes = graph_shapes(builder.gate.rows, builder.processing.max_length)
+    plain = passed.candidate.execution
+    builder.gate.golden_difference(builder.open(plain.model_copy(update={"graph_shapes": shapes})))
+    unseen = min(set(shapes) - used)
+
+    def ways() -> list[str]:
+        return [name for name, *_ in alternatives.open_alternatives(builder, passed)]
+
+    every = ["fused", "fused, 2 streams", "fused, CUDA graphs", "fused, CUDA graphs and 2 streams"]
+    assert ways() == every
+    assert used == set(shapes)
+    assert any("CUDA graphs take 3 MiB of GPU memory" in line for line in lines)
+    assert not any("it differs" in line for line in lines)
+    wrong.add(unseen)
+    assert ways() == every[:2]
+    assert any("fused, CUDA graphs: it differs by 1" in line for line in lines)
+
+
+@pytest.mark.parametrize("name", ["tensorrt-fp16", pytest.param("tensorrt-int8", marks=pytest.mark.slow)])
+def test_tensorrt_builds_its_engine_into_the_artifact_and_leaves_it_as_it_is(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    found = pretend_gpu(monkeypatch)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    reuse_conversion(prepared, monkeypatch)
+    out = tmp_path / "artifact"
+    config = {"checkpoint": prepared.config.checkpoint, "data": prepared.config.data, "device": "cuda"}
+    with quick_exports():
+        manifest = export(ExportConfig.model_validate({**config, "variants": ("fp32", name)}), out)
+    assert [each.name for each in manifest.variants] == ["fp32", name], manifest.rejected
+    execution = manifest.variant(name).execution
+    assert execution.device == "tensorrt"
+    engines = {Path(file.path).name for file in execution.files if f"/engines/{ENGINE_KEY}/" in file.path}
+    assert engines == {"graph_sm90.engine", "sm90.timing"}
+    for key, value in {"trt_fp16_enable": "1", "trt_timing_cache_enable": "1"}.items():
+        assert found.options[name][key] == value
+    assert ("trt_int8_enable" in found.options[name]) == (name == "tensorrt-int8")
+    assert found.engines_built == 1
+    # TensorRT writes its timing cache at each opening, of the export too: not where the artifact's hashes are.
+    opened = found.engine_folders[name]
+    assert len(opened) > 1
+    assert [out.name in folder.parts or f".{out.name}.partial" in str(folder) for folder in opened] == (
+        [True] + [False] * (len(opened) - 1)
+    )
+    verify(out)
+    assert Predictor(out, name).predict(TEXTS) == Predictor(out, "fp32").predict(TEXTS) or name == "tensorrt-int8"
+    verify(out)
+    assert found.engines_built == 1  # each copy began with the artifact's
+
+
+def tensorrt_execution(folder: Path, weights: bytes) -> Execution:
+    """Write a graph and its engine for this GPU, and return how they run."""
+    engines = folder / "onnx" / "t" / "engines" / ENGINE_KEY
+    engines.mkdir(parents=True)
+    (folder / "onnx" / "t" / "model.onnx").write_bytes(weights)
+    (engines / "graph.engine").write_bytes(weights)
+    paths = ("onnx/t/model.onnx", f"onnx/t/engines/{ENGINE_KEY}/graph.engine")
+    files = tuple(File.of(folder, path) for path in paths)
+    return Execution(engine="onnxruntime", precision="fp16", device="tensorrt", files=files)
+
+
+def test_engines_of_graphs_that_differ_in_weights_alone_are_kept_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorRT's own file names have a hash of the graph's structure alone, so that a new version finds the old's."""
+    pretend_gpu(monkeypatch)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folders = []
+    for name in ("one", "two"):
+        execution = tensorrt_execution(tmp_path / name, name.encode())
+        for _ in range(2):  # the second time it is there
+            folders.append(Path(engine_options(tmp_path / name, execution)["trt_engine_cache_path"]))
+        assert (folders[-1] / "graph.engine").read_bytes() == name.encode()
+    assert folders[0] == folders[1] != folders[2] == folders[3]
+    assert not list((tmp_path / "cache").rglob(".partial-*"))
+
+
+def test_for_another_gpu_an_engine_is_built_into_the_users_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend_gpu(monkeypatch, "nvidia-l4-sm89")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    options = engine_options(tmp_path / "a", tensorrt_execution(tmp_path / "a", b"a"))
+    folder = Path(options["trt_engine_cache_path"])
+    assert folder.is_relative_to(tmp_path / "cache" / "tuneport" / "tensorrt" / "nvidia-l4-sm89")
+    assert list(folder.iterdir()) == []
+
+
+def test_a_cache_that_cannot_be_written_is_an_error_with_its_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend_gpu(monkeypatch)
+    (tmp_path / "cache").write_bytes(b"a file")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with pytest.raises(EngineError, match="engines cannot be kept in") as caught:
+        engine_options(tmp_path / "a", tensorrt_execution(tmp_path / "a", b"a"))
+    assert "XDG_CACHE_HOME" in caught.value.remedy
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not has_tensorrt(), reason="TensorRT is not installed")
+def test_tensorrt_answers_as_torch_does_and_builds_its_engine_once(
+    tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    out = tmp_path / "artifact"
+    with quick_exports():
+        manifest = export_variants(tiny_checkpoint, tiny_data, out, "fp32", "tensorrt-fp16", device="cuda")
+    assert [each.name for each in manifest.variants] == ["fp32", "tensorrt-fp16"], manifest.rejected
+    assert any(file.path.endswith(".engine") for file in manifest.variant("tensorrt-fp16").execution.files)
+    labels = [each["label"] for each in Predictor(out, "tensorrt-fp16").predict(TEXTS)]
+    assert labels == TorchReference(tiny_checkpoint).labels(TEXTS)
+    engines = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.engine")}
+    assert engines
+    Predictor(out, "tensorrt-fp16")
+    assert engines == {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.engine")}
+    verify(out)
 
 
 @pytest.mark.parametrize(("capability", "has_bf16"), [("7.5", False), ("8.0", True), ("10.0", True)])

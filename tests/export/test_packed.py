@@ -39,6 +39,7 @@ DISTILBERT = {
     "vocab_size": VOCABULARY, "dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64, "initializer_range": 0.2,
     "max_position_embeddings": 66, "num_labels": 3,
 }  # fmt: skip
+POOLINGS = ("cls", "mean", "attention")
 CLASSIFICATION, TOKENS, ANSWERS = "text-classification", "token-classification", "question-answering"
 
 
@@ -72,16 +73,16 @@ class Case:
 def model_of(name: str) -> tuple[PreTrainedModel, str]:
     """Return a random model of a family and task."""
     family, task = name.split()
-    if task in ("mean", "attention"):
-        encoder = transformers.BertConfig(**SIZES).to_dict()
-        return PooledClassifier(PooledConfig(encoder=encoder, pooling=task, num_labels=3)), CLASSIFICATION
-    sizes = ROBERTA if "Roberta" in family else DISTILBERT if family == "DistilBert" else SIZES
+    sizes = ROBERTA if "oberta" in family.lower() else DISTILBERT if family == "DistilBert" else SIZES
     config = getattr(transformers, f"{family}Config")(**sizes)
-    config.num_labels = 2 if task == "answer" else 3
     if family == "ModernBert":
         config.pad_token_id = 0
     if family == "Electra":
         config.embedding_size = 16  # projected to the hidden size
+    if task in POOLINGS:
+        pooled = PooledConfig(encoder=config.to_dict(), pooling=task, num_labels=3, pad_token_id=config.pad_token_id)
+        return PooledClassifier(pooled), CLASSIFICATION
+    config.num_labels = 2 if task == "answer" else 3
     head = {"classify": "SequenceClassification", "tag": "TokenClassification", "answer": "QuestionAnswering"}[task]
     kind = {"classify": CLASSIFICATION, "tag": TOKENS, "answer": ANSWERS}[task]
     return getattr(transformers, f"{family}For{head}")(config), kind
@@ -91,7 +92,9 @@ def case_of(name: str, folder: Path) -> Case:
     torch.manual_seed(0)
     model, task = model_of(name)
     model.eval()
-    types = "token_type_ids" in model.forward.__code__.co_varnames and "Roberta" not in name
+    encoder_class = model.encoder if isinstance(model, PooledClassifier) else model
+    takes_types = "token_type_ids" in encoder_class.forward.__code__.co_varnames
+    types = takes_types and not name.lower().startswith(("roberta", "xlmroberta", "distilbert"))
     rng = np.random.default_rng(0)
     rows = [
         EncodedInput(rng.integers(10, VOCABULARY, n).tolist(), [0] * (n // 2) + [int(types)] * (n - n // 2), False)
@@ -115,10 +118,16 @@ def case_of(name: str, folder: Path) -> Case:
     return Case(rows, processing, batch.split(outputs, per_token=per_token), graph, context, folder)
 
 
-CASES = (
+FAMILIES = ("Bert", "Roberta", "XLMRoberta", "DistilBert", "Electra")
+QUICK = {
     "Bert classify", "Bert tag", "Bert answer", "Bert mean", "Bert attention", "Roberta classify", "XLMRoberta tag",
     "DistilBert classify", "DistilBert answer", "Electra classify",
-)  # fmt: skip
+}  # fmt: skip
+"""Each family, task and pooling once; the others are as many again."""
+CASES = [
+    pytest.param(case, marks=() if case in QUICK else pytest.mark.slow)
+    for case in (f"{family} {task}" for family in FAMILIES for task in ("classify", "tag", "answer", *POOLINGS))
+]
 
 
 @pytest.fixture(scope="module", params=CASES)

@@ -8,7 +8,7 @@ import pytest
 from kit.command import tuneport
 
 from tuneport.runtime.batch import EncodedInput
-from tuneport.schema.artifact import Manifest, Rejected, Student, Variant
+from tuneport.schema.artifact import BaselineTiming, Manifest, Rejected, Student, Variant
 from tuneport.schema.torch_setup import TorchSetup
 from tuneport.stages.export.benchmark import is_decided
 from tuneport.stages.export.card import card
@@ -16,7 +16,7 @@ from tuneport.stages.export.config import Objective
 from tuneport.stages.export.intervals import Samples
 from tuneport.stages.export.pareto import draw_pareto, pareto_front
 from tuneport.stages.export.results import BenchmarkResult
-from tuneport.stages.export.select import select_default
+from tuneport.stages.export.select import select_default, slower_than_torch
 from tuneport.stages.export.target import BenchmarkTarget
 from tuneport.stages.export.turns import Stop, Worker, time_turns
 
@@ -153,6 +153,40 @@ def test_a_student_must_be_better_than_int8_beyond_noise(manifest: Manifest) -> 
         results[variant.name] = BenchmarkResult(variant.evidence.timing, 128, samples, samples)
     name, because = select_default([pruned, fp32, int8], "throughput", results)
     assert (name, "pruned, a student, is" in because) == ("int8", True)
+
+
+@pytest.mark.parametrize(
+    ("interval", "named"),
+    [((30.0, 34.0), "torch bf16"), ((19.0, 34.0), None), (None, None)],
+    ids=["faster", "noise", "no-interval"],
+)
+def test_a_default_that_is_slower_than_torch_says_so(
+    manifest: Manifest, interval: tuple[float, float] | None, named: str | None
+) -> None:
+    """Against the fastest torch of all precisions, whatever class the speed-up is measured in."""
+    variant = renamed(manifest.variants[0], "fp32", texts_per_s=20.0, p50=50.0)
+    served = variant.evidence.timing.model_copy(update={"texts_per_s_interval": (19.5, 20.5)})
+    baselines = [
+        BaselineTiming(
+            setup=TorchSetup(precision=precision),
+            timing=served.model_copy(update={"texts_per_s": speed, "texts_per_s_interval": each}),
+            max_batch_tokens=128,
+        )
+        for precision, speed, each in (("fp32", 10.0, (9.0, 11.0)), ("bf16", 32.0, interval))
+    ]
+    slower = manifest.model_copy(
+        update={
+            "variants": (with_evidence(variant, timing=served),),
+            "default_variant": "fp32",
+            "baselines": tuple(baselines),
+        }
+    )
+    assert slower.faster_torch == named
+    sentence = slower_than_torch(slower)
+    assert (sentence is None) == (named is None)
+    if sentence:
+        assert "torch bf16 is faster" in sentence
+        assert "32 inputs/s where fp32 makes 20" in sentence
 
 
 def test_the_pareto_front_has_what_no_other_dominates(manifest: Manifest) -> None:

@@ -15,6 +15,10 @@ from transformers import (
     AutoTokenizer,
 )
 
+from tuneport.runtime.backends.generative import GenerativeRunner
+from tuneport.runtime.golden import check_golden
+from tuneport.runtime.predictor import Predictor
+from tuneport.schema.loading import load_golden
 from tuneport.stages.finetune.audio import read_audio
 
 from .data import read_rows
@@ -132,6 +136,18 @@ def assert_batches_change_nothing(model: Exported) -> None:
     together = predictor.predict(model.inputs)
     assert together == [predictor.predict([value])[0] for value in model.inputs]
     assert together[::-1] == predictor.predict(model.inputs[::-1])
+
+
+def assert_io_binding_changes_nothing(model: Exported) -> None:
+    """Generate with the past kept where the model runs, as on a GPU: tokens, likelihoods, beams and golden cases."""
+    bound = Predictor(model.artifact, "fp32")
+    assert isinstance(bound.runner, GenerativeRunner)
+    assert not bound.runner.model.use_io_binding  # on a CPU there is nothing to gain
+    bound.runner.model.use_io_binding = True
+    cases, variant = load_golden(model.artifact), model.manifest.variant("fp32")
+    assert check_golden(bound.runner, cases, variant) == check_golden(model.predictor.runner, cases, variant)
+    for parameters in ({}, {"num_beams": 2}):
+        assert bound.predict(model.inputs, parameters) == model.predictor.predict(model.inputs, parameters)
 
 
 def assert_golden_cases_hold_margins(model: Exported) -> None:

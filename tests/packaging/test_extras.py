@@ -24,7 +24,7 @@ from tuneport.schema.loading import load_manifest
 
 BASE = [Requirement(line).name for line in importlib.metadata.requires("tuneport") or () if "extra ==" not in line]
 ENGINES = {"onnxruntime", "openvino"}
-OPTIONAL = {"adapters", "grpc_tools", "tensorrt_libs"}
+OPTIONAL = {"adapters", "grpc_tools"}
 """Imported behind a check of their own, which names the remedy."""
 COMMANDS = ("serve", "predict", "verify", "inspect", "build")
 COMMANDS_OF = {"train": ("finetune", "search", "average"), "export": ("export", "bench", "bench_endpoint")}

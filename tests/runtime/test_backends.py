@@ -1,6 +1,7 @@
 """The ONNX Runtime backends: the execution provider, device buffers, streams and shapes of CUDA graphs."""
 
 import ctypes
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,12 +13,15 @@ import pytest
 from kit.pretended_gpu import pretend_provider
 
 from tuneport.errors import EngineError
+from tuneport.runtime.backends import buffers, gpu
 from tuneport.runtime.backends import session as sessions
 from tuneport.runtime.backends.buffers import HostBuffers
-from tuneport.runtime.backends.gpu import GpuBackend
+from tuneport.runtime.backends.captured import CapturedShape
+from tuneport.runtime.backends.gpu import GpuBackend, GpuStream
 from tuneport.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from tuneport.runtime.backends.session import open_session
 from tuneport.runtime.batch import Batch, EncodedInput, padded_batch
+from tuneport.runtime.device_errors import classify
 from tuneport.schema.artifact import Manifest
 
 CPU = ["CPUExecutionProvider"]
@@ -115,6 +119,81 @@ def test_streams_run_at_the_same_time_with_buffers_of_their_own(
         assert np.abs(logits[: len(plain[i])] - plain[i]).max() < 1e-5
 
 
+@pytest.mark.parametrize("graph_shapes", [(), [(8, 64)]], ids=["plain", "graphs"])
+def test_two_streams_are_in_their_batches_at_the_same_time(
+    graph: Path, batches: list[Batch], plain: list[np.ndarray], graph_shapes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = GpuBackend(graph, device="cpu", streams=2, threads=1, graph_shapes=graph_shapes)
+    both = threading.Barrier(2)
+    kind, name = (CapturedShape, "run") if graph_shapes else (GpuStream, "_run_bound")
+    run = getattr(kind, name)
+
+    def run_together(stream: Any, batch: Batch) -> Any:
+        both.wait(60)  # breaks if one stream runs after the other
+        return run(stream, batch)
+
+    monkeypatch.setattr(kind, name, run_together)
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(lambda i: backend.run(batches[i])["logits"], (1, 4)))
+    for i, logits in zip((1, 4), results, strict=True):
+        assert np.abs(logits[: len(plain[i])] - plain[i]).max() < 1e-5
+
+
+class CudaRuntime:
+    """Stands for CUDA's runtime: records what is page-locked, and copies from it alone."""
+
+    def __init__(self) -> None:
+        self.locked: list[range] = []
+        self.copied: list[int] = []
+
+    def cudaHostRegister(self, address: int, size: int, flags: int) -> int:
+        self.locked.append(range(address, address + size))
+        return 0
+
+    def cudaHostUnregister(self, address: int) -> int:
+        return 0
+
+    def cudaMemcpy(self, target: int, source: int, size: int, kind: int) -> int:
+        assert kind == 2  # cudaMemcpyDeviceToHost
+        assert any(target in each and target + size - 1 in each for each in self.locked)
+        self.copied.append(size)
+        ctypes.memmove(target, source, size)
+        return 0
+
+
+def test_cuda_graphs_copy_through_page_locked_buffers_that_are_reused(
+    graph: Path, batches: list[Batch], plain: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = CudaRuntime()
+    monkeypatch.setattr(buffers, "_cuda_runtime", lambda: runtime)
+    monkeypatch.setattr(gpu, "HostBuffers", lambda page_locked: HostBuffers(page_locked=True))
+    backend = GpuBackend(graph, device="cpu", graph_shapes=[(1, 16), (4, 32), (2, 64)])
+    assert len(runtime.locked) == 3  # ids, mask and types
+    for i in (0, 1, 2, 3, 1, 0):
+        assert np.abs(backend.run(batches[i])["logits"][: len(plain[i])] - plain[i]).max() < 1e-5
+    assert runtime.copied == [4 * rows * 3 for rows in (1, 4, 2, 2, 4, 1)]  # three labels in fp32
+    assert len(runtime.locked) == 4  # and logits: all shapes share one buffer a name
+
+
+def test_a_copy_that_fails_says_so_in_onnxruntimes_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = CudaRuntime()
+    monkeypatch.setattr(runtime, "cudaMemcpy", lambda *_: 700)
+    monkeypatch.setattr(buffers, "_cuda_runtime", lambda: runtime)
+    value = ort.OrtValue.ortvalue_from_numpy(np.zeros((2, 3), np.float32))
+    with pytest.raises(RuntimeError, match="CUDA failure 700") as caught:
+        HostBuffers(page_locked=True).read("logits", value, (2, 3))
+    assert classify(caught.value) == "lost"
+
+
+def test_the_memory_that_captures_add_is_what_the_driver_counts(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = iter([1000, 1700])
+    monkeypatch.setattr(gpu, "memory_in_use", lambda: next(counts))
+    assert GpuBackend(graph, device="cpu", graph_shapes=[(1, 16)]).captured_bytes == 700
+    monkeypatch.setattr(gpu, "memory_in_use", lambda: None)
+    assert GpuBackend(graph, device="cpu", graph_shapes=[(1, 16)]).captured_bytes is None
+    assert GpuBackend(graph, device="cpu").captured_bytes is None
+
+
 def test_a_stream_is_free_again_after_a_failure(graph: Path, batches: list[Batch], plain: list[np.ndarray]) -> None:
     backend = GpuBackend(graph, device="cpu")
     with pytest.raises(KeyError):
@@ -123,17 +202,17 @@ def test_a_stream_is_free_again_after_a_failure(graph: Path, batches: list[Batch
 
 
 def test_host_buffers_grow_and_are_used_again() -> None:
-    buffers = HostBuffers(page_locked=True)  # where there is no CUDA, memory of the usual kind
-    small = buffers.get("ids", (2, 3), np.int64)
+    memory = HostBuffers(page_locked=True)  # where there is no CUDA, memory of the usual kind
+    small = memory.get("ids", (2, 3), np.int64)
     small[:] = 7
-    again = buffers.get("ids", (3, 2), np.int64)
+    again = memory.get("ids", (3, 2), np.int64)
     assert again.ctypes.data == small.ctypes.data
     assert (again == 7).all()
-    large = buffers.get("ids", (1000, 1000), np.int64)
+    large = memory.get("ids", (1000, 1000), np.int64)
     large[:] = 1
     assert large.sum() == 10**6
     assert (small == 7).all()  # whoever holds an outgrown buffer keeps it
-    assert buffers.get("mask", (2, 3), np.int32).ctypes.data != large.ctypes.data
+    assert memory.get("mask", (2, 3), np.int32).ctypes.data != large.ctypes.data
 
 
 @pytest.mark.gpu

@@ -7,22 +7,21 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from kit.artifacts import reseal, timed_on_another_host
+from kit.artifacts import of_devices, reseal, timed_on_another_host
 
 from tuneport.errors import EngineError
 from tuneport.gpu import Gpu
 from tuneport.host import Host
-from tuneport.runtime import loading
+from tuneport.runtime import availability, loading
 from tuneport.runtime.runner import ModelRunner
 from tuneport.runtime.scheduler import BATCH_TOKENS, pack_batches
 from tuneport.schema.artifact import Manifest, Variant
 from tuneport.schema.loading import load_golden, load_manifest
-from tuneport.stages.serve import autotune, logs
+from tuneport.stages.serve import autotune, logs, speed_cache
 from tuneport.stages.serve.autotune import (
     COPIES,
     ROUNDS,
     Selection,
-    Speed,
     best_speed,
     is_unlike,
     rows_per_s,
@@ -30,6 +29,7 @@ from tuneport.stages.serve.autotune import (
     warn_of_other_processor,
 )
 from tuneport.stages.serve.settings import Settings
+from tuneport.stages.serve.speed_cache import Speed
 
 
 @pytest.mark.parametrize("changes", [{"cores": 99}, {"instructions": ["other"]}])
@@ -149,6 +149,99 @@ def test_a_process_that_ends_before_it_has_timed_anything_is_no_failure(
     (artifact / "manifest.json").write_text("{}")
     assert autotune.measure_apart(artifact, manifest, list(manifest.variants), Settings()) == {}
     assert "autotuning failed" in capfd.readouterr().err
+
+
+H100 = Gpu(name="H100", compute_capability="9.0", memory_gib=80.0, uuid="GPU-a")
+L4 = Gpu(name="L4", compute_capability="8.9", memory_gib=24.0, uuid="GPU-b")
+
+
+class OnAGpu:
+    """A start of a service on a GPU; the timings, which need one, are counted and invented."""
+
+    def __init__(self, folder: Path, manifest: Manifest, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        of_devices(manifest, ("fp16", {"device": "cuda"}), ("fused", {"device": "cuda"})).save(folder)
+        self.folder, self.timed = folder, 0
+        self.speeds = {"fp16": Speed(100.0, 4096), "fused": Speed(50.0, 1024)}
+        self._patch = monkeypatch
+        monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+        monkeypatch.setattr(availability, "_providers", lambda: ("CUDAExecutionProvider",))
+        monkeypatch.setattr(autotune, "measure_apart", self._measure)
+
+    def _measure(self, folder: Path, manifest: Manifest, variants: list[Variant], settings: Settings) -> Any:
+        self.timed += 1
+        return {name: self.speeds[name] for name in self.speeds if name in {each.name for each in variants}}
+
+    def start(self, gpu: Gpu = H100, driver: str = "590", **settings: Any) -> Selection:
+        host = Host.here().model_copy(update={"gpus": (gpu,), "driver": driver})
+        self._patch.setattr(Host, "here", lambda: host)
+        return select_for_host(self.folder, Settings(**settings))
+
+
+@pytest.fixture
+def on_a_gpu(artifact: Path, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OnAGpu:
+    return OnAGpu(artifact, manifest, tmp_path / "cache", monkeypatch)
+
+
+def test_speeds_on_another_gpu_are_measured_at_the_first_start_alone(
+    on_a_gpu: OnAGpu, capfd: pytest.CaptureFixture[str]
+) -> None:
+    logs.set_up()
+    assert [on_a_gpu.start() for _ in range(3)] == [Selection("fp16", 4096)] * 3
+    assert on_a_gpu.timed == 1
+    assert [line["timed"] for line in logged(capfd, "autotuned")] == ["now", *["at an earlier start"] * 2]
+    on_a_gpu.start(H100.model_copy(update={"uuid": "GPU-another"}))  # of the same model
+    assert on_a_gpu.timed == 1
+
+
+def test_speeds_are_measured_again_for_what_they_do_not_hold_for(
+    on_a_gpu: OnAGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for count, changes in enumerate(({}, {"gpu": L4}, {"driver": "600"}, {"gpu_memory_gib": 4}, {"threads": 7}), 1):
+        on_a_gpu.start(**changes)  # type: ignore[arg-type]
+        assert on_a_gpu.timed == count
+    monkeypatch.setattr(speed_cache, "version", lambda package: "another")
+    on_a_gpu.start()
+    assert on_a_gpu.timed == 6
+    manifest = load_manifest(on_a_gpu.folder)
+    manifest.model_copy(update={"labels": tuple(reversed(manifest.labels))}).save(on_a_gpu.folder)
+    on_a_gpu.start()
+    assert on_a_gpu.timed == 7
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"fp16": {"rows_per_s": "many"}}', '{"fp32": {"rows_per_s": 1}}'])
+def test_a_damaged_cache_is_measured_again_and_replaced(on_a_gpu: OnAGpu, tmp_path: Path, content: str) -> None:
+    on_a_gpu.start()
+    [file] = (tmp_path / "cache").rglob("*.json")
+    file.write_text(content)
+    assert [on_a_gpu.start() for _ in range(2)] == [Selection("fp16", 4096)] * 2
+    assert on_a_gpu.timed == 2
+
+
+def test_a_cache_that_cannot_be_written_is_no_failure(
+    on_a_gpu: OnAGpu, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "cache").write_bytes(b"a file")
+    logs.set_up()
+    assert [on_a_gpu.start() for _ in range(2)] == [Selection("fp16", 4096)] * 2
+    assert on_a_gpu.timed == 2
+    assert logged(capfd, "autotuning cache unwritable")
+
+
+def test_what_failed_at_one_start_is_tried_at_the_next(on_a_gpu: OnAGpu) -> None:
+    fp16 = on_a_gpu.speeds.pop("fp16")
+    assert on_a_gpu.start() == Selection("fused", 1024)
+    on_a_gpu.speeds["fp16"] = fp16
+    assert on_a_gpu.start() == Selection("fp16", 4096)
+
+
+def test_a_variant_that_the_gpu_cannot_run_is_not_timed(
+    on_a_gpu: OnAGpu, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bf16 = ("bf16", {"device": "cuda", "min_compute_capability": "9.0"})
+    of_devices(manifest, ("fp16", {"device": "cuda"}), bf16).save(on_a_gpu.folder)
+    on_a_gpu.speeds = {"fp16": Speed(1.0, 1024), "bf16": Speed(2.0, 1024)}
+    assert on_a_gpu.start(L4) == Selection("fp16", 1024)
+    assert on_a_gpu.start(H100) == Selection("bf16", 1024)
 
 
 VNNI, AVX2 = ("avx2", "avx512f", "avx512_vnni"), ("avx2",)

@@ -187,6 +187,8 @@ def test_an_engine_s_metrics_name_its_worker_and_device() -> None:
 
 
 FP16 = ("fp16", {"device": "cuda", "precision": "fp16"})
+TENSORRT = ("tensorrt-fp16", {"device": "tensorrt", "precision": "fp16"})
+T4 = H100.model_copy(update={"compute_capability": "7.5", "name": "T4"})
 BF16 = ("bf16", {"device": "cuda", "precision": "bf16", "min_compute_capability": "8.0"})
 INT8 = ("int8", {"precision": "int8"})
 OPENVINO = ("openvino-bf16", {"engine": "openvino", "precision": "bf16"})
@@ -204,10 +206,14 @@ CUDA = ("CUDAExecutionProvider", "CPUExecutionProvider")
         ((FP32, FP16), (H100,), CUDA, "cuda", "fp16", "TUNEPORT_DEVICE is cuda"),
         ((FP32, FP16), (H100,), CUDA, None, "fp32", None),
         ((OPENVINO, FP32), (), CUDA, None, "fp32", "openvino-bf16 needs a processor with bfloat16 instructions"),
-        ((BF16, FP16), (H100.model_copy(update={"compute_capability": "7.5", "name": "T4"}),), CUDA, None, "fp16",
-         "bf16 needs compute capability 8.0, and T4 has 7.5"),
+        ((BF16, FP16), (T4,), CUDA, None, "fp16", "bf16 needs compute capability 8.0, and T4 has 7.5"),
         ((FP16, FP32), (H100.model_copy(update={"compute_capability": "7.0", "name": "V100"}),), CUDA, None, "fp32",
          "fp16 needs compute capability 7.5, and V100 has 7.0"),
+        # Each GPU gets a worker.
+        ((BF16, FP16), (H100, T4), CUDA, None, "fp16",
+         "bf16 needs compute capability 8.0, and T4 has 7.5: leave it out of CUDA_VISIBLE_DEVICES"),
+        ((TENSORRT, FP16), (H100,), (*CUDA, "TensorrtExecutionProvider"), None, "fp16",
+         "tensorrt-fp16 needs TensorRT's libraries: install tuneport[tensorrt]"),
     ],
 )  # fmt: skip
 def test_a_variant_that_runs_here_serves_and_says_why(
@@ -224,6 +230,26 @@ def test_a_variant_that_runs_here_serves_and_says_why(
     choice = choose_variant(of_devices(manifest, *variants), Settings(device=device), host(*gpus))
     assert choice.variant.name == serves
     assert (choice.because or "").startswith(because or "") if because else choice.because is None
+
+
+def test_tensorrt_serves_where_its_libraries_are_and_nvml_names_the_gpu(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(availability, "_providers", lambda: (*CUDA, "TensorrtExecutionProvider"))
+    monkeypatch.setattr(availability, "has_tensorrt", lambda: True)
+    variants = of_devices(manifest, TENSORRT, FP16)
+    assert choose_variant(variants, Settings(), host(H100)).variant.name == "tensorrt-fp16"
+    monkeypatch.setattr(availability, "has_unnamed_gpu", lambda: True)
+    choice = choose_variant(variants, Settings(), host())
+    assert choice.variant.name == "fp16"
+    assert (choice.because or "").startswith("tensorrt-fp16 needs NVML")
+
+
+def test_without_nvml_a_variant_for_cuda_serves(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container without the driver's utilities, whose workers are placed by CUDA_VISIBLE_DEVICES or CUDA."""
+    monkeypatch.setattr(availability, "_providers", lambda: CUDA)
+    monkeypatch.setattr(availability, "has_unnamed_gpu", lambda: True)
+    assert choose_variant(of_devices(manifest, FP16, FP32), Settings(), host()).because is None
 
 
 def test_int8_for_processors_with_vnni_gives_way_where_it_would_overflow(manifest: Manifest) -> None:

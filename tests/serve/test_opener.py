@@ -1,10 +1,13 @@
 """How a worker opens the versions of its models."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from kit.engines import wait_until
 
 from tuneport.errors import TuneportError
+from tuneport.runtime.backends.device_guard import GUARD
 from tuneport.schema.artifact import Manifest
 from tuneport.schema.loading import load_manifest
 from tuneport.stages.serve.admission import check_cache
@@ -36,6 +39,18 @@ def test_what_fails_after_the_engine_was_opened_keeps_no_model_in_memory(tiny_ar
     with pytest.raises(TuneportError, match="key"):
         Opener(settings, None, open_inference, lambda: None)(tiny_artifact)
     [inference] = opened
+    assert not hasattr(inference, "predictor")
+
+
+def test_a_model_is_not_freed_while_another_one_captures_cuda_graphs(tiny_artifact: Path) -> None:
+    inference = Inference.open(tiny_artifact, Settings(variant="fp32"))
+    inference.close()
+    with ThreadPoolExecutor(1) as pool:
+        with GUARD.capturing():
+            released = pool.submit(inference.release)
+            wait_until(lambda: GUARD._waiting == 1)
+            assert hasattr(inference, "predictor")
+        released.result(60)
     assert not hasattr(inference, "predictor")
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from tuneport.host import Host
+from tuneport.runtime.backends.libraries import TENSORRT_PACKAGE
 
 from .findings import Finding, Status, ok
 
@@ -55,7 +56,7 @@ def probes_for(host: Host) -> tuple[list[Probe], list[Finding]]:
     probes = [Probe("onnxruntime", "cpu", "error", "pip install --force-reinstall onnxruntime")] if runtimes else []
     if "onnxruntime-gpu" in runtimes and has_gpu:
         probes.append(Probe("onnxruntime", "cuda", "warning", "check the driver with nvidia-smi"))
-        if is_installed("tensorrt-cu13-libs"):
+        if is_installed(TENSORRT_PACKAGE):
             probes.append(Probe("onnxruntime", "tensorrt", "warning", "pip install 'tuneport[tensorrt]'"))
     elif has_gpu and runtimes:
         found = "a GPU is visible, and this onnxruntime is for processors alone"

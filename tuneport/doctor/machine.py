@@ -7,9 +7,8 @@ from pathlib import Path
 
 import psutil
 
-from tuneport.gpu import VISIBLE, unknown_entry
+from tuneport.gpu import TURING, VISIBLE, unknown_entry
 from tuneport.host import Host, usable_cores
-from tuneport.runtime.availability import MIN_COMPUTE_CAPABILITY
 
 from .findings import Finding, ok
 
@@ -102,10 +101,10 @@ def check_gpus(host: Host, *, has_driver_files: bool) -> Iterator[Finding]:
         return
     for gpu in host.gpus:
         found = f"{gpu.name}, {gpu.memory_gib:g} GiB, compute capability {gpu.compute_capability}"
-        if gpu.has(MIN_COMPUTE_CAPABILITY):
+        if gpu.has(TURING):
             yield ok("GPU", found)
         else:
-            remedy = f"export with --device cpu: CUDA {MIN_CUDA} needs {MIN_COMPUTE_CAPABILITY}"
+            remedy = f"export with --device cpu: CUDA {MIN_CUDA} needs {TURING}"
             yield Finding(name="GPU", status="warning", found=found, remedy=remedy)
     found = f"{host.driver or 'of an unknown version'}, supports CUDA {host.cuda or 'of an unknown version'}"
     if host.cuda and int(host.cuda.split(".")[0]) < MIN_CUDA:

@@ -25,7 +25,8 @@ INPUT = np.array([1.0, 2.0, 3.0], np.float32)
 
 def probe_onnxruntime(device: Any) -> str:
     """Run the graph on an execution provider; raises EngineError if it is not the one that was asked for."""
-    from tuneport.runtime.backends.session import PROVIDERS, open_session
+    from tuneport.runtime.backends.providers import PROVIDERS
+    from tuneport.runtime.backends.session import open_session
 
     with tempfile.TemporaryDirectory() as folder:
         session = open_session(_write_graph(folder), device=device)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from tuneport.gpu.capability import capability_pair
 from tuneport.gpu.nvml import ask, nvml, text
 from tuneport.schema.base import Frozen
 
@@ -29,8 +30,7 @@ class Gpu(Frozen):
 
     def has(self, compute_capability: str) -> bool:
         """Tell whether its compute capability is at least another, `major.minor`."""
-        mine, needed = (tuple(map(int, each.split("."))) for each in (self.compute_capability, compute_capability))
-        return mine >= needed
+        return capability_pair(self.compute_capability) >= capability_pair(compute_capability)
 
     def is_like(self, other: "Gpu") -> bool:
         """Tell whether timings of the other GPU hold for this one: the same model, memory and power limit."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from tuneport.gpu.devices import Gpu
 from tuneport.gpu.nvml import ask, nvml
+from tuneport.gpu.selection import visible_gpus
 from tuneport.schema.base import Frozen
 
 
@@ -84,6 +85,14 @@ class GpuMeter:
             if totals.has_energy and totals.texts
             else None,
         )
+
+
+def memory_in_use() -> int | None:
+    """Return the bytes in use on the GPU that CUDA opens in this process, by all processes; None without NVML."""
+    gpu = next(iter(visible_gpus()), None)
+    with nvml() as pynvml:
+        handle = ask(pynvml, pynvml.nvmlDeviceGetHandleByUUID, gpu.uuid) if pynvml and gpu and gpu.uuid else None
+        return None if handle is None else _used(pynvml, handle)
 
 
 @contextlib.contextmanager

@@ -1,14 +1,18 @@
 """Which GPUs CUDA_VISIBLE_DEVICES leaves to this process."""
 
+import contextlib
+import ctypes
 import itertools
 import os
 
-from tuneport.gpu.devices import MIG_NAME, Card, Device, Gpu, list_cards
+from tuneport.gpu.devices import MIG_NAME, Card, Device, Gpu, list_cards, nvidia_driver
 from tuneport.gpu.nvml import nvml
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 GPU_NAME = "GPU-"
 """How UUIDs of whole GPUs start."""
+CUDA_DRIVER = "libcuda.so.1"
+"""The driver's library that CUDA needs; containers may have it without NVML's."""
 
 
 def visible_gpus() -> tuple[Gpu, ...]:
@@ -41,11 +45,30 @@ def unknown_entry() -> str | None:
             cards = list_cards(pynvml)
         except pynvml.NVMLError:
             return None
-    entries = [each.strip() for each in os.environ.get(VISIBLE, "").split(",")]
-    for entry in itertools.takewhile(lambda each: each and not each.startswith("-"), entries):
-        if _find(cards, entry) is None:
-            return entry
-    return None
+    return next((entry for entry in listed_entries() if _find(cards, entry) is None), None)
+
+
+def listed_entries() -> tuple[str, ...]:
+    """Return the entries of CUDA_VISIBLE_DEVICES; none without it, and none after one that hides the rest on purpose.
+
+    An empty value, and a number below 0, hide every GPU.
+    """
+    entries = (each.strip() for each in os.environ.get(VISIBLE, "").split(","))
+    return tuple(itertools.takewhile(lambda each: each and not each.startswith("-"), entries))
+
+
+def has_unnamed_gpu() -> bool:
+    """Tell whether CUDA may find a GPU that NVML does not name.
+
+    That is so where CUDA's driver is installed without NVML, as in containers without the driver's utilities, unless
+    CUDA_VISIBLE_DEVICES hides every GPU.
+    """
+    if nvidia_driver() is not None or (VISIBLE in os.environ and not listed_entries()):
+        return False
+    with contextlib.suppress(OSError):
+        ctypes.CDLL(CUDA_DRIVER)
+        return True
+    return False
 
 
 def _selected(cards: list[Card], visible: str | None) -> list[Device]:

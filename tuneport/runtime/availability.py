@@ -1,15 +1,14 @@
-"""Which variants run on a host: its packages, execution providers, GPU and processor."""
+"""Which variants run on a host: its packages, execution providers, GPUs and processor."""
 
 import importlib.util
 from collections.abc import Collection
 from functools import cache
 
+from tuneport.gpu import TURING, has_unnamed_gpu
 from tuneport.host import Host
-from tuneport.schema.artifact import Device, Execution, Manifest
-
-MIN_COMPUTE_CAPABILITY = "7.5"
-"""The oldest GPUs that onnxruntime-gpu's build for CUDA 13 has code for: Turing."""
-PROVIDER_WORDS: dict[Device, str] = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+from tuneport.runtime.backends.libraries import has_tensorrt
+from tuneport.runtime.backends.providers import PROVIDERS
+from tuneport.schema.artifact import Execution, Manifest
 
 
 def obstacles(manifest: Manifest, host: Host | None = None) -> dict[str, str | None]:
@@ -25,8 +24,10 @@ def obstacle(execution: Execution, host: Host, providers: Collection[str] | None
     """
     if execution.device == "cpu":
         return _cpu_obstacle(execution, host)
-    if (provider := PROVIDER_WORDS[execution.device]) not in (_providers() if providers is None else providers):
+    if (provider := PROVIDERS[execution.device]) not in (_providers() if providers is None else providers):
         return f"needs {provider}, which this onnxruntime lacks: install tuneport[gpu] instead of tuneport[cpu]"
+    if execution.device == "tensorrt" and not has_tensorrt():
+        return "needs TensorRT's libraries: install tuneport[tensorrt]"
     return _gpu_obstacle(execution, host)
 
 
@@ -35,19 +36,30 @@ def _cpu_obstacle(execution: Execution, host: Host) -> str | None:
         return f"needs the package {execution.engine}"
     if execution.precision == "bf16" and not host.has_bf16:
         return "needs a processor with bfloat16 instructions"
-    # OpenVINO's kernels do not saturate.
-    is_onnxruntime_int8 = execution.engine == "onnxruntime" and execution.precision == "int8"
-    if is_onnxruntime_int8 and host.int8_saturates and not execution.reduce_range:
+    if execution.saturates_on(host):
         return "was made for processors with VNNI, without which its sums overflow"
     return None
 
 
 def _gpu_obstacle(execution: Execution, host: Host) -> str | None:
+    """Ask for every GPU: each of them gets a worker."""
     if not host.gpus:
+        return _unnamed_gpu_obstacle(execution)
+    required = execution.min_compute_capability or TURING
+    unfit = next((gpu for gpu in host.gpus if not gpu.has(required)), None)
+    if unfit is None:
+        return None
+    problem = f"needs compute capability {required}, and {unfit.name} has {unfit.compute_capability}"
+    is_alone = not any(gpu.has(required) for gpu in host.gpus)
+    return problem if is_alone else f"{problem}: leave it out of CUDA_VISIBLE_DEVICES"
+
+
+def _unnamed_gpu_obstacle(execution: Execution) -> str | None:
+    """CUDA may find a GPU where NVML is missing; which one shows when the variant is opened."""
+    if not has_unnamed_gpu():
         return "needs an NVIDIA GPU, and none is visible"
-    required = execution.min_compute_capability or MIN_COMPUTE_CAPABILITY
-    if not host.gpus[0].has(required):
-        return f"needs compute capability {required}, and {host.gpus[0].name} has {host.gpus[0].compute_capability}"
+    if execution.device == "tensorrt":
+        return "needs NVML, which names the GPU that its engines are for: give the container the driver's utilities"
     return None
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Encoding
 
-from tuneport.schema.artifact import Device, Layout, Processing
+from tuneport.schema.artifact import Layout, Processing
 
 Ids = npt.NDArray[np.int64] | npt.NDArray[np.int32]
 Output = npt.NDArray[np.float32]
@@ -49,7 +49,6 @@ class Batch:
     """For each row, the positions of its tokens: in the padded layout on the token axis of the row, in the packed one
     among all tokens."""
     layout: Layout = "padded"
-    device: Device = "cpu"
 
     def split(self, outputs: Mapping[str, Output], *, per_token: bool) -> list[RowOutputs]:
         """Return the outputs of each row; with `per_token`, only those of its own tokens, without padding.
@@ -65,9 +64,7 @@ class Batch:
         return [{name: values[i][self.slices[i]] for name, values in outputs.items()} for i in rows]
 
 
-def padded_batch(
-    rows: Sequence[EncodedInput], processing: Processing, length: int = 0, device: Device = "cpu"
-) -> Batch:
+def padded_batch(rows: Sequence[EncodedInput], processing: Processing, length: int = 0) -> Batch:
     """Stack rows into `input_ids`, `attention_mask` and `token_type_ids`, int64 (rows, longest row or `length`)."""
     shape = (len(rows), max(length, *map(len, rows)))
     ids, mask = np.full(shape, processing.pad_token_id, np.int64), np.zeros(shape, np.int64)
@@ -76,10 +73,10 @@ def padded_batch(
     for i, (row, positions) in enumerate(zip(rows, slices, strict=True)):
         ids[i, positions], mask[i, positions], types[i, positions] = row.ids, 1, row.type_ids
     feeds = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
-    return Batch(feeds, slices, device=device)
+    return Batch(feeds, slices)
 
 
-def packed_batch(rows: Sequence[EncodedInput], device: Device = "cuda") -> Batch:
+def packed_batch(rows: Sequence[EncodedInput]) -> Batch:
     """Put the tokens of all rows one behind the other, without padding.
 
     The feeds are int32: `input_ids`, `token_type_ids` and `position_ids` (1, tokens); `cumulative_lengths` (rows + 1,),
@@ -102,7 +99,7 @@ def packed_batch(rows: Sequence[EncodedInput], device: Device = "cuda") -> Batch
         "attention_mask": is_token.astype(np.int64),
     }
     slices = tuple(slice(start, stop) for start, stop in itertools.pairwise(cumulative.tolist()))
-    return Batch(feeds, slices, layout="packed", device=device)
+    return Batch(feeds, slices, layout="packed")
 
 
 def group_by_input(results: Sequence[Any], windows: Sequence[Sequence[Any]]) -> list[list[Any]]:

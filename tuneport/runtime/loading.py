@@ -16,7 +16,7 @@ from tuneport.runtime.runner import EncoderRunner, ModelRunner
 from tuneport.runtime.tasks.base import RuntimeTask
 from tuneport.runtime.tokenizer import TextTokenizer
 from tuneport.schema.artifact import PROCESSOR, TOKENIZER, Execution, Manifest, Processing, Variant
-from tuneport.tasks import FamilyName, task_spec
+from tuneport.tasks import FamilyName, TaskSpec, task_spec
 
 
 class OpenTokenizer(Protocol):
@@ -32,6 +32,7 @@ class BuildRunner(Protocol):
     def __call__(
         self,
         folder: Path,
+        spec: TaskSpec,
         task: RuntimeTask,
         execution: Execution,
         processing: Processing,
@@ -60,6 +61,7 @@ def _encoder_tokenizer(folder: Path, processing: Processing) -> TextTokenizer:
 
 def _encoder_runner(
     folder: Path,
+    spec: TaskSpec,
     task: RuntimeTask,
     execution: Execution,
     processing: Processing,
@@ -78,6 +80,7 @@ def _generative_tokenizer(folder: Path, processing: Processing) -> Any:
 
 def _generative_runner(
     folder: Path,
+    spec: TaskSpec,
     task: RuntimeTask,
     execution: Execution,
     processing: Processing,
@@ -86,7 +89,7 @@ def _generative_runner(
 ) -> ModelRunner:
     with _needs_generate():
         from tuneport.runtime.backends.generative import open_generative
-    return open_generative(folder, task, execution, processing, threads, device_options)
+    return open_generative(folder, spec, task, execution, processing, threads, device_options)
 
 
 FAMILIES = {
@@ -132,7 +135,8 @@ def build_runner(
     device_options: DeviceOptions = NO_OPTIONS,
 ) -> ModelRunner:
     """Open a variant's graphs for a task; the export does so before there is a manifest."""
-    return family_of(task_name).build_runner(folder, task, execution, processing, threads, device_options)
+    build = family_of(task_name).build_runner
+    return build(folder, task_spec(task_name), task, execution, processing, threads, device_options)
 
 
 def open_runner(

@@ -61,7 +61,6 @@ class EncoderRunner(ModelRunner):
         self.on_halved = lambda: None
         limits = BatchLimits.of(execution)
         self.limits = replace(limits, length_multiple=backend.length_multiple, longest=processing.max_length)
-        self._device = execution.device
         self._processing = processing
 
     def run_batch(self, rows: Sequence[EncodedInput]) -> list[RowOutputs]:
@@ -79,9 +78,9 @@ class EncoderRunner(ModelRunner):
 
     def _lay_out(self, rows: Sequence[EncodedInput]) -> Batch:
         if self.limits.layout == "packed":
-            return packed_batch(rows, self._device)
+            return packed_batch(rows)
         length = self.limits.padded(max(map(len, rows)))
-        return padded_batch(rows, self._processing, length, self._device)
+        return padded_batch(rows, self._processing, length)
 
 
 def run_halved(

@@ -168,6 +168,12 @@ class Timing(Frozen):
     is_noisy: bool = False
     """Whether the interval of the speed-up stayed wider than asked for when the time was over."""
 
+    def is_faster_than(self, other: "Timing") -> bool:
+        """Tell whether its throughput is higher than that of another one of the same run, beyond noise."""
+        if self.texts_per_s_interval is None or other.texts_per_s_interval is None:
+            return False
+        return self.texts_per_s_interval[0] > other.texts_per_s_interval[1]
+
 
 class BaselineTiming(Frozen):
     """Torch, timed beside the variants."""
@@ -371,6 +377,13 @@ class Manifest(Frozen):
         shared = [file.sha256 for file in self.files if file.path not in (CARD, PICTURE)]
         content = {"labels": self.labels, "processing": self.processing.model_dump(), "files": [*shared, *served]}
         return digest(content)[:12]
+
+    @property
+    def faster_torch(self) -> str | None:
+        """The fastest torch whose throughput is higher than the default variant's beyond noise; None without one."""
+        served = self.variant().evidence.timing
+        faster = [each for each in self.baselines if each.timing.is_faster_than(served)]
+        return max(faster, key=lambda each: each.timing.texts_per_s).setup.name if faster else None
 
     def variant(self, name: str | None = None) -> Variant:
         """Return a variant by name, the default one without a name."""

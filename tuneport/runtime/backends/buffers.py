@@ -5,7 +5,7 @@ import ctypes
 import math
 import mmap
 import weakref
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,18 @@ LIBRARIES = ("libcudart.so.13", "libcudart.so.12")
 """CUDA's runtime, which onnxruntime has loaded."""
 SMALLEST = 1 << 16
 """Bytes of the first buffer of a name."""
+DEVICE_TO_HOST = 2
+"""cudaMemcpyDeviceToHost."""
+
+
+class DeviceTensor(Protocol):
+    """A tensor on a device; onnxruntime's OrtValue is one."""
+
+    def data_ptr(self) -> int:
+        """Return its address."""
+
+    def numpy(self) -> npt.NDArray[Any]:
+        """Return a copy on the host, or a view of what is there."""
 
 
 class HostBuffers:
@@ -31,6 +43,19 @@ class HostBuffers:
         if memory is None or memory.nbytes < size:
             memory = self._memory[name] = self._allocate(max(SMALLEST, 1 << (size - 1).bit_length()))
         return memory[:size].view(dtype).reshape(shape)
+
+    def read(self, name: str, value: DeviceTensor, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+        """Copy a float32 tensor from the device to a new array, through the buffer of a name.
+
+        Raises RuntimeError, in onnxruntime's words, if CUDA fails.
+        """
+        if self._runtime is None:
+            return np.array(value.numpy())
+        buffer = self.get(name, shape, np.float32)
+        status = self._runtime.cudaMemcpy(buffer.ctypes.data, value.data_ptr(), buffer.nbytes, DEVICE_TO_HOST)
+        if status:
+            raise RuntimeError(f"CUDA failure {status}: {name} cannot be copied from the device")
+        return np.array(buffer)
 
     def _allocate(self, size: int) -> npt.NDArray[np.uint8]:
         # Pages of its own, because a page can be registered once only.
@@ -51,5 +76,6 @@ def _cuda_runtime() -> Any:
             runtime = ctypes.CDLL(name)
             runtime.cudaHostRegister.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_uint]
             runtime.cudaHostUnregister.argtypes = [ctypes.c_void_p]
+            runtime.cudaMemcpy.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
             return runtime
     return None

@@ -15,6 +15,7 @@ from optimum.onnxruntime import ORTModelForCausalLM, ORTModelForSeq2SeqLM, ORTMo
 
 from tuneport.errors import EngineError
 from tuneport.host import usable_cores
+from tuneport.runtime.backends.device_guard import GUARD, DeviceGuard
 from tuneport.runtime.backends.session import ORT_ERROR, check_provider, providers_for
 from tuneport.runtime.backends.stopping import CallbackStreamer, EndOfRow
 from tuneport.runtime.batch import EncodedInput, RowOutputs
@@ -26,6 +27,14 @@ from tuneport.runtime.tasks.base import RuntimeTask
 from tuneport.runtime.tasks.generation import GenerationTask, Prompt
 from tuneport.runtime.tasks.sampling import SamplingParams
 from tuneport.schema.artifact import Execution, Processing
+from tuneport.tasks import TaskSpec
+
+KINDS = {
+    "AutoModelForCausalLM": ORTModelForCausalLM,
+    "AutoModelForSeq2SeqLM": ORTModelForSeq2SeqLM,
+    "AutoModelForSpeechSeq2Seq": ORTModelForSpeechSeq2Seq,
+}
+"""The Auto class of a task's checkpoints → Optimum's class of their graphs."""
 
 
 class GenerativeRunner(ModelRunner):
@@ -40,8 +49,11 @@ class GenerativeRunner(ModelRunner):
     streams = 1
     """Sampling uses torch's random numbers, which all threads share."""
 
-    def __init__(self, task: RuntimeTask, model: Any, processing: Processing) -> None:
-        """`model` has transformers' `generate`: one of Optimum's ONNX Runtime models, or the torch model."""
+    def __init__(self, task: RuntimeTask, model: Any, processing: Processing, guard: DeviceGuard | None = None) -> None:
+        """`model` has transformers' `generate`: one of Optimum's ONNX Runtime models, or the torch model.
+
+        `guard` keeps a model that runs on a GPU away from the capture of another one's CUDA graphs.
+        """
         assert isinstance(task, GenerationTask)
         self.task = self._generation_task = task
         self.model = model
@@ -49,6 +61,7 @@ class GenerativeRunner(ModelRunner):
         self.on_halved = lambda: None
         self._processing = processing
         self._ends = end_tokens(model)
+        self._guard = guard or DeviceGuard()
 
     def run_batch(self, rows: Sequence[EncodedInput]) -> list[RowOutputs]:
         """Generate for all rows; neighbours with the same sampling parameters together, rows with a seed alone."""
@@ -62,7 +75,8 @@ class GenerativeRunner(ModelRunner):
     def _generate_halved(self, rows: Sequence[Prompt], sampling: SamplingParams) -> list[RowOutputs]:
         """Generate, in parts if the device's memory is too small; a stream cannot take back what it has sent."""
         repeatable = not any(row.callback for row in rows)
-        return run_halved(lambda part: self._generate(part, sampling), rows, self.on_halved, repeatable=repeatable)
+        with self._guard.running():
+            return run_halved(lambda part: self._generate(part, sampling), rows, self.on_halved, repeatable=repeatable)
 
     def _generate(self, rows: Sequence[Prompt], sampling: SamplingParams) -> list[RowOutputs]:
         if sampling.seed is not None:
@@ -95,6 +109,7 @@ class GenerativeRunner(ModelRunner):
 
 def open_generative(
     folder: Path,
+    spec: TaskSpec,
     task: RuntimeTask,
     execution: Execution,
     processing: Processing,
@@ -102,7 +117,8 @@ def open_generative(
     device_options: DeviceOptions = NO_OPTIONS,
 ) -> ModelRunner:
     """Open a variant; raises EngineError if ONNX Runtime cannot load it or lacks the execution provider."""
-    provider = check_provider(execution.device)
+    provider, on_gpu = check_provider(execution.device), execution.device != "cpu"
+    guard = GUARD if on_gpu else DeviceGuard()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or usable_cores()
     options.inter_op_num_threads = 1
@@ -110,20 +126,19 @@ def open_generative(
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = ORT_ERROR
     graphs = (folder / execution.files[0].path).parent
-    kind = ORTModelForSpeechSeq2Seq if processing.generation and processing.generation.sampling_rate else None
-    kind = kind or (ORTModelForCausalLM if (graphs / "model.onnx").is_file() else ORTModelForSeq2SeqLM)
     # Optimum opens a session for each graph; the tensors of past key values are torch's and come on top.
     each = device_options.for_each(sum(file.path.endswith(".onnx") for file in execution.files))
     ((_, provider_options), *_) = providers_for(execution.device, execution.provider_options, each)
     settings = {"local_files_only": True, "provider": provider, "session_options": options}
     settings |= {"provider_options": provider_options} if provider_options else {}
     try:
-        model = kind.from_pretrained(graphs, use_io_binding=execution.device != "cpu", **settings)
+        with guard.opening():
+            model = KINDS[spec.auto_model].from_pretrained(graphs, use_io_binding=on_gpu, **settings)
     except Exception as error:  # the exceptions of onnxruntime and Optimum have no common base
         raise load_error("onnxruntime", graphs, error) from error
     if model.providers[0] != provider:
         raise EngineError(f"{provider} was asked for and {model.providers[0]} was given", "install CUDA's libraries")
-    return GenerativeRunner(task, model, processing)
+    return GenerativeRunner(task, model, processing, guard)
 
 
 def feeds_of(rows: Sequence[Prompt], processing: Processing) -> dict[str, torch.Tensor]:

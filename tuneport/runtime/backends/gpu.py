@@ -15,8 +15,10 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
+from tuneport.gpu import memory_in_use
 from tuneport.runtime.backends.buffers import HostBuffers
 from tuneport.runtime.backends.captured import CapturedShape
+from tuneport.runtime.backends.device_guard import GUARD
 from tuneport.runtime.backends.session import Signature, open_session
 from tuneport.runtime.batch import Batch, Output
 from tuneport.runtime.device_options import NO_OPTIONS, DeviceOptions
@@ -60,11 +62,16 @@ class GpuBackend:
             provider_options=options,
             device_options=device_options.for_each(streams),
         )
-        sessions = [open_stream() for _ in range(streams)]
-        # A capture fails while another thread uses the device, so all are made before the first batch.
         self._free: queue.SimpleQueue[GpuStream] = queue.SimpleQueue()
-        for session in sessions:
-            self._free.put(GpuStream(session, device, sorted(graph_shapes)))
+        self.captured_bytes: int | None = None
+        """GPU memory that capturing CUDA graphs added; None where there are none, or NVML does not tell."""
+        with GUARD.opening():
+            sessions = [open_stream() for _ in range(streams)]
+            before = memory_in_use() if graph_shapes else None
+            for session in sessions:
+                self._free.put(GpuStream(session, device, sorted(graph_shapes)))
+            if before is not None and (after := memory_in_use()) is not None:
+                self.captured_bytes = after - before
 
     def run(self, batch: Batch) -> dict[str, Output]:
         """Run the graph on a batch and return every output by name, rows first; unknown feeds are ignored.
@@ -73,7 +80,8 @@ class GpuBackend:
         """
         stream = self._free.get()
         try:
-            return stream.run(batch)
+            with GUARD.running():
+                return stream.run(batch)
         finally:
             self._free.put(stream)
 
@@ -93,7 +101,7 @@ class GpuStream:
         if graph_shapes:
             self._options.add_run_config_entry("gpu_graph_id", NO_CAPTURE)
             # onnxruntime keeps a CUDA graph for the thread that captured it; another thread would capture its own,
-            # in the middle of other threads' batches.
+            # in the middle of a request.
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="cuda_graphs")
             self._captured = self._thread.submit(self._capture, graph_shapes).result()
 
@@ -102,10 +110,13 @@ class GpuStream:
         return self._run(batch) if self._thread is None else self._thread.submit(self._run, batch).result()
 
     def _capture(self, shapes: Sequence[Shape]) -> dict[Shape, CapturedShape]:
-        return {
-            shape: CapturedShape(self._session, self._signature, self._device, shape, number)
-            for number, shape in enumerate(shapes, 1)
-        }
+        captured = {}
+        for number, shape in enumerate(shapes, 1):
+            with GUARD.capturing():
+                captured[shape] = CapturedShape(
+                    self._session, self._signature, self._device, shape, number, self._buffers
+                )
+        return captured
 
     def _run(self, batch: Batch) -> dict[str, Output]:
         if batch.layout == "padded" and self._captured:

@@ -31,7 +31,7 @@ def open_backend(
             from tuneport.runtime.backends.onnxruntime import OnnxRuntimeBackend
 
             return OnnxRuntimeBackend(path, threads=threads, streams=execution.streams)
-        return _open_on_gpu(path, execution, threads, device_options)
+        return _open_on_gpu(folder, execution, threads, device_options)
 
 
 @contextlib.contextmanager
@@ -46,11 +46,12 @@ def _needs_engine(path: Path, engine: Engine) -> Iterator[None]:
         raise EngineError(f"{path} needs {name}", f"install {extra}, or serve another variant") from error
 
 
-def _open_on_gpu(path: Path, execution: Execution, threads: int | None, device_options: DeviceOptions) -> Backend:
+def _open_on_gpu(folder: Path, execution: Execution, threads: int | None, device_options: DeviceOptions) -> Backend:
     from tuneport.runtime.backends.gpu import GpuBackend
     from tuneport.runtime.backends.tensorrt import engine_options
 
-    engines = engine_options(path.parent) if execution.device == "tensorrt" else {}
+    path = folder / execution.files[0].path
+    engines = engine_options(folder, execution) if execution.device == "tensorrt" else {}
     try:
         return GpuBackend(
             path,

@@ -10,17 +10,13 @@ import onnxruntime as ort
 
 from tuneport.errors import EngineError
 from tuneport.host import usable_cores
-from tuneport.runtime.backends.libraries import preload_libraries
+from tuneport.runtime.backends.libraries import preload_tensorrt
+from tuneport.runtime.backends.providers import PROVIDERS
 from tuneport.runtime.batch import Batch
 from tuneport.runtime.device_errors import load_error
 from tuneport.runtime.device_options import NO_OPTIONS, DeviceOptions
 from tuneport.schema.artifact import Device
 
-PROVIDERS: dict[Device, str] = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-}
 ORT_ERROR = 3
 """onnxruntime's log severity for errors only; it warns about every quantized graph."""
 SPIN_US = "20"
@@ -91,7 +87,9 @@ def check_provider(device: Device) -> str:
         )
     if device != "cpu":
         os.environ |= {name: value for name, value in KERNEL_SETTINGS.items() if name not in os.environ}
-        preload_libraries(device)
+        ort.preload_dlls()  # CUDA and cuDNN, as Python packages bring them
+    if device == "tensorrt":
+        preload_tensorrt()
     return provider
 
 

@@ -1,26 +1,27 @@
 """TensorRT's engines: where they are kept, and for which shapes they are built.
 
-An engine belongs to a GPU and a version, and takes minutes to build. The export builds it into the artifact; on another
-GPU or version it is built once, when the service starts, into the user's cache. The shapes that it is built for are the
-variant's provider options (`profile_options`), so that no request ever waits for an engine.
+An engine belongs to a graph, a GPU and a version, and takes minutes to build. The export builds it into the artifact. A
+service takes a copy in the user's cache, because TensorRT writes there too, and the artifact's files must stay as they
+are; on another GPU or version it builds the engine into that cache when it starts. The shapes that it is built for are
+the variant's provider options (`profile_options`), so that no request ever waits for an engine.
 """
 
-import os
 import re
 from collections.abc import Iterable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import onnxruntime
 
 from tuneport.errors import EngineError
+from tuneport.folders import digest
 from tuneport.gpu import Gpu
 from tuneport.host import Host
-from tuneport.schema.artifact import Shape
+from tuneport.runtime.backends.libraries import tensorrt_version
+from tuneport.runtime.user_cache import CACHE, cache_folder, fill_folder
+from tuneport.schema.artifact import Execution, File, Shape
 
 ENGINES = "engines"
 """Folder of a variant that holds one folder of engines for each GPU and version."""
-PACKAGES = ("tensorrt-cu13-libs", "tensorrt-cu13", "tensorrt-cu12", "tensorrt")
 
 
 def profile_options(inputs: Iterable[str], *, typical: Shape, largest: Shape) -> dict[str, str]:
@@ -37,26 +38,42 @@ def profile_options(inputs: Iterable[str], *, typical: Shape, largest: Shape) ->
     }
 
 
-def engine_options(variant_folder: Path) -> dict[str, str]:
-    """Return the options that name the folder of the engines for this GPU: the variant's own, or the user's cache.
+def engine_options(artifact: Path, execution: Execution) -> dict[str, str]:
+    """Return the options that name the folder of a variant's engines for this GPU.
 
-    onnxruntime takes only "True" and "False" for TensorRT's switches, and "1" for CUDA's.
+    It is the variant's own while the export builds it, before its engines are among its files, and then one in the
+    user's cache. onnxruntime takes only "True" and "False" for TensorRT's switches, and "1" for CUDA's.
 
-    Raises EngineError without a GPU or without TensorRT.
+    Raises EngineError without a GPU or without TensorRT, and for a cache that cannot be written.
     """
     key = engine_key()
-    folder = variant_folder / ENGINES / key
-    if not folder.is_dir():
-        cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
-        # Two artifacts differ in their graphs, whose hash is part of TensorRT's own file names.
-        folder = cache / "tuneport" / "tensorrt" / key
-        folder.mkdir(parents=True, exist_ok=True)
+    own = (artifact / execution.files[0].path).parent / ENGINES / key
+    engines = [file for file in execution.files if _is_engine(file)]
+    folder = own if own.is_dir() and not engines else _cached(artifact, execution, key)
     return {
         "trt_engine_cache_enable": "True",
         "trt_engine_cache_path": str(folder),
         "trt_timing_cache_enable": "True",
         "trt_timing_cache_path": str(folder),
     }
+
+
+def _cached(artifact: Path, execution: Execution, key: str) -> Path:
+    """Return the folder of a graph's engines in the user's cache; a new one begins with the artifact's for this GPU."""
+    engines = [file.path for file in execution.files if _is_engine(file)]
+    # TensorRT's own names have a hash of the graph's structure, which models that differ in weights alone share.
+    graph = digest([file.sha256 for file in execution.files if not _is_engine(file)])[:16]
+    folder = cache_folder("tensorrt", key, graph)
+    try:
+        fill_folder(folder, [artifact / path for path in engines if Path(path).parent.name == key])
+    except OSError as error:
+        problem = f"TensorRT's engines cannot be kept in {folder} ({error.strerror})"
+        raise EngineError(problem, f"set {CACHE} to a folder that can be written") from error
+    return folder
+
+
+def _is_engine(file: File) -> bool:
+    return ENGINES in Path(file.path).parts[:-1]
 
 
 def engine_key() -> str:
@@ -71,13 +88,3 @@ def key_of(gpu: Gpu, tensorrt: str, runtime: str) -> str:
     """Return the name of the folder of engines for a GPU and versions."""
     name = re.sub(r"[^a-z0-9]+", "-", gpu.name.lower()).strip("-")
     return f"{name}-sm{gpu.compute_capability.replace('.', '')}-tensorrt{tensorrt}-onnxruntime{runtime}"
-
-
-def tensorrt_version() -> str:
-    """Return the version of the installed TensorRT; raises EngineError if there is none."""
-    for package in PACKAGES:
-        try:
-            return version(package)
-        except PackageNotFoundError:
-            continue
-    raise EngineError("TensorRT is not installed", "install tuneport[tensorrt], or choose another variant")

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pydantic import BaseModel
 
@@ -11,6 +11,9 @@ from tuneport.runtime.tasks import inputs
 from tuneport.runtime.tasks.base import RuntimeTask
 from tuneport.runtime.tasks.sampling import GenerationParameters, SamplingParams
 from tuneport.schema.artifact import Processing
+
+if TYPE_CHECKING:  # it imports transformers
+    from tuneport.runtime.processor import TextProcessor
 
 ONE_TOKEN = SamplingParams(max_new_tokens=1)
 
@@ -39,16 +42,6 @@ class Prompt(EncodedInput):
     callback: TokenCallback | None = None
 
 
-class Processor(Protocol):
-    """Encodes and decodes text; `tuneport.runtime.processor.TextProcessor` is one."""
-
-    def encode(self, texts: Sequence[str], *, special: bool = True) -> list[tuple[list[int], bool]]:
-        """Return each text's token ids and whether it was truncated."""
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        """Return the text of tokens, without special tokens."""
-
-
 class GenerationTask(RuntimeTask):
     """Decodes generated tokens to text; its subclasses encode their inputs as prompts."""
 
@@ -57,8 +50,8 @@ class GenerationTask(RuntimeTask):
     is_stripped: ClassVar = True
     """Whether white space around a text comes from the tokenizer and is removed."""
 
-    def __init__(self, labels: tuple[str, ...], processing: Processing, tokenizer: Any) -> None:
-        """Keep what encoding and decoding need; `tokenizer` is a `Processor`."""
+    def __init__(self, labels: tuple[str, ...], processing: Processing, tokenizer: "TextProcessor") -> None:
+        """Keep what encoding and decoding need."""
         assert processing.generation is not None
         self.generation = processing.generation
         self.processing = processing

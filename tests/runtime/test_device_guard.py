@@ -1,0 +1,154 @@
+"""Captures of CUDA graphs have the device alone, and neither they nor batches starve."""
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from kit.engines import wait_until
+
+from tuneport.runtime.backends import gpu
+from tuneport.runtime.backends.device_guard import GUARD, DeviceGuard
+from tuneport.runtime.backends.gpu import GpuBackend
+from tuneport.runtime.batch import EncodedInput, padded_batch
+from tuneport.schema.artifact import Manifest
+
+
+@pytest.fixture
+def guard() -> DeviceGuard:
+    return DeviceGuard()
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(8) as pool:
+        yield pool
+
+
+def enter(context: Callable[[], AbstractContextManager[None]], order: list[str], name: str) -> None:
+    with context():
+        order.append(name)
+
+
+def test_a_capture_is_alone_and_batches_are_not(guard: DeviceGuard, pool: ThreadPoolExecutor) -> None:
+    together = threading.Barrier(3)
+    inside = {"running": 0, "capturing": 0}
+    found: list[tuple[int, int]] = []
+
+    def capture() -> None:
+        for _ in range(50):
+            with guard.capturing():
+                inside["capturing"] += 1
+                found.append((inside["running"], inside["capturing"]))
+                inside["capturing"] -= 1
+
+    def run() -> None:
+        with guard.running():
+            together.wait(60)  # three at once
+        for _ in range(200):
+            with guard.running():
+                inside["running"] = 1
+                assert inside["capturing"] == 0
+                inside["running"] = 0
+
+    for done in [pool.submit(run) for _ in range(3)] + [pool.submit(capture) for _ in range(2)]:
+        done.result(60)
+    assert found == [(0, 1)] * 100
+
+
+def test_a_capture_that_waits_goes_before_later_batches(guard: DeviceGuard, pool: ThreadPoolExecutor) -> None:
+    order: list[str] = []
+    with guard.running():
+        capture = pool.submit(enter, guard.capturing, order, "capture")
+        wait_until(lambda: guard._captures == 1)
+        batch = pool.submit(enter, guard.running, order, "batch")
+        wait_until(lambda: guard._waiting == 1)
+        assert order == []
+    capture.result(60)
+    batch.result(60)
+    assert order == ["capture", "batch"]
+
+
+def test_batches_that_wait_go_before_the_next_capture(guard: DeviceGuard, pool: ThreadPoolExecutor) -> None:
+    order: list[str] = []
+    with guard.capturing():
+        batches = [pool.submit(enter, guard.running, order, "batch") for _ in range(3)]
+        wait_until(lambda: guard._waiting == 3)
+        capture = pool.submit(enter, guard.capturing, order, "capture")
+        wait_until(lambda: guard._captures == 2)
+    for done in (*batches, capture):
+        done.result(60)
+    assert order == ["batch"] * 3 + ["capture"]
+
+
+def test_a_failure_leaves_the_device_free(guard: DeviceGuard) -> None:
+    for context in (guard.running, guard.capturing, guard.opening):
+        with pytest.raises(ValueError, match="no"), context():
+            raise ValueError("no")
+    with guard.opening(), guard.capturing():
+        pass
+
+
+def test_a_batch_of_another_model_waits_while_one_captures(
+    tiny_artifact: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch, pool: ThreadPoolExecutor
+) -> None:
+    """As when a version is loaded, or a variant opened in the playground, while the service answers."""
+    graph = tiny_artifact / manifest.variant("fp32").execution.files[0].path
+    batch = padded_batch([EncodedInput([5, 6, 7], [0, 0, 0], False)], manifest.processing)
+    serving = GpuBackend(graph, device="cpu", threads=1)
+    expected = serving.run(batch)["logits"]
+    answers: list[Any] = []
+    real = gpu.CapturedShape
+
+    def capture(*arguments: Any) -> Any:
+        answers.append(pool.submit(serving.run, batch))
+        wait_until(lambda: GUARD._waiting == 1)
+        assert not answers[-1].done()
+        return real(*arguments)
+
+    monkeypatch.setattr(gpu, "CapturedShape", capture)
+    opened = GpuBackend(graph, device="cpu", threads=1, streams=2, graph_shapes=[(1, 16)])
+    assert len(answers) == 2
+    for answer in (*answers, pool.submit(opened.run, batch)):
+        np.testing.assert_allclose(answer.result(60)["logits"], expected, atol=1e-5)
+
+
+def test_a_model_is_opened_while_no_other_one_is(
+    tiny_artifact: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opening a model allocates memory, which another one's capture does not survive."""
+    graph = tiny_artifact / manifest.variant("fp32").execution.files[0].path
+    is_exclusive: list[bool] = []
+
+    def recording(real: Any) -> Any:
+        def record(*arguments: Any, **options: Any) -> Any:
+            is_exclusive.append(GUARD._opening.locked())
+            return real(*arguments, **options)
+
+        return record
+
+    for name in ("open_session", "CapturedShape"):
+        monkeypatch.setattr(gpu, name, recording(getattr(gpu, name)))
+    GpuBackend(graph, device="cpu", threads=1, graph_shapes=[(1, 16)])
+    assert is_exclusive == [True, True]
+    assert not GUARD._opening.locked()
+
+
+def test_openings_exclude_each_other(guard: DeviceGuard, pool: ThreadPoolExecutor) -> None:
+    inside: list[int] = []
+    most: list[int] = []
+
+    def open_models() -> None:
+        for _ in range(100):
+            with guard.opening():
+                inside.append(1)
+                most.append(len(inside))
+                inside.pop()
+
+    for done in [pool.submit(open_models) for _ in range(4)]:
+        done.result(60)
+    assert most == [1] * 400

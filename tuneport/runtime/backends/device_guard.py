@@ -1,0 +1,78 @@
+"""Keep what other threads do on a GPU away from the capture of CUDA graphs.
+
+A capture fails (error 900 and its kin) if another thread of the process uses CUDA meanwhile, and so does that thread's
+call. A process that serves opens further models and variants, so captures wait for the batches that run, and batches
+wait for a capture.
+"""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+
+
+class DeviceGuard:
+    """A readers-writer lock: batches share it, a capture has it alone.
+
+    A capture that waits goes before batches that come later, and batches that waited for it before the next capture, so
+    that neither waits for more than one of the other kind.
+    """
+
+    def __init__(self) -> None:
+        """Let anything begin."""
+        self._changed = threading.Condition()
+        self._opening = threading.Lock()
+        self._running = 0
+        self._waiting = 0
+        """Batches that wait."""
+        self._turns = 0
+        """Batches that may still begin before the next capture."""
+        self._captures = 0
+        """Captures that wait or are at work."""
+        self._is_capturing = False
+
+    @contextlib.contextmanager
+    def opening(self) -> Iterator[None]:
+        """Open sessions and capture graphs in here, one model at a time: opening allocates memory on the device.
+
+        Batches of other models go on, except during a capture.
+        """
+        with self._opening:
+            yield
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Run a batch in here."""
+        with self._changed:
+            if self._captures and not self._turns:
+                self._waiting += 1
+                self._changed.wait_for(lambda: not self._captures or self._turns)
+                self._waiting -= 1
+            self._turns = max(0, self._turns - 1)
+            self._running += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._running -= 1
+                if self._captures and not self._running:
+                    self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def capturing(self) -> Iterator[None]:
+        """Capture one graph in here."""
+        with self._changed:
+            self._captures += 1
+            self._changed.wait_for(lambda: not (self._running or self._is_capturing or self._turns))
+            self._is_capturing = True
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._is_capturing = False
+                self._captures -= 1
+                self._turns = self._waiting
+                self._changed.notify_all()
+
+
+GUARD = DeviceGuard()
+"""That of this process, which uses one GPU."""
