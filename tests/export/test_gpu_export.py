@@ -172,7 +172,7 @@ def test_tensorrt_builds_its_engine_into_the_artifact_and_leaves_it_as_it_is(
     assert execution.device == "tensorrt"
     engines = {Path(file.path).name for file in execution.files if f"/engines/{ENGINE_KEY}/" in file.path}
     assert engines == {"graph_sm90.engine", "sm90.timing"}
-    for key, value in {"trt_fp16_enable": "1", "trt_timing_cache_enable": "1"}.items():
+    for key, value in {"trt_fp16_enable": "True", "trt_timing_cache_enable": "True"}.items():
         assert found.options[name][key] == value
     assert ("trt_int8_enable" in found.options[name]) == (name == "tensorrt-int8")
     assert found.engines_built == 1
