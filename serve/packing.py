@@ -1,7 +1,7 @@
 """What a bento packs of an artifact: the variants that serve, and the packages of their image with hashes.
 
 The packed part is a model of its own in BentoML's store. Its requirements.txt lies beside the manifest, where
-Dockerfile.template finds it, so that `tuneport build` and plain `bentoml build` make the same image.
+serve/Dockerfile.j2 finds it, so that `tuneport build` and plain `bentoml build` make the same image.
 """
 
 import os

@@ -1,6 +1,6 @@
 """The HTTP application: `POST /predict`, Open Inference Protocol, OpenAI's /v1, the playground and /metrics.
 
-BentoML's own paths, /livez and /readyz, are beside it: `serve/lifecycle.py`.
+The paths for probes, /livez and /readyz, are beside it: `serve/lifecycle.py`.
 """
 
 import asyncio

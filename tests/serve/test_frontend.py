@@ -29,7 +29,7 @@ from tuneport.stages.serve import logs
 from tuneport.stages.serve.admission import AdmissionController
 from tuneport.stages.serve.grpc.wire import check_fields
 from tuneport.stages.serve.http.app import create_app
-from tuneport.stages.serve.lifecycle import BENTOML_PATHS, PathSwitch
+from tuneport.stages.serve.lifecycle import PROBE_PATHS, PathSwitch
 from tuneport.stages.serve.models.registry import ModelRegistry
 from tuneport.stages.serve.process import free_port, running, supervisor_command
 
@@ -119,7 +119,7 @@ def test_a_line_that_waits_when_its_loop_ends_is_not_lost(capfd: pytest.CaptureF
     assert [line["request_id"] for line in lines] == ["first", "second", "third"]
 
 
-def test_only_bentoml_s_own_paths_go_through_bentoml() -> None:
+def test_only_the_paths_for_probes_go_to_the_server_s_own_application() -> None:
     called: list[tuple[str, str]] = []
 
     def app(name: str) -> Any:
@@ -128,17 +128,17 @@ def test_only_bentoml_s_own_paths_go_through_bentoml() -> None:
 
         return record
 
-    switch = PathSwitch(app("ours"), app("bentoml"))
+    switch = PathSwitch(app("ours"), app("probes"))
     for scope in ({"type": "http", "path": path} for path in ("/predict", "/livez\n", "/", "/docs.json")):
         asyncio.run(switch(scope, None, None))  # type: ignore[arg-type]
-    for scope in ({"type": "lifespan"}, *({"type": "http", "path": path} for path in sorted(BENTOML_PATHS))):
+    for scope in ({"type": "lifespan"}, *({"type": "http", "path": path} for path in sorted(PROBE_PATHS))):
         asyncio.run(switch(scope, None, None))  # type: ignore[arg-type]
-    assert [name for name, _ in called] == ["ours"] * 4 + ["bentoml"] * (1 + len(BENTOML_PATHS))
+    assert [name for name, _ in called] == ["ours"] * 4 + ["probes"] * (1 + len(PROBE_PATHS))
 
 
 def test_bentoml_serve_answers_its_own_paths_and_ours(server: Server) -> None:
     with httpx.Client(base_url=server.url, timeout=30) as client:
-        assert [client.get(path).status_code for path in sorted(BENTOML_PATHS)] == [200] * len(BENTOML_PATHS)
+        assert [client.get(path).status_code for path in sorted(PROBE_PATHS)] == [200] * len(PROBE_PATHS)
         answer = client.post("/predict", json={"inputs": "bank"})
         assert answer.status_code == 200
         assert "x-request-id" in answer.headers
