@@ -42,7 +42,7 @@ def check_architecture(config: PretrainedConfig, task: str, folder: Path) -> Non
     spec = task_spec(task)
     if any(candidate.auto_model == spec.auto_model for candidate in candidates):
         return
-    if spec.family == "generative" or any(candidate.family == "generative" for candidate in candidates):
+    if spec.is_generative or any(candidate.is_generative for candidate in candidates):
         names = " or ".join(candidate.name for candidate in candidates)
         remedy = f"choose another task or model: it does {names}" if names else "choose another task or model"
         raise CheckpointError(f"{folder} is {_name(config)}, which cannot do {task}", remedy)

@@ -1,13 +1,11 @@
 """Give memory back between the steps of an export, each of which needs much for a short time."""
 
-import ctypes
 import gc
+
+from tuneport.memory import trim_memory
 
 
 def release_memory() -> None:
-    """Return freed memory to the system: glibc keeps what lies below anything that is still in use."""
+    """Collect what nothing refers to, and return freed memory to the system."""
     gc.collect()
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except (AttributeError, OSError, TypeError):  # another C library
-        return
+    trim_memory()

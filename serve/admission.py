@@ -209,7 +209,7 @@ class AdmissionController:
 
 def check_cache(manifest: Manifest, settings: Settings) -> None:
     """Raise TuneportError where the cache of responses is set for a generative model."""
-    if settings.response_cache_mib and task_spec(manifest.task).family == "generative":
+    if settings.response_cache_mib and task_spec(manifest.task).is_generative:
         problem = "TUNEPORT_RESPONSE_CACHE_MIB is set, and the answers of a generative model are not cached"
         raise TuneportError(problem, "unset it")
 

@@ -127,12 +127,12 @@ def _replace_listener(loop: asyncio.AbstractEventLoop, server: uvicorn.Server, s
 
     async def listen(protocol: Callable[[], Any], *, sock: Any, ssl: Any, backlog: int) -> Any:
         handshake_timeout_s = settings.header_timeout_s if ssl else None
-        folder = os.environ.get(supervision.RUN_FOLDER)
-        if settings.worker_count == 1 or not folder:
+        folder = supervision.run_folder()
+        if settings.worker_count == 1 or folder is None:
             return await create_server(
                 protocol, sock=sock, ssl=ssl, backlog=backlog, ssl_handshake_timeout=handshake_timeout_s
             )
-        counts = ConnectionCounts(Path(folder, "connections"), settings.worker_count)
+        counts = ConnectionCounts(folder / "connections", settings.worker_count)
         connections = server.server_state.connections
         listener = Listener(sock, protocol, counts, lambda: len(connections), ssl, handshake_timeout_s)
         setattr(server.config.http_protocol_class, "on_change", staticmethod(listener.publish))  # noqa: B010

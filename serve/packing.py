@@ -24,7 +24,7 @@ from tuneport.schema.selection import SELECTION, Selection
 from tuneport.signing import SIGNATURE
 from tuneport.tasks import task_spec
 
-from .registered import VARIANTS, find_artifact
+from .registered import VARIANTS, find_artifact, tag_of
 
 REQUIREMENTS = "requirements.txt"
 
@@ -85,7 +85,7 @@ def pack(tag: str, names: Sequence[str] = (), beside: Sequence[str] = ()) -> str
     requirements = read_requirements(part, *(_part(load_manifest(each), names) for each in others))
     selection = Selection(variants=tuple(variant.name for variant in part.variants))
     identity = digest([selection.variants, requirements, _signature_hash(source)])[:8]
-    packed = f"tuneport:{manifest.version}-{sha256(source / MANIFEST)[:8]}-{identity}"
+    packed = f"{tag_of(source, manifest)}-{identity}"
     try:
         check_files(Path(bentoml.models.get(packed).path), part)
         return packed
@@ -164,7 +164,7 @@ def requirements_for(*parts: Manifest) -> str:
     ONNX Runtime for GPUs runs variants for CPUs as well. Raises TuneportError for variants of which no image has all
     engines.
     """
-    is_generative = any(task_spec(part.task).family == "generative" for part in parts)
+    is_generative = any(task_spec(part.task).is_generative for part in parts)
     variants = [variant for part in parts for variant in part.variants]
     devices = {variant.execution.device for variant in variants}
     target = "tensorrt" if "tensorrt" in devices else "gpu" if "cuda" in devices else ""

@@ -172,10 +172,9 @@ class Settings(BaseSettings):
 
     def paths(self) -> dict[str, str]:
         """Return the variables that name files as absolute paths, for a process with another working directory."""
-        files = {
-            name: getattr(self, name) for name in ("api_keys_file", "model_repository", "tls_certfile", "tls_keyfile")
-        }
-        return {f"{PREFIX}{name}".upper(): str(path.absolute()) for name, path in files.items() if path}
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        files = {name: value for name, value in values.items() if isinstance(value, Path)}
+        return {f"{PREFIX}{name}".upper(): str(path.absolute()) for name, path in files.items()}
 
     def check_key(self) -> None:
         """Raise TuneportError for a public key that is none, and for a required signature without a key."""

@@ -55,7 +55,7 @@ def bench_front_ends(config: FrontEndsConfig, progress: Callable[[str], object] 
         for index in range(config.rounds):
             for case in cases if index % 2 == 0 else cases[::-1]:
                 progress(f"round {index + 1} of {config.rounds}: {case[0]} engine, {case[1]} worker(s)")
-                samples[case].append(_measure(config, _target(config, artifact, manifest, *case), texts))
+                samples[case].append(_measure(config, _target(config, artifact, *case), texts))
     report = FrontEndsReport(
         model=f"{manifest.name} {manifest.version}",
         config=config,
@@ -76,9 +76,7 @@ def _cases(config: FrontEndsConfig) -> list[tuple[EngineKind, int]]:
     return [("own", 1), *shared]
 
 
-def _target(
-    config: FrontEndsConfig, artifact: Path, manifest: Manifest, engine: EngineKind, workers: int
-) -> EndpointTarget:
+def _target(config: FrontEndsConfig, artifact: Path, engine: EngineKind, workers: int) -> EndpointTarget:
     def command(port: int) -> list[str]:
         words = supervisor_command(artifact, host=HOST, port=port)
         return [PACED_SERVICE if engine == "paced" and word.endswith(".supervisor") else word for word in words]

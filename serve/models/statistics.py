@@ -52,7 +52,7 @@ def read_statistics(metrics: Metrics) -> dict[str, Any]:
 
 def outcome_of(status: str) -> str:
     """Return the statistic that counts a request with a status of HTTP or gRPC."""
-    if status in CANCELLED:
+    if status in CANCELLED.values():
         return "cancel"
     return "success" if status == "OK" or status.startswith("2") else "fail"
 

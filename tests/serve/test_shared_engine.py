@@ -468,7 +468,7 @@ def test_an_engine_that_cannot_start_again_ends_the_service(artifact: Path) -> N
 
 def test_a_folder_whose_path_is_too_long_for_a_socket_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(TuneportError, match=r"cannot listen.*TMPDIR"):
-        EngineKeeper(tmp_path, 1, str(tmp_path / ("x" * 120)), "")
+        EngineKeeper(tmp_path, 1, tmp_path / ("x" * 120), "")
 
 
 @pytest.mark.slow
