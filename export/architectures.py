@@ -7,6 +7,14 @@ from transformers import PretrainedConfig
 from tuneport.errors import CheckpointError
 from tuneport.tasks import TaskSpec, all_tasks, task_spec
 
+ENCODERS = "BERT, RoBERTa, DeBERTa or ModernBERT"
+GENERATIVE = "T5, BART, Marian, GPT-2, Llama or Whisper"
+
+
+def other_architecture(task: str) -> str:
+    """Return the remedy for a model whose architecture cannot be exported."""
+    return f"fine-tune another architecture, such as {GENERATIVE if task_spec(task).is_generative else ENCODERS}"
+
 
 def tasks_of(config: PretrainedConfig) -> tuple[str, ...]:
     """Return the tasks with the longest matching ending; empty if no task has the architecture."""

@@ -29,9 +29,10 @@ from tuneport.stages.serve import logs
 from tuneport.stages.serve.admission import AdmissionController
 from tuneport.stages.serve.grpc.wire import check_fields
 from tuneport.stages.serve.http.app import create_app
-from tuneport.stages.serve.lifecycle import PROBE_PATHS, PathSwitch
+from tuneport.stages.serve.lifecycle import PROBE_PATHS, PathSwitch, read_failed_start
 from tuneport.stages.serve.models.registry import ModelRegistry
 from tuneport.stages.serve.process import free_port, running, supervisor_command
+from tuneport.stages.serve.settings import START_REPORT
 
 HOST = "127.0.0.1"
 EMPTY_FIELD = b"\x2a\x00"
@@ -253,6 +254,11 @@ def test_a_worker_that_is_killed_is_replaced_but_not_by_another_artifact(artifac
         assert httpx.post(f"{url}/predict", json={"inputs": "bank"}, timeout=30).json() == predicted
         manifest = artifact / "manifest.json"
         manifest.write_text(manifest.read_text() + "\n")  # as valid as before, and another one
+        supervisor = psutil.Process(pid)
+        report = Path(supervisor.environ()[START_REPORT])
         [worker] = workers_of(pid)
         worker.kill()
-        psutil.Process(pid).wait(60)
+        assert supervisor.wait(60) == 0  # as at any signal to stop: the command that started it prints the reason
+        error = read_failed_start(report)
+    assert error
+    assert error.problem == f"{artifact} was replaced while it was served"
