@@ -20,7 +20,7 @@ from tuneport.errors import ArtifactError, TuneportError
 from tuneport.folders import digest, sha256
 from tuneport.schema.artifact import MANIFEST, Manifest, Variant
 from tuneport.schema.loading import check_distinct_names, check_files, listed_files, load_manifest
-from tuneport.schema.selection import SELECTION, Selection
+from tuneport.schema.selection import SELECTION, PackedVariants
 from tuneport.signing import SIGNATURE
 from tuneport.tasks import task_spec
 
@@ -83,7 +83,7 @@ def pack(tag: str, names: Sequence[str] = (), beside: Sequence[str] = ()) -> str
     part = _part(manifest, names)
     check_files(source, part)
     requirements = read_requirements(part, *(_part(load_manifest(each), names) for each in others))
-    selection = Selection(variants=tuple(variant.name for variant in part.variants))
+    selection = PackedVariants(variants=tuple(variant.name for variant in part.variants))
     identity = digest([selection.variants, requirements, _signature_hash(source)])[:8]
     packed = f"{tag_of(source, manifest)}-{identity}"
     try:
