@@ -138,7 +138,7 @@ class AdmissionController:
         self, cache: ResponseCache, inputs: Sequence[Any], parameters: Any, deadline: float, allow_truncation: bool
     ) -> list[InferenceResult]:
         """Take what is in the cache, and run the other inputs."""
-        keys = await self.inference.lanes.run_if_large(count_chars(inputs), cache.keys, inputs, parameters)
+        keys = await self.inference.executors.run_if_large(count_chars(inputs), cache.keys, inputs, parameters)
         found = [cache.get(key) for key in keys]
         if not allow_truncation:
             found = [None if result and result.truncated else result for result in found]

@@ -74,7 +74,7 @@ async def predict(request: Request) -> Response:
     admission, frame = admission_of(request), frame_of(request)
     body, content_type = await read_body(request), frame.headers.get("content-type", "")
     read = read_upload if is_upload(content_type) else parse_body
-    inputs, parameters = await admission.inference.lanes.run_if_large(len(body), read, body, content_type)
+    inputs, parameters = await admission.inference.executors.run_if_large(len(body), read, body, content_type)
     frame.inputs = inputs
     if isinstance(parameters, dict) and parameters.get("stream") is True:
         return await stream_prediction(request, inputs, parameters)

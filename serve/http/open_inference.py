@@ -61,7 +61,7 @@ async def model_infer(request: Request) -> Response:
     admission, manifest = admission_of(request), admission_of(request).manifest
     body, header_length = await read_body(request), request.headers.get(HEADER_LENGTH)
     limit = admission.settings.max_client_batch_size
-    content, inputs = await admission.inference.lanes.run_if_large(
+    content, inputs = await admission.inference.executors.run_if_large(
         len(body), _read_request, manifest, body, header_length, limit
     )
     parameters = as_object(content.get("parameters"), "parameters")

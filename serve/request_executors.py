@@ -13,7 +13,7 @@ LARGE = 32 * 1024
 """Characters, bytes or tokens from which work is large: it takes more than about ten milliseconds."""
 
 
-class Lanes:
+class RequestExecutors:
     """Two threads: large pieces of work wait for each other, and small ones only for small ones."""
 
     def __init__(self) -> None:
