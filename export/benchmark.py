@@ -178,7 +178,10 @@ def is_decided(targets: Mapping[str, BenchmarkTarget], seconds: Mapping[str, lis
 
 
 def _meter_gpu(
-    meter: GpuMeter, runners: Mapping[str, TargetRunner], rows: Sequence[EncodedInput], limits: Mapping[str, BatchLimits]
+    meter: GpuMeter,
+    runners: Mapping[str, TargetRunner],
+    rows: Sequence[EncodedInput],
+    limits: Mapping[str, BatchLimits],
 ) -> None:
     for name, runner in runners.items():
         batches = pack(rows, limits[name])

@@ -77,7 +77,10 @@ def pack(rows: Sequence[EncodedInput], limits: BatchLimits) -> Batches:
 
 
 def time_turns(
-    runners: Mapping[str, TargetRunner], parts: Mapping[str, list[Batches]], stop: Stop, progress: Callable[[str], object]
+    runners: Mapping[str, TargetRunner],
+    parts: Mapping[str, list[Batches]],
+    stop: Stop,
+    progress: Callable[[str], object],
 ) -> dict[str, list[float]]:
     """Return the seconds of every target's turns; in turn i all have run the same rows, part i modulo their number.
 

@@ -15,8 +15,8 @@ from tuneport.schema.artifact import Variant
 from tuneport.schema.loading import load_manifest
 
 from .batcher import Batcher, BatchReport, MakeBatcher, RowBatcher
-from .request_executors import RequestExecutors
 from .origin import Origin
+from .request_executors import RequestExecutors
 from .settings import Settings
 
 SHORT_TEXT_CHARS = 1000

@@ -15,7 +15,12 @@ def write_report(folder: Path, report: RequestCostReport) -> None:
     """Write report.json and report.md."""
     (folder / REPORT).write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
     rows = [_row(report, server) for server in report.servers]
-    parts = [f"# The cost of a request: {report.model}", markdown_table(HEADER, rows), _caption(report), _layers(report)]
+    parts = [
+        f"# The cost of a request: {report.model}",
+        markdown_table(HEADER, rows),
+        _caption(report),
+        _layers(report),
+    ]
     (folder / TABLE).write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 

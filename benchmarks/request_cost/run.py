@@ -1,4 +1,4 @@
-"""One benchmark of the cost of a request: the engine alone, then rounds in which every server is started and loaded in turn."""
+"""The engine alone, then rounds in which every server is started and loaded in turn."""
 
 import tempfile
 import time
@@ -35,7 +35,9 @@ TIMED_S = 1.0
 Sample = dict[str, float]
 
 
-def bench_request_cost(config: RequestCostConfig, progress: Callable[[str], object] = lambda _: None) -> RequestCostReport:
+def bench_request_cost(
+    config: RequestCostConfig, progress: Callable[[str], object] = lambda _: None
+) -> RequestCostReport:
     """Measure, and write report.json and report.md into `config.out`; returns the report.
 
     Raises TuneportError for a server that does not start, or that answers otherwise than the model.

@@ -14,15 +14,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tuneport.folders import check_out, git_commit, new_folder
 from tuneport.host import Host
-from tuneport.schema.artifact import Manifest
 from tuneport.schema.loading import load_manifest
 from tuneport.stages.serve.process import supervisor_command
 
 from ..endpoint.processes import load_server, plan_load, start_server
 from ..endpoint.targets import HOST, EndpointTarget, http_target
-from ..request_cost.tiny_artifact import build_tiny_artifact, tiny_texts
 from ..load.plan import OK
 from ..report import REPORT
+from ..request_cost.tiny_artifact import build_tiny_artifact, tiny_texts
 from .config import CaseResult, EngineKind, SharedEngineConfig, SharedEngineReport
 from .paced_engine import BATCH_MS
 from .report import write_report
@@ -44,7 +43,9 @@ class Usage:
     batches: float
 
 
-def bench_shared_engine(config: SharedEngineConfig, progress: Callable[[str], object] = lambda _: None) -> SharedEngineReport:
+def bench_shared_engine(
+    config: SharedEngineConfig, progress: Callable[[str], object] = lambda _: None
+) -> SharedEngineReport:
     """Measure, and write report.json and report.md into `config.out`; returns the report."""
     check_out(config.out, marker=REPORT, overwrite=True)
     with tempfile.TemporaryDirectory() as folder:

@@ -12,11 +12,11 @@ from tuneport.errors import TuneportError
 from tuneport.stages.benchmarks.config import BenchConfig, EndpointConfig
 from tuneport.stages.benchmarks.endpoint.main import bench_endpoint
 from tuneport.stages.benchmarks.engine import bench
-from tuneport.stages.benchmarks.shared_engine.config import SharedEngineConfig
-from tuneport.stages.benchmarks.shared_engine.run import bench_shared_engine
+from tuneport.stages.benchmarks.report import REPORT
 from tuneport.stages.benchmarks.request_cost.config import RequestCostConfig
 from tuneport.stages.benchmarks.request_cost.run import bench_request_cost
-from tuneport.stages.benchmarks.report import REPORT
+from tuneport.stages.benchmarks.shared_engine.config import SharedEngineConfig
+from tuneport.stages.benchmarks.shared_engine.run import bench_shared_engine
 
 RUNS: dict[str, Callable[[Path], object]] = {
     "engine": lambda out: bench(BenchConfig(artifact=out), out, overwrite=True),

@@ -10,7 +10,12 @@ from tuneport.errors import TuneportError
 from tuneport.host import Host
 from tuneport.schema.loading import load_manifest
 from tuneport.stages.benchmarks.request_cost.__main__ import main
-from tuneport.stages.benchmarks.request_cost.config import EngineResult, RequestCostConfig, RequestCostReport, ServerResult
+from tuneport.stages.benchmarks.request_cost.config import (
+    EngineResult,
+    RequestCostConfig,
+    RequestCostReport,
+    ServerResult,
+)
 from tuneport.stages.benchmarks.request_cost.layers import LayerCost
 from tuneport.stages.benchmarks.request_cost.report import write_report
 from tuneport.stages.benchmarks.request_cost.run import _check, _chosen

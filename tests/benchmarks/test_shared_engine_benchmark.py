@@ -6,7 +6,12 @@ import pytest
 
 from tuneport.host import Host
 from tuneport.stages.benchmarks.shared_engine.__main__ import main
-from tuneport.stages.benchmarks.shared_engine.config import CaseResult, EngineKind, SharedEngineConfig, SharedEngineReport
+from tuneport.stages.benchmarks.shared_engine.config import (
+    CaseResult,
+    EngineKind,
+    SharedEngineConfig,
+    SharedEngineReport,
+)
 from tuneport.stages.benchmarks.shared_engine.report import write_report
 
 

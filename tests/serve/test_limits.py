@@ -20,8 +20,8 @@ from kit.serving import LocalService, assert_error
 
 from tuneport.errors import TuneportError
 from tuneport.stages.serve import logs, tracing
-from tuneport.stages.serve.request_executors import LARGE
 from tuneport.stages.serve.process import GRPC, HTTP, METRICS, check_ports, free_port, listen
+from tuneport.stages.serve.request_executors import LARGE
 from tuneport.stages.serve.settings import Settings, read_settings
 
 

@@ -104,7 +104,8 @@ def test_metrics_that_fail_fail_no_request(
 
     assert call_server(conversation).outputs
     [logged] = [each for each in caplog.records if each.message == "not observed"]
-    assert logged.exc_info and logged.exc_info[0] is OSError
+    assert logged.exc_info
+    assert logged.exc_info[0] is OSError
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), asyncio.CancelledError()])

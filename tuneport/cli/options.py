@@ -25,7 +25,9 @@ Resume = Annotated[bool, typer.Option("--resume", help="Continue what was interr
 SECRET_KEY = typer.Option("--secret-key", help="Secret key of minisign's, or of `tuneport keygen`.")
 PublicKey = Annotated[
     str | None,
-    typer.Option("--public-key", help="Key of the signature that must be there: minisign's .pub file, or its last line."),
+    typer.Option(
+        "--public-key", help="Key of the signature that must be there: minisign's .pub file, or its last line."
+    ),
 ]
 AdminKey = Annotated[
     str | None,

@@ -40,9 +40,7 @@ def pull(
 
     if out is None:
         raise typer.BadParameter("an artifact needs --out")
-    manifest, signature = pull_artifact(
-        url, out, public_key=key, is_required=key is not None, overwrite=overwrite
-    )
+    manifest, signature = pull_artifact(url, out, public_key=key, is_required=key is not None, overwrite=overwrite)
     if as_json:
         found = {"artifact": str(out), "name": manifest.name, "version": manifest.version, "signature": signature.state}
         print_json(found)

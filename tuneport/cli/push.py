@@ -14,9 +14,7 @@ SecretKey = Annotated[Path | None, SECRET_KEY]
 Replace = Annotated[bool, typer.Option("--overwrite", help="Replace an artifact or a bento that is there.")]
 
 
-def push(
-    what: What, url: To, secret_key: SecretKey = None, overwrite: Replace = False, as_json: Json = False
-) -> None:
+def push(what: What, url: To, secret_key: SecretKey = None, overwrite: Replace = False, as_json: Json = False) -> None:
     """Copy an artifact, or a bento, to a folder or an object store, after a check of its hashes.
 
     With --secret-key a bento is signed; an artifact is signed by `tuneport sign`, before.
@@ -29,7 +27,9 @@ def push(
         from tuneport.storage.artifacts import push as push_artifact
 
         if secret_key is not None:
-            raise typer.BadParameter("--secret-key signs bentos; sign an artifact with `tuneport sign` before it is pushed")
+            raise typer.BadParameter(
+                "--secret-key signs bentos; sign an artifact with `tuneport sign` before it is pushed"
+            )
         manifest = push_artifact(Path(what), url, overwrite=overwrite)
         if as_json:
             print_json({"name": manifest.name, "version": manifest.version, "url": url})

@@ -5,7 +5,7 @@ from tuneport.cli.options import Artifact, Json, PublicKey
 
 
 def verify(artifact: Artifact, public_key: PublicKey = None, as_json: Json = False) -> None:
-    """Check the hashes of all files and the golden cases of every variant on this machine; with --public-key the signature.
+    """Check the hashes of all files, the golden cases of every variant, and with --public-key the signature.
 
     Exits with 1 if anything differs. Example: tuneport verify artifacts/reviews
     """
