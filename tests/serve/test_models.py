@@ -148,13 +148,8 @@ def test_the_index_says_what_is_loaded_and_what_is_not(
 
 
 def test_a_shadow_is_compared_and_never_answers(
-    service: LocalService,
-    repository: Repository,
-    manifest: Any,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    service: LocalService, repository: Repository, manifest: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(logs.LOGGER, "propagate", True)
     assert change(service, "load", version=repository.versions["v1"], traffic="shadow").status_code == 200
     shadow = next(iter(service.models)).shadow
     assert shadow
