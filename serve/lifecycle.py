@@ -80,7 +80,7 @@ def configure_server(
 
 
 class PathSwitch:
-    """Passes all requests to tuneport's application, but for `PROBE_PATHS`, and with these the worker's start and stop.
+    """Passes `PROBE_PATHS`, and the events of start and stop, to the server's own application; the rest to tuneport's.
 
     BentoML's layers (OpenTelemetry, timeout, request context, router) take longer than all the rest of a short request.
     """

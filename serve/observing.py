@@ -11,7 +11,7 @@ _logged: set[tuple[str, type[BaseException]]] = set()
 class Observing:
     """A block whose exceptions fail no request; the first one of each class is logged.
 
-    A class and not a generator, which would take several times as long around each of the blocks of a short request.
+    A class and no generator, because several of these blocks are on the way of each short request.
     """
 
     __slots__ = ("_what",)
