@@ -1,9 +1,12 @@
 """Decide how a variant runs on its device, in streams or as CUDA graphs, by timing the ways side by side."""
 
+import contextlib
+import functools
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
-from tuneport.errors import EngineError
+from tuneport.errors import DeviceLost, EngineError, TuneportError
 from tuneport.host import usable_cores
 from tuneport.runtime.batch import EncodedInput
 from tuneport.runtime.runner import ModelRunner
@@ -37,28 +40,57 @@ class Chosen(NamedTuple):
 def choose_execution(builder: VariantBuilder, passed: Passed, rows: Sequence[EncodedInput]) -> Chosen:
     """Return the best way to run a variant that passed, with its best batch size.
 
-    The others are closed before the next variant is opened. Generative models, which would take long, are not timed.
+    All ways are closed before the next variant is opened. Generative models, which would take long, are not timed.
     """
+    tokens = _search_batch_sizes(builder, passed, rows) if builder.requirements.device == "cpu" else {}
+    return builder.steps.run(functools.partial(_choose, builder, passed, rows, tokens))
+
+
+def _search_batch_sizes(builder: VariantBuilder, passed: Passed, rows: Sequence[EncodedInput]) -> dict[str, int]:
+    """Return the best number of tokens in a batch for each way of a CPU, each searched alone and in a step of its own.
+
+    OpenVINO keeps what it compiles for each shape, so that a search takes more memory than the model.
+    """
+    plain = passed.candidate.execution
+    if not builder.family.has_batch_choice or plain.single_row_batches:
+        return {}
+    tokens = {}
+    for label, execution in [(passed.candidate.name, plain), *alternatives(builder, passed)]:
+        with contextlib.suppress(EngineError):  # reported when it is opened to be timed
+            tokens[label] = builder.steps.run(functools.partial(_best_tokens, builder, label, execution, rows))
+        release_memory()
+    return tokens
+
+
+def _best_tokens(builder: VariantBuilder, label: str, execution: Execution, rows: Sequence[EncodedInput]) -> int:
+    target = BenchmarkTarget.of_runner(builder.open(execution), execution.device, execution.precision)
+    return choose_limits(label, target, rows, builder.progress).tokens
+
+
+def _choose(builder: VariantBuilder, passed: Passed, rows: Sequence[EncodedInput], tokens: Mapping[str, int]) -> Chosen:
+    """Time the ways side by side; `tokens` are the batch sizes that are already chosen, by label."""
     name, objective = passed.candidate.name, builder.requirements.objective
     opened = list(open_alternatives(builder, passed))
     release_memory()  # of compiling them
     executions = {label: execution for label, execution, _ in opened}
-    targets = {
-        label: BenchmarkTarget.of_runner(runner, execution.device, execution.precision)
-        for label, execution, runner in opened
-    }
+    targets = {}
+    for label, execution, runner in opened:
+        target = BenchmarkTarget.of_runner(runner, execution.device, execution.precision)
+        if label in tokens:
+            target = target.with_limits(replace(runner.limits, tokens=tokens[label]))
+        targets[label] = target
     best, cost = name, float(passed.candidate.execution.size_bytes)
     is_timed = builder.family.has_batch_choice and objective != "size"
     if is_timed or len(opened) > 1:
         results = _time_ways(builder, targets, rows)
         best = best_alternative(name, results, objective)
-        tokens = results[best].max_batch_tokens
+        best_tokens = results[best].max_batch_tokens
         cost = _cost(results[best], objective) if is_timed else cost
     else:
-        tokens = choose_limits(name, targets[name], rows, builder.progress).tokens
+        best_tokens = choose_limits(name, targets[name], rows, builder.progress).tokens
     if executions[best].single_row_batches:
         return Chosen(executions[best], cost)
-    return Chosen(executions[best].model_copy(update={"max_batch_tokens": tokens}), cost)
+    return Chosen(executions[best].model_copy(update={"max_batch_tokens": best_tokens}), cost)
 
 
 def _time_ways(
@@ -80,35 +112,41 @@ def _cost(result: BenchmarkResult, objective: Objective) -> float:
 def open_alternatives(builder: VariantBuilder, passed: Passed) -> Iterator[tuple[str, Execution, ModelRunner]]:
     """Yield the ways in which a variant that passed can run, with a label each: the plain one under its own name first.
 
-    One that cannot be opened here, or that answers the golden cases differently, is left out.
+    One that cannot be opened or fails here, or that answers the golden cases differently, is left out. Raises
+    DeviceLost, after which nothing can run.
     """
     name, plain = passed.candidate.name, passed.candidate.execution
     runner = builder.open(plain)
     yield name, plain, runner
     if not runner.supports_streams:
         return
-    for label, execution in alternatives(builder, plain):
+    for label, execution in alternatives(builder, passed):
         try:
             runner = builder.open(execution)
             if builder.gate.golden_difference(runner) <= passed.tolerance:
-                yield f"{name}, {label}", execution, runner
-        except EngineError as error:
-            builder.progress(f"{name}, {label}: {error.problem}")
+                yield label, execution, runner
+        except DeviceLost:
+            raise
+        except Exception as error:  # of the engine, of any kind: the plain way has passed
+            problem = error.problem if isinstance(error, TuneportError) else " ".join(str(error).split())[:200]
+            builder.progress(f"{label} is left out: {problem}")
 
 
-def alternatives(builder: VariantBuilder, plain: Execution) -> Iterator[tuple[str, Execution]]:
-    """Yield executions that may be faster than the plain one, with a label each."""
+def alternatives(builder: VariantBuilder, passed: Passed) -> Iterator[tuple[str, Execution]]:
+    """Yield executions that may be faster than the plain one, with a label each, which begins with the variant."""
+    name, plain = passed.candidate.name, passed.candidate.execution
     if plain.device == "cpu":
         cores = usable_cores()
         if builder.requirements.objective == "throughput" and cores > 1:
-            yield "a stream a core", plain.model_copy(update={"streams": cores})
+            yield f"{name}, a stream a core", plain.model_copy(update={"streams": cores})
         return
-    yield f"{GPU_STREAMS} streams", plain.model_copy(update={"streams": GPU_STREAMS})
+    yield f"{name}, {GPU_STREAMS} streams", plain.model_copy(update={"streams": GPU_STREAMS})
     # Longer padding must not move the tokens of a row, as it does where padding comes first.
     if plain.device == "cuda" and plain.layout == "padded" and builder.processing.padding_side == "right":
         shapes = {"graph_shapes": graph_shapes(builder.gate.rows, builder.processing.max_length)}
-        yield "CUDA graphs", plain.model_copy(update=shapes)
-        yield f"CUDA graphs and {GPU_STREAMS} streams", plain.model_copy(update={**shapes, "streams": GPU_STREAMS})
+        yield f"{name}, CUDA graphs", plain.model_copy(update=shapes)
+        both = plain.model_copy(update={**shapes, "streams": GPU_STREAMS})
+        yield f"{name}, CUDA graphs and {GPU_STREAMS} streams", both
 
 
 def best_alternative(name: str, results: Mapping[str, BenchmarkResult], objective: Objective) -> str:

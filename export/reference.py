@@ -17,6 +17,7 @@ import transformers
 from tuneport.errors import CheckpointError, EngineError, TuneportError
 from tuneport.host import usable_cores
 from tuneport.runtime.batch import EncodedInput, Output, RowOutputs, padded_batch
+from tuneport.runtime.device_errors import classify
 from tuneport.runtime.tasks.base import RuntimeTask
 from tuneport.schema.torch_setup import CPU_REFERENCE, TorchPrecision, TorchSetup
 
@@ -119,7 +120,7 @@ class TorchModel:
         """
         check_torch(setup.device)
         is_same = (setup.device, setup.precision) == (self.setup.device, self.setup.precision)
-        other = copy.copy(self)
+        other = self._copy()
         other._use(self.model if is_same else copy.deepcopy(self.model), setup)
         return other
 
@@ -131,9 +132,16 @@ class TorchModel:
 
     def compiled_for_shapes(self) -> Self:
         """Return the model compiled anew for each shape, on CUDA with CUDA graphs: torch's fastest on fixed shapes."""
-        other = copy.copy(self)
+        other = self._copy()
         other._forward = torch.compile(self.model, mode="reduce-overhead", dynamic=False)
         other.setup = self.setup.model_copy(update={"compiled": True, "cudnn_attention": True})
+        return other
+
+    def _copy(self) -> Self:
+        """Copy the model, with what tells whether padding matters: lower precisions round by more than `SAME`."""
+        other = copy.copy(self)
+        if self._task.spec.family == "encoder":
+            other._depends_on_padding = self._depends_on_padding
         return other
 
     def _use(self, model: Any, setup: TorchSetup) -> None:
@@ -261,10 +269,12 @@ class TorchModel:
             return self._rows_one_by_one(feeds, per_token)
         try:
             return self._rows(feeds, per_token)
-        except CheckpointError:
-            if len(feeds["input_ids"]) == 1:
+        except Exception as error:
+            # BART, for one, needs equally many end tokens in each row.
+            may_run_alone = isinstance(error, CheckpointError) or classify(error) == "memory"
+            if len(feeds["input_ids"]) == 1 or not may_run_alone:
                 raise
-            return self._rows_one_by_one(feeds, per_token)  # BART, for one, needs equally many end tokens in each row
+            return self._rows_one_by_one(feeds, per_token)
 
     def _rows_one_by_one(self, feeds: Any, per_token: bool) -> list[RowOutputs]:
         """Run rows one at a time, without padding."""
@@ -285,12 +295,17 @@ class TorchModel:
 
     @contextlib.contextmanager
     def _as_checkpoint_error(self, shape: tuple[int, ...]) -> Iterator[None]:
-        """Turn what a model's forward raises, exceptions of any kind, into a CheckpointError."""
+        """Turn what a model's forward raises, exceptions of any kind, into a CheckpointError.
+
+        Too little memory for several inputs stays what it is, because fewer may fit.
+        """
         try:
             yield
         except (TuneportError, MemoryError):
             raise
         except Exception as error:
+            if shape[0] > 1 and classify(error) == "memory":
+                raise
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             problem = f"{self._checkpoint.config.model_type} fails on {shape[0]} inputs of {shape[1]} tokens ({reason})"
             raise CheckpointError(problem, "lower --max-length, or use a model that takes such inputs") from error

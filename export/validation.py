@@ -1,6 +1,5 @@
 """Build and check the variants of an export: those of the full model first, then those of its student."""
 
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -71,6 +70,6 @@ def _choose_executions(builder: VariantBuilder, passed: Sequence[Passed]) -> dic
     rows = timed_rows(builder)
     chosen = {}
     for each in passed:
-        chosen[each.candidate.name] = builder.steps.run(functools.partial(choose_execution, builder, each, rows))
+        chosen[each.candidate.name] = choose_execution(builder, each, rows)
         release_memory()
     return chosen

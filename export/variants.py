@@ -123,7 +123,7 @@ VARIANTS: dict[str, VariantSpec] = {
         "fp16",
         CUDA,
         uses_tensorrt=True,
-        provider_options={"trt_fp16_enable": "1"},
+        provider_options={"trt_fp16_enable": "True"},
     ),
     "tensorrt-int8": VariantSpec(
         "onnxruntime",
@@ -133,7 +133,7 @@ VARIANTS: dict[str, VariantSpec] = {
         needs_data=True,
         supports_node_exclusion=True,
         uses_tensorrt=True,
-        provider_options={"trt_fp16_enable": "1", "trt_int8_enable": "1"},
+        provider_options={"trt_fp16_enable": "True", "trt_int8_enable": "True"},
     ),
     "openvino": VariantSpec("openvino", "fp32", CPU, is_exact=True),
     "openvino-bf16": VariantSpec("openvino", "bf16", CPU),

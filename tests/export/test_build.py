@@ -177,6 +177,7 @@ def test_a_variant_records_its_streams_and_its_batches(
     runner = FakeRunner(prepared, lambda _: 0.0, single_row_batches=single_row_batches)
     executions = {"int8": execution, "int8, a stream a core": execution.model_copy(update={"streams": 2})}
     opened = [(label, each, runner) for label, each in executions.items()]
+    monkeypatch.setattr(alternatives, "_search_batch_sizes", lambda *_: {})
     monkeypatch.setattr(alternatives, "open_alternatives", lambda *_: opened)
     monkeypatch.setattr(alternatives, "benchmark", lambda *_, **__: results)
     chosen = choose_execution(builder, passed, [])
@@ -225,4 +226,5 @@ def test_no_more_than_the_ways_to_run_one_variant_are_open_while_they_are_compar
         for each in passed:
             assert isinstance(each, Passed)
             choose_execution(builder, each, prepared.reference.gate.rows[:8])
-    assert counts == [1, 2, 1, 2]
+    # Each way alone for its batch size, then side by side; int8 of this model runs one row at a time.
+    assert counts == [1, 1, 1, 2, 1, 2]

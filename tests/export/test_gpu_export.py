@@ -87,7 +87,7 @@ def test_tensorrt_builds_one_engine_for_all_shapes_of_requests() -> None:
     inputs = ["input_ids", "attention_mask"]
     options = provider_options(VARIANTS["tensorrt-fp16"], "tensorrt", inputs, rows, 128)
     assert options == {
-        "trt_fp16_enable": "1",
+        "trt_fp16_enable": "True",
         "trt_profile_min_shapes": "input_ids:1x1,attention_mask:1x1",
         "trt_profile_opt_shapes": "input_ids:8x48,attention_mask:8x48",
         "trt_profile_max_shapes": "input_ids:256x128,attention_mask:256x128",

@@ -137,6 +137,37 @@ def test_outputs_are_float32_arrays_on_the_host(model: TorchModel, precision: An
     assert other.setup.attention == "sdpa"
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_lower_precision_runs_batches_though_padding_changes_its_rounding(model: TorchModel, precision: Any) -> None:
+    """Rows one at a time would make torch the slower side of every comparison."""
+    other = model.with_setup(TorchSetup(precision=precision))
+    shapes: list[tuple[int, ...]] = []
+
+    def record(*inputs: Any) -> None:
+        shapes.append(tuple(inputs[2]["input_ids"].shape))
+        other.model.classifier.bias.data += 0.01 * (shapes[-1][1] - 3)  # other lengths, other kernels
+
+    other.model.register_forward_pre_hook(record, with_kwargs=True)
+    other.run_batch(ROWS)
+    assert shapes == [(2, 5)]
+
+
+def test_too_little_memory_for_a_batch_is_no_error_of_the_checkpoint(model: TorchModel) -> None:
+    """The benchmark then tries smaller batches, and the reference runs its inputs one at a time."""
+    task: Any = SimpleNamespace(per_token=False)
+    expected = model.outputs(task, ["bank", "the team won"])
+
+    def allocate(*inputs: Any) -> None:
+        if len(inputs[2]["input_ids"]) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    model.model.register_forward_pre_hook(allocate, with_kwargs=True)
+    with pytest.raises(torch.OutOfMemoryError):
+        model.run_batch(ROWS)
+    for ours, theirs in zip(model.outputs(task, ["bank", "the team won"]), expected, strict=True):
+        assert np.abs(ours[0]["logits"] - theirs[0]["logits"]).max() < 1e-5
+
+
 def test_setups_of_one_precision_share_the_weights(model: TorchModel) -> None:
     assert model.with_setup(TorchSetup(tf32=True)).model is model.model
     assert model.with_setup(TorchSetup(precision="bf16")).model is not model.model

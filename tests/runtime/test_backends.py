@@ -56,9 +56,7 @@ def test_cuda_on_a_cpu_onnxruntime_is_refused_with_a_remedy(graph: Path) -> None
 def test_a_provider_that_falls_back_is_refused(device: Any, graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """onnxruntime only logs when CUDA's libraries are missing, and uses the CPU."""
     real = ort.InferenceSession
-    pretend_provider(
-        monkeypatch, lambda path, options, providers: real(path, options, providers=["CPUExecutionProvider"])
-    )
+    pretend_provider(monkeypatch, lambda path, options, **_: real(path, options, providers=["CPUExecutionProvider"]))
     with pytest.raises(EngineError, match="CPUExecutionProvider was given"):
         open_session(graph, device=device)
 
@@ -68,7 +66,8 @@ def test_provider_options_and_settings_of_kernels_reach_onnxruntime(
 ) -> None:
     asked: list[Any] = []
 
-    def refuse(path: str, options: Any, providers: list[Any]) -> None:
+    def refuse(path: str, options: Any, *, providers: list[Any], enable_fallback: int) -> None:
+        assert not enable_fallback  # it would print the provider's failure and use the CPU, now and in later runs
         asked.append(providers)
         raise RuntimeError("no GPU")
 
@@ -78,9 +77,9 @@ def test_provider_options_and_settings_of_kernels_reach_onnxruntime(
     with pytest.raises(EngineError, match="no GPU"):
         GpuBackend(graph, provider_options={"use_tf32": "0"}, graph_shapes=[(1, 16)])
     with pytest.raises(EngineError, match="no GPU"):
-        open_session(graph, device="tensorrt", provider_options={"trt_fp16_enable": "1"})
+        open_session(graph, device="tensorrt", provider_options={"trt_fp16_enable": "True"})
     assert asked[0] == [("CUDAExecutionProvider", {"use_tf32": "0", "enable_cuda_graph": "1"})]
-    assert asked[1] == [("TensorrtExecutionProvider", {"trt_fp16_enable": "1"}), ("CUDAExecutionProvider", {})]
+    assert asked[1] == [("TensorrtExecutionProvider", {"trt_fp16_enable": "True"}), ("CUDAExecutionProvider", {})]
     assert sessions.os.environ["ORT_MIN_SEQ_LEN_FLASH_ATTENTION_PACKED_QKV"] == "0"
 
 
@@ -144,6 +143,7 @@ def test_host_buffers_are_page_locked_beside_a_gpu(graph: Path) -> None:
     memory = HostBuffers(page_locked=True).get("ids", (1000,), np.int64)
     # A second registration of the same memory is an error: cudaErrorHostMemoryAlreadyRegistered.
     assert runtime.cudaHostRegister(ctypes.c_void_p(memory.ctypes.data), ctypes.c_size_t(memory.nbytes), 0) == 712
+    runtime.cudaGetLastError()  # clears it: the next kernel of this process would report it
 
 
 def test_a_file_that_is_no_graph_is_an_engine_error(tmp_path: Path) -> None:

@@ -271,8 +271,8 @@ def test_memory_settings_become_provider_options() -> None:
     assert providers_for("cuda", {"use_tf32": "0", "gpu_mem_limit": "1"}, options) == [
         ("CUDAExecutionProvider", {"use_tf32": "0", **cuda})
     ]
-    assert providers_for("tensorrt", {"trt_fp16_enable": "1"}, options) == [
-        ("TensorrtExecutionProvider", {"trt_fp16_enable": "1"}),
+    assert providers_for("tensorrt", {"trt_fp16_enable": "True"}, options) == [
+        ("TensorrtExecutionProvider", {"trt_fp16_enable": "True"}),
         ("CUDAExecutionProvider", cuda),
     ]
     assert providers_for("cuda", {"use_tf32": "0"}, Settings().device_options()) == [

@@ -61,11 +61,12 @@ class Device:
         """Ask for what describes it; an instance has clocks, power and compute capability of its GPU."""
         card = (self.parent or self).handle
         major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(card)
+        memory = ask(pynvml, pynvml.nvmlDeviceGetMemoryInfo, self.handle)  # unsupported where the host shares it
         power_limit_mw = ask(pynvml, pynvml.nvmlDeviceGetEnforcedPowerLimit, card)
         return Gpu(
             name=text(pynvml.nvmlDeviceGetName(self.handle)),
             compute_capability=f"{major}.{minor}",
-            memory_gib=round(pynvml.nvmlDeviceGetMemoryInfo(self.handle).total / 2**30, 1),
+            memory_gib=0.0 if memory is None else round(memory.total / 2**30, 1),
             uuid=self.uuid,
             is_mig=self.parent is not None,
             max_sm_clock_mhz=ask(pynvml, pynvml.nvmlDeviceGetMaxClockInfo, card, pynvml.NVML_CLOCK_SM),

@@ -41,7 +41,6 @@ LOST_TEXTS = (
     "STATUS_EXECUTION_FAILED",
     "STATUS_INTERNAL_ERROR",
     "STATUS_MAPPING_ERROR",
-    "STATUS_NOT_INITIALIZED",
     # onnxruntime's provider for TensorRT, which names the cause in the log alone.
     "execution context enqueue failed",
     # NVML and the driver.
@@ -57,6 +56,7 @@ MEMORY_TEXTS = (
     "DefaultCPUAllocator",  # torch's for the host's memory
     "OutOfMemory",  # TensorRT
     "STATUS_ALLOC_FAILED",  # cuBLAS, and cuDNN before version 9
+    "STATUS_NOT_INITIALIZED",  # of a library that got no memory for its handle
     "ALLOCATION_FAILED",  # cuDNN 9
     "CUFFT_ALLOC_FAILED",
     "std::bad_alloc",

@@ -35,8 +35,12 @@ class HostBuffers:
     def _allocate(self, size: int) -> npt.NDArray[np.uint8]:
         # Pages of its own, because a page can be registered once only.
         memory = np.frombuffer(mmap.mmap(-1, size), np.uint8)
-        if self._runtime is not None and self._runtime.cudaHostRegister(memory.ctypes.data, size, 0) == 0:
+        if self._runtime is None:
+            return memory
+        if self._runtime.cudaHostRegister(memory.ctypes.data, size, 0) == 0:
             weakref.finalize(memory, self._runtime.cudaHostUnregister, memory.ctypes.data)
+        else:
+            self._runtime.cudaGetLastError()  # clears it: the next kernel's check would report it
         return memory
 
 

@@ -112,7 +112,9 @@ def open_generative(
     graphs = (folder / execution.files[0].path).parent
     kind = ORTModelForSpeechSeq2Seq if processing.generation and processing.generation.sampling_rate else None
     kind = kind or (ORTModelForCausalLM if (graphs / "model.onnx").is_file() else ORTModelForSeq2SeqLM)
-    ((_, provider_options), *_) = providers_for(execution.device, execution.provider_options, device_options)
+    # Optimum opens a session for each graph; the tensors of past key values are torch's and come on top.
+    each = device_options.for_each(sum(file.path.endswith(".onnx") for file in execution.files))
+    ((_, provider_options), *_) = providers_for(execution.device, execution.provider_options, each)
     settings = {"local_files_only": True, "provider": provider, "session_options": options}
     settings |= {"provider_options": provider_options} if provider_options else {}
     try:

@@ -54,7 +54,8 @@ def open_session(
     options.log_severity_level = ORT_ERROR
     try:
         providers = providers_for(device, provider_options or {}, device_options)
-        session = ort.InferenceSession(str(path), options, providers=providers)
+        # onnxruntime would answer a failure of the provider by printing it and opening the graph on the CPU.
+        session = ort.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
     except Exception as error:  # onnxruntime's exceptions have no common base
         raise load_error("onnxruntime", path, error) from error
     # Without CUDA's libraries, onnxruntime only logs a line and uses the CPU.

@@ -40,6 +40,8 @@ def profile_options(inputs: Iterable[str], *, typical: Shape, largest: Shape) ->
 def engine_options(variant_folder: Path) -> dict[str, str]:
     """Return the options that name the folder of the engines for this GPU: the variant's own, or the user's cache.
 
+    onnxruntime takes only "True" and "False" for TensorRT's switches, and "1" for CUDA's.
+
     Raises EngineError without a GPU or without TensorRT.
     """
     key = engine_key()
@@ -50,9 +52,9 @@ def engine_options(variant_folder: Path) -> dict[str, str]:
         folder = cache / "tuneport" / "tensorrt" / key
         folder.mkdir(parents=True, exist_ok=True)
     return {
-        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_enable": "True",
         "trt_engine_cache_path": str(folder),
-        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_enable": "True",
         "trt_timing_cache_path": str(folder),
     }
 
