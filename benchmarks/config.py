@@ -63,7 +63,7 @@ class EndpointConfig(Frozen):
     trust_remote_code: bool = False
     """Run Python code from the checkpoint's repository."""
     variant: str | None = None
-    """The variant to serve. Default: the artifact's default variant."""
+    """The variant to serve. Default: TUNEPORT_VARIANT, else the artifact's default variant."""
     connections: tuple[Connections, ...] = Field(default=(1, 8, 32), min_length=1)
     """Numbers of concurrent connections, each of which is timed."""
     seconds: float = Field(default=10.0, gt=0)

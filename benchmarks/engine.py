@@ -154,7 +154,7 @@ def measure_footprints(models: Models, baseline: TorchBaseline, gate: Gate) -> d
     spec = task_spec(baseline.checkpoint.task)
     for name, model in models.baselines.models.items():
         setup = model.setup
-        if spec.family == "encoder" and setup.device == "cpu" and not setup.compiled:
+        if not spec.is_generative and setup.device == "cpu" and not setup.compiled:
             found = torch_footprint(
                 baseline.checkpoint.folder, spec.auto_model, setup.precision, gate.golden_rows[:FOOTPRINT_ROWS]
             )

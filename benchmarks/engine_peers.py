@@ -42,7 +42,7 @@ def open_peers(
     """
     if config.peers is None:
         return {}, ()
-    is_encoder = task_spec(manifest.task).family == "encoder"
+    is_encoder = not task_spec(manifest.task).is_generative
     work = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     models: dict[str, TimedModel] = {}
     notes = []

@@ -42,10 +42,10 @@ def _obstacle(name: str, device: Device, rows: int | None, family: FamilyName | 
         return f"is for {' and '.join(spec.passes)} models", "leave it out"
     if device not in spec.devices:
         return f"does not run on {device}", "give another --device"
-    return _missing_package(name, spec) or _missing_hardware(spec, device) or _missing_rows(spec, rows)
+    return _missing_package(spec) or _missing_hardware(spec, device) or _missing_rows(spec, rows)
 
 
-def _missing_package(name: str, spec: VariantSpec) -> tuple[str, str] | None:
+def _missing_package(spec: VariantSpec) -> tuple[str, str] | None:
     if spec.engine == "openvino" and importlib.util.find_spec("openvino") is None:
         return "needs OpenVINO", "install tuneport[openvino]"
     if any(nncf_int8 in passes for passes in spec.passes.values()) and importlib.util.find_spec("nncf") is None:

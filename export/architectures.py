@@ -7,6 +7,14 @@ from transformers import PretrainedConfig
 from tuneport.errors import CheckpointError
 from tuneport.tasks import TaskSpec, all_tasks, task_spec
 
+ENCODERS = "BERT, RoBERTa, DeBERTa or ModernBERT"
+GENERATIVE = "T5, BART, Marian, GPT-2, Llama or Whisper"
+
+
+def other_architecture(task: str) -> str:
+    """Return the remedy for a model whose architecture cannot be exported."""
+    return f"fine-tune another architecture, such as {GENERATIVE if task_spec(task).is_generative else ENCODERS}"
+
 
 def tasks_of(config: PretrainedConfig) -> tuple[str, ...]:
     """Return the tasks with the longest matching ending; empty if no task has the architecture."""
@@ -42,7 +50,7 @@ def check_architecture(config: PretrainedConfig, task: str, folder: Path) -> Non
     spec = task_spec(task)
     if any(candidate.auto_model == spec.auto_model for candidate in candidates):
         return
-    if spec.family == "generative" or any(candidate.family == "generative" for candidate in candidates):
+    if spec.is_generative or any(candidate.is_generative for candidate in candidates):
         names = " or ".join(candidate.name for candidate in candidates)
         remedy = f"choose another task or model: it does {names}" if names else "choose another task or model"
         raise CheckpointError(f"{folder} is {_name(config)}, which cannot do {task}", remedy)

@@ -10,7 +10,7 @@ from tuneport.runtime.device_errors import classify
 from tuneport.runtime.scheduler import BatchLimits, fastest_limits
 from tuneport.schema.artifact import Device
 
-from .turns import Batches, Worker, pack
+from .turns import Batches, TargetRunner, pack
 
 SEED = 29
 TRIAL_SECONDS: dict[Device, float] = {"cpu": 0.3, "cuda": 0.1, "tensorrt": 0.1}
@@ -22,7 +22,7 @@ MAX_TOKENS: dict[Device, int] = {"cpu": 16_384, "cuda": 262_144, "tensorrt": 16_
 
 
 def best_limits(
-    worker: Worker, candidates: Sequence[BatchLimits], rows: Sequence[EncodedInput], device: Device
+    runner: TargetRunner, candidates: Sequence[BatchLimits], rows: Sequence[EncodedInput], device: Device
 ) -> BatchLimits:
     """Return the smallest limits whose throughput is about the highest, of those that fit into the device's memory.
 
@@ -33,16 +33,16 @@ def best_limits(
         return candidates[0]
     factor = candidates[1].tokens // candidates[0].tokens
     speeds: dict[int, float] = {}
-    _tokens_per_s(worker, pack(rows, candidates[0]), 0.0)
-    fit = all(_try(worker, limits, rows, device, speeds) for limits in candidates)
+    _tokens_per_s(runner, pack(rows, candidates[0]), 0.0)
+    fit = all(_try(runner, limits, rows, device, speeds) for limits in candidates)
     while fit and (chosen := _fastest(candidates[0], speeds)).tokens == max(speeds):
         limits = replace(chosen, tokens=chosen.tokens * factor)
         holds_all = len(pack(rows, chosen)) == 1
-        if holds_all or limits.tokens > MAX_TOKENS[device] or not _try(worker, limits, rows, device, speeds):
+        if holds_all or limits.tokens > MAX_TOKENS[device] or not _try(runner, limits, rows, device, speeds):
             break
     while (chosen := _fastest(candidates[0], speeds)).tokens == min(speeds):
         limits = replace(chosen, tokens=chosen.tokens // factor)
-        if len(pack(rows, chosen)) == len(rows) or not _try(worker, limits, rows, device, speeds):
+        if len(pack(rows, chosen)) == len(rows) or not _try(runner, limits, rows, device, speeds):
             break
     return chosen
 
@@ -54,11 +54,11 @@ def _fastest(template: BatchLimits, speeds: dict[int, float]) -> BatchLimits:
 
 
 def _try(
-    worker: Worker, limits: BatchLimits, rows: Sequence[EncodedInput], device: Device, speeds: dict[int, float]
+    runner: TargetRunner, limits: BatchLimits, rows: Sequence[EncodedInput], device: Device, speeds: dict[int, float]
 ) -> bool:
     """Measure limits; returns False if their batches do not fit into the device's memory and smaller ones do."""
     try:
-        speeds[limits.tokens] = _tokens_per_s(worker, pack(rows, limits), TRIAL_SECONDS[device])
+        speeds[limits.tokens] = _tokens_per_s(runner, pack(rows, limits), TRIAL_SECONDS[device])
     except Exception as error:  # of any engine
         if not speeds or classify(error) != "memory":
             raise
@@ -66,14 +66,14 @@ def _try(
     return True
 
 
-def _tokens_per_s(worker: Worker, batches: Batches, seconds: float) -> float:
+def _tokens_per_s(runner: TargetRunner, batches: Batches, seconds: float) -> float:
     """Return the tokens a second, padding not counted, of batches drawn at random for about `seconds`.
 
     They run once before they are timed, because a new shape costs some engines more than the batch.
     """
     drawn = list(batches)
     random.Random(SEED).shuffle(drawn)
-    size = min(len(drawn), 1 if worker.streams == 1 else 2 * worker.streams)
+    size = min(len(drawn), 1 if runner.streams == 1 else 2 * runner.streams)
     waves: list[Batches] = []
     started = time.perf_counter()
     while not waves or (len(waves) < MAX_WAVES and time.perf_counter() - started < seconds):
@@ -81,11 +81,11 @@ def _tokens_per_s(worker: Worker, batches: Batches, seconds: float) -> float:
         if len(wave) < size:
             break
         waves.append(sorted(wave, key=lambda batch: len(batch[0])))
-        worker.run(waves[-1])
+        runner.run(waves[-1])
     started, cycles = time.perf_counter(), 0
     while cycles == 0 or (cycles < MAX_CYCLES and time.perf_counter() - started < seconds):
         for wave in waves:
-            worker.run(wave)
+            runner.run(wave)
         cycles += 1
     elapsed = time.perf_counter() - started
     return cycles * sum(len(row) for wave in waves for batch in wave for row in batch) / elapsed

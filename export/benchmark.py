@@ -16,7 +16,7 @@ from .batch_size import best_limits
 from .intervals import Samples, half_width, ratio_interval
 from .results import BenchmarkResult, Measured, baselines_of, to_results
 from .target import BenchmarkTarget, distance
-from .turns import Stop, Worker, pack, split_rows, time_single_rows, time_turns
+from .turns import Stop, TargetRunner, pack, split_rows, time_single_rows, time_turns
 
 MIN_SECONDS: dict[Device, float] = {"cpu": 0.0, "cuda": 0.02, "tensorrt": 0.02}
 """A turn lasts at least so long: a GPU needs a millisecond for a batch, and a single hiccup would count as much."""
@@ -52,11 +52,11 @@ def choose_limits(
 ) -> BatchLimits:
     """Return the best batch limits of a target that is open alone."""
     progress(f"choosing the batch size of {name}")
-    worker = Worker(target.run_batch, target.streams, MIN_SECONDS[target.device])
+    runner = TargetRunner(target.run_batch, target.streams, MIN_SECONDS[target.device])
     try:
-        return best_limits(worker, target.limits, rows, target.device)
+        return best_limits(runner, target.limits, rows, target.device)
     finally:
-        worker.close()
+        runner.close()
 
 
 def benchmark(
@@ -111,15 +111,15 @@ def measure(
     turns of one size: batches are packed of the rows of a turn, and the fewer these are the more padding they need.
     """
     with contextlib.ExitStack() as stack:
-        workers = {}
+        runners = {}
         for name, target in targets.items():
-            workers[name] = Worker(target.run_batch, target.streams, MIN_SECONDS[target.device])
-            stack.callback(workers[name].close)
+            runners[name] = TargetRunner(target.run_batch, target.streams, MIN_SECONDS[target.device])
+            stack.callback(runners[name].close)
         limits = {}
         for name, target in targets.items():
             progress(f"choosing the batch size of {name}")
             with (meter or GpuMeter()).measure(name, only_memory=True):
-                limits[name] = best_limits(workers[name], target.limits, rows, target.device)
+                limits[name] = best_limits(runners[name], target.limits, rows, target.device)
         parts = split_rows(rows, turn_tokens or max(tokens_needed(targets[name], limits[name]) for name in targets))
         batches = {name: [pack(part, limits[name]) for part in parts] for name in targets}
         stop = Stop(
@@ -131,14 +131,14 @@ def measure(
             max_turns=MAX_TURNS if rounds is None else min(MAX_TURNS, rounds * len(parts)),
             max_seconds=max_seconds * len(targets),
         )
-        seconds = time_turns(workers, batches, stop, progress)
+        seconds = time_turns(runners, batches, stop, progress)
         progress("timing single inputs")
         single_rows = _spread(rows, min(singles, len(rows)) if rounds else singles)
         latencies_ms = time_single_rows(
-            workers, single_rows, enough=ENOUGH_SINGLES, max_seconds=max_seconds * len(targets) / 2
+            runners, single_rows, enough=ENOUGH_SINGLES, max_seconds=max_seconds * len(targets) / 2
         )
         if meter and meter.has_gpu:
-            _meter_gpu(meter, workers, rows, limits)
+            _meter_gpu(meter, runners, rows, limits)
     # The parts have almost the same number of rows; seconds a row make up for the rest.
     sizes = [len(parts[turn % len(parts)]) for turn in range(len(next(iter(seconds.values()))))]
     return {
@@ -178,14 +178,17 @@ def is_decided(targets: Mapping[str, BenchmarkTarget], seconds: Mapping[str, lis
 
 
 def _meter_gpu(
-    meter: GpuMeter, workers: Mapping[str, Worker], rows: Sequence[EncodedInput], limits: Mapping[str, BatchLimits]
+    meter: GpuMeter,
+    runners: Mapping[str, TargetRunner],
+    rows: Sequence[EncodedInput],
+    limits: Mapping[str, BatchLimits],
 ) -> None:
-    for name, worker in workers.items():
+    for name, runner in runners.items():
         batches = pack(rows, limits[name])
         with meter.measure(name) as usage:
             started = time.perf_counter()
             while time.perf_counter() - started < METERED_SECONDS:
-                worker.run(batches)
+                runner.run(batches)
                 usage.texts += len(rows)
 
 

@@ -13,6 +13,7 @@ from tuneport.runtime.golden import difference
 from tuneport.runtime.tasks.base import RuntimeTask
 from tuneport.schema.artifact import GoldenCase
 
+from .architectures import other_architecture
 from .checkpoint import Checkpoint
 from .reference import TorchModel
 
@@ -47,4 +48,4 @@ def _are_same(outputs: Sequence[RowOutputs], others: Sequence[RowOutputs]) -> bo
 
 def _error(checkpoint: Checkpoint, case: GoldenCase, reason: str) -> CheckpointError:
     problem = f"{checkpoint.config.model_type} cannot be exported faithfully: {reason} (on {str(case.input)[:40]!r})"
-    return CheckpointError(problem, "fine-tune another architecture; docs/architectures.md lists those that work")
+    return CheckpointError(problem, other_architecture(checkpoint.task))

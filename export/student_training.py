@@ -23,7 +23,7 @@ REMEDY = "leave out pruned variants"
 MIN_TRAIN_ROWS, MAX_TRAIN_ROWS = 100, 20_000
 MIN_SPEED_UP = 1.15
 """How many times as fast as the full model a student must be in torch: each of its variants takes time to export."""
-HOPELESS, HOPELESS_AGREEMENT = 4, 0.8
+MAX_HALFWAY_DROPS, MIN_HALFWAY_AGREEMENT = 4, 0.8
 """How many times the allowed drop a student may lose after half of its training, and the share of torch's answers that
 it must give then; the rest of the training does not make up for more."""
 
@@ -78,7 +78,7 @@ def train_student(
         if chosen.loses_at_most(config.max_drop / 2):
             smaller = train(chosen.student.without(second - first), chosen)
             chosen = smaller if smaller.loses_at_most(config.max_drop / 2) else chosen
-        elif chosen.loses_at_most(HOPELESS * config.max_drop, HOPELESS_AGREEMENT):
+        elif chosen.loses_at_most(MAX_HALFWAY_DROPS * config.max_drop, MIN_HALFWAY_AGREEMENT):
             chosen = train(chosen.student, chosen)
         else:
             raise EngineError(_describe_loss(chosen, len(distiller.full.layers)), "raise --distill-minutes")

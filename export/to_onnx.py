@@ -16,6 +16,7 @@ from optimum.exporters.onnx import export as convert
 from tuneport.errors import CheckpointError, TuneportError
 from tuneport.tasks import task_spec
 
+from .architectures import other_architecture
 from .checkpoint import Checkpoint
 from .graph import Graph, quiet, save_graph
 from .inputs import input_names
@@ -65,4 +66,4 @@ def export_errors(checkpoint: Checkpoint) -> Iterator[None]:
     except Exception as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:250]
         problem = f"{checkpoint.config.model_type} cannot be exported for {checkpoint.task} ({reason})"
-        raise CheckpointError(problem, "use an architecture of docs/architectures.md") from error
+        raise CheckpointError(problem, other_architecture(checkpoint.task)) from error

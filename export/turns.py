@@ -18,7 +18,7 @@ LATENCY_BLOCK = 5
 """Single rows that a target runs in its turn, after one that is not timed."""
 
 
-class Worker:
+class TargetRunner:
     """Runs the batches of one target on its streams, in threads that live as long as the benchmark."""
 
     def __init__(self, run_batch: Callable[[Sequence[EncodedInput]], Any], streams: int, min_seconds: float) -> None:
@@ -77,7 +77,10 @@ def pack(rows: Sequence[EncodedInput], limits: BatchLimits) -> Batches:
 
 
 def time_turns(
-    workers: Mapping[str, Worker], parts: Mapping[str, list[Batches]], stop: Stop, progress: Callable[[str], object]
+    runners: Mapping[str, TargetRunner],
+    parts: Mapping[str, list[Batches]],
+    stop: Stop,
+    progress: Callable[[str], object],
 ) -> dict[str, list[float]]:
     """Return the seconds of every target's turns; in turn i all have run the same rows, part i modulo their number.
 
@@ -85,39 +88,39 @@ def time_turns(
     it meets every shape for the first time, and is not timed.
     """
     shuffled = random.Random(SEED)
-    seconds: dict[str, list[float]] = {name: [] for name in workers}
+    seconds: dict[str, list[float]] = {name: [] for name in runners}
     count = len(next(iter(parts.values())))
-    for name, worker in workers.items():
+    for name, runner in runners.items():
         progress(f"warming up {name}")
         for batches in parts[name]:
-            worker.run(batches)
+            runner.run(batches)
     started, turn = time.perf_counter(), 0
     while not _is_over(stop, seconds, turn, time.perf_counter() - started):
         if turn % CHECK_EVERY == 0:
             progress(f"timing batches, turn {turn + 1}")
-        for name in _shuffled(workers, shuffled):
+        for name in _shuffled(runners, shuffled):
             batches = parts[name][turn % count]
             if len(batches) > 1:
-                workers[name].run(batches[:1])  # the caches hold the data of the target before
-            seconds[name].append(workers[name].seconds(batches))
+                runners[name].run(batches[:1])  # the caches hold the data of the target before
+            seconds[name].append(runners[name].seconds(batches))
         turn += 1
     return seconds
 
 
 def time_single_rows(
-    workers: Mapping[str, Worker], rows: Sequence[EncodedInput], *, enough: int, max_seconds: float
+    runners: Mapping[str, TargetRunner], rows: Sequence[EncodedInput], *, enough: int, max_seconds: float
 ) -> dict[str, list[float]]:
     """Return the milliseconds of every target for each row alone; all run the same rows, in short blocks by turns.
 
     Ends early after `max_seconds`, with `enough` rows.
     """
     shuffled = random.Random(SEED)
-    latencies_ms: dict[str, list[float]] = {name: [] for name in workers}
+    latencies_ms: dict[str, list[float]] = {name: [] for name in runners}
     started = time.perf_counter()
     for first in range(0, len(rows), LATENCY_BLOCK):
         block = rows[first : first + LATENCY_BLOCK]
-        for name in _shuffled(workers, shuffled):
-            run_batch = workers[name].run_batch
+        for name in _shuffled(runners, shuffled):
+            run_batch = runners[name].run_batch
             run_batch(block[:1])
             for row in block:
                 began = time.perf_counter()

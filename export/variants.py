@@ -27,7 +27,7 @@ from .passes.smoothquant import smoothquant
 MIN_TOLERANCE = 0.05
 CPU: tuple[Device, ...] = ("cpu",)
 CUDA: tuple[Device, ...] = ("cuda",)
-ALL_DEVICES: tuple[Device, ...] = ("cpu", "cuda")
+CPU_AND_CUDA: tuple[Device, ...] = ("cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class VariantSpec:
     devices: tuple[Device, ...]
     passes: Mapping[FamilyName, tuple[Pass, ...]] = field(default_factory=lambda: {"encoder": ()})
     """Family → passes over the fp32 graph, in order; without passes the variant uses the fp32 graph itself."""
-    default_on: tuple[Device, ...] = ALL_DEVICES
+    default_on: tuple[Device, ...] = CPU_AND_CUDA
     """Devices for which it is built if no variants are named."""
     needs_data: bool = False
     """Whether it is calibrated or trained on the user's data."""
@@ -84,8 +84,8 @@ STUDENT_AGREEMENT = 0.9
 STUDENT: dict[str, Any] = {"needs_data": True, "min_agreement": STUDENT_AGREEMENT}
 """Models with fewer layers may predict differently, so their metric decides, with a lower limit on agreement."""
 VARIANTS: dict[str, VariantSpec] = {
-    "fp32": VariantSpec("onnxruntime", "fp32", ALL_DEVICES, BOTH, is_exact=True),
-    "fused": VariantSpec("onnxruntime", "fp32", ALL_DEVICES, {"encoder": (fuse,)}, default_on=CUDA, is_exact=True),
+    "fp32": VariantSpec("onnxruntime", "fp32", CPU_AND_CUDA, BOTH, is_exact=True),
+    "fused": VariantSpec("onnxruntime", "fp32", CPU_AND_CUDA, {"encoder": (fuse,)}, default_on=CUDA, is_exact=True),
     "int8": VariantSpec(
         "onnxruntime",
         "int8",
@@ -140,7 +140,7 @@ VARIANTS: dict[str, VariantSpec] = {
     "openvino-bf16": VariantSpec("openvino", "bf16", CPU),
     "openvino-int8": VariantSpec("openvino", "int8", CPU, {"encoder": (nncf_int8,)}, needs_data=True),
     "pruned": VariantSpec(
-        "onnxruntime", "fp32", ALL_DEVICES, {"encoder": (distilled,)}, default_on=(), student_of="fp32", **STUDENT
+        "onnxruntime", "fp32", CPU_AND_CUDA, {"encoder": (distilled,)}, default_on=(), student_of="fp32", **STUDENT
     ),
     "pruned-int8": VariantSpec(
         "onnxruntime", "int8", CPU, {"encoder": (distilled, int8_dynamic)}, student_of="int8", **STUDENT
@@ -151,5 +151,5 @@ VARIANTS: dict[str, VariantSpec] = {
     "pruned-openvino-int8": VariantSpec(
         "openvino", "int8", CPU, {"encoder": (distilled, nncf_int8)}, student_of="openvino-int8", **STUDENT
     ),
-    "int4": VariantSpec("onnxruntime", "int4", ("cpu", "cuda"), {"generative": (generative_int4,)}),
+    "int4": VariantSpec("onnxruntime", "int4", CPU_AND_CUDA, {"generative": (generative_int4,)}),
 }

@@ -6,7 +6,7 @@ from typing import Any
 from tuneport.tasks import all_tasks
 
 LOW_RANK = ("lora", "adalora")
-SET = ("a value",)
+ANY_VALUE = ("a value",)
 """Users of a setting that has an effect beside any value of another one but 0, none and the empty string."""
 USED_BY: dict[str, tuple[str, tuple[str, ...]]] = {
     "num_last_layers": ("strategy", ("last_layers",)),
@@ -20,9 +20,9 @@ USED_BY: dict[str, tuple[str, tuple[str, ...]]] = {
     "warmup_ratio": ("lr_scheduler_type", ("linear", "cosine", "constant_with_warmup")),
     "eval_steps": ("eval_strategy", ("steps",)),
     "save_steps": ("save_strategy", ("steps",)),
-    "synonyms": ("augment_synonyms", SET),
-    "rehearsal_ratio": ("rehearsal_data", SET),
-    "pseudo_label_threshold": ("pseudo_label_data", SET),
+    "synonyms": ("augment_synonyms", ANY_VALUE),
+    "rehearsal_ratio": ("rehearsal_data", ANY_VALUE),
+    "pseudo_label_threshold": ("pseudo_label_data", ANY_VALUE),
 }
 """Setting → the setting that it depends on, and the values of that one with which it has an effect."""
 
@@ -47,9 +47,9 @@ def find_unused(changed: Mapping[str, Any], settings: Any, by: tuple[str, ...]) 
         if setting not in by or (name, value) == ("warmup_ratio", 0):  # it is as it says: no warm-up
             continue
         chosen = getattr(settings, setting)
-        if users == SET and not chosen:
+        if users == ANY_VALUE and not chosen:
             yield f"{name} = {value!r} has no use without {setting}", f"leave {name} out, or set {setting}"
-        elif users != SET and chosen not in users:
+        elif users != ANY_VALUE and chosen not in users:
             subject = chosen if setting == "task" else f"{setting} = {chosen}"
             remedy = f"leave {name} out (it applies to {setting} {', '.join(users)})"
             yield f"{subject} has no use for {name} = {value!r}", remedy

@@ -13,6 +13,7 @@ from tuneport.data.rows import preview
 from tuneport.errors import CheckpointError, DataError, TuneportError
 
 from .config import FinetuneConfig
+from .losses import IGNORED
 
 ROLES = ("system", "user", "assistant", "tool")
 GENERATION_BLOCK = re.compile(r"\{%-?\s*generation\s*-?%\}")
@@ -61,7 +62,7 @@ def load_template(tokenizer: Any, source: str, config: FinetuneConfig) -> None:
 
 
 def encode_chat(messages: Sequence[Message], tokenizer: Any) -> tuple[list[int], list[int]]:
-    """Return a chat's token ids, and labels that are -100 outside of the answers; both have one entry a token.
+    """Return a chat's token ids, and labels that are `IGNORED` outside of the answers; both have one entry a token.
 
     A token belongs to an answer if at least one of its characters does. Raises DataError for a chat that the template
     refuses, or whose answers cannot be located in the rendered text.
@@ -74,7 +75,7 @@ def encode_chat(messages: Sequence[Message], tokenizer: Any) -> tuple[list[int],
     ids = encoded["input_ids"]
     inside = [any(first < end and start < last for first, last in answers) for start, end in encoded["offset_mapping"]]
     # The first token has no tokens before it to be predicted from.
-    return ids, [token if i and inside[i] else -100 for i, token in enumerate(ids)]
+    return ids, [token if i and inside[i] else IGNORED for i, token in enumerate(ids)]
 
 
 def _render_with_answers(messages: Sequence[Message], tokenizer: Any) -> tuple[str, list[tuple[int, int]]]:

@@ -20,10 +20,8 @@ def fit(trainer: TuneportTrainer, prepared: Prepared, out: Path, checkpoint: Pat
     """
     while (reason := _train(trainer, checkpoint)) is not None:
         failed = trainer.state.global_step + 1
-        before, prepared = (
-            prepared.config,
-            with_settings(prepared, with_smaller_batch(prepared.config, reason, trainer.args.world_size)),
-        )
+        before = prepared.config
+        prepared = with_settings(prepared, with_smaller_batch(before, reason, trainer.args.world_size))
         checkpoint = newest_checkpoint(out)
         said, on_warning = trainer.warnings, trainer.on_warning
         _release(trainer)

@@ -60,7 +60,7 @@ def drop_conflicting_settings(model: PreTrainedModel) -> None:
 
 
 def decode_texts(ids: npt.NDArray[Any], tokenizer: Any) -> list[str]:
-    """Decode generated token ids, int (rows, tokens) padded with -100, to texts without special tokens."""
+    """Decode generated token ids, int (rows, tokens) padded with `IGNORED`, to texts without special tokens."""
     padded = np.where(ids < 0, tokenizer.pad_token_id, ids)
     return [text.strip() for text in tokenizer.batch_decode(padded, skip_special_tokens=True)]
 

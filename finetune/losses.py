@@ -86,7 +86,7 @@ def span_loss(outputs: Any, batch: Batch) -> torch.Tensor:
 
 def count_targets(targets: torch.Tensor) -> torch.Tensor:
     """Count the targets that a loss is the mean of: numbers and flags, or labels that are not `IGNORED`."""
-    if targets.is_floating_point():  # -100 is a score like any other
+    if targets.is_floating_point():  # `IGNORED` is a score like any other
         return torch.tensor(targets.numel(), device=targets.device)
     return (targets != IGNORED).sum()
 

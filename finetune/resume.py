@@ -12,11 +12,11 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from tuneport.errors import TuneportError
 from tuneport.folders import check_writable
-from tuneport.schema.run import RUN
+from tuneport.schema.run import RUN, SETTINGS
 
 from .checkpoint_hashes import is_whole
 
-SETTINGS, TEACHER, TRAINER = "settings.json", "teacher", "trainer"
+TEACHER, TRAINER = "teacher", "trainer"
 STATE = "trainer_state.json"
 """The file that the Trainer writes last into a checkpoint."""
 

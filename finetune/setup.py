@@ -77,7 +77,7 @@ def prepare(config: FinetuneConfig) -> Prepared:
         warnings += find_suspicious_labels(task.labels, task.label_counts, data.files["train"])
         data = add_train_rows(data, config)
         processor = _load_processor(task, source)
-        if spec.family == "encoder" and processor.truncation_side != "right":
+        if not spec.is_generative and processor.truncation_side != "right":
             problem = f"{source} has a tokenizer that truncates on the left, and serving truncates on the right"
             raise CheckpointError(problem, "set truncation_side = right in its tokenizer_config.json")
         features = {name: task.encode(rows, processor, train=name == "train") for name, rows in data.splits.items()}

@@ -25,7 +25,7 @@ from tuneport.folders import check_out, full_disk_is_an_error, git_commit, new_f
 from tuneport.host import Host
 from tuneport.modeling.attention import cudnn_attention
 from tuneport.modeling.identity import hash_checkpoint
-from tuneport.schema.run import CHECKPOINT, RUN, Run, Training
+from tuneport.schema.run import CHECKPOINT, RUN, SETTINGS, Run, Training
 
 from .arguments import training_arguments
 from .augmentation.pseudo_labels import add_pseudo_labels, read_unlabelled
@@ -38,7 +38,6 @@ from .optional_packages import as_tracker_error, required_packages
 from .processes import processes
 from .report import write_report
 from .resume import (
-    SETTINGS,
     TEACHER,
     TRAINER,
     check_can_resume,

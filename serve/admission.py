@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 from tuneport.errors import DeadlineExceeded, InputError, PayloadTooLarge, TuneportError
@@ -15,6 +15,7 @@ from . import logs
 from .devices import Placement
 from .inference import Inference, InferenceResult, count_chars
 from .metrics.model import Metrics
+from .observing import Observing
 from .other_variants import OtherVariants
 from .response_cache import ResponseCache
 from .settings import Settings
@@ -81,7 +82,7 @@ class AdmissionController:
 
     def _count_in_flight(self, change: int) -> None:
         self._in_flight += change
-        with suppress(Exception):  # whatever is only observed must not fail a request
+        with Observing("requests in flight"):
             self.metrics.requests.in_flight(self._in_flight)
 
     def check_slot(self, *, needs_engine: bool) -> None:
@@ -112,7 +113,7 @@ class AdmissionController:
         seconds = limit_s if timeout_s is None else min(limit_s, timeout_s)
         deadline = asyncio.get_running_loop().time() + seconds
         if self.metrics.engine:
-            with suppress(Exception):  # whatever is only observed must not fail a request
+            with Observing("rows that wait"):
                 self.metrics.engine.waiting(self.inference.batcher.waiting)
         try:
             async with asyncio.timeout_at(None if callback else deadline):
@@ -125,10 +126,11 @@ class AdmissionController:
         except TimeoutError:
             problem = f"no answer within {seconds:g} s"
             raise DeadlineExceeded(problem, "send fewer inputs, ask for fewer tokens, or add replicas") from None
-        with suppress(Exception):  # whatever is only observed must not fail a request
+        with Observing("predictions"):
             predictions = [result.prediction for result in results]
             self.metrics.answers.predictions(predictions, has_several_labels=self._has_several_labels)
-            if self.observe and callback is None:
+        if self.observe and callback is None:
+            with Observing("copies for the shadow"):
                 self.observe(inputs, parameters, results)
         return results
 
@@ -136,12 +138,12 @@ class AdmissionController:
         self, cache: ResponseCache, inputs: Sequence[Any], parameters: Any, deadline: float, allow_truncation: bool
     ) -> list[InferenceResult]:
         """Take what is in the cache, and run the other inputs."""
-        keys = await self.inference.lanes.run_if_large(count_chars(inputs), cache.keys, inputs, parameters)
+        keys = await self.inference.executors.run_if_large(count_chars(inputs), cache.keys, inputs, parameters)
         found = [cache.get(key) for key in keys]
         if not allow_truncation:
             found = [None if result and result.truncated else result for result in found]
         missing = [i for i, result in enumerate(found) if result is None]
-        with suppress(Exception):  # whatever is only observed must not fail a request
+        with Observing("the cache"):
             self.metrics.answers.cached(len(inputs) - len(missing), len(missing))
         if missing:
             ran = await self.inference.run(
@@ -150,7 +152,7 @@ class AdmissionController:
             for i, result in zip(missing, ran, strict=True):
                 found[i] = result
                 cache.put(keys[i], result)
-            with suppress(Exception):
+            with Observing("the cache"):
                 self.metrics.answers.cache_size(cache.bytes)
         return [result for result in found if result is not None]
 
@@ -184,12 +186,12 @@ class AdmissionController:
         Raises nothing: a full disk, or a log that nobody reads, must not fail a request.
         """
         seconds = time.perf_counter() - began
-        with suppress(Exception):
+        with Observing("requests"):
             self.metrics.requests.count(protocol, operation, status, seconds)
         if record_span := self.worker.record_span:
             model = {f"model.{key}": value for key, value in self.model.items()}
             attributes = {**model, "protocol": protocol, "status": status, "request_id": request_id}
-            with suppress(Exception):
+            with Observing("traces"):
                 record_span(operation, began, attributes, traceparent)
         if self.settings.log_requests:
             fields: dict[str, Any] = {"inputs": inputs} if self.settings.log_inputs and inputs is not None else {}
@@ -207,7 +209,7 @@ class AdmissionController:
 
 def check_cache(manifest: Manifest, settings: Settings) -> None:
     """Raise TuneportError where the cache of responses is set for a generative model."""
-    if settings.response_cache_mib and task_spec(manifest.task).family == "generative":
+    if settings.response_cache_mib and task_spec(manifest.task).is_generative:
         problem = "TUNEPORT_RESPONSE_CACHE_MIB is set, and the answers of a generative model are not cached"
         raise TuneportError(problem, "unset it")
 

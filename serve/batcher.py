@@ -197,7 +197,8 @@ class Batcher:
             job.finish(result)
         waited_s = [began - job.submission.enqueued_at for job in jobs]
         report = BatchReport.of([job.row for job in jobs], self._limits, seconds, waited_s)
-        self._queue.policy.batch_ended(seconds)
+        with self._changed:
+            self._queue.batch_ended(seconds)
         self._report(report)
 
 

@@ -15,14 +15,13 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml.exceptions import BentoMLException
 
 from tuneport.errors import ArtifactError, TuneportError
-from tuneport.folders import sha256
-from tuneport.schema.artifact import MANIFEST, Manifest
+from tuneport.schema.artifact import Manifest
 from tuneport.schema.loading import check_distinct_names, check_files, load_manifest
 from tuneport.signing import SIGNATURE
 
 from .packing import copy_artifact, model_labels, pack
 from .process import serve_environment
-from .registered import MODEL_NAME, find_artifact, find_exactly, folder_of, mark_registered
+from .registered import MODEL_NAME, find_artifact, find_exactly, folder_of, mark_registered, tag_of
 
 SERVICE = "tuneport.stages.serve.service:Tuneport"
 BENTOFILE = "bentofile.yaml"
@@ -38,7 +37,7 @@ def register(artifact: Path) -> str:
     manifest = load_manifest(artifact)
     check_files(artifact, manifest)
     _check_home()
-    tag = f"{MODEL_NAME}:{manifest.version}-{sha256(artifact / MANIFEST)[:8]}"
+    tag = tag_of(artifact, manifest)
     if model := find_exactly(tag):
         stored = Path(model.path)
         try:

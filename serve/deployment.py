@@ -72,7 +72,7 @@ def prepare_deployment(
         if settings.engine_count:
             check_engines(settings, load_manifest(artifact).task)
         manifest_hash = sha256(artifact / MANIFEST)
-        return EngineKeeper(artifact, settings.engine_count, str(folder), manifest_hash, engine_module)
+        return EngineKeeper(artifact, settings.engine_count, folder, manifest_hash, engine_module)
     except TuneportError as error:
         raise lifecycle.failed_start_exit(error) from error
 
@@ -94,7 +94,7 @@ def check_engines(settings: Settings, task: str) -> None:
     if settings.engine_count > settings.worker_count:
         problem = f"TUNEPORT_ENGINES is {settings.engine_count}, and {settings.worker_count} worker(s) would share them"
         raise TuneportError(problem, "raise TUNEPORT_WORKERS, or set as many engines as workers or fewer")
-    if task_spec(task).family == "generative":
+    if task_spec(task).is_generative:
         problem = f"workers cannot share an engine for {task}, a task of generative models"
         raise TuneportError(problem, "unset TUNEPORT_ENGINES: each worker then has an engine of its own")
     if not hasattr(os, "memfd_create"):

@@ -10,13 +10,12 @@ from tuneport.errors import Overloaded, RequestError
 from . import logs
 from .admission import AdmissionController
 from .errors import ErrorResponse, to_error_response
+from .metrics.requests import CANCELLED
 
 Protocol = Literal["http", "grpc"]
 Result = TypeVar("Result")
 ENGINE_OPERATIONS = ("predict", "rerank", "infer", "openai")
 """Operations that wait for the engine, and are refused before they are read when it has too much work."""
-CANCELLED: dict[Protocol, str] = {"http": "499", "grpc": "CANCELLED"}
-"""The status of a request whose client went away."""
 
 
 class RequestFrame:

@@ -16,8 +16,8 @@ from tuneport.schema.artifact import Variant
 from tuneport.schema.loading import load_manifest
 
 from .batcher import Batcher, BatchReport, MakeBatcher, RowBatcher
-from .lanes import Lanes
 from .origin import Origin
+from .request_executors import RequestExecutors
 from .settings import Settings
 
 SHORT_TEXT_CHARS = 1000
@@ -57,7 +57,7 @@ class Inference:
         """Why the device is lost."""
         self._lost_lock = threading.Lock()
         self._settings = settings
-        self.lanes = Lanes()
+        self.executors = RequestExecutors()
         self.batcher: RowBatcher = make_batcher(
             self._run_batch,
             streams=predictor.runner.streams,
@@ -117,7 +117,7 @@ class Inference:
         size = count_chars(inputs, with_audio=True)
         parse = self.predictor.parse_inputs
         is_quick = self.predictor.family.tokenizes_concurrently and size <= QUICK_CHARS and len(inputs) <= QUICK_INPUTS
-        parsed_inputs = parse(inputs) if is_quick else await self.lanes.run(size, parse, inputs)
+        parsed_inputs = parse(inputs) if is_quick else await self.executors.run(size, parse, inputs)
         windows = await self._encode(inputs, size, parsed_inputs, checked, deadline)
         self._check_tokens(windows, allow_truncation=allow_truncation)
         if callback:
@@ -135,7 +135,7 @@ class Inference:
     def close(self) -> None:
         """Refuse the rows that wait and stop the threads."""
         self.batcher.close()
-        self.lanes.close()
+        self.executors.close()
 
     def release(self) -> None:
         """Let go of the model after `close`, so that its memory is free as soon as nothing else holds it.
@@ -178,7 +178,7 @@ class Inference:
         if self.predictor.family.tokenizes_concurrently and _is_short(inputs):
             return encode(parsed_inputs, parameters)
         self.check_capacity(deadline)  # before more work than is needed to ask when the rows are submitted
-        return await self.lanes.run(size, encode, parsed_inputs, parameters)
+        return await self.executors.run(size, encode, parsed_inputs, parameters)
 
     async def _decode(
         self,
@@ -193,7 +193,7 @@ class Inference:
         size = sum(rows) + len(rows) * len(self.predictor.manifest.labels)
         if size <= MAX_DECODE_VALUES:
             return decode(parsed_inputs, windows, outputs, parameters)
-        return await self.lanes.run(size, decode, parsed_inputs, windows, outputs, parameters)
+        return await self.executors.run(size, decode, parsed_inputs, windows, outputs, parameters)
 
     def _check_tokens(self, windows: Sequence[Sequence[EncodedInput]], *, allow_truncation: bool) -> None:
         """Refuse a request of too many tokens and, unless it is allowed, an input that was truncated."""

@@ -25,7 +25,8 @@ from .settings import START_REPORT, Settings
 
 FORCED_EXIT_S = 5.0
 """Time after the drain and the grace time for a process to end; then it is ended by force."""
-BENTOML_PATHS = frozenset({"/livez", "/healthz", "/readyz", "/schema.json"})
+PROBE_PATHS = frozenset({"/livez", "/healthz", "/readyz", "/schema.json"})
+"""Paths that the server's own application answers: BentoML's or, under `tuneport serve`, that of standalone.py."""
 
 
 def configure_server(
@@ -37,8 +38,8 @@ def configure_server(
 ) -> None:
     """Set the server's timeouts and application, and make SIGTERM and SIGINT await `drain` before it closes its port.
 
-    Requests go to `app` without BentoML's application around it, but for BentoML's own paths, unless `refuse` has a
-    response to them already. A further SIGINT ends all requests at once and calls `hurry`.
+    Requests go to `app`, those for `PROBE_PATHS` to the application that the server was created with; `refuse` may have
+    a response to them before. A further SIGINT ends all requests at once and calls `hurry`.
     Call it in the event loop while the server starts. Without uvicorn, as in tests, it does nothing.
     """
     server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
@@ -79,20 +80,20 @@ def configure_server(
 
 
 class PathSwitch:
-    """Passes BentoML's own paths to BentoML's application, and all other requests to tuneport's.
+    """Passes `PROBE_PATHS`, and the events of start and stop, to the server's own application; the rest to tuneport's.
 
     BentoML's layers (OpenTelemetry, timeout, request context, router) take longer than all the rest of a short request.
     """
 
-    def __init__(self, app: ASGIApp, bentoml_app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, probe_app: ASGIApp) -> None:
         """Take both applications."""
         self._app = app
-        self._bentoml_app = bentoml_app
+        self._probe_app = probe_app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on."""
-        is_ours = scope["type"] == "http" and scope["path"] not in BENTOML_PATHS
-        await (self._app if is_ours else self._bentoml_app)(scope, receive, send)
+        is_ours = scope["type"] == "http" and scope["path"] not in PROBE_PATHS
+        await (self._app if is_ours else self._probe_app)(scope, receive, send)
 
 
 def stop_worker(shutdown_grace_s: float) -> None:
@@ -126,12 +127,12 @@ def _replace_listener(loop: asyncio.AbstractEventLoop, server: uvicorn.Server, s
 
     async def listen(protocol: Callable[[], Any], *, sock: Any, ssl: Any, backlog: int) -> Any:
         handshake_timeout_s = settings.header_timeout_s if ssl else None
-        folder = os.environ.get(supervision.RUN_FOLDER)
-        if settings.worker_count == 1 or not folder:
+        folder = supervision.run_folder()
+        if settings.worker_count == 1 or folder is None:
             return await create_server(
                 protocol, sock=sock, ssl=ssl, backlog=backlog, ssl_handshake_timeout=handshake_timeout_s
             )
-        counts = ConnectionCounts(Path(folder, "connections"), settings.worker_count)
+        counts = ConnectionCounts(folder / "connections", settings.worker_count)
         connections = server.server_state.connections
         listener = Listener(sock, protocol, counts, lambda: len(connections), ssl, handshake_timeout_s)
         setattr(server.config.http_protocol_class, "on_change", staticmethod(listener.publish))  # noqa: B010

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from tuneport.errors import SignatureError
+from tuneport.errors import ArtifactError, SignatureError
 from tuneport.folders import sha256
 from tuneport.schema.artifact import MANIFEST
 from tuneport.schema.loading import load_manifest, load_whole_manifest
@@ -32,6 +32,16 @@ class Origin:
         if settings.require_signature and settings.variant is None:
             _check_default(artifact)
         return cls(sha256(artifact / MANIFEST), signature)
+
+
+def check_manifest(folder: Path, expected: str) -> None:
+    """Raise ArtifactError for a folder that is gone, or has another artifact than when the service began to use it."""
+    try:
+        is_same = sha256(folder / MANIFEST) == expected
+    except OSError as error:
+        raise ArtifactError(f"{folder} cannot be read any more ({error.strerror})", "put it back") from error
+    if not is_same:
+        raise ArtifactError(f"{folder} was replaced while it was served", "start the service again")
 
 
 def _check_default(artifact: Path) -> None:

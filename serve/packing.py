@@ -1,7 +1,7 @@
 """What a bento packs of an artifact: the variants that serve, and the packages of their image with hashes.
 
 The packed part is a model of its own in BentoML's store. Its requirements.txt lies beside the manifest, where
-Dockerfile.template finds it, so that `tuneport build` and plain `bentoml build` make the same image.
+serve/Dockerfile.j2 finds it, so that `tuneport build` and plain `bentoml build` make the same image.
 """
 
 import os
@@ -20,11 +20,11 @@ from tuneport.errors import ArtifactError, TuneportError
 from tuneport.folders import digest, sha256
 from tuneport.schema.artifact import MANIFEST, Manifest, Variant
 from tuneport.schema.loading import check_distinct_names, check_files, listed_files, load_manifest
-from tuneport.schema.selection import SELECTION, Selection
+from tuneport.schema.selection import SELECTION, PackedVariants
 from tuneport.signing import SIGNATURE
 from tuneport.tasks import task_spec
 
-from .registered import VARIANTS, find_artifact
+from .registered import VARIANTS, find_artifact, tag_of
 
 REQUIREMENTS = "requirements.txt"
 
@@ -83,9 +83,9 @@ def pack(tag: str, names: Sequence[str] = (), beside: Sequence[str] = ()) -> str
     part = _part(manifest, names)
     check_files(source, part)
     requirements = read_requirements(part, *(_part(load_manifest(each), names) for each in others))
-    selection = Selection(variants=tuple(variant.name for variant in part.variants))
+    selection = PackedVariants(variants=tuple(variant.name for variant in part.variants))
     identity = digest([selection.variants, requirements, _signature_hash(source)])[:8]
-    packed = f"tuneport:{manifest.version}-{sha256(source / MANIFEST)[:8]}-{identity}"
+    packed = f"{tag_of(source, manifest)}-{identity}"
     try:
         check_files(Path(bentoml.models.get(packed).path), part)
         return packed
@@ -164,7 +164,7 @@ def requirements_for(*parts: Manifest) -> str:
     ONNX Runtime for GPUs runs variants for CPUs as well. Raises TuneportError for variants of which no image has all
     engines.
     """
-    is_generative = any(task_spec(part.task).family == "generative" for part in parts)
+    is_generative = any(task_spec(part.task).is_generative for part in parts)
     variants = [variant for part in parts for variant in part.variants]
     devices = {variant.execution.device for variant in variants}
     target = "tensorrt" if "tensorrt" in devices else "gpu" if "cuda" in devices else ""

@@ -9,6 +9,9 @@ import bentoml
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml.exceptions import BentoMLException, NotFound
 
+from tuneport.folders import sha256
+from tuneport.schema.artifact import MANIFEST, Manifest
+
 MODEL_NAME = "tuneport"
 LATEST = f"{MODEL_NAME}:latest"
 """The artifact that was registered last."""
@@ -43,6 +46,11 @@ def find_exactly(tag: str) -> bentoml.Model | None:
     except BentoMLException:
         return None
     return model if str(model.tag) == tag else None
+
+
+def tag_of(folder: Path, manifest: Manifest) -> str:
+    """Return the tag of an artifact in a folder: `tuneport:<version>-<hash of its manifest>`."""
+    return f"{MODEL_NAME}:{manifest.version}-{sha256(folder / MANIFEST)[:8]}"
 
 
 def folder_of(tag: str) -> Path:

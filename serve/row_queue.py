@@ -75,7 +75,7 @@ its number by arrival, which decides between equal ones."""
 
 
 class RowQueue:
-    """Rows in the order of their turns. Not thread-safe: the batcher calls it under its lock.
+    """Rows in the order of their turns. Not thread-safe: the batcher changes it under its lock alone.
 
     What leaves is only marked, and removed when the queue comes across it: an operation's time does not grow with the
     number of rows that wait.
@@ -167,6 +167,10 @@ class RowQueue:
         if batch:
             self.policy.batch_started(time.monotonic(), tokens, rows_left=self._waiting_rows > 0)
         return batch
+
+    def batch_ended(self, seconds: float) -> None:
+        """Learn how long a batch took."""
+        self.policy.batch_ended(seconds)
 
     def drop(self, submission: Submission) -> None:
         """Remove the rows of a request whose caller left, so that they take no place in the queue."""

@@ -5,6 +5,7 @@ import os
 import re
 import ssl
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -33,27 +34,35 @@ API_KEY = re.compile(r"[!-~]+")
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s]+")
 
 
-class Settings(BaseSettings):
-    """The settings of a deployment. Every limit has a safe default; an invalid value stops the start."""
+class EngineSettings(BaseSettings):
+    """The settings that `tuneport predict` reads as well."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    variant: str | None = None
+    """The variant to serve; by default the manifest's, or the fastest here on a host unlike the export's."""
+    threads: int | None = Field(default=None, ge=1, le=MAX_THREADS)
+    """CPU threads of an engine's inference; by default its share of the container's quota."""
+    max_batch_tokens: int | None = Field(default=None, ge=1)
+    """Padded tokens of one batch (rows x longest row); by default what the export measured to be best."""
+
+
+Read = TypeVar("Read", bound=EngineSettings)
+
+
+class Settings(EngineSettings):
+    """The settings of a deployment. Every limit has a safe default; an invalid value stops the start."""
 
     model_repository: Path | None = None
     """Folder of the artifacts that may be loaded while the service runs; by default there is none."""
     load_timeout_s: float = Field(default=300.0, gt=0, allow_inf_nan=False)
     """Time for a version to open and pass its golden cases in all workers, after which it is not loaded."""
-    variant: str | None = None
-    """The variant to serve; by default the manifest's, or the fastest here on a host unlike the export's."""
     device: Device | None = None
     """The device that the variant must be for; by default any."""
-    threads: int | None = Field(default=None, ge=1, le=MAX_THREADS)
-    """CPU threads of an engine's inference; by default its share of the container's quota."""
     workers: int | None = Field(default=None, ge=1, le=MAX_THREADS)
     """Processes that serve, each with its own engine unless `engines` is set; by default one, on GPUs one for each."""
     engines: int | None = Field(default=None, ge=0, le=MAX_THREADS)
     """Engine processes that the workers share; 0: none, and by default with more workers than GPUs one for each GPU."""
-    max_batch_tokens: int | None = Field(default=None, ge=1)
-    """Padded tokens of one batch (rows x longest row); by default what the export measured to be best."""
 
     gpu_memory_gib: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Limit of the memory arena of a worker's engine on its GPU; by default the GPU's memory."""
@@ -172,10 +181,9 @@ class Settings(BaseSettings):
 
     def paths(self) -> dict[str, str]:
         """Return the variables that name files as absolute paths, for a process with another working directory."""
-        files = {
-            name: getattr(self, name) for name in ("api_keys_file", "model_repository", "tls_certfile", "tls_keyfile")
-        }
-        return {f"{PREFIX}{name}".upper(): str(path.absolute()) for name, path in files.items() if path}
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        files = {name: value for name, value in values.items() if isinstance(value, Path)}
+        return {f"{PREFIX}{name}".upper(): str(path.absolute()) for name, path in files.items()}
 
     def check_key(self) -> None:
         """Raise TuneportError for a public key that is none, and for a required signature without a key."""
@@ -209,14 +217,14 @@ class Settings(BaseSettings):
             raise TuneportError(problem, "correct TUNEPORT_TLS_CERTFILE or TUNEPORT_TLS_KEYFILE") from error
 
 
+def read_engine_settings() -> EngineSettings:
+    """Read the variables of an engine, and no others; a TuneportError names every one that is invalid."""
+    return _read(EngineSettings)
+
+
 def read_settings() -> Settings:
     """Read and check the environment; a TuneportError names every variable that is invalid."""
-    try:
-        settings = Settings()
-    except ValidationError as error:
-        wrong = ", ".join(f"TUNEPORT_{e['loc'][0]!s}".upper() + f": {e['msg']}" for e in error.errors())
-        raise TuneportError(f"wrong settings: {wrong}", "correct or unset them") from error
-    _check_names()
+    settings = _read(Settings)
     settings.keys()
     settings.keys("admin_keys")
     settings.tls()
@@ -225,23 +233,33 @@ def read_settings() -> Settings:
     return settings
 
 
+def _read(kind: type[Read]) -> Read:
+    try:
+        settings = kind()
+    except ValidationError as error:
+        wrong = ", ".join(f"TUNEPORT_{e['loc'][0]!s}".upper() + f": {e['msg']}" for e in error.errors())
+        raise TuneportError(f"wrong settings: {wrong}", "correct or unset them") from error
+    _check_names(kind)
+    return settings
+
+
 def unknown_variables() -> list[str]:
     """Return the names of variables that begin as settings do and are none; the service ignores them."""
     return [name for name in _other_variables() if not KUBERNETES_LINK.fullmatch(name)]
 
 
-def _check_names() -> None:
+def _check_names(kind: type[EngineSettings]) -> None:
     """Raise TuneportError for a variable whose name is nearly a setting's; other names may belong to other software."""
     for name in _other_variables():
-        if similar := difflib.get_close_matches(name, _setting_variables(), 1, cutoff=0.9):
+        if similar := difflib.get_close_matches(name, _variables(kind), 1, cutoff=0.9):
             raise TuneportError(f"there is no setting {name}", f"did you mean {similar[0]}?")
 
 
 def _other_variables() -> list[str]:
     """Return the names of variables that begin with the prefix, and are neither settings nor the service's own."""
-    known = (*_setting_variables(), *OWN_VARIABLES)
+    known = (*_variables(Settings), *OWN_VARIABLES)
     return sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
 
 
-def _setting_variables() -> list[str]:
-    return [f"{PREFIX}{name}".upper() for name in Settings.model_fields]
+def _variables(kind: type[EngineSettings]) -> list[str]:
+    return [f"{PREFIX}{name}".upper() for name in kind.model_fields]

@@ -1,6 +1,6 @@
 """The worker process of `tuneport serve`: uvicorn with the service's application, without BentoML.
 
-python -m tuneport.stages.serve.standalone ARTIFACT --fd SOCKET --number N
+python -m tuneport.stages.serve.standalone ARTIFACT --fd SOCKET --number N --manifest HASH
 """
 
 import contextlib

@@ -89,7 +89,7 @@ def end_with(parent: int, grace_s: float = 0.0) -> None:
         while os.getppid() == parent:
             time.sleep(POLL_S)
         os.kill(os.getpid(), signal.SIGTERM)
-        if folder := os.environ.get(RUN_FOLDER):
+        if folder := run_folder():
             shutil.rmtree(folder, ignore_errors=True)
         time.sleep(grace_s + EXTRA_GRACE_S)
         os._exit(1)
@@ -105,44 +105,46 @@ def run_folder() -> Path | None:
 
 def report_ready(kind: str = WORKER) -> None:
     """Record that this worker, or engine, is ready."""
-    if folder := os.environ.get(RUN_FOLDER):
+    if folder := run_folder():
         with contextlib.suppress(OSError):
             _record(folder, kind, os.getpid()).touch()
 
 
 def report_not_ready() -> None:
     """Record that this worker cannot serve at present."""
-    if folder := os.environ.get(RUN_FOLDER):
+    if folder := run_folder():
         _record(folder, WORKER, os.getpid()).unlink(missing_ok=True)
 
 
 def was_ready(kind: str, pid: int) -> bool:
     """Tell whether a worker or an engine has recorded that it is ready."""
-    folder = os.environ.get(RUN_FOLDER)
+    folder = run_folder()
     return folder is not None and _record(folder, kind, pid).exists()
 
 
 def was_any_ready(kind: str) -> bool:
     """Tell whether some process of a kind was ready since the service started."""
-    folder = os.environ.get(RUN_FOLDER)
-    return folder is not None and any(Path(folder).glob(f"{kind}-*"))
+    folder = run_folder()
+    return folder is not None and any(folder.glob(f"{kind}-*"))
 
 
 def ready_processes() -> list[tuple[str, int]]:
     """List kind and process id of each worker and engine of this service that has recorded that it is ready."""
-    folder, supervisor = os.environ.get(RUN_FOLDER), os.environ.get(SUPERVISOR_PID)
+    folder, supervisor = run_folder(), os.environ.get(SUPERVISOR_PID)
+    if folder is None or supervisor is None:
+        return []
     found = []
-    for kind in (WORKER, ENGINE) if folder and supervisor else ():
-        for record in Path(str(folder)).glob(f"{kind}-*"):
+    for kind in (WORKER, ENGINE):
+        for record in folder.glob(f"{kind}-*"):
             pid = int(record.name.rpartition("-")[2])
             with contextlib.suppress(psutil.Error):
-                if psutil.Process(pid).ppid() == int(str(supervisor)):  # not another one's that has its number now
+                if psutil.Process(pid).ppid() == int(supervisor):  # not another one's that has its number now
                     found.append((kind, pid))
     return found
 
 
-def _record(folder: str, kind: str, pid: int) -> Path:
-    return Path(folder, f"{kind}-{pid}")
+def _record(folder: Path, kind: str, pid: int) -> Path:
+    return folder / f"{kind}-{pid}"
 
 
 def end_supervisor_unless_others_serve() -> None:
@@ -163,8 +165,7 @@ def _supervisor() -> psutil.Process | None:
 
 
 def _are_others_ready(supervisor: psutil.Process) -> bool:
-    folder = os.environ.get(RUN_FOLDER)
-    if not folder:
+    if run_folder() is None:
         return False
     with contextlib.suppress(psutil.Error, OSError):
         alive = {child.pid for child in supervisor.children() if child.status() != psutil.STATUS_ZOMBIE}

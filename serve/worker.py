@@ -39,11 +39,11 @@ class Worker:
         """
         from .http.app import create_app, create_refusal
         from .models.host import ModelHost
-        from .models.local import check_manifest
         from .models.opener import Opener
         from .models.registry import ModelRegistry
         from .models.shared_state import SharedState
         from .models.state import ServingState
+        from .origin import check_manifest
 
         logs.set_up_process()
         supervision.prepare_worker(settings.shutdown_grace_s)

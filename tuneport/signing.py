@@ -89,8 +89,11 @@ def read_public_key(text: str) -> minisign.PublicKey:
         raise SignatureError(f"{line[:60]!r} is no public key ({error})", remedy) from error
 
 
-def read_key_file(path: Path) -> str:
-    """Read the file of a public key."""
+def find_public_key(given: str) -> str:
+    """Return the public key that is given as minisign's .pub file, or as the last line of it."""
+    path = Path(given)
+    if given.startswith("RW") and not path.exists():
+        return given
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -80,8 +80,6 @@ class TaskSpec:
     """Whether the outputs of several models have a meaningful mean."""
     reads_words: bool = False
     """Whether inputs are lists of words."""
-    reads_windows: bool = False
-    """Whether long inputs are read in overlapping windows; else they are truncated."""
     streams: bool = False
     """Whether answers can be streamed."""
     is_chat: bool = False
@@ -92,6 +90,11 @@ class TaskSpec:
     """What follows `tuneport predict ARTIFACT` in a model card."""
     package: str | None = None
     """Package of the task's modules; None for the tasks that tuneport brings."""
+
+    @property
+    def is_generative(self) -> bool:
+        """Whether the model generates its answer token by token; else it is an encoder."""
+        return self.family == "generative"
 
     def task_class(self, stage: Stage) -> Any:
         """Import the task's module of a stage and return its class."""
@@ -195,7 +198,6 @@ _BUILT_IN = (
         has_labels=True,
         has_averageable_outputs=True,
         reads_words=True,
-        reads_windows=True,
     ),
     TaskSpec(
         name="question-answering",
@@ -212,7 +214,6 @@ _BUILT_IN = (
         best_metric="f1",
         gate_metric="f1",
         settings=frozenset({"doc_stride"}),
-        reads_windows=True,
         predict_example="< questions.jsonl",
     ),
     TaskSpec(

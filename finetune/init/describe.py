@@ -163,7 +163,7 @@ def _check_named(split: LoadedSplit, columns: Mapping[str, str]) -> None:
 
 def _default_model(recognized: Recognized) -> str:
     """Return the embedded encoder; raises TuneportError for a task that it cannot do."""
-    if task_spec(recognized.task).family == "encoder":
+    if not task_spec(recognized.task).is_generative:
         return MODEL
     example = EXAMPLE_MODELS.get(recognized.task, "NAME")
     problem = f"{recognized.task} ({recognized.reason}) needs a generative model, and none is embedded"

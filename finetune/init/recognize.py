@@ -61,7 +61,7 @@ def recognize(columns: Sequence[Column], task: str | None, source: str) -> Recog
             "name them: --task T --columns text=YOUR_COLUMN,label=YOUR_COLUMN; tuneport finetune --help lists tasks"
         )
         raise DataError(f"the columns of {source} fit no task: {has}", remedy)
-    remedy = "name them with --columns, as docs/data.md lists them"
+    remedy = f"name them with --columns; the task has {task_spec(task).column_help}"
     raise DataError(f"the columns of {source} do not fit {task}: {has}", remedy)
 
 

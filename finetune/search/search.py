@@ -16,11 +16,12 @@ import optuna
 
 from tuneport.errors import TuneportError
 from tuneport.folders import check_out, new_folder
+from tuneport.schema.run import SETTINGS
 from tuneport.tasks import MetricSpec
 
 from ..config import FinetuneConfig
 from ..processes import processes
-from ..resume import SETTINGS, TRAINER, check_outside, check_resumed_folder, check_unchanged
+from ..resume import TRAINER, check_outside, check_resumed_folder, check_unchanged
 from ..setup import Prepared, load_model, prepare
 from ..toml import to_toml
 from ..train import write_json

@@ -139,7 +139,7 @@ def _peft_config(model: PreTrainedModel, config: FinetuneConfig, layers: list[st
     common: dict[str, Any] = {
         # peft adds methods for generation. For an encoder it would look for the head by name, and may find another
         # module.
-        "task_type": spec.peft_task if spec.family == "generative" else None,
+        "task_type": spec.peft_task if spec.is_generative else None,
         "target_modules": layers,
         # GPT-2 has transposed weights.
         "fan_in_fan_out": any(isinstance(module, Conv1D) for module in model.modules()),

@@ -20,6 +20,7 @@ from ..config import FinetuneConfig
 from ..evaluate import Evaluation, worst_mistakes
 from ..generation import configure_generation, decode_texts
 from ..loading import as_checkpoint_error, load_pretrained
+from ..losses import IGNORED
 from ..model_limits import check_sizes
 from .base import FinetuneTask
 
@@ -104,7 +105,7 @@ class Task(FinetuneTask):
 
 
 class SpeechCollator:
-    """Reads recordings as log-mel spectrograms, and pads labels with -100."""
+    """Reads recordings as log-mel spectrograms, and pads labels with `IGNORED`."""
 
     def __init__(self, processor: Any, decoder_start: int) -> None:
         """`decoder_start` is the token that the model puts before the labels."""
@@ -118,7 +119,7 @@ class SpeechCollator:
         features = self.extractor(recordings, sampling_rate=rate, return_tensors="pt")["input_features"]
         labels = [ids[1:] if ids[0] == self.decoder_start else ids for ids in (row["labels"] for row in examples)]
         longest = max(len(ids) for ids in labels)
-        padded = torch.tensor([[*ids, *[-100] * (longest - len(ids))] for ids in labels])
+        padded = torch.tensor([[*ids, *[IGNORED] * (longest - len(ids))] for ids in labels])
         return {"input_features": features, "labels": padded}
 
 

@@ -70,8 +70,8 @@ class FinetuneTask(ABC):
     def evaluate(self, outputs: Any, targets: Any, rows: Dataset, features: Dataset) -> Evaluation:
         """Compute the metrics of a whole split, and the details that a report shows.
 
-        `outputs` (those of `reduce_logits`, or generated token ids) and `targets` are numpy arrays padded with -100,
-        in the order of `features`, the encoded split; `rows` is the split as it was read.
+        `outputs` (those of `reduce_logits`, or generated token ids) and `targets` are numpy arrays padded with
+        `IGNORED`, in the order of `features`, the encoded split; `rows` is the split as it was read.
         """
 
     def loss(self) -> Loss | None:

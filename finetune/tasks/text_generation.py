@@ -18,7 +18,7 @@ from ..config import FinetuneConfig
 from ..evaluate import MAX_MISTAKES, Evaluation, Mistake
 from ..generation import drop_conflicting_settings
 from ..loading import load_pretrained, load_tokenizer
-from ..losses import Loss, TokenLoss, count_targets
+from ..losses import IGNORED, Loss, TokenLoss, count_targets
 from ..model_limits import check_sizes, is_causal
 from .base import FinetuneTask, first_output
 
@@ -73,7 +73,7 @@ class Task(FinetuneTask):
         return model
 
     def encode(self, rows: Dataset, processor: Any, *, train: bool) -> Dataset:
-        """Tokenize; `labels` are -100 on tokens that are not learnt, `row` is the row's position, from 0.
+        """Tokenize; `labels` are `IGNORED` on tokens that are not learnt, `row` is the row's position, from 0.
 
         A text ends with the end token unless it is truncated. Rows whose targets all lie beyond max_length are left
         out.
@@ -115,7 +115,7 @@ class Task(FinetuneTask):
         targets = labels[:, 1:]
         sums = []
         for row_logits, row_targets in zip(logits[:, :-1], targets, strict=True):  # float32 of one row at a time
-            is_target = row_targets != -100
+            is_target = row_targets != IGNORED
             predicted, expected = row_logits[is_target].float(), row_targets[is_target]
             loss = torch.nn.functional.cross_entropy(predicted, expected, reduction="sum").double()
             right = (predicted.argmax(-1) == expected).sum().double()
@@ -161,7 +161,7 @@ class PadRight:
     def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Return int64 tensors of shape (rows, tokens)."""
         longest = max(len(example["input_ids"]) for example in examples)
-        fills = {"input_ids": self.pad_token_id, "attention_mask": 0, "labels": -100}
+        fills = {"input_ids": self.pad_token_id, "attention_mask": 0, "labels": IGNORED}
         return {
             name: torch.tensor([[*example[name], *[fill] * (longest - len(example[name]))] for example in examples])
             for name, fill in fills.items()
@@ -172,7 +172,7 @@ def _encode_text(row: dict[str, Any], index: int, tokenizer: Any, max_length: in
     ids = tokenizer(row["text"], verbose=False)["input_ids"]
     if tokenizer.eos_token_id is not None and ids[-1:] != [tokenizer.eos_token_id]:
         ids = [*ids, tokenizer.eos_token_id]
-    return _features(ids, [-100, *ids[1:]], index, max_length)
+    return _features(ids, [IGNORED, *ids[1:]], index, max_length)
 
 
 def _encode_chat(row: dict[str, Any], index: int, tokenizer: Any, max_length: int) -> dict[str, Any]:
@@ -191,7 +191,7 @@ def _features(ids: list[int], labels: list[int], index: int, max_length: int) ->
         "labels": targets,
         "length": len(kept),
         "row": index,
-        "targets": sum(label != -100 for label in targets),
+        "targets": sum(label != IGNORED for label in targets),
         "truncated": len(ids) > max_length,
         "problem": "",
     }

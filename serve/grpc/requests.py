@@ -51,7 +51,7 @@ async def read_request(models: ModelRegistry, raw: bytes, frame: RequestFrame) -
 async def check_request(request: Any, frame: RequestFrame) -> InferRequest:
     """Check a message and read its tensors; its inputs are kept in the frame for the record."""
     admission, manifest = frame.admission, frame.admission.manifest
-    frame.inputs = await admission.inference.lanes.run_if_large(
+    frame.inputs = await admission.inference.executors.run_if_large(
         request.ByteSize(), _read_inputs, manifest, request, admission.settings.max_client_batch_size
     )
     parameters = read_parameters(request.parameters)

@@ -1,6 +1,6 @@
 """The HTTP application: `POST /predict`, Open Inference Protocol, OpenAI's /v1, the playground and /metrics.
 
-BentoML's own paths, /livez and /readyz, are beside it: `serve/lifecycle.py`.
+The paths for probes, /livez and /readyz, are beside it: `serve/lifecycle.py`.
 """
 
 import asyncio
@@ -24,29 +24,26 @@ from .model_management import routes as model_management_routes
 from .open_inference import routes as open_inference_routes
 from .openai import routes as openai_routes
 from .openapi import describe_api
-from .platforms import ping
+from .paths import PING, PREDICT_PATHS, VERSIONS
 from .playground.routes import routes as playground_routes
 from .predict_body import parse_body
 from .protocol import Refuse
 from .refusal import EarlyRefusal
 from .repository import routes as repository_routes
-from .requests import admission_of, frame_of, read_body, unless_disconnected
+from .requests import admission_of, frame_of, models_of, read_body, unless_disconnected
 from .responses import json_response
 from .streaming import stream_prediction
 from .tei import routes as tei_routes
 from .uploads import is_upload, read_upload
-
-VERSIONS = ("", "/versions/{version}")
 
 
 def create_app(models: ModelRegistry, origins: list[str] | None = None, host: ModelHost | None = None) -> ASGIApp:
     """Create the application; pages of `origins` may call it (CORS), and `host` loads models."""
     routes = Starlette(
         routes=[
-            Route("/predict", predict, methods=["POST"]),
-            Route("/invocations", predict, methods=["POST"]),
+            *(Route(path, predict, methods=["POST"]) for path in PREDICT_PATHS),
             *(Route(f"/models/{{model}}{version}/predict", predict, methods=["POST"]) for version in VERSIONS),
-            Route("/ping", ping),
+            Route(PING, ping),
             *tei_routes,
             *model_management_routes,  # before `/v2/models/{model}`, which would take `stats` for a model
             *open_inference_routes,
@@ -77,12 +74,17 @@ async def predict(request: Request) -> Response:
     admission, frame = admission_of(request), frame_of(request)
     body, content_type = await read_body(request), frame.headers.get("content-type", "")
     read = read_upload if is_upload(content_type) else parse_body
-    inputs, parameters = await admission.inference.lanes.run_if_large(len(body), read, body, content_type)
+    inputs, parameters = await admission.inference.executors.run_if_large(len(body), read, body, content_type)
     frame.inputs = inputs
     if isinstance(parameters, dict) and parameters.get("stream") is True:
         return await stream_prediction(request, inputs, parameters)
     results = await unless_disconnected(request, admission.infer(inputs, parameters))
     return json_response({"predictions": [result.prediction for result in results], "model": admission.model})
+
+
+async def ping(request: Request) -> Response:
+    """Answer whether the service accepts requests, with an empty body, as SageMaker asks for it."""
+    return Response(status_code=200 if models_of(request).ready else 503)
 
 
 async def metrics(request: Request) -> Response:

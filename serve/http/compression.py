@@ -5,14 +5,14 @@ from typing import Any
 
 from tuneport.errors import MalformedRequest, PayloadTooLarge
 
-from ..lanes import LARGE, Lanes
+from ..request_executors import LARGE, RequestExecutors
 
 IDENTITY, GZIP = "identity", ("gzip", "x-gzip")
 GZIP_WINDOW = 16 + zlib.MAX_WBITS
 """zlib's code for the header and trailer of gzip."""
 
 
-async def decompress(lanes: Lanes, body: bytes, limit: int) -> bytes:
+async def decompress(executors: RequestExecutors, body: bytes, limit: int) -> bytes:
     """Decompress one gzip stream into at most `limit` bytes; no more than one byte over it is ever in memory.
 
     A small body may hold very much, so it is small only if all that it holds is. Raises PayloadTooLarge, and
@@ -20,12 +20,12 @@ async def decompress(lanes: Lanes, body: bytes, limit: int) -> bytes:
     """
     stream = zlib.decompressobj(GZIP_WINDOW)
     if len(body) >= LARGE:
-        return await lanes.run(LARGE, _read_rest, stream, b"", body, limit)
+        return await executors.run(LARGE, _read_rest, stream, b"", body, limit)
     most = min(LARGE, limit + 1)
     beginning = _read(stream, body, most)
     if len(beginning) < most:
         return _checked(stream, beginning, limit)
-    return await lanes.run(LARGE, _read_rest, stream, beginning, stream.unconsumed_tail, limit)
+    return await executors.run(LARGE, _read_rest, stream, beginning, stream.unconsumed_tail, limit)
 
 
 def _read_rest(stream: Any, beginning: bytes, rest: bytes, limit: int) -> bytes:

@@ -15,6 +15,7 @@ from tuneport.tasks import task_spec
 
 from ..open_inference import task_parameters, timeout_s
 from ..text_stream import stream_text
+from .paths import VERSIONS
 from .requests import admission_of, frame_of, read_checked_body, unless_disconnected
 from .responses import event_stream, json_response
 
@@ -77,7 +78,7 @@ async def generate_stream(request: Request) -> Response:
 
 routes = [
     Route(f"/v2/models/{{model}}{version}{path}", endpoint, methods=["POST"])
-    for version in ("", "/versions/{version}")
+    for version in VERSIONS
     for path, endpoint in (("/generate", generate), ("/generate_stream", generate_stream))
 ]
 

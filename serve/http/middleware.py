@@ -12,14 +12,12 @@ from starlette.types import Message, Receive, Scope, Send
 from tuneport.errors import NotFound
 
 from ..errors import ErrorResponse
-from ..framing import CANCELLED, RequestFrame
+from ..framing import RequestFrame
+from ..metrics.requests import CANCELLED
 from ..models.registry import ModelRegistry
+from .paths import named_model, operation_of
 from .responses import error_response
 
-PUBLIC_PATHS = ("/", "/ping", "/v2/health/live", "/v2/health/ready")
-"""Served without a key and whatever the load: the playground's page, and health checks."""
-INFER_PATHS = ("/infer", "/generate", "/generate_stream")
-"""Ends of the paths below /v2 that the model answers."""
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
@@ -125,27 +123,3 @@ async def _respond(endpoint: Endpoint, request: Request) -> Response:
         return await endpoint(request)
     except ClientDisconnect as error:
         return await client_disconnected(request, error)
-
-
-def named_model(path: str) -> tuple[str, str | None] | None:
-    """Return the model and the version that a path names: `/v2/models/M/versions/V/…`, or `/models/M/…`."""
-    if not path.startswith(("/v2/models/", "/models/")) or path == "/v2/models/stats":
-        return None
-    name, *rest = path.partition("/models/")[2].split("/")
-    version = rest[1] if len(rest) > 1 and rest[0] == "versions" else None
-    return name, version or None
-
-
-def operation_of(path: str) -> str | None:
-    """Return the operation of a path for the record, one of a few words; None for a public path."""
-    if path in ("/predict", "/invocations", "/tei/predict"):
-        return "predict"
-    if path in PUBLIC_PATHS:
-        return None
-    if path in ("/rerank", "/tei/rerank"):
-        return "rerank"
-    if path.startswith("/models/"):
-        return "predict" if path.endswith("/predict") else "other"
-    if path.startswith("/v2"):
-        return "infer" if path.endswith(INFER_PATHS) else "v2"
-    return "openai" if path.startswith("/v1/") and path.endswith("completions") else "other"

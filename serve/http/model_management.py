@@ -9,6 +9,7 @@ from tuneport.errors import InputError
 from ..json_text import parse_json
 from ..models.description import describe_config, describe_index
 from ..models.statistics import describe_statistics
+from .paths import VERSIONS
 from .requests import admission_of, models_of, read_body
 from .responses import json_response
 
@@ -39,7 +40,7 @@ routes = [
     Route("/v2/models/stats", model_statistics),
     *(
         Route(f"/v2/models/{{model}}{version}{path}", endpoint)
-        for version in ("", "/versions/{version}")
+        for version in VERSIONS
         for path, endpoint in (("/config", model_config), ("/stats", model_statistics))
     ),
 ]

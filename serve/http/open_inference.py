@@ -11,6 +11,7 @@ from tuneport.version import VERSION
 
 from .. import tensors
 from ..open_inference import EXTENSIONS, PLATFORM, infer, versions_of
+from .paths import VERSIONS
 from .requests import admission_of, frame_of, models_of, read_body, unless_disconnected
 from .responses import json_response
 from .tensor_json import HEADER_LENGTH, as_object, read_tensors, requested_outputs, split_body, tensor_response
@@ -60,7 +61,7 @@ async def model_infer(request: Request) -> Response:
     admission, manifest = admission_of(request), admission_of(request).manifest
     body, header_length = await read_body(request), request.headers.get(HEADER_LENGTH)
     limit = admission.settings.max_client_batch_size
-    content, inputs = await admission.inference.lanes.run_if_large(
+    content, inputs = await admission.inference.executors.run_if_large(
         len(body), _read_request, manifest, body, header_length, limit
     )
     parameters = as_object(content.get("parameters"), "parameters")
@@ -83,7 +84,7 @@ routes = [
     Route("/v2", server_metadata),
     *(
         Route(f"/v2/models/{{model}}{version}{path}", endpoint, methods=methods)
-        for version in ("", "/versions/{version}")
+        for version in VERSIONS
         for path, endpoint, methods in (
             ("", model_metadata, ["GET"]),
             ("/ready", model_ready, ["GET"]),

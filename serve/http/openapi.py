@@ -19,6 +19,7 @@ from .openapi_schema import (
     describe_infer_request,
     describe_request,
 )
+from .paths import PING, PREDICT_PATHS, RERANK_PATHS, TEI_PREDICT
 
 VERSION = "3.1.0"
 MODEL = {"name": "model", "in": "path", "required": True, "schema": TEXT}
@@ -35,9 +36,11 @@ def describe_api(manifest: Manifest, settings: Settings) -> dict[str, Any]:
     """Return the content of /docs.json."""
     metrics = {"200": {"description": "The metrics.", "content": {"text/plain": {"schema": TEXT}}}}
     paths: dict[str, Any] = {
-        "/predict": {"post": operation("Predict.", ref("Response"), BODY_ERRORS, body=ref("Request"))},
-        "/invocations": {"post": operation("Predict.", ref("Response"), BODY_ERRORS, body=ref("Request"))},
-        "/ping": {"get": ping()},
+        **{
+            path: {"post": operation("Predict.", ref("Response"), BODY_ERRORS, body=ref("Request"))}
+            for path in PREDICT_PATHS
+        },
+        PING: {"get": ping()},
         **_tei_paths(manifest),
         "/v2/health/live": {"get": health("live", "Is the server alive?")},
         "/v2/health/ready": {"get": health("ready", "Is the server ready?")},
@@ -125,8 +128,8 @@ def _tei_paths(manifest: Manifest) -> dict[str, Any]:
     paths: dict[str, Any] = {}
     if tei_schema.predicts(manifest):
         body, summary = tei_schema.describe_predict(manifest), "Predict all labels, best first."
-        paths["/tei/predict"] = {"post": operation(summary, {"type": "array"}, statuses, body=body)}
+        paths[TEI_PREDICT] = {"post": operation(summary, {"type": "array"}, statuses, body=body)}
     if tei_schema.reranks(manifest):
         rank = operation("Rank texts.", ranks, statuses, body=tei_schema.RerankRequest.model_json_schema())
-        paths |= {path: {"post": rank} for path in ("/rerank", "/tei/rerank")}
+        paths |= {path: {"post": rank} for path in RERANK_PATHS}
     return paths

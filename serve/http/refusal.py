@@ -11,7 +11,7 @@ from ..errors import to_error_response
 from ..framing import ENGINE_OPERATIONS
 from ..logs import request_id
 from ..models.registry import ModelRegistry
-from .middleware import named_model, operation_of
+from .paths import named_model, operation_of
 from .responses import MAX_REFUSALS, error_response
 
 NEEDED = frozenset({b"authorization", b"x-api-key", b"x-request-id", b"traceparent"})

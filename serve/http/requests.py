@@ -61,7 +61,7 @@ async def read_body(request: Request) -> bytes:
         raise SlowRequest(problem, "send it faster, or less of it") from None
     if encoding == IDENTITY:
         return body
-    return await decompress(admission_of(request).inference.lanes, body, settings.max_body_bytes)
+    return await decompress(admission_of(request).inference.executors, body, settings.max_body_bytes)
 
 
 async def _receive_body(request: Request, limit: int) -> bytes:
@@ -82,7 +82,7 @@ async def _receive_body(request: Request, limit: int) -> bytes:
 async def read_checked_body(request: Request, kind: type[Body], refuse: Callable[[str, str], RequestError]) -> Body:
     """Read a JSON body and validate it as `kind`; raises what `refuse` makes of a problem and its remedy."""
     raw = await read_body(request)
-    content = await admission_of(request).inference.lanes.run_if_large(len(raw), parse_json, raw)
+    content = await admission_of(request).inference.executors.run_if_large(len(raw), parse_json, raw)
     if isinstance(content, dict):
         check_number(len(content), "fields")
     try:

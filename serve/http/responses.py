@@ -11,11 +11,11 @@ from starlette.responses import Response, StreamingResponse
 from tuneport.errors import ERROR_CODE_HEADER
 
 from ..errors import ErrorResponse
+from .paths import TEI_PATHS
 from .requests import frame_of
 
 OPENAI_ERROR_TYPES = {401: "authentication_error", 429: "rate_limit_error"}
 """HTTP status → OpenAI's type of error; the other types are "invalid_request_error" and "server_error"."""
-TEI_PATHS = ("/tei/predict", "/tei/rerank", "/rerank")
 TEI_ERROR_TYPES = {413: "Validation", 422: "Tokenizer", 429: "Overloaded", 503: "Unhealthy"}
 """HTTP status → Text Embeddings Inference's type of error; the others are "Validation" and "Backend"."""
 MAX_REFUSALS = 64

@@ -11,6 +11,7 @@ from tuneport.errors import InputError, NotFound
 from tuneport.schema.artifact import Manifest
 
 from ..admission import AdmissionController
+from .paths import RERANK_PATHS, TEI_PREDICT
 from .requests import admission_of, frame_of, read_checked_body, unless_disconnected
 from .responses import json_response
 from .tei_schema import REGRESSION, PredictRequest, RerankRequest, TeiRequest, predicts, reranks
@@ -56,9 +57,8 @@ async def rerank(request: Request) -> Response:
 
 
 routes = [
-    Route("/tei/predict", predict, methods=["POST"]),
-    Route("/tei/rerank", rerank, methods=["POST"]),
-    Route("/rerank", rerank, methods=["POST"]),
+    Route(TEI_PREDICT, predict, methods=["POST"]),
+    *(Route(path, rerank, methods=["POST"]) for path in RERANK_PATHS),
 ]
 
 

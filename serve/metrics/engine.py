@@ -5,6 +5,7 @@ import logging
 from .. import logs
 from ..batcher import BatchReport
 from ..inference import Inference
+from ..observing import Observing
 from .labelled import SECONDS, LabelledFamilies
 
 TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
@@ -31,11 +32,13 @@ class EngineMetrics:
         halved: list[None] = []
 
         def record_batch(report: BatchReport) -> None:
-            self.batch(report)
-            self.waiting(inference.batcher.waiting)
+            with Observing("batches"):
+                self.batch(report)
+                self.waiting(inference.batcher.waiting)
 
         def record_halved() -> None:
-            self.halved()
+            with Observing("halved batches"):
+                self.halved()
             if not halved:
                 halved.append(None)
                 remedy = "lower TUNEPORT_MAX_BATCH_TOKENS if it happens often; see tuneport_halved_batches_total"

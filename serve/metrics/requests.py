@@ -4,8 +4,8 @@ from .labelled import SECONDS, LabelledFamilies
 
 REJECTED = ("429", "RESOURCE_EXHAUSTED")
 """Statuses of requests that were refused because of load."""
-CANCELLED = ("499", "CANCELLED")
-"""Statuses of requests whose client went away."""
+CANCELLED = {"http": "499", "grpc": "CANCELLED"}
+"""Protocol → the status of a request whose client went away."""
 
 
 class RequestMetrics:
@@ -29,7 +29,7 @@ class RequestMetrics:
         self._seconds.of(protocol, operation).observe(seconds)
         if status in REJECTED:
             self._rejected.of(protocol).inc()
-        elif status in CANCELLED:
+        elif status == CANCELLED[protocol]:
             self._cancelled.of(protocol).inc()
 
     def in_flight(self, requests: int) -> None:

@@ -6,13 +6,12 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tuneport.errors import ArtifactError, TuneportError
-from tuneport.folders import sha256
-from tuneport.schema.artifact import MANIFEST
+from tuneport.errors import TuneportError
+from tuneport.memory import trim_memory
 
 from .. import logs
 from ..admission import AdmissionController
-from ..lanes import trim_memory
+from ..origin import check_manifest
 from .registry import Model, ModelRegistry
 from .state import ServingState, VersionKey, VersionRef
 
@@ -133,16 +132,6 @@ def _shut(versions: Iterable[AdmissionController]) -> None:
         version.metrics.remove()
         version.inference.release()
     trim_memory()
-
-
-def check_manifest(folder: Path, expected: str) -> None:
-    """Raise ArtifactError for a folder that is gone, or has another artifact than when the service began to use it."""
-    try:
-        is_same = sha256(folder / MANIFEST) == expected
-    except OSError as error:
-        raise ArtifactError(f"{folder} cannot be read any more ({error.strerror})", "put it back") from error
-    if not is_same:
-        raise ArtifactError(f"{folder} was replaced while it was served", "start the service again")
 
 
 def explain(error: BaseException) -> tuple[str, str]:

@@ -66,10 +66,10 @@ class Peers:
         """
         connections: dict[int, Connection] = {}
         try:
-            for number in range(1, count + 1) if folder else ():
-                if number != own_number:
+            for number in range(1, count + 1):
+                if folder is not None and number != own_number:
                     with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
-                        connections[number] = await _connect(address_of(Path(str(folder)), number), number)
+                        connections[number] = await _connect(address_of(folder, number), number)
             yield cls(connections)
         finally:
             for _, writer in connections.values():

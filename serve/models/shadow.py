@@ -1,14 +1,17 @@
 """Send a copy of answered requests to another version, and count where its answers differ; no answer waits for it."""
 
 import asyncio
+import logging
 import random
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
+from .. import logs
 from ..admission import AdmissionController
 from ..drift import observations
 from ..inference import InferenceResult, count_chars
+from ..observing import Observing
 
 MAX_PENDING_INPUTS = 256
 MAX_PENDING_CHARS = 2**20
@@ -24,6 +27,7 @@ class Shadow:
         self._share = share
         self._pending_inputs = self._pending_chars = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._has_failed = False
 
     def __call__(self, inputs: Sequence[Any], parameters: Any, results: list[InferenceResult]) -> None:
         """Take an answered request, or drop it; returns at once."""
@@ -51,15 +55,24 @@ class Shadow:
         try:
             deadline = asyncio.get_running_loop().time() + shadow.settings.request_timeout_s
             answers = await shadow.inference.run(inputs, parameters, deadline=deadline)
-            for ours, theirs in zip(results, answers, strict=True):
-                is_equal, difference = self._difference(ours.prediction, theirs.prediction)
-                traffic.shadowed("agree" if is_equal else "disagree", 1, difference)
-        except Exception:  # whatever it is, it is the shadow's and no user's
+        except Exception as error:  # whatever it is, it is the shadow's and no user's
+            self._log_first(error)
             traffic.shadowed("failed", len(inputs))
+        else:
+            with Observing("the shadow's answers"):
+                for ours, theirs in zip(results, answers, strict=True):
+                    is_equal, difference = self._difference(ours.prediction, theirs.prediction)
+                    traffic.shadowed("agree" if is_equal else "disagree", 1, difference)
         finally:
             shadow.active_requests -= 1
             self._pending_inputs -= len(inputs)
             self._pending_chars -= chars
+
+    def _log_first(self, error: Exception) -> None:
+        """Log the first failure; the metric has the number of all."""
+        if not self._has_failed:
+            self._has_failed = True
+            logs.log("shadow failed", logging.WARNING, exc_info=error, model=self._shadow.model)
 
     def _difference(self, ours: Any, theirs: Any) -> tuple[bool, float | None]:
         """Tell whether two predictions agree, and the absolute difference of their first scores where there are any."""

@@ -9,11 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..admission import AdmissionController
+from ..framing import ENGINE_OPERATIONS
 from ..metrics.model import Metrics
 from ..metrics.requests import CANCELLED
-
-INFERENCE = ("predict", "infer", "openai")
-"""Operations of requests that the model answers."""
 
 
 async def describe_statistics(admissions: Sequence[AdmissionController]) -> list[dict[str, Any]]:
@@ -33,7 +31,7 @@ def read_statistics(metrics: Metrics) -> dict[str, Any]:
     for family in text_string_to_metric_families(metrics.page()[0].decode()):
         for sample in family.samples:
             is_of_model = metrics.labels.items() <= sample.labels.items()
-            is_inference = sample.labels.get("operation", INFERENCE[0]) in INFERENCE
+            is_inference = sample.labels.get("operation", ENGINE_OPERATIONS[0]) in ENGINE_OPERATIONS
             if is_of_model and is_inference and "le" not in sample.labels:
                 name = sample.name.removeprefix("tuneport_")
                 if name == "requests_total":
@@ -54,7 +52,7 @@ def read_statistics(metrics: Metrics) -> dict[str, Any]:
 
 def outcome_of(status: str) -> str:
     """Return the statistic that counts a request with a status of HTTP or gRPC."""
-    if status in CANCELLED:
+    if status in CANCELLED.values():
         return "cancel"
     return "success" if status == "OK" or status.startswith("2") else "fail"
 

@@ -16,9 +16,9 @@ READS_AT_ONCE = 16
 """Packets that are read before other work of the event loop."""
 
 
-def address_of(folder: str, engine: int) -> Path:
+def address_of(folder: Path, engine: int) -> Path:
     """Return where the engine process of a number, from 1, listens in the service's folder."""
-    return Path(folder, f"socket-{engine}")  # `engine-` and a process id say that an engine is ready
+    return folder / f"socket-{engine}"  # `engine-` and a process id say that an engine is ready
 
 
 def listen(address: Path, backlog: int) -> socket.socket:

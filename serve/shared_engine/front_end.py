@@ -1,6 +1,5 @@
 """Open an artifact in a worker whose engine is in another process: manifest, tokenizer and task, but no graph."""
 
-import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,7 @@ from tuneport.schema.artifact import Manifest, Variant
 from ..inference import Inference
 from ..origin import Origin
 from ..settings import Settings
-from ..supervision import RUN_FOLDER
+from ..supervision import run_folder
 from .channel import address_of
 from .client import EngineClient
 
@@ -67,7 +66,7 @@ def open_front_end(artifact: Path, settings: Settings, number: int) -> FrontEndI
     Waits for the engine. Raises what `Predictor` raises, SignatureError, and TuneportError without a supervisor.
     """
     origin = Origin.check(artifact, settings)
-    folder = os.environ.get(RUN_FOLDER)
+    folder = run_folder()
     if folder is None:
         problem = "TUNEPORT_ENGINES is set, and no supervisor has started an engine process"
         raise TuneportError(problem, "start the service with `tuneport serve`, or unset it")

@@ -26,7 +26,7 @@ class EngineKeeper:
     workers first, and engines when no worker needs them.
     """
 
-    def __init__(self, artifact: Path, engines: int, folder: str, manifest_hash: str, module: str = ENGINE) -> None:
+    def __init__(self, artifact: Path, engines: int, folder: Path, manifest_hash: str, module: str = ENGINE) -> None:
         """Open the sockets in the service's folder; no process is started yet.
 
         Raises TuneportError for a folder whose path is too long for a socket.

@@ -16,8 +16,6 @@ from pathlib import Path
 import uvloop
 
 from tuneport.errors import ArtifactError
-from tuneport.folders import sha256
-from tuneport.schema.artifact import MANIFEST
 from tuneport.schema.loading import load_manifest
 
 from .. import lifecycle, logs, supervision
@@ -26,6 +24,7 @@ from ..inference import Inference
 from ..metrics.engine import EngineMetrics
 from ..metrics.families import Families
 from ..metrics.labelled import LabelledFamilies
+from ..origin import check_manifest
 from ..process_arguments import ProcessArguments
 from ..settings import Settings, read_settings
 from .row_format import Greeting, RowFormat
@@ -44,9 +43,8 @@ class EngineProcess:
         logs.set_up_process()
         supervision.prepare_worker(settings.shutdown_grace_s)
         try:
+            check_manifest(artifact, manifest_hash)
             device = load_manifest(artifact).variant(settings.variant).execution.device
-            if manifest_hash != sha256(artifact / MANIFEST):
-                raise ArtifactError(f"{artifact} was replaced while it was served", "start the service again")
             placement = place_worker(device, number)
             self.inference = Inference.open(artifact, settings, make_batcher=PublishingBatcher)
             model, families = self.inference.predictor.describe(), Families(processes=settings.process_count)

@@ -12,17 +12,17 @@ from tuneport.errors import TuneportError
 from tuneport.stages.benchmarks.config import BenchConfig, EndpointConfig
 from tuneport.stages.benchmarks.endpoint.main import bench_endpoint
 from tuneport.stages.benchmarks.engine import bench
-from tuneport.stages.benchmarks.front_ends.config import FrontEndsConfig
-from tuneport.stages.benchmarks.front_ends.run import bench_front_ends
-from tuneport.stages.benchmarks.frontend.config import FrontendConfig
-from tuneport.stages.benchmarks.frontend.run import bench_frontend
 from tuneport.stages.benchmarks.report import REPORT
+from tuneport.stages.benchmarks.request_cost.config import RequestCostConfig
+from tuneport.stages.benchmarks.request_cost.run import bench_request_cost
+from tuneport.stages.benchmarks.shared_engine.config import SharedEngineConfig
+from tuneport.stages.benchmarks.shared_engine.run import bench_shared_engine
 
 RUNS: dict[str, Callable[[Path], object]] = {
     "engine": lambda out: bench(BenchConfig(artifact=out), out, overwrite=True),
     "endpoint": lambda out: bench_endpoint(EndpointConfig(artifact=out), out, overwrite=True),
-    "front-end": lambda out: bench_frontend(FrontendConfig(out=out)),
-    "front-ends": lambda out: bench_front_ends(FrontEndsConfig(out=out)),
+    "request cost": lambda out: bench_request_cost(RequestCostConfig(out=out)),
+    "shared engine": lambda out: bench_shared_engine(SharedEngineConfig(out=out)),
 }
 
 

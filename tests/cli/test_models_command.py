@@ -70,7 +70,7 @@ def test_a_wrong_key_and_a_version_that_fails_are_one_line(
     answer = tuneport("models", service.url, "load", "tiny", "--version", repository.versions["wrong"], "--quiet")
     assert answer.code == 1
     assert_one_line(answer.err, "golden")
-    assert tuneport("models", service.url, "load", "tiny", "--key", "wrong", "--quiet").code == 1
+    assert tuneport("models", service.url, "load", "tiny", "--api-key", "wrong", "--quiet").code == 1
     monkeypatch.delenv("TUNEPORT_ADMIN_KEYS")
     assert_one_line(tuneport("models", service.url, "unload", "tiny", "--quiet").err, "there is no API key")
 

@@ -79,6 +79,19 @@ def test_a_variable_of_the_service_chooses_the_variant_unless_an_option_does(
     assert tuneport("predict", tiny_artifact, "bank", "--variant", "int8").code == 0
 
 
+def test_variables_of_the_service_alone_do_not_concern_predict(
+    tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNEPORT_TLS_CERTFILE", "absent.pem")
+    monkeypatch.setenv("TUNEPORT_WORKERS", "many")
+    assert tuneport("predict", tiny_artifact, "bank").code == 0
+    monkeypatch.setenv("TUNEPORT_THREADS", "many")
+    assert_one_line(tuneport("predict", tiny_artifact, "bank").err, "TUNEPORT_THREADS")
+    monkeypatch.delenv("TUNEPORT_THREADS")
+    monkeypatch.setenv("TUNEPORT_VARIENT", "int8")
+    assert_one_line(tuneport("predict", tiny_artifact, "bank").err, "TUNEPORT_VARIANT")
+
+
 def test_a_reader_that_closes_the_pipe_is_no_error(tiny_artifact: Path, tmp_path: Path) -> None:
     (tmp_path / "texts").write_text("bank\n" * 5000)
     script = '"$0" -m tuneport predict "$1" < "$2" | head -1; exit ${PIPESTATUS[0]}'

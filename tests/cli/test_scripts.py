@@ -35,7 +35,7 @@ FAILING: dict[str, tuple[str, ...]] = {
     "score": ("absent", "absent.jsonl", "--out", "scored.jsonl"),
     "search": ("--space", "absent.toml", "--task", "regression", "--model", "m", "--data", "d", "--out", "out"),
     "serve": ("absent",),
-    "sign": ("absent", "--key", "absent.key"),
+    "sign": ("absent", "--secret-key", "absent.key"),
     "verify": ("absent",),
 }
 """Command → arguments with which it fails."""

@@ -54,7 +54,7 @@ def test_closed_streams_do_not_prevent_a_command(closed: str, tiny_artifact: Pat
     script = f'exec "$@" {closed}'
     done = subprocess.run(["sh", "-c", script, "sh", *command], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "fp32: files and golden cases right" in done.stdout
+    assert "fp32: files intact; golden cases match" in done.stdout
 
 
 def test_files_do_not_get_the_descriptors_of_closed_streams() -> None:

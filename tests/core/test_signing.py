@@ -100,14 +100,19 @@ def test_the_commands_sign_and_verify(artifact: Path, tmp_path: Path) -> None:
     made = tuneport("keygen", secret)
     assert made.code == 0
     assert public.read_text().splitlines()[-1] in made.out
-    refused = tuneport("verify", artifact, "--key", public)
+    refused = tuneport("verify", artifact, "--public-key", public)
     assert_one_line(refused.err, "is not signed", "tuneport sign")
-    assert tuneport("sign", artifact, "--key", secret).code == 0
-    verified = tuneport("verify", artifact, "--key", public)
-    assert verified.code == 0
-    assert verified.out.startswith("signature right: ")
+    assert tuneport("sign", artifact, "--secret-key", secret).code == 0
+    line = public.read_text().splitlines()[-1]
+    for key in (public, line):
+        verified = tuneport("verify", artifact, "--public-key", key)
+        assert verified.code == 0
+        assert verified.out.startswith("signature valid: ")
+    tuneport("keygen", tmp_path / "other")
+    other = (tmp_path / "other.pub").read_text().splitlines()[-1]
+    assert_one_line(tuneport("verify", artifact, "--public-key", other).err, "is not a signature of this manifest.json")
     change_byte(artifact / "onnx" / "fp32" / "model.onnx")
-    assert_one_line(tuneport("verify", artifact, "--key", public).err, "is not the file that passed the gate")
+    assert_one_line(tuneport("verify", artifact, "--public-key", public).err, "is not the file that passed the gate")
 
 
 @pytest.mark.parametrize("content", [None, "", "not a key", "RWQ"])
@@ -115,8 +120,8 @@ def test_what_is_no_key_is_one_line(artifact: Path, tmp_path: Path, content: str
     key = tmp_path / "key"
     if content is not None:
         key.write_text(content)
-    for command in ("sign", "verify"):
+    for command, option in (("sign", "--secret-key"), ("verify", "--public-key")):
         (artifact / SIGNATURE).write_text("a signature")
-        done = tuneport(command, artifact, "--key", key)
+        done = tuneport(command, artifact, option, key)
         assert done.code == 1
         assert_one_line(done.err, "key")

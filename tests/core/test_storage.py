@@ -199,7 +199,7 @@ def test_the_commands(artifact: Path, tmp_path: Path) -> None:
     answer = tuneport("pull", tmp_path / "store", "--out", tmp_path / "pulled")
     assert answer.out.endswith("signature: unsigned\n")
     assert tuneport("pull", tmp_path / "store").code == 2
-    assert tuneport("push", artifact, tmp_path / "other", "--key", "x").code == 2
+    assert tuneport("push", artifact, tmp_path / "other", "--secret-key", "x").code == 2
 
 
 def test_a_server_that_does_not_run_skips_the_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from tuneport.runtime.batch import EncodedInput
 from tuneport.runtime.scheduler import BatchLimits
 from tuneport.stages.export import batch_size
 from tuneport.stages.export.batch_size import MAX_TOKENS, best_limits
-from tuneport.stages.export.turns import Worker
+from tuneport.stages.export.turns import TargetRunner
 
 ROWS = [EncodedInput([1] * 8, [0] * 8, False)] * 256
 CANDIDATES = (BatchLimits(32), BatchLimits(128))
@@ -44,8 +44,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @contextmanager
-def worker(run_batch: Callable[[Sequence[EncodedInput]], None]) -> Iterator[Worker]:
-    one = Worker(run_batch, 1, 0.0)
+def open_runner(run_batch: Callable[[Sequence[EncodedInput]], None]) -> Iterator[TargetRunner]:
+    one = TargetRunner(run_batch, 1, 0.0)
     try:
         yield one
     finally:
@@ -55,13 +55,13 @@ def worker(run_batch: Callable[[Sequence[EncodedInput]], None]) -> Iterator[Work
 @pytest.mark.parametrize("best", [8, 32, 128, 512, 2048])
 def test_the_range_is_extended_until_the_best_is_inside(clock: Clock, best: int) -> None:
     """Also below the smallest: 8 tokens are one row; and above the largest: 2,048 hold all rows."""
-    with worker(clock.engine(best)) as one:
+    with open_runner(clock.engine(best)) as one:
         assert best_limits(one, CANDIDATES, ROWS, "cpu").tokens == best
 
 
 def test_the_range_ends_at_the_limit_of_the_device(clock: Clock) -> None:
     sizes: list[int] = []
-    with worker(clock.engine(10**6, sizes)) as one:
+    with open_runner(clock.engine(10**6, sizes)) as one:
         best_limits(one, (BatchLimits(2**16), BatchLimits(2**18)), ROWS * 300, "cuda")
     assert max(sizes) <= MAX_TOKENS["cuda"]
 
@@ -73,7 +73,7 @@ def test_choosing_costs_at_most_a_second_on_a_gpu(clock: Clock) -> None:
     def run_batch(rows: Sequence[EncodedInput]) -> None:
         clock.now += 0.001 + 0.01 * sum(map(len, rows)) / 65536
 
-    with worker(run_batch) as one:
+    with open_runner(run_batch) as one:
         best_limits(one, candidates, ROWS * 64, "cuda")
     assert clock.now < 1.3
 
@@ -82,5 +82,5 @@ def test_a_real_engine_is_timed_with_the_real_clock() -> None:
     def run_batch(rows: Sequence[EncodedInput]) -> None:
         time.sleep(0.004 if len(rows) > 4 else 0.003)
 
-    with worker(run_batch) as one:
+    with open_runner(run_batch) as one:
         assert best_limits(one, CANDIDATES, ROWS[:32], "cpu").tokens >= 128

@@ -43,8 +43,9 @@ def test_entities_of_words_and_of_text(family: str, tagger: tuple[Path, Path], t
     tagged = [word for word, tag in zip(words, tags, strict=True) if tag != "O"]
     assert " ".join(each["text"] for each in answer).split() == tagged
     sentence = "Anna met Ben, in Paris."
-    for entity in predictor.predict([sentence])[0]:
-        assert sentence[entity["start"] : entity["end"]] == entity["text"]
+    entities = predictor.predict([sentence])[0]
+    assert entities
+    assert [sentence[each["start"] : each["end"]] for each in entities] == [each["text"] for each in entities]
 
 
 def test_a_long_text_is_read_in_windows(tagger: tuple[Path, Path]) -> None:

@@ -18,7 +18,7 @@ from tuneport.stages.export.pareto import draw_pareto, pareto_front
 from tuneport.stages.export.results import BenchmarkResult
 from tuneport.stages.export.select import select_default, slower_than_torch
 from tuneport.stages.export.target import BenchmarkTarget
-from tuneport.stages.export.turns import Stop, Worker, time_turns
+from tuneport.stages.export.turns import Stop, TargetRunner, time_turns
 
 
 def with_evidence(variant: Variant, **changes: object) -> Variant:
@@ -123,12 +123,12 @@ def test_an_undecided_benchmark_goes_on_for_longer(decided: bool, turns: int) ->
         is_precise=lambda seconds: False, is_decided=lambda seconds: decided, patience=2, min_turns=2, enough_turns=3,
         max_turns=10, max_seconds=1000,
     )  # fmt: skip
-    worker = Worker(lambda rows: None, 1, 0.0)
+    runner = TargetRunner(lambda rows: None, 1, 0.0)
     row = EncodedInput([1], [0], False)
     try:
-        seconds = time_turns({"a": worker}, {"a": [[[row]]]}, stop, lambda _: None)
+        seconds = time_turns({"a": runner}, {"a": [[[row]]]}, stop, lambda _: None)
     finally:
-        worker.close()
+        runner.close()
     assert len(seconds["a"]) == turns
 
 

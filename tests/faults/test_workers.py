@@ -36,7 +36,7 @@ def restored_signals() -> Iterator[None]:
 
 
 def supervisor_of(artifact: Path, workers: int) -> supervisor.Supervisor:
-    engines = EngineKeeper(artifact, 0, "", "")
+    engines = EngineKeeper(artifact, 0, artifact, "")
     return supervisor.Supervisor(artifact, listen(HOST, free_port(), 1), workers, engines, stop_limit_s=5)
 
 

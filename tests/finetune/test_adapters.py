@@ -129,7 +129,9 @@ def test_the_best_checkpoint_is_restored_with_its_adapter(config: FinetuneConfig
 def test_families_that_take_adapters(settings: Settings, tmp_path: Path, family: str) -> None:
     model = tiny_encoder(tmp_path / "base", family)
     finetune(settings(model=str(model), strategy="adapter", max_steps=2), tmp_path / "run")
-    assert _load(tmp_path / "run" / "checkpoint").active_adapters is not None
+    loaded = _load(tmp_path / "run" / "checkpoint")
+    assert [name for name in loaded.state_dict() if ".adapters.adapter." in name]
+    assert loaded.active_adapters.first() == "adapter"
 
 
 @pytest.mark.parametrize("family", ["modernbert", "xlnet"])

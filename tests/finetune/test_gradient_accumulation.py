@@ -244,4 +244,6 @@ def test_a_batch_without_targets_adds_nothing(prepared: Callable[..., Prepared],
     loss = trainer.compute_loss(trainer.model, inputs, num_items_in_batch=torch.tensor(5))
     loss.backward()
     assert float(loss.detach()) == 0.0
-    assert not any(p.grad.any() for p in trainer.model.parameters() if p.grad is not None)
+    gradients = [p.grad for p in trainer.model.parameters() if p.grad is not None]
+    assert gradients
+    assert not any(each.any() for each in gradients)

@@ -119,7 +119,11 @@ def test_a_prefix_learns_or_is_refused_in_one_line(
     model, config = KINDS[task].from_pretrained(bases[family]), settings(task=task, strategy="prefix")
     if family == "bert" or (family in ("roberta", "electra") and task != "text-classification"):
         wrapped = apply_strategy(model, config)
-        assert all(parameter.grad is None for parameter in wrapped.parameters())
+        assert all(parameter.grad is None for parameter in wrapped.parameters())  # the trial left none
+        _outputs(wrapped.train()).square().sum().backward()
+        prefix = [p for name, p in wrapped.named_parameters() if "prompt_encoder" in name and p.requires_grad]
+        assert prefix
+        assert all(p.grad is not None and p.grad.any() for p in prefix)
         return
     with pytest.raises(TuneportError) as error:
         apply_strategy(model, config)

@@ -13,7 +13,7 @@ from transformers import GPT2Config, T5Config
 
 from tuneport.errors import CheckpointError, DataError, TuneportError
 from tuneport.modeling.positions import declared_positions, position_limit
-from tuneport.stages.finetune.applicability import SET, dependencies
+from tuneport.stages.finetune.applicability import ANY_VALUE, dependencies
 from tuneport.stages.finetune.config import FinetuneConfig, load_config
 from tuneport.stages.finetune.setup import load_model, make_trainer, prepare
 from tuneport.tasks import all_tasks
@@ -158,7 +158,7 @@ def test_every_setting_with_dependencies_is_a_setting() -> None:
     fields = FinetuneConfig.model_fields
     for name, (decides, values) in dependencies().items():
         assert name in fields
-        if values == SET:
+        if values == ANY_VALUE:
             assert not fields[decides].default
             continue
         assert set(values) < set(all_tasks() if decides == "task" else get_args(fields[decides].annotation))

@@ -62,7 +62,7 @@ async def shared_engine(artifact: Path, folder: Path, **settings: Any) -> AsyncI
     inference = Inference.open(artifact, chosen, make_batcher=PublishingBatcher)
     runner = inference.predictor.runner
     greeting = Greeting(runner.limits, runner.streams, RowFormat.of(runner, 0), None)
-    server = EngineServer(inference, greeting, listen(address_of(str(folder), 1), 8))
+    server = EngineServer(inference, greeting, listen(address_of(folder, 1), 8))
     engine = SharedEngine(artifact, chosen, folder, inference, server)
     try:
         yield engine

@@ -152,8 +152,8 @@ def test_verify_passes_over_an_engine_that_is_not_installed(artifact: Path, monk
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "openvino" else find(name))
     done = tuneport("verify", str(artifact))
     assert done.code == 0
-    assert "other: files right; golden cases not run, because it needs the package openvino" in done.out
-    assert "fp32: files and golden cases right" in done.out
+    assert "other: files intact; golden cases not run, because it needs the package openvino" in done.out
+    assert "fp32: files intact; golden cases match" in done.out
 
 
 @pytest.mark.slow

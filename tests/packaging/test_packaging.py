@@ -123,8 +123,8 @@ def test_a_bento_holds_no_more_than_serving_needs(bento_tag: str) -> None:
     assert {file.partition("/")[0] for file in files} == {"serve", "tuneport", "bentofile.yaml"}
     assert {Path(file).suffix for file in files} == {".css", ".html", ".js", ".py", ".txt", ".typed", ".yaml"}
     assert {file.split("/")[1] for file in files if file.startswith("tuneport/")} == {
-        "__init__.py", "errors.py", "folders.py", "gpu", "host.py", "py.typed", "runtime", "schema", "scripts.py",
-        "signing.py", "stages", "tags.py", "tasks.py", "telemetry.py", "version.py",
+        "__init__.py", "errors.py", "folders.py", "gpu", "host.py", "memory.py", "py.typed", "runtime", "schema",
+        "scripts.py", "signing.py", "stages", "tags.py", "tasks.py", "telemetry.py", "version.py",
     }  # fmt: skip
     assert {file for file in files if file.startswith("tuneport/stages/")} == {"tuneport/stages/__init__.py"}
 

@@ -48,7 +48,9 @@ print(*(each["label"] for each in inference.predictor.predict(["bank", "the team
 inference.close()
 """
     printed, heavy = modules_after(script)
-    assert set(printed[0].split()) <= set(LABELS)
+    answers = printed[0].split()
+    assert len(answers) == 2
+    assert set(answers) <= set(LABELS)
     assert heavy == []
 
 

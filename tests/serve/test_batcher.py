@@ -5,6 +5,7 @@ import itertools
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,6 +73,33 @@ def test_concurrent_callers_each_get_their_own_answers_in_order(runner: ModelRun
         assert len(answer) == len(request)
         for i, result in zip(request, answer, strict=True):
             np.testing.assert_allclose(result["logits"], alone[i], atol=1e-4)
+
+
+def test_the_queue_is_changed_under_the_lock_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    batchers: list[Batcher] = []
+    called: set[tuple[str, bool]] = set()
+
+    def watch(name: str) -> None:
+        method = getattr(RowQueue, name)
+
+        def watched(queue: RowQueue, *args: Any, **kwargs: Any) -> Any:
+            if batchers:
+                called.add((name, batchers[0]._changed._is_owned()))  # type: ignore[attr-defined]
+            return method(queue, *args, **kwargs)
+
+        monkeypatch.setattr(RowQueue, name, watched)
+
+    names = ("check_capacity", "put", "take_expired", "take_batch", "batch_ended", "clear")
+    for name in names:
+        watch(name)
+
+    async def run() -> None:
+        batchers.append(make_batcher(first_tokens))
+        await batchers[0].submit([row(1)])
+        batchers[0].close()
+
+    asyncio.run(run())
+    assert called == {(name, True) for name in names}
 
 
 def test_two_streams_run_two_batches_at_a_time(engine: StalledEngine) -> None:

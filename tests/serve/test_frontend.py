@@ -29,9 +29,10 @@ from tuneport.stages.serve import logs
 from tuneport.stages.serve.admission import AdmissionController
 from tuneport.stages.serve.grpc.wire import check_fields
 from tuneport.stages.serve.http.app import create_app
-from tuneport.stages.serve.lifecycle import BENTOML_PATHS, PathSwitch
+from tuneport.stages.serve.lifecycle import PROBE_PATHS, PathSwitch, read_failed_start
 from tuneport.stages.serve.models.registry import ModelRegistry
 from tuneport.stages.serve.process import free_port, running, supervisor_command
+from tuneport.stages.serve.settings import START_REPORT
 
 HOST = "127.0.0.1"
 EMPTY_FIELD = b"\x2a\x00"
@@ -119,7 +120,7 @@ def test_a_line_that_waits_when_its_loop_ends_is_not_lost(capfd: pytest.CaptureF
     assert [line["request_id"] for line in lines] == ["first", "second", "third"]
 
 
-def test_only_bentoml_s_own_paths_go_through_bentoml() -> None:
+def test_only_the_paths_for_probes_go_to_the_server_s_own_application() -> None:
     called: list[tuple[str, str]] = []
 
     def app(name: str) -> Any:
@@ -128,17 +129,17 @@ def test_only_bentoml_s_own_paths_go_through_bentoml() -> None:
 
         return record
 
-    switch = PathSwitch(app("ours"), app("bentoml"))
+    switch = PathSwitch(app("ours"), app("probes"))
     for scope in ({"type": "http", "path": path} for path in ("/predict", "/livez\n", "/", "/docs.json")):
         asyncio.run(switch(scope, None, None))  # type: ignore[arg-type]
-    for scope in ({"type": "lifespan"}, *({"type": "http", "path": path} for path in sorted(BENTOML_PATHS))):
+    for scope in ({"type": "lifespan"}, *({"type": "http", "path": path} for path in sorted(PROBE_PATHS))):
         asyncio.run(switch(scope, None, None))  # type: ignore[arg-type]
-    assert [name for name, _ in called] == ["ours"] * 4 + ["bentoml"] * (1 + len(BENTOML_PATHS))
+    assert [name for name, _ in called] == ["ours"] * 4 + ["probes"] * (1 + len(PROBE_PATHS))
 
 
 def test_bentoml_serve_answers_its_own_paths_and_ours(server: Server) -> None:
     with httpx.Client(base_url=server.url, timeout=30) as client:
-        assert [client.get(path).status_code for path in sorted(BENTOML_PATHS)] == [200] * len(BENTOML_PATHS)
+        assert [client.get(path).status_code for path in sorted(PROBE_PATHS)] == [200] * len(PROBE_PATHS)
         answer = client.post("/predict", json={"inputs": "bank"})
         assert answer.status_code == 200
         assert "x-request-id" in answer.headers
@@ -253,6 +254,11 @@ def test_a_worker_that_is_killed_is_replaced_but_not_by_another_artifact(artifac
         assert httpx.post(f"{url}/predict", json={"inputs": "bank"}, timeout=30).json() == predicted
         manifest = artifact / "manifest.json"
         manifest.write_text(manifest.read_text() + "\n")  # as valid as before, and another one
+        supervisor = psutil.Process(pid)
+        report = Path(supervisor.environ()[START_REPORT])
         [worker] = workers_of(pid)
         worker.kill()
-        psutil.Process(pid).wait(60)
+        assert supervisor.wait(60) == 0  # as at any signal to stop: the command that started it prints the reason
+        error = read_failed_start(report)
+    assert error
+    assert error.problem == f"{artifact} was replaced while it was served"

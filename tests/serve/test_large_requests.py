@@ -16,7 +16,7 @@ from kit.serving import LocalService, assert_error, local_service
 from tuneport.errors import MalformedRequest, PayloadTooLarge, ServiceStopping
 from tuneport.stages.serve.grpc.wire import check_fields
 from tuneport.stages.serve.json_text import MAX_CONTAINERS, MAX_VALUES, parse_json
-from tuneport.stages.serve.lanes import LARGE, Lanes
+from tuneport.stages.serve.request_executors import LARGE, RequestExecutors
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_work_that_takes_a_while_is_done_outside_of_the_event_loop(
 
 def test_a_large_request_that_is_read_holds_no_smaller_one(service: LocalService) -> None:
     stalled = threading.Event()
-    service.inference.lanes._large.submit(stalled.wait, 30)
+    service.inference.executors._large.submit(stalled.wait, 30)
     large = threading.Thread(target=service.post, args=("bank " * 20_000,))
     large.start()
     try:
@@ -150,7 +150,7 @@ def test_a_full_queue_refuses_before_a_request_is_read(tiny_artifact: Path) -> N
 
 
 def test_memory_returns_after_large_work() -> None:
-    process, lanes = psutil.Process(), Lanes()
+    process, executors = psutil.Process(), RequestExecutors()
     pins: list[bytes] = []
 
     def allocate() -> None:
@@ -159,8 +159,8 @@ def test_memory_returns_after_large_work() -> None:
         del blocks
 
     before = process.memory_info().rss
-    asyncio.run(lanes.run(LARGE, allocate))
+    asyncio.run(executors.run(LARGE, allocate))
     assert process.memory_info().rss - before < 100e6
-    lanes.close()
+    executors.close()
     with pytest.raises(ServiceStopping):
-        asyncio.run(lanes.run(1, allocate))
+        asyncio.run(executors.run(1, allocate))

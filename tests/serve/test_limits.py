@@ -20,8 +20,8 @@ from kit.serving import LocalService, assert_error
 
 from tuneport.errors import TuneportError
 from tuneport.stages.serve import logs, tracing
-from tuneport.stages.serve.lanes import LARGE
 from tuneport.stages.serve.process import GRPC, HTTP, METRICS, check_ports, free_port, listen
+from tuneport.stages.serve.request_executors import LARGE
 from tuneport.stages.serve.settings import Settings, read_settings
 
 
@@ -344,7 +344,7 @@ def test_a_compressed_body_of_any_size_is_read_to_its_end(serve: Any) -> None:
 
 def test_a_small_compressed_body_does_not_wait_for_large_ones(serve: Any) -> None:
     service, goes_on = serve(), threading.Event()
-    service.inference.lanes._large.submit(goes_on.wait)  # the thread for large work is busy
+    service.inference.executors._large.submit(goes_on.wait)  # the thread for large work is busy
     try:
         assert post_compressed(service, gzip.compress(b'{"inputs": "bank"}')).status_code == 200
     finally:

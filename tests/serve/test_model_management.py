@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 import tritonclient.http as triton
 from kit.serving import LocalService, local_service
@@ -48,10 +49,11 @@ def test_the_statistics_count_what_was_asked(client: triton.InferenceServerClien
     before = statistics()
     assert service.post(["bank", "won", "fell"]).status_code == 200
     assert service.post(7).status_code == 422
+    assert httpx.post(f"{service.url}/rerank", json={"query": "bank", "texts": ["won"]}).status_code == 404
     service.get("/v2/models/tiny")  # no inference
     change = {name: count - before[name] for name, count in statistics().items()}
     assert change.pop("batches") == change.pop("compute_infer") >= 1
-    assert change == {"success": 1, "fail": 1, "cancel": 0, "queue": 3, "inputs": 3}
+    assert change == {"success": 1, "fail": 2, "cancel": 0, "queue": 3, "inputs": 3}
     all_models = client.get_inference_statistics()["model_stats"]
     assert all_models[0]["inference_stats"]["compute_infer"]["ns"] > 0
 

@@ -147,13 +147,15 @@ def test_the_index_says_what_is_loaded_and_what_is_not(
         assert httpx.post(url, json=wrong).status_code == 422
 
 
-def test_a_shadow_is_compared_and_never_answers(service: LocalService, repository: Repository, manifest: Any) -> None:
+def test_a_shadow_is_compared_and_never_answers(
+    service: LocalService, repository: Repository, manifest: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     assert change(service, "load", version=repository.versions["v1"], traffic="shadow").status_code == 200
     shadow = next(iter(service.models)).shadow
     assert shadow
 
-    def is_counted(result: str) -> bool:
-        return counted(service, "shadow_inputs_total", result=result) == 3
+    def is_counted(result: str, times: int = 1) -> bool:
+        return counted(service, "shadow_inputs_total", result=result) == 3 * times
 
     assert version_of(service.post(["bank", "won", "fell"])) == manifest.version
     wait_until(lambda: is_counted("agree"))
@@ -164,8 +166,24 @@ def test_a_shadow_is_compared_and_never_answers(service: LocalService, repositor
     fail_with(shadow.inference.predictor.runner, RuntimeError("broken"))
     assert version_of(service.post(["bank", "won", "fell"])) == manifest.version
     wait_until(lambda: is_counted("failed"))
+    assert version_of(service.post(["bank", "won", "fell"])) == manifest.version
+    wait_until(lambda: is_counted("failed", times=2))
+    [logged] = [each for each in caplog.records if each.message == "shadow failed"]
+    assert (logged.levelname, logged.exc_info and logged.exc_info[0]) == ("WARNING", RuntimeError)
     assert change(service, "unload", version=repository.versions["v1"]).status_code == 200
     assert service.admission.observe is None
+
+
+def test_a_metric_that_fails_takes_no_copies_from_a_shadow(
+    service: LocalService, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    assert change(service, "load", version=repository.versions["v1"], traffic="shadow").status_code == 200
+    monkeypatch.setattr(service.admission.metrics.answers, "predictions", fail)
+    assert service.post(["bank", "won", "fell"]).status_code == 200
+    wait_until(lambda: counted(service, "shadow_inputs_total", result="agree") == 3)
 
 
 def test_requests_are_divided_by_weight_and_by_key(

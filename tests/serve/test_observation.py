@@ -1,5 +1,6 @@
 """What observes the service (log, metrics, traces) never fails a request, and counts what it should."""
 
+import asyncio
 import contextlib
 import http.server
 import json
@@ -22,7 +23,7 @@ from kit.serving import LocalService, infer_request, local_service
 from test_grpc import Client, call_server  # noqa: F401 -- a fixture
 
 from tuneport import __version__
-from tuneport.stages.serve import logs, tracing
+from tuneport.stages.serve import logs, observing, tracing
 from tuneport.stages.serve.drift import ANSWER, NO_LABEL, Observation, observations
 from tuneport.stages.serve.metrics.processes import ProcessCollector
 from tuneport.stages.serve.settings import METRICS_FOLDER
@@ -86,10 +87,12 @@ def test_metrics_that_fail_fail_no_request(
     tiny_artifact: Path,
     call_server: Any,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
+    monkeypatch.setattr(observing, "_logged", set())
     with local_service(tiny_artifact) as service:
         monkeypatch.setattr(getattr(service.admission.metrics, group), broken, fail)
         assert [service.post(text).status_code for text in ("bank", "team")] == [200, 200]
@@ -99,6 +102,15 @@ def test_metrics_that_fail_fail_no_request(
         return await client.infer(infer_request(["bank"]))
 
     assert call_server(conversation).outputs
+    logged = [each.tuneport_fields["what"] for each in caplog.records if each.message == "not observed"]  # type: ignore[attr-defined]
+    assert logged
+    assert len(logged) == len({*logged})
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), asyncio.CancelledError()])
+def test_what_ends_the_process_or_the_request_is_no_failed_observation(error: BaseException) -> None:
+    with pytest.raises(type(error)), observing.Observing("a test"):
+        raise error
 
 
 def test_the_files_of_several_workers_metrics_have_their_blocks_on_the_disk(tmp_path: Path) -> None:

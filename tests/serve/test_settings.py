@@ -15,6 +15,17 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     assert read_settings() == Settings(max_client_batch_size=7, variant="int8")
 
 
+def test_files_of_any_setting_are_absolute_for_another_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = [name for name, field in Settings.model_fields.items() if "Path" in str(field.annotation)]
+    assert "tls_keyfile" in names
+    paths = Settings(**{name: Path(name) for name in names}).paths()
+    assert paths == {f"TUNEPORT_{name}".upper(): str(tmp_path / name) for name in names}
+    assert Settings().paths() == {}
+
+
 def test_every_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUNEPORT_MAX_CLIENT_BATCH_SIZE", "0")
     monkeypatch.setenv("TUNEPORT_REQUEST_TIMEOUT_S", "soon")

@@ -16,6 +16,7 @@ import httpx
 import numpy as np
 import psutil
 import pytest
+from kit import processes
 from kit.engines import until, wait_until
 from kit.processes import run_folder
 from kit.serving import infer_request
@@ -458,17 +459,28 @@ def test_bentoml_s_workers_share_an_engine_that_is_replaced_and_ends_with_them(t
 
 
 @pytest.mark.slow
-def test_an_engine_that_cannot_start_again_ends_the_service(artifact: Path) -> None:
-    with served(artifact) as service:
+@pytest.mark.parametrize(
+    ("is_gone", "words"), [(False, "was replaced while it was served"), (True, "cannot be read any more")]
+)
+def test_an_engine_that_cannot_start_again_ends_the_service_with_the_reason(
+    artifact: Path, tmp_path: Path, is_gone: bool, words: str
+) -> None:
+    log = tmp_path / "log"
+    with processes.served(artifact, log, TUNEPORT_WORKERS="2", TUNEPORT_ENGINES="1") as (tree, _):
         manifest = artifact / "manifest.json"
-        manifest.write_text(manifest.read_text() + "\n")  # as valid as before, and another one
-        service.engine.kill()
-        service.supervisor.wait(60)
+        if is_gone:
+            manifest.rename(tmp_path / "elsewhere")
+        else:
+            manifest.write_text(manifest.read_text() + "\n")  # as valid as before, and another one
+        [engine] = [each for each in tree if "tuneport.stages.serve.shared_engine.process" in each.cmdline()]
+        engine.kill()
+        assert tree[0].wait(60) == 1
+    assert f"error: {artifact} {words}" in log.read_text()
 
 
 def test_a_folder_whose_path_is_too_long_for_a_socket_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(TuneportError, match=r"cannot listen.*TMPDIR"):
-        EngineKeeper(tmp_path, 1, str(tmp_path / ("x" * 120)), "")
+        EngineKeeper(tmp_path, 1, tmp_path / ("x" * 120), "")
 
 
 @pytest.mark.slow

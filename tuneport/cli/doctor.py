@@ -53,4 +53,4 @@ def check_service() -> Iterator[Finding]:
         found = f"{', '.join(unknown)}: no setting of that name"
         yield Finding(name="service", status="warning", found=found, remedy="correct or unset them")
     else:
-        yield ok("service", f"{PREFIX}… variables are right")
+        yield ok("service", f"{PREFIX}… variables are valid")

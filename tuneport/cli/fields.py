@@ -49,7 +49,10 @@ def parse(fields: Mapping[str, FieldInfo], values: Mapping[str, Any]) -> dict[st
     for name, value in values.items():
         if value is not None:
             parser = PARSERS.get(option_type(fields[name].annotation))
-            parsed[name] = parser(value) if parser else value
+            try:
+                parsed[name] = parser(value) if parser else value
+            except typer.BadParameter as error:
+                raise typer.BadParameter(error.message, param_hint=f"--{name.replace('_', '-')}") from error
     return parsed
 
 

@@ -66,6 +66,6 @@ def finetune(
     for split, metrics in run.metrics.items():
         print(f"{split}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
     if run.config["strategy"] == "prefix":
-        print(f"wrote {out}; a prefix cannot be exported: docs/finetuning.md says how peft loads it")
+        print(f"wrote {out}; it cannot be exported: peft.PeftModel.from_pretrained loads its checkpoint onto the model")
     else:
         print(f"wrote {out}; next: tuneport export {out} --out artifacts/{out.name}")

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from tuneport.cli.json_output import print_json
-from tuneport.cli.options import Json, Quiet
+from tuneport.cli.options import AdminKey, Json, Quiet
 from tuneport.cli.progress import progress_steps
 from tuneport.errors import DeadlineExceeded
 
@@ -26,13 +26,6 @@ Version = Annotated[str | None, typer.Option(help="The version; to load, by defa
 AcceptChanges = Annotated[
     bool, typer.Option("--accept-changes", help="Load a version of another task or with other labels, too.")
 ]
-Key = Annotated[
-    str | None,
-    typer.Option(
-        envvar="TUNEPORT_ADMIN_KEYS", help="Administrator's key; the variable is safer. Of several the first is sent."
-    ),
-]
-
 Timeout = Annotated[
     float | None,
     typer.Option(min=0.1, help="Seconds to wait for a change, by default 330; the service's limit is a setting."),
@@ -47,7 +40,7 @@ def models(
     version: Version = None,
     accept_changes: AcceptChanges = False,
     timeout: Timeout = None,
-    key: Key = None,
+    api_key: AdminKey = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -62,7 +55,7 @@ def models(
 
     timeout_s = LOAD_TIMEOUT_S if timeout is None else timeout
     _check_usage(action, name, share)
-    with Client(url, api_key=key.split(",")[0].strip() if key else None) as client:
+    with Client(url, api_key=api_key.split(",")[0].strip() if api_key else None) as client:
         if action == "list":
             _print_list([asdict(each) for each in client.list_models()], as_json=as_json)
             return

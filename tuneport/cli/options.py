@@ -22,6 +22,21 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace --out if t
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress on standard error.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue what was interrupted, with the same settings.")]
+SECRET_KEY = typer.Option("--secret-key", help="Secret key of minisign's, or of `tuneport keygen`.")
+PublicKey = Annotated[
+    str | None,
+    typer.Option(
+        "--public-key", help="Key of the signature that must be there: minisign's .pub file, or its last line."
+    ),
+]
+AdminKey = Annotated[
+    str | None,
+    typer.Option(
+        "--api-key",
+        envvar="TUNEPORT_ADMIN_KEYS",
+        help="Administrator's key; the variable is safer. Of several the first is sent.",
+    ),
+]
 SettingsFile = Annotated[Path | None, typer.Option("--config", help="TOML file with settings.")]
 SetValues = Annotated[
     list[str] | None,

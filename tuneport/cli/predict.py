@@ -19,16 +19,16 @@ Inputs = Annotated[list[str] | None, typer.Argument(help="Inputs; read from stdi
 
 
 class PredictConfig(Frozen):
-    """How an artifact is opened; without a value, as the `TUNEPORT_…` variable of that name says."""
+    """How an artifact is opened."""
 
     artifact: Path
     """An artifact folder that `tuneport export` wrote."""
     variant: str | None = None
-    """The variant. Default: the artifact's default variant."""
+    """The variant. Default: TUNEPORT_VARIANT, else the artifact's default variant."""
     threads: int | None = Field(default=None, ge=1, le=MAX_THREADS)
-    """Processors for inference. Default: all that the container grants."""
+    """Processors for inference. Default: TUNEPORT_THREADS, else all that the container grants."""
     max_batch_tokens: int | None = Field(default=None, ge=1)
-    """Padded tokens of a batch. Default: what was measured to be best at the export."""
+    """Padded tokens of a batch. Default: TUNEPORT_MAX_BATCH_TOKENS, else what the export measured to be best."""
 
 
 @with_config(PredictConfig, positional="artifact")
@@ -38,11 +38,11 @@ def predict(config: PredictConfig, texts: Inputs = None) -> None:
     Example: tuneport predict artifacts/qa '{"question": "Who won?", "context": "The home team won."}'
     """
     from tuneport.runtime.predictor import Predictor
-    from tuneport.stages.serve.settings import read_settings
+    from tuneport.stages.serve.settings import read_engine_settings
 
     if sys.stdout is None or (sys.stdin is None and not texts):
         raise TuneportError("a standard stream is closed", "redirect it to a file, or to /dev/null")
-    settings = read_settings()
+    settings = read_engine_settings()
     predictor = Predictor(
         config.artifact,
         config.variant or settings.variant,

@@ -6,15 +6,14 @@ from typing import Annotated
 import typer
 
 from tuneport.cli.json_output import json_output, print_json
-from tuneport.cli.options import Json, Overwrite
+from tuneport.cli.options import Json, Overwrite, PublicKey
 
 From = Annotated[str, typer.Argument(help="What `tuneport push` wrote: a folder or a URL; of a bento it ends in .tar.")]
 Out = Annotated[Path | None, typer.Option(help="Folder to write an artifact to; a bento goes to BentoML's store.")]
-PublicKey = Annotated[Path | None, typer.Option("--key", help="Public key (.pub) of the signature that must be there.")]
 
 
 def pull(
-    url: From, out: Out = None, key: PublicKey = None, overwrite: Overwrite = False, as_json: Json = False
+    url: From, out: Out = None, public_key: PublicKey = None, overwrite: Overwrite = False, as_json: Json = False
 ) -> None:
     """Copy an artifact, or a bento, from a folder or an object store, and check its hashes and its signature.
 
@@ -22,16 +21,16 @@ def pull(
 
     Example: tuneport pull s3://models/reviews --out artifacts/reviews
     """
-    from tuneport.signing import read_key_file
+    from tuneport.signing import find_public_key
 
-    public_key = read_key_file(key) if key else None
+    key = find_public_key(public_key) if public_key else None
     if url.endswith(".tar"):
         from tuneport.stages.serve.archive import pull_bento
 
         if out is not None or overwrite:
             raise typer.BadParameter("a bento goes to BentoML's store, without --out and --overwrite")
         with json_output(enabled=as_json) as print_value:
-            tag = pull_bento(url, public_key)
+            tag = pull_bento(url, key)
             if as_json:
                 print_value({"tag": str(tag)})
                 return
@@ -41,9 +40,7 @@ def pull(
 
     if out is None:
         raise typer.BadParameter("an artifact needs --out")
-    manifest, signature = pull_artifact(
-        url, out, public_key=public_key, is_required=key is not None, overwrite=overwrite
-    )
+    manifest, signature = pull_artifact(url, out, public_key=key, is_required=key is not None, overwrite=overwrite)
     if as_json:
         found = {"artifact": str(out), "name": manifest.name, "version": manifest.version, "signature": signature.state}
         print_json(found)

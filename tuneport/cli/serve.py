@@ -45,7 +45,7 @@ def serve(config: ServeConfig, flags: dict[str, Any], more: MoreArtifacts = None
     os.environ |= {f"{PREFIX}{name}".upper(): str(value) for name, value in flags.items()}
     settings = read_settings()  # a wrong variable or artifact is an error here, not in a worker's log
     for name in unknown_variables():
-        print_warning(f"{name} is no setting of the service, and is ignored; docs/deployment.md lists them")
+        print_warning(f"{name} is no setting of the service, and is ignored; `tuneport serve --help` lists them")
     for artifact in (config.artifact, *(more or ())):
         find_files(artifact, load_manifest(artifact))  # the hashes are left to the worker
     host = os.environ.get(f"{PREFIX}GRPC_HOST", config.host)

@@ -5,21 +5,21 @@ from typing import Annotated
 
 import typer
 
-from tuneport.cli.options import Artifact
+from tuneport.cli.options import SECRET_KEY, Artifact
 
-SecretKey = Annotated[Path, typer.Option("--key", help="Secret key of minisign's, or of `tuneport keygen`.")]
+SecretKey = Annotated[Path, SECRET_KEY]
 NewKey = Annotated[Path, typer.Argument(help="File of the secret key; its public key is written beside it, as .pub.")]
 
 
-def sign(artifact: Artifact, key: SecretKey) -> None:
+def sign(artifact: Artifact, secret_key: SecretKey) -> None:
     """Sign an artifact's manifest, and through its hashes every file, in minisign's format.
 
-    Example: tuneport sign artifacts/reviews --key release.key
+    Example: tuneport sign artifacts/reviews --secret-key release.key
     """
     from tuneport.signing import SIGNATURE
     from tuneport.signing import sign as run_sign
 
-    signed = run_sign(artifact, key)
+    signed = run_sign(artifact, secret_key)
     print(f"wrote {artifact / SIGNATURE}, signed by {signed.key_id}")
 
 

@@ -43,10 +43,12 @@ def raise_if_interrupted() -> None:
 @contextlib.contextmanager
 def explain_resume(out: Path) -> Iterator[None]:
     """Say, when training or a search is interrupted after its start, that --resume continues it."""
+    from tuneport.schema.run import RUN, SETTINGS  # not before the first handler is installed
+
     try:
         yield
     except KeyboardInterrupt as error:
-        if not (out / "settings.json").is_file() or (out / "run.json").is_file():
+        if not (out / SETTINGS).is_file() or (out / RUN).is_file():
             raise
         raise KeyboardInterrupt(f"interrupted; the same command with --resume continues {out}") from error
 

@@ -1,35 +1,28 @@
 """`tuneport verify`."""
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
 from tuneport.cli.json_output import json_output
-from tuneport.cli.options import Artifact, Json
-
-PublicKey = Annotated[Path | None, typer.Option("--key", help="Public key (.pub) of the signature that must be there.")]
+from tuneport.cli.options import Artifact, Json, PublicKey
 
 
-def verify(artifact: Artifact, key: PublicKey = None, as_json: Json = False) -> None:
-    """Check the hashes of all files and the golden cases of every variant on this machine; with --key the signature.
+def verify(artifact: Artifact, public_key: PublicKey = None, as_json: Json = False) -> None:
+    """Check the hashes of all files, the golden cases of every variant, and with --public-key the signature.
 
     Exits with 1 if anything differs. Example: tuneport verify artifacts/reviews
     """
     from tuneport.runtime.verify import verify as run_verify
-    from tuneport.signing import check_signature, read_key_file
+    from tuneport.signing import check_signature, find_public_key
 
-    if key is not None:
-        signature = check_signature(artifact, read_key_file(key), is_required=True)
+    if public_key is not None:
+        signature = check_signature(artifact, find_public_key(public_key), is_required=True)
         if not as_json:
-            print(f"signature right: {signature.key_id}, {signature.comment}")
+            print(f"signature valid: {signature.key_id}, {signature.comment}")
     if as_json:
         with json_output(enabled=True) as print_value:
             print_value({"variants": [each._asdict() for each in run_verify(artifact)]})
         return
     for each in run_verify(artifact):
         if each.difference is None:
-            print(f"{each.name}: files right; golden cases not run, because it {each.obstacle}")
+            print(f"{each.name}: files intact; golden cases not run, because it {each.obstacle}")
         else:
             allowed = f"max |Δ| {each.difference:.2g} (allowed {each.tolerance:.2g})"
-            print(f"{each.name}: files and golden cases right, {allowed}")
+            print(f"{each.name}: files intact; golden cases match, {allowed}")

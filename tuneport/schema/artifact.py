@@ -359,7 +359,7 @@ class Manifest(Frozen):
         check_distinct((MANIFEST, *paths))
         shared = {file.path for file in self.files}
         spec = task_spec(self.task)
-        is_encoder = spec.family == "encoder"
+        is_encoder = not spec.is_generative
         if is_encoder != (self.processing.generation is None):
             raise ValueError(f"its processing is not that of {self.task}")
         sizes = {output.axes[-1] for output in self.outputs if output.name == "logits" and output.axes}

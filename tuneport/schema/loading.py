@@ -12,7 +12,7 @@ from tuneport.schema.artifact import GOLDEN, MANIFEST, SCHEMA_VERSION, File, Gol
 from tuneport.schema.base import first_problem, parse_json
 from tuneport.schema.paths import resolve_inside
 from tuneport.schema.run import RUN, Run
-from tuneport.schema.selection import SELECTION, Selection
+from tuneport.schema.selection import SELECTION, PackedVariants
 from tuneport.tasks import task_spec
 
 
@@ -25,7 +25,7 @@ def load_manifest(folder: Path) -> Manifest:
     if not (folder / SELECTION).exists():
         return manifest
     try:
-        return manifest.with_only(Selection.model_validate_json((folder / SELECTION).read_bytes()).variants)
+        return manifest.with_only(PackedVariants.model_validate_json((folder / SELECTION).read_bytes()).variants)
     except (OSError, ValidationError) as error:
         raise ArtifactError(f"{folder / SELECTION} cannot be read ({error})", "build the bento again") from error
 

@@ -12,6 +12,8 @@ from tuneport.schema.base import Frozen
 from tuneport.tasks import TaskName
 
 RUN, CHECKPOINT = "run.json", "checkpoint"
+SETTINGS = "settings.json"
+"""Written first: a folder with it but without `RUN` is a run, or a search, that was interrupted."""
 TrainingDevice = Literal["cpu", "cuda"]
 TrainingPrecision = Literal["fp32", "fp16", "bf16"]
 

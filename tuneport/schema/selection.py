@@ -14,7 +14,7 @@ from tuneport.schema.base import Frozen
 SELECTION = "selection.json"
 
 
-class Selection(Frozen):
+class PackedVariants(Frozen):
     """The variants that are there."""
 
     variants: Annotated[tuple[str, ...], Field(min_length=1)]

@@ -55,7 +55,7 @@ def prediction_parts(manifest: Manifest, parameters: dict[str, Any]) -> tuple[st
     """Return the fields that every prediction of an artifact has, if it is one object."""
     if parameters.get("top_k") is not None or manifest.processing.problem_type == "multi_label_classification":
         return ()
-    if task_spec(manifest.task).family == "generative":
+    if task_spec(manifest.task).is_generative:
         return ("text",)
     fields = {"text-classification": ("label", "score"), "regression": ("score",)}
     return fields.get(manifest.task, ("answer", "score") if manifest.task == "question-answering" else ())

@@ -81,7 +81,7 @@ async def predict_with_variant(request: Request) -> Response:
     """Answer a request of `/predict` with another variant of the artifact."""
     admission, name = admission_of(request), request.path_params["variant"]
     body = await read_body(request)
-    inputs, parameters = await admission.inference.lanes.run_if_large(len(body), parse_body, body)
+    inputs, parameters = await admission.inference.executors.run_if_large(len(body), parse_body, body)
     frame_of(request).inputs = inputs
     admission.check_size(inputs)
     others = admission.other_variants

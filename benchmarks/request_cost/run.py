@@ -1,4 +1,4 @@
-"""One front-end benchmark: the engine alone, then rounds in which every server is started and loaded in turn."""
+"""The engine alone, then rounds in which every server is started and loaded in turn."""
 
 import tempfile
 import time
@@ -21,10 +21,10 @@ from ..endpoint.processes import RunningServer, load_server, plan_load, resource
 from ..endpoint.targets import EndpointTarget
 from ..load.plan import OK
 from ..report import REPORT
-from .config import EngineResult, FrontendConfig, FrontendReport, ServerResult
+from .config import EngineResult, RequestCostConfig, RequestCostReport, ServerResult
 from .layers import measure_layers
-from .report import write_frontend_report
-from .targets import BARE, frontend_targets
+from .report import write_report
+from .targets import BARE, request_cost_targets
 from .tiny_artifact import build_tiny_artifact, tiny_texts
 
 NUM_TEXTS = 500
@@ -35,7 +35,9 @@ TIMED_S = 1.0
 Sample = dict[str, float]
 
 
-def bench_frontend(config: FrontendConfig, progress: Callable[[str], object] = lambda _: None) -> FrontendReport:
+def bench_request_cost(
+    config: RequestCostConfig, progress: Callable[[str], object] = lambda _: None
+) -> RequestCostReport:
     """Measure, and write report.json and report.md into `config.out`; returns the report.
 
     Raises TuneportError for a server that does not start, or that answers otherwise than the model.
@@ -52,7 +54,7 @@ def bench_frontend(config: FrontendConfig, progress: Callable[[str], object] = l
         progress("the layers of a request")
         layers = measure_layers(artifact, texts[0])
         servers = run_rounds(config, _chosen(config, artifact, manifest), texts, expected, progress)
-    report = FrontendReport(
+    report = RequestCostReport(
         model=f"{manifest.name} {manifest.version}",
         config=config,
         host=Host.here(),
@@ -63,7 +65,7 @@ def bench_frontend(config: FrontendConfig, progress: Callable[[str], object] = l
         layers=layers,
     )
     with new_folder(config.out, marker=REPORT, overwrite=True) as out:
-        write_frontend_report(out, report)
+        write_report(out, report)
     return report
 
 
@@ -83,7 +85,7 @@ def measure_engine(predictor: Predictor, texts: Sequence[str], batch: int) -> En
 
 
 def run_rounds(
-    config: FrontendConfig,
+    config: RequestCostConfig,
     targets: Sequence[EndpointTarget],
     texts: Sequence[str],
     expected: Sequence[str],
@@ -102,7 +104,7 @@ def run_rounds(
 
 
 def _measure(
-    config: FrontendConfig,
+    config: RequestCostConfig,
     target: EndpointTarget,
     server: RunningServer,
     texts: Sequence[str],
@@ -141,8 +143,8 @@ def _check(target: EndpointTarget, bodies: dict[int, bytes], expected: Sequence[
         raise TuneportError(f"{target.name} answers {wrong} of {len(bodies)} texts wrongly", "do not trust its speed")
 
 
-def _chosen(config: FrontendConfig, artifact: Path, manifest: Manifest) -> list[EndpointTarget]:
-    targets = frontend_targets(artifact, manifest)
+def _chosen(config: RequestCostConfig, artifact: Path, manifest: Manifest) -> list[EndpointTarget]:
+    targets = request_cost_targets(artifact, manifest)
     if unknown := [name for name in config.servers if not any(name in target.name for target in targets)]:
         known = ", ".join(target.name for target in targets)
         raise TuneportError(f"there is no server {unknown[0]!r}", f"known: {known}")

@@ -3,4 +3,4 @@
 from tuneport.stages.serve.supervisor import main
 
 if __name__ == "__main__":
-    main(engine_module="tuneport.stages.benchmarks.front_ends.paced_engine")
+    main(engine_module="tuneport.stages.benchmarks.shared_engine.paced_engine")

@@ -1,4 +1,4 @@
-"""Settings and results of the front-end benchmark."""
+"""Settings and results of the benchmark of the cost of a request."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from tuneport.schema.base import Frozen
 from .layers import LayerCost
 
 
-class FrontendConfig(Frozen):
+class RequestCostConfig(Frozen):
     """Settings of one run."""
 
     out: Path
@@ -62,11 +62,11 @@ class ServerResult(Frozen):
     """Answers other than 200."""
 
 
-class FrontendReport(Frozen):
+class RequestCostReport(Frozen):
     """report.json."""
 
     model: str
-    config: FrontendConfig
+    config: RequestCostConfig
     host: Host
     git_commit: str | None
     created: str

@@ -1,19 +1,19 @@
 """Threads for the work of large requests, so that neither the event loop nor other requests wait for it."""
 
 import asyncio
-import ctypes
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from tuneport.errors import ServiceStopping
+from tuneport.memory import trim_memory
 
 Result = TypeVar("Result")
 LARGE = 32 * 1024
 """Characters, bytes or tokens from which work is large: it takes more than about ten milliseconds."""
 
 
-class Lanes:
+class RequestExecutors:
     """Two threads: large pieces of work wait for each other, and small ones only for small ones."""
 
     def __init__(self) -> None:
@@ -47,13 +47,4 @@ def _and_trim(function: Callable[..., Result], *arguments: Any) -> Result:
     try:
         return function(*arguments)
     finally:
-        trim_memory()
-
-
-def trim_memory() -> None:
-    """Return freed memory to the system where the C library can: a large request must not enlarge the process."""
-    if _trim is not None:
-        _trim(0)
-
-
-_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        trim_memory()  # a large request must not enlarge the process

@@ -1,4 +1,4 @@
-"""Run the benchmark: `python -m tuneport.stages.benchmarks.front_ends --out reports/front-ends`."""
+"""Run the benchmark: `python -m tuneport.stages.benchmarks.shared_engine --out reports/shared-engine`."""
 
 import argparse
 import sys
@@ -7,14 +7,14 @@ from pathlib import Path
 
 from ..command import print_progress, serving_command
 from ..report import TABLE
-from .config import FrontEndsConfig
-from .run import bench_front_ends
+from .config import SharedEngineConfig
+from .run import bench_shared_engine
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the arguments, run the benchmark, and print its table."""
     parser = argparse.ArgumentParser(
-        prog="python -m tuneport.stages.benchmarks.front_ends",
+        prog="python -m tuneport.stages.benchmarks.shared_engine",
         description="Measure how requests/s grow with the workers that share one engine process, on a tiny model.",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the report; a report in it is replaced")
@@ -26,8 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch-ms", type=float, default=5.0, help="time of a batch of the paced engine")
     parser.add_argument("--batch-tokens", type=int, default=1024, help="padded tokens of a batch")
     with serving_command():
-        config = FrontEndsConfig.model_validate(vars(parser.parse_args(arguments)))
-        bench_front_ends(config, progress=print_progress)
+        config = SharedEngineConfig.model_validate(vars(parser.parse_args(arguments)))
+        bench_shared_engine(config, progress=print_progress)
     sys.stdout.write((config.out / TABLE).read_text(encoding="utf-8"))
 
 

@@ -1,4 +1,4 @@
-"""Run the benchmark: `python -m tuneport.stages.benchmarks.frontend --out reports/frontend`."""
+"""Run the benchmark: `python -m tuneport.stages.benchmarks.request_cost --out reports/request-cost`."""
 
 import argparse
 import sys
@@ -7,14 +7,14 @@ from pathlib import Path
 
 from ..command import print_progress, serving_command
 from ..report import TABLE
-from .config import FrontendConfig
-from .run import bench_frontend
+from .config import RequestCostConfig
+from .run import bench_request_cost
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the arguments, run the benchmark, and print its table."""
     parser = argparse.ArgumentParser(
-        prog="python -m tuneport.stages.benchmarks.frontend",
+        prog="python -m tuneport.stages.benchmarks.request_cost",
         description="Compare tuneport's request path with a bare Starlette server and with BentoML's, on a tiny model.",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the report; a report in it is replaced")
@@ -27,8 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = vars(parser.parse_args(arguments))
     names = tuple(name.strip() for name in options.pop("servers").split(";") if name.strip())
     with serving_command():
-        config = FrontendConfig.model_validate({**options, "servers": names})
-        bench_frontend(config, progress=print_progress)
+        config = RequestCostConfig.model_validate({**options, "servers": names})
+        bench_request_cost(config, progress=print_progress)
     sys.stdout.write((config.out / TABLE).read_text(encoding="utf-8"))
 
 

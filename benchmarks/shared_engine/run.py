@@ -14,21 +14,20 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tuneport.folders import check_out, git_commit, new_folder
 from tuneport.host import Host
-from tuneport.schema.artifact import Manifest
 from tuneport.schema.loading import load_manifest
 from tuneport.stages.serve.process import supervisor_command
 
 from ..endpoint.processes import load_server, plan_load, start_server
 from ..endpoint.targets import HOST, EndpointTarget, http_target
-from ..frontend.tiny_artifact import build_tiny_artifact, tiny_texts
 from ..load.plan import OK
 from ..report import REPORT
-from .config import CaseResult, EngineKind, FrontEndsConfig, FrontEndsReport
+from ..request_cost.tiny_artifact import build_tiny_artifact, tiny_texts
+from .config import CaseResult, EngineKind, SharedEngineConfig, SharedEngineReport
 from .paced_engine import BATCH_MS
 from .report import write_report
 
 NUM_TEXTS = 500
-PACED_SERVICE = "tuneport.stages.benchmarks.front_ends.paced_service"
+PACED_SERVICE = "tuneport.stages.benchmarks.shared_engine.paced_service"
 WORKER = "tuneport.stages.serve.standalone"
 
 
@@ -44,7 +43,9 @@ class Usage:
     batches: float
 
 
-def bench_front_ends(config: FrontEndsConfig, progress: Callable[[str], object] = lambda _: None) -> FrontEndsReport:
+def bench_shared_engine(
+    config: SharedEngineConfig, progress: Callable[[str], object] = lambda _: None
+) -> SharedEngineReport:
     """Measure, and write report.json and report.md into `config.out`; returns the report."""
     check_out(config.out, marker=REPORT, overwrite=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -55,8 +56,8 @@ def bench_front_ends(config: FrontEndsConfig, progress: Callable[[str], object] 
         for index in range(config.rounds):
             for case in cases if index % 2 == 0 else cases[::-1]:
                 progress(f"round {index + 1} of {config.rounds}: {case[0]} engine, {case[1]} worker(s)")
-                samples[case].append(_measure(config, _target(config, artifact, manifest, *case), texts))
-    report = FrontEndsReport(
+                samples[case].append(_measure(config, _target(config, artifact, *case), texts))
+    report = SharedEngineReport(
         model=f"{manifest.name} {manifest.version}",
         config=config,
         host=Host.here(),
@@ -69,16 +70,14 @@ def bench_front_ends(config: FrontEndsConfig, progress: Callable[[str], object] 
     return report
 
 
-def _cases(config: FrontEndsConfig) -> list[tuple[EngineKind, int]]:
+def _cases(config: SharedEngineConfig) -> list[tuple[EngineKind, int]]:
     shared: list[tuple[EngineKind, int]] = [
         (engine, workers) for engine in ("shared", "paced") for workers in range(1, config.workers + 1)
     ]
     return [("own", 1), *shared]
 
 
-def _target(
-    config: FrontEndsConfig, artifact: Path, manifest: Manifest, engine: EngineKind, workers: int
-) -> EndpointTarget:
+def _target(config: SharedEngineConfig, artifact: Path, engine: EngineKind, workers: int) -> EndpointTarget:
     def command(port: int) -> list[str]:
         words = supervisor_command(artifact, host=HOST, port=port)
         return [PACED_SERVICE if engine == "paced" and word.endswith(".supervisor") else word for word in words]
@@ -92,7 +91,7 @@ def _target(
     return replace(http_target(artifact, None), name=f"{engine} {workers}", command=command, environment=environment)
 
 
-def _measure(config: FrontEndsConfig, target: EndpointTarget, texts: Sequence[str]) -> dict[str, float]:
+def _measure(config: SharedEngineConfig, target: EndpointTarget, texts: Sequence[str]) -> dict[str, float]:
     """Start a service, load it and stop it."""
     with start_server(target) as server:
         plan = plan_load(target, server.port, texts, connections=config.connections, seconds=config.seconds)

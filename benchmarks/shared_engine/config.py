@@ -12,7 +12,7 @@ EngineKind = Literal["own", "shared", "paced"]
 """An engine in the worker; one process for all workers; the same, but each batch takes a fixed time."""
 
 
-class FrontEndsConfig(Frozen):
+class SharedEngineConfig(Frozen):
     """Settings of one run."""
 
     out: Path
@@ -54,11 +54,11 @@ class CaseResult(Frozen):
     """Answers other than 200."""
 
 
-class FrontEndsReport(Frozen):
+class SharedEngineReport(Frozen):
     """report.json."""
 
     model: str
-    config: FrontEndsConfig
+    config: SharedEngineConfig
     host: Host
     git_commit: str | None
     created: str

@@ -5,9 +5,14 @@ from pathlib import Path
 import pytest
 
 from tuneport.host import Host
-from tuneport.stages.benchmarks.front_ends.__main__ import main
-from tuneport.stages.benchmarks.front_ends.config import CaseResult, EngineKind, FrontEndsConfig, FrontEndsReport
-from tuneport.stages.benchmarks.front_ends.report import write_report
+from tuneport.stages.benchmarks.shared_engine.__main__ import main
+from tuneport.stages.benchmarks.shared_engine.config import (
+    CaseResult,
+    EngineKind,
+    SharedEngineConfig,
+    SharedEngineReport,
+)
+from tuneport.stages.benchmarks.shared_engine.report import write_report
 
 
 def case(engine: EngineKind, workers: int, requests_per_s: float) -> CaseResult:
@@ -20,8 +25,8 @@ def case(engine: EngineKind, workers: int, requests_per_s: float) -> CaseResult:
 def test_the_report_compares_with_one_worker_of_the_same_engine(tmp_path: Path) -> None:
     host = Host.here().model_copy(update={"cores": 4})
     cases = (case("own", 1, 900), case("shared", 1, 800), case("shared", 2, 1200), case("paced", 1, 1000))
-    report = FrontEndsReport(
-        model="tiny 1", config=FrontEndsConfig(out=tmp_path), host=host, git_commit=None, created="now", cases=cases
+    report = SharedEngineReport(
+        model="tiny 1", config=SharedEngineConfig(out=tmp_path), host=host, git_commit=None, created="now", cases=cases
     )
     write_report(tmp_path, report)
     text = (tmp_path / "report.md").read_text()
@@ -36,7 +41,7 @@ def test_the_report_compares_with_one_worker_of_the_same_engine(tmp_path: Path) 
 @pytest.mark.slow
 def test_workers_of_each_engine_answer_the_tiny_model(tmp_path: Path) -> None:
     main(["--out", str(tmp_path / "report"), "--rounds", "1", "--seconds", "1"])
-    report = FrontEndsReport.model_validate_json((tmp_path / "report" / "report.json").read_text())
+    report = SharedEngineReport.model_validate_json((tmp_path / "report" / "report.json").read_text())
     expected = [("own", 1), ("shared", 1), ("shared", 2), ("paced", 1), ("paced", 2)]
     assert [(each.engine, each.workers) for each in report.cases] == expected
     assert all(each.requests_per_s > 0 and each.errors == 0 for each in report.cases)

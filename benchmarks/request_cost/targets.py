@@ -1,4 +1,4 @@
-"""The servers of the front-end benchmark, all with the same graph."""
+"""The servers of the benchmark of the cost of a request, all with the same graph."""
 
 import sys
 from dataclasses import replace
@@ -28,7 +28,7 @@ BARE_GRPC_SERVER = "tuneport.stages.benchmarks.peers.bare_grpc"
 BATCHABLE_SERVICE = "tuneport.stages.benchmarks.peers.bento_batchable:TextClassification"
 
 
-def frontend_targets(artifact: Path, manifest: Manifest) -> list[EndpointTarget]:
+def request_cost_targets(artifact: Path, manifest: Manifest) -> list[EndpointTarget]:
     """Return the servers: the bare one first, then tuneport over HTTP."""
     python = [sys.executable, "-P", "-m"]
     environment = {ARTIFACT: str(artifact.resolve())}

@@ -1,4 +1,4 @@
-"""The model of the front-end benchmark: a seeded BERT of one layer, about 4 MB, and texts of 16 tokens for it."""
+"""The benchmark's model: a seeded BERT of one layer, about 4 MB, and texts of 16 tokens for it."""
 
 import random
 from pathlib import Path

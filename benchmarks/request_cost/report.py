@@ -1,9 +1,9 @@
-"""The report of the front-end benchmark: JSON and a Markdown table."""
+"""The report of the benchmark of the cost of a request: JSON and a Markdown table."""
 
 from pathlib import Path
 
 from ..report import REPORT, TABLE, markdown_table
-from .config import FrontendReport, ServerResult
+from .config import RequestCostReport, ServerResult
 
 HEADER = [
     "", "requests/s", "of bare", "CPU ms/request", "p50 ms", "above the engine", "texts/s", "of the engine",
@@ -11,15 +11,20 @@ HEADER = [
 ]  # fmt: skip
 
 
-def write_frontend_report(folder: Path, report: FrontendReport) -> None:
+def write_report(folder: Path, report: RequestCostReport) -> None:
     """Write report.json and report.md."""
     (folder / REPORT).write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
     rows = [_row(report, server) for server in report.servers]
-    parts = [f"# Front end: {report.model}", markdown_table(HEADER, rows), _caption(report), _layers(report)]
+    parts = [
+        f"# The cost of a request: {report.model}",
+        markdown_table(HEADER, rows),
+        _caption(report),
+        _layers(report),
+    ]
     (folder / TABLE).write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
-def _row(report: FrontendReport, server: ServerResult) -> list[str]:
+def _row(report: RequestCostReport, server: ServerResult) -> list[str]:
     bare, engine = report.servers[0], report.engine
     return [
         server.name,
@@ -37,7 +42,7 @@ def _row(report: FrontendReport, server: ServerResult) -> list[str]:
     ]
 
 
-def _layers(report: FrontendReport) -> str:
+def _layers(report: RequestCostReport) -> str:
     rows = [[layer.name, f"{layer.cpu_us:.0f}"] for layer in report.layers]
     return (
         markdown_table(["layer of a request over HTTP", "processor time µs"], rows)
@@ -46,7 +51,7 @@ def _layers(report: FrontendReport) -> str:
     )
 
 
-def _caption(report: FrontendReport) -> str:
+def _caption(report: RequestCostReport) -> str:
     config, engine, host = report.config, report.engine, report.host
     return (
         f"Requests/s and processor time: one text of 16 tokens a request, {config.connections} connections. p50: one "

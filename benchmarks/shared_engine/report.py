@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ..report import REPORT, TABLE, markdown_table
-from .config import CaseResult, FrontEndsReport
+from .config import CaseResult, SharedEngineReport
 
 HEADER = [
     "engine", "workers", "requests/s", "of one worker", "p50 ms", "worker CPU ms/request", "engine CPU ms/request",
@@ -11,7 +11,7 @@ HEADER = [
 ]  # fmt: skip
 
 
-def write_report(folder: Path, report: FrontEndsReport) -> None:
+def write_report(folder: Path, report: SharedEngineReport) -> None:
     """Write report.json and report.md."""
     (folder / REPORT).write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
     rows = [_row(report, case) for case in report.cases]
@@ -19,7 +19,7 @@ def write_report(folder: Path, report: FrontEndsReport) -> None:
     (folder / TABLE).write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
-def _row(report: FrontEndsReport, case: CaseResult) -> list[str]:
+def _row(report: SharedEngineReport, case: CaseResult) -> list[str]:
     one = next(each for each in report.cases if (each.engine, each.workers) == (case.engine, 1))
     return [
         case.engine,
@@ -37,7 +37,7 @@ def _row(report: FrontEndsReport, case: CaseResult) -> list[str]:
     ]
 
 
-def _caption(report: FrontEndsReport) -> str:
+def _caption(report: SharedEngineReport) -> str:
     config, host = report.config, report.host
     cpu_ms = [case.worker_ms + case.engine_ms + case.client_ms for case in report.cases]
     return (
