@@ -2,11 +2,14 @@
 
     python -m tuneport.stages.benchmarks.gpu_check.gpu_tests DEVICE RESULT
 
-Without a GPU all of them are skipped, which the step accepts on a CPU alone.
+Without a GPU all of them are skipped, which the step accepts on a CPU alone. On SIGTERM pytest is interrupted, and the
+result has the tests that ran before.
 """
 
+import contextlib
 import importlib.util
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -33,9 +36,21 @@ def run_gpu_tests(root: Path = ROOT) -> tuple[int, dict[str, Any]]:
         processes = ("-n", str(PROCESSES)) if importlib.util.find_spec("xdist") else ()
         files = map(str, gpu_test_files(root))
         command = [sys.executable, "-m", "pytest", *files, *OPTIONS, *processes, f"--junitxml={junit}"]
-        code = subprocess.run(command, cwd=root, check=False).returncode
+        code = _run(command, root)
         cases = list(ElementTree.parse(junit).iter("testcase")) if junit.is_file() else []
     return code, count_cases(cases)
+
+
+def _run(command: list[str], root: Path) -> int:
+    """Run pytest; SIGTERM interrupts it, so that it still writes its report."""
+    process = subprocess.Popen(command, cwd=root)
+    before = signal.signal(signal.SIGTERM, lambda *_: process.send_signal(signal.SIGINT))
+    try:
+        return process.wait()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
 
 
 def count_cases(cases: list[ElementTree.Element]) -> dict[str, Any]:
