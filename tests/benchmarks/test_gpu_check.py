@@ -1,16 +1,18 @@
 """The one command that proves the project on a GPU: its steps, its floors, its report; all of it on a CPU (slow)."""
 
+import contextlib
 import importlib.util
 import itertools
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -354,13 +356,9 @@ def test_a_random_bert_is_sure_of_its_labels(tiny_checkpoint: Path, tiny_data: P
 
 
 def test_skipped_tests_are_counted_with_their_reasons() -> None:
-    suite = ElementTree.fromstring(
-        '<t><testcase name="a"/><testcase name="b"><skipped message="no GPU"/></testcase>'
-        '<testcase name="c"><failure/></testcase><testcase name="d"><error/></testcase></t>'
-    )
-    assert count_cases(list(suite.iter("testcase"))) == {
-        "passed": 1, "failed": ["c", "d"], "skipped": 1, "reasons": ["no GPU"],
-    }  # fmt: skip
+    outcomes = [("a", "passed"), ("b", "skipped"), ("c", "failed"), ("d", "passed"), ("d", "failed")]
+    cases = [{"test": test, "outcome": outcome, "reason": "no GPU" * (test == "b")} for test, outcome in outcomes]
+    assert count_cases(cases) == {"passed": 1, "failed": ["c", "d"], "skipped": 1, "reasons": ["no GPU"]}
 
 
 def test_the_folder_of_a_report_is_named_after_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -438,12 +436,13 @@ def test_without_a_gpu_the_check_fails_and_says_why(
 
 
 @pytest.mark.slow
-def test_the_gpu_tests_are_skipped_or_pass() -> None:
+def test_the_gpu_tests_are_skipped_or_pass(tmp_path: Path) -> None:
     names = {file.name for file in gpu_test_files(ROOT)}
     assert {"test_torch_device.py", "test_engine_benchmark.py"} <= names
     assert "test_http.py" not in names  # needs packages that a GPU machine may lack
-    code, found = run_gpu_tests()
+    code, found = run_gpu_tests(ROOT, tmp_path / "result.json")
     assert code == 0
+    assert json.loads((tmp_path / "result.json").read_text()) == found
     assert found["failed"] == []
     assert found["passed"] + found["skipped"] >= 3
     assert (found["skipped"] == 0) == (found["reasons"] == [])
@@ -455,25 +454,29 @@ def test_the_gpu_tests_that_ran_before_the_time_was_over_are_reported(tmp_path: 
     (tmp_path / "tests").mkdir()
     started = tmp_path / "started"
     lines = [
-        "import pathlib, time, pytest", "@pytest.mark.gpu", "def test_passes(): pass", "@pytest.mark.gpu",
+        "import pathlib, time, pytest", "pytestmark = pytest.mark.gpu", "def test_passes(): pass",
+        "def test_fails(): raise ValueError", "@pytest.mark.skip('none')", "def test_is_skipped(): pass",
         f"def test_hangs(): pathlib.Path({str(started)!r}).touch(); time.sleep(60)",
     ]  # fmt: skip
     (tmp_path / "tests" / "test_gpu.py").write_text("\n".join(lines))
     script = (
-        "import json, pathlib, sys\n"
+        "import pathlib, signal, sys\n"
         "from tuneport.stages.benchmarks.gpu_check import gpu_tests\n"
-        "gpu_tests.PROCESSES = 1\n"
-        f"print(json.dumps(gpu_tests.run_gpu_tests(pathlib.Path({str(tmp_path)!r}))))"
+        f"gpu_tests.PROCESSES, gpu_tests.ROOT = 1, pathlib.Path({str(tmp_path)!r})\n"
+        "gpu_tests.main()"
     )
-    process = subprocess.Popen([sys.executable, "-P", "-c", script], stdout=subprocess.PIPE, text=True)
+    result = tmp_path / "result.json"
+    process = subprocess.Popen([sys.executable, "-P", "-c", script, "cuda", str(result)], start_new_session=True)
     ends_at = time.monotonic() + 60
     while not started.exists() and time.monotonic() < ends_at:
         time.sleep(0.02)
     process.terminate()
-    output, _ = process.communicate(timeout=30)
-    code, found = json.loads(output.splitlines()[-1])
-    assert code == 2  # pytest was interrupted
-    assert found["passed"] == 1
+    assert process.wait(30) == 1
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # as the check ends what a step leaves
+    assert json.loads(result.read_text()) == {
+        "passed": 1, "failed": ["tests/test_gpu.py::test_fails"], "skipped": 1, "reasons": ["none"],
+    }  # fmt: skip
 
 
 @pytest.mark.slow
