@@ -31,7 +31,7 @@ from .machine import MachineState
 from .report import REPORT, Report
 from .report_files import write_report
 from .reuse import note, timings_of_export
-from .shapes import parse_shapes, time_shapes
+from .shapes import cudnn_targets, parse_shapes, time_fastest
 from .timed_model import TimedModel
 from .torch_footprint import torch_footprint
 
@@ -185,6 +185,5 @@ def time_models(
     if not has_batch_choice:
         return Times(results, {}, ())
     max_length = next(iter(models.timed.values())).runner.limits.longest
-    return Times(
-        results, *time_shapes(targets, rows, parse_shapes(config.shapes), max_length=max_length, progress=progress)
-    )
+    others, shapes = cudnn_targets(models.baselines.models), parse_shapes(config.shapes)
+    return Times(results, *time_fastest(targets, others, rows, shapes, max_length=max_length, progress=progress))

@@ -13,13 +13,18 @@ from tuneport.errors import TuneportError
 from tuneport.runtime.batch import EncodedInput
 from tuneport.schema.artifact import Interval
 from tuneport.schema.base import Frozen
+from tuneport.schema.torch_setup import TorchSetup
 from tuneport.stages.export.intervals import median_interval
+from tuneport.stages.export.reference import TorchModel
 from tuneport.stages.export.target import BenchmarkTarget
 
 SHAPE = re.compile(r"([1-9]\d*)x([1-9]\d*)")
 SECONDS, MAX_SECONDS = 0.4, 5.0
 """For each target and shape, the warm-up apart; the larger one for batches of which few fit into the smaller."""
 MIN_RUNS, MAX_RUNS = 3, 50
+
+CUDNN = "attention in cuDNN"
+CUDNN_NOTE = "On fixed shapes torch's attention runs with and without cuDNN, and the faster of both counts: {names}."
 
 
 class ShapeTiming(Frozen):
@@ -86,6 +91,52 @@ def time_shapes(
     left_out = [f"{count} × {length}" for count, length in shapes if length > max_length]
     note = f"Shapes longer than the model's {max_length} tokens are left out: {', '.join(left_out)}."
     return {name: tuple(each) for name, each in timings.items()}, (note,) if left_out else ()
+
+
+def cudnn_targets(models: Mapping[str, TorchModel]) -> dict[str, BenchmarkTarget]:
+    """Return torch with attention in cuDNN, by the name of the same without, where a GPU's precision has it.
+
+    Serving meets ever new shapes, and cuDNN builds a plan for each, so that torch runs without it elsewhere; on a fixed
+    shape it may be torch's fastest.
+    """
+    return {
+        name: BenchmarkTarget.of_torch(with_cudnn(model), has_batch_choice=True)
+        for name, model in models.items()
+        if may_use_cudnn(model.setup)
+    }
+
+
+def may_use_cudnn(setup: TorchSetup) -> bool:
+    """Tell whether cuDNN's attention is another way to run a setup: on a GPU, in fp16 or bf16, not compiled."""
+    is_other = not (setup.cudnn_attention or setup.compiled)
+    return setup.device == "cuda" and setup.precision_class == "half" and is_other
+
+
+def with_cudnn(model: TorchModel) -> TorchModel:
+    """Return the model with attention in cuDNN."""
+    return model.with_setup(model.setup.model_copy(update={"cudnn_attention": True}))
+
+
+def time_fastest(
+    targets: Mapping[str, BenchmarkTarget],
+    others: Mapping[str, BenchmarkTarget],
+    rows: Sequence[EncodedInput],
+    shapes: Sequence[tuple[int, int]],
+    *,
+    max_length: int,
+    progress: Callable[[str], object] = lambda _: None,
+) -> tuple[dict[str, tuple[ShapeTiming, ...]], tuple[str, ...]]:
+    """Return the timings of `time_shapes`, those of a target in `others`, too, being the faster of its two ways."""
+    ways = {**targets, **{_other(name): target for name, target in others.items()}}
+    timings, notes = time_shapes(ways, rows, shapes, max_length=max_length, progress=progress)
+    for name in others:
+        pairs = zip(timings[name], timings.pop(_other(name)), strict=True)
+        timings[name] = tuple(min(pair, key=lambda timing: timing.latency_ms) for pair in pairs)
+    return timings, (*notes, *([CUDNN_NOTE.format(names=", ".join(others))] if others else []))
+
+
+def _other(name: str) -> str:
+    return f"{name}, {CUDNN}"
 
 
 def _latencies_ms(targets: Mapping[str, BenchmarkTarget], batch: list[EncodedInput]) -> dict[str, list[float]]:

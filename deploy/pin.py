@@ -5,7 +5,6 @@ Run it in an environment that has every extra but `gpu` and `tensorrt` and passe
 --gpu` resolves them again. `--images` writes the files for images alone, from constraints.txt as it is.
 """
 
-import json
 import subprocess
 import sys
 import tempfile
@@ -96,18 +95,17 @@ def requirements_of(requirement: Requirement, declared: list[str]) -> list[str]:
     ]
 
 
-def gpu_pins(*, resolve: bool) -> list[str]:
-    """Return the pins of the gpu extra: those of the file, or what pip resolves now."""
-    if not resolve:
+def gpu_pins(tested: dict[str, str], *, again: bool) -> list[str]:
+    """Return the pins of gpu beyond the `tested` versions: those of the file or, `again`, as uv resolves them.
+
+    Torch's build for CUDA wants exact versions of CUDA's libraries, and onnxruntime-gpu takes a range: resolved
+    together they give one set that serves with torch and without.
+    """
+    if not again:
         written = CONSTRAINTS.read_text() if CONSTRAINTS.exists() else ""
         return written.partition(GPU_HEAD)[2].partition(TENSORRT_HEAD)[0].split()
-    declared = distribution("tuneport").requires or []
-    package = next(line.partition(";")[0].strip() for line in declared if line.startswith("onnxruntime-gpu"))
-    options = ["--dry-run", "--ignore-installed", "--quiet", "--report", "-"]
-    command = [sys.executable, "-m", "pip", "install", *options, package]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found = [each["metadata"] for each in json.loads(done.stdout)["install"]]
-    return lines({canonicalize_name(each["name"]): each["version"] for each in found})
+    found = {package["name"]: package["version"] for package in resolve((ON_GPU, "torch"), "\n".join(lines(tested)))}
+    return lines({name: version for name, version in found.items() if name not in tested})
 
 
 def lines(versions: dict[str, str]) -> list[str]:
@@ -115,12 +113,9 @@ def lines(versions: dict[str, str]) -> list[str]:
     return [f"{name}=={version}" for name, version in sorted(versions.items())]
 
 
-def locked(image: Image, name: str) -> list[str]:
+def locked(image: Image) -> list[str]:
     """Return an image's pins with hashes, a line each, as uv resolves them."""
-    constraints = CONSTRAINTS.read_text()
-    if "generate" in name:  # torch's own pins of CUDA's libraries are others
-        constraints = constraints.partition(GPU_HEAD)[0]
-    found = resolve(image.packages, constraints)
+    found = resolve(image.packages, CONSTRAINTS.read_text())
     if image.unresolved:
         found += resolve(image.unresolved, "", "--no-deps")
     return [pin(package) for package in sorted(found, key=lambda package: str(package["name"]))]
@@ -184,7 +179,7 @@ def write_constraints() -> None:
     """Write constraints.txt from this environment."""
     everything = closure((EVERYTHING,))
     del everything["tuneport"], everything["pip"]  # pip, which pip-audit requires, is not for us to choose
-    gpu = [line for line in gpu_pins(resolve="--gpu" in sys.argv) if line.partition("==")[0] not in everything]
+    gpu = gpu_pins(everything, again="--gpu" in sys.argv)
     parts = [CONSTRAINTS_HEAD, *lines(everything), GPU_HEAD, *gpu, TENSORRT_HEAD, TENSORRT]
     CONSTRAINTS.write_text("\n".join(parts) + "\n")
     print(f"{CONSTRAINTS.name}: {len(everything)} pins, and {len(gpu)} for gpu alone")
@@ -195,7 +190,7 @@ def main() -> None:
     if "--images" not in sys.argv:
         write_constraints()
     for name, image in IMAGES.items():
-        pins = locked(image, name)
+        pins = locked(image)
         (ROOT / "serve" / name).write_text("\n".join([IMAGE_HEAD, *pins]) + "\n")
         print(f"serve/{name}: {len(pins)} pins")
 

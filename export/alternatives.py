@@ -25,8 +25,8 @@ MIN_GAIN = 1.05
 """Factor by which an alternative must be better than the plain way: streams raise latency, CUDA graphs keep memory."""
 GPU_STREAMS = 2
 """One copies while the other computes."""
-MAX_SECONDS = 2.0
-"""For each way, whose interval need not be narrow."""
+SHARE_OF_SECONDS = 0.5
+"""Of the seconds that a target is timed, for each way: its interval need not be narrow."""
 
 
 class Chosen(NamedTuple):
@@ -96,7 +96,8 @@ def _choose(builder: VariantBuilder, passed: Passed, rows: Sequence[EncodedInput
 def _time_ways(
     builder: VariantBuilder, targets: Mapping[str, BenchmarkTarget], rows: Sequence[EncodedInput]
 ) -> dict[str, BenchmarkResult]:
-    return benchmark(targets, rows, max_seconds=MAX_SECONDS, singles=ENOUGH_SINGLES, progress=builder.progress)
+    max_seconds = SHARE_OF_SECONDS * builder.requirements.max_seconds
+    return benchmark(targets, rows, max_seconds=max_seconds, singles=ENOUGH_SINGLES, progress=builder.progress)
 
 
 def _cost(result: BenchmarkResult, objective: Objective) -> float:

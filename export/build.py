@@ -38,6 +38,8 @@ class Requirements:
     objective: Objective
     max_drop: float
     mixed_precision_minutes: float
+    max_seconds: float
+    """Of timing, for each target."""
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,9 @@ class ExportConfig(Frozen):
     """Minutes to train the student, in which the full model is distilled; 0: no student."""
     mixed_precision_minutes: float = Field(default=2.0, ge=0)
     """Minutes to search for the parts that a failing int8 variant must keep in fp32; 0: no search."""
+    max_seconds: float = Field(default=4.0, gt=0)
+    """Seconds of timing for torch and each variant, and half of it for each way to run one, if they do not get precise
+    sooner."""
     seed: int = 42
     """Seed of data splits and of the student's training."""
     trust_remote_code: bool = False

@@ -9,8 +9,6 @@ from onnx import TensorProto, helper
 from tuneport.runtime.backends.session import open_session
 from tuneport.schema.artifact import Device
 
-from .torch_device import TORCH_DEVICES, check_torch
-
 OPSET = 17
 IR_VERSION = 8
 """Old enough for every supported onnxruntime."""
@@ -26,4 +24,6 @@ def check_device(device: Device) -> None:
     with tempfile.TemporaryDirectory() as folder:
         onnx.save(model, str(Path(folder) / "probe.onnx"))
         open_session(Path(folder) / "probe.onnx", device=device)
+    from .torch_device import TORCH_DEVICES, check_torch  # whose import of torch takes seconds, and fails without it
+
     check_torch(TORCH_DEVICES[device])

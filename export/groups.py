@@ -146,9 +146,14 @@ class GroupTimer:
         return max([*of_torch, *(tokens_needed(each, BatchLimits.of(each)) for each in executions)])
 
     def _measure(self, targets: Mapping[str, BenchmarkTarget], number: int, turn_tokens: int) -> dict[str, Measured]:
-        progress = self._builder.progress
         return measure(
-            targets, self.rows, precision=self._precision, group=number, turn_tokens=turn_tokens, progress=progress
+            targets,
+            self.rows,
+            precision=self._precision,
+            max_seconds=self._builder.requirements.max_seconds,
+            group=number,
+            turn_tokens=turn_tokens,
+            progress=self._builder.progress,
         )
 
     def _open(self, names: Sequence[str]) -> dict[str, BenchmarkTarget]:

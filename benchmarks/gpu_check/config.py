@@ -1,12 +1,13 @@
 """How much the check does on a device, and what a GPU must reach."""
 
 from dataclasses import dataclass
+from math import inf
 
 from tuneport.schema.base import Frozen
 from tuneport.schema.torch_setup import TorchDevice
 
-MINUTES = 6.0
-"""Within which the check ends on an H100."""
+MINUTES = 10.0
+"""After which no step starts or goes on."""
 MIXED = "mixed lengths"
 EAGER, COMPILED = "eager", "compiled"
 """Names of the baselines: torch as it is, and with torch.compile."""
@@ -24,8 +25,10 @@ class Scale:
     layers: int
     """Of the random BERT; 12 is BERT-base."""
     hidden_size: int
-    random_variants: tuple[str, ...]
-    """Variants of the random BERT beside fp32, which takes longest to convert."""
+    core_variants: tuple[str, ...]
+    """Variants beside fp32 of the short exports, whose steps come first."""
+    export_seconds: float
+    """Of timing in exports, for each target."""
     shapes: tuple[tuple[int, int], ...]
     """(rows, tokens) of the batches to time."""
     mixed_rows: int
@@ -35,22 +38,30 @@ class Scale:
     """Whether torch.compile takes part."""
     bench_inputs: int
     connections: str
+    """Of `bench-endpoint`."""
+    endpoint_connections: int
+    """Of step `endpoint`."""
     load_seconds: float
+    training_steps: int
+    """Of each trainer in step `training`."""
     limit_factor: float
     """Of the limits of the steps."""
 
 
 SCALES: dict[TorchDevice, Scale] = {
     "cuda": Scale(
-        train_steps=100, max_length=128, gate_rows=300, layers=12, hidden_size=768,
-        random_variants=("fp16", "fp16-packed", "fp16-packed-mha"),
+        train_steps=100, max_length=128, gate_rows=100, layers=12, hidden_size=768,
+        core_variants=("fused", "fp16", "fp16-packed"), export_seconds=0.5,
         shapes=((1, 16), (1, 128), (8, 128), (32, 128)), mixed_rows=2000, seconds=0.4, compiles=True,
-        bench_inputs=100, connections="1,256", load_seconds=2.0, limit_factor=1,
+        bench_inputs=100, connections="1,256", endpoint_connections=256, load_seconds=3.0, training_steps=60,
+        limit_factor=1,
     ),
     "cpu": Scale(
-        train_steps=2, max_length=48, gate_rows=20, layers=2, hidden_size=64, random_variants=("fused",),
+        train_steps=2, max_length=48, gate_rows=20, layers=2, hidden_size=64,
+        core_variants=("fused",), export_seconds=0.1,
         shapes=((1, 16), (2, 32)), mixed_rows=20, seconds=0.02, compiles=False,
-        bench_inputs=8, connections="2", load_seconds=0.5, limit_factor=4,
+        bench_inputs=8, connections="2", endpoint_connections=4, load_seconds=0.5, training_steps=2,
+        limit_factor=4,
     ),
 }  # fmt: skip
 """On a CPU the same steps run with as little as possible, to see that each of them works."""
@@ -76,3 +87,29 @@ FLOORS = (
     ),
 )
 """Of the fastest variant, for each model; there are none on a CPU."""
+
+
+class EndpointFloor(Frozen):
+    """A bound on a figure of step `endpoint`."""
+
+    figure: str
+    """Of `EndpointFigures`."""
+    title: str
+    least: float = 0.0
+    most: float = inf
+
+    def is_met(self, value: float) -> bool:
+        """Tell whether a figure is within the bound."""
+        return self.least <= value <= self.most
+
+    @property
+    def bound(self) -> str:
+        """Return the bound in words."""
+        return f"at least {self.least:,g}" if self.least else f"at most {self.most:g}"
+
+
+ENDPOINT_FLOORS = (
+    EndpointFloor(figure="requests_per_s", title="requests/s of one text each", least=8000),
+    EndpointFloor(figure="added_ms", title="ms that the service adds to a text of 16 tokens, p50", most=1.0),
+)
+"""Of a GPU, for the fine-tuned model in its default variant."""

@@ -3,8 +3,9 @@
     python -m tuneport.stages.benchmarks.gpu_check [--device cuda|cpu] [--model M] [--data D] [--out DIR]
 
 Needs no network. Each step is a process of its own, bounded in time; a step that fails hides no other one. Writes
-report.json, report.md and report.png, and exits with 1 if a step failed, an answer was wrong, a variant did not run on
-the GPU, or a speed is below its floor. On a CPU the same steps run with little data and without floors.
+report.json and report.md after each step, and report.png at the end, and exits with 1 if a step failed or was not run,
+an answer was wrong, a variant was rejected or did not run on the GPU, or a speed is below its floor. On a CPU the same
+steps run with little data and without floors.
 """
 
 import argparse
@@ -20,14 +21,18 @@ from typing import Any
 from tuneport.errors import TuneportError
 from tuneport.folders import check_out, git_commit, new_folder
 from tuneport.host import Host
+from tuneport.schema.loading import load_run
+from tuneport.schema.run import RUN, Training
 from tuneport.schema.torch_setup import TorchDevice
 from tuneport.stages.finetune.embedded import MODEL
 
 from ..report import REPORT
+from ..training import REPORT as TRAINING_REPORT
+from ..training import TrainingReport
 from .config import MINUTES
-from .plan import PACKAGE, plan_steps
+from .plan import PACKAGE, TRAINING, plan_steps
 from .report import GpuCheckReport, write_gpu_report
-from .steps import run_steps
+from .steps import StepResult, run_steps
 
 REPORTS = Path("benchmarks/reports/gpu")
 
@@ -35,27 +40,54 @@ REPORTS = Path("benchmarks/reports/gpu")
 def gpu_check(
     device: TorchDevice, out: Path, work: Path, *, model: str, data: str | None, minutes: float
 ) -> GpuCheckReport:
-    """Run every step with its files in `work`, and write the report into `out`; returns the report."""
+    """Run every step with its files in `work`, and write the report into `out` after each; returns the report."""
+
+    def report(results: tuple[StepResult, ...]) -> GpuCheckReport:
+        return GpuCheckReport(
+            schema_version=2,
+            name=report_name(device),
+            device=device,
+            model=Path(model).name,
+            data=Path(data).name if data else "BBC News",
+            host=Host.here(),
+            git_commit=git_commit(Path(__file__).parent),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            minutes=minutes,
+            steps=results,
+            finetuning=read_finetuning(work / "run"),
+            training=read_training(work / TRAINING),
+            bench=_read(work / "bench" / REPORT),
+            endpoint=_read(work / "endpoint" / REPORT),
+            generation=_read(work / "generation" / REPORT),
+        )
+
+    def keep(results: tuple[StepResult, ...], *, has_picture: bool = False) -> GpuCheckReport:
+        found = report(results)
+        with new_folder(out, marker=REPORT, overwrite=True) as folder:
+            write_gpu_report(folder, found, has_picture=has_picture)
+        return found
+
     steps = plan_steps(device, model, data, work)
-    results = run_steps(steps, work, limit_s=60 * minutes, progress=lambda line: sys.stderr.write(f"{line}\n"))
-    report = GpuCheckReport(
-        schema_version=1,
-        name=report_name(device),
-        device=device,
-        model=Path(model).name,
-        data=Path(data).name if data else "BBC News",
-        host=Host.here(),
-        git_commit=git_commit(Path(__file__).parent),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        minutes=minutes,
-        steps=results,
-        bench=_read(work / "bench" / REPORT),
-        endpoint=_read(work / "endpoint" / REPORT),
-        generation=_read(work / "generation" / REPORT),
-    )
-    with new_folder(out, marker=REPORT, overwrite=True) as folder:
-        write_gpu_report(folder, report)
-    return report
+    results = run_steps(steps, work, limit_s=60 * minutes, progress=_print, keep=keep)
+    return keep(results, has_picture=True)
+
+
+def _print(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+
+
+def read_finetuning(run: Path) -> Training | None:
+    """Read how a run trained, and how fast; None if there is none."""
+    return load_run(run).training if (run / RUN).is_file() else None
+
+
+def read_training(folder: Path) -> TrainingReport | None:
+    """Read the comparison with a plain Trainer, without the folders of the machine; None if there is none."""
+    if not (folder / TRAINING_REPORT).is_file():
+        return None
+    report = TrainingReport.model_validate_json((folder / TRAINING_REPORT).read_text(encoding="utf-8"))
+    names = {name: Path(getattr(report.settings, name)).name for name in ("data", "model")}
+    return report.model_copy(update={"settings": report.settings.model_copy(update=names)})
 
 
 def report_name(device: TorchDevice) -> str:

@@ -3,7 +3,8 @@
     python -m tuneport.stages.benchmarks.gpu_check.placement ARTIFACT DEVICE RESULT
 
 onnxruntime runs a node whose kernel a provider lacks on the CPU and says nothing. Nodes that compute shapes belong
-there; the step fails if one that does a model's work is among them.
+there; the step fails if one that does a model's work is among them. It counts all others, and the copies between host
+and device that onnxruntime adds to the graph.
 """
 
 import gc
@@ -31,6 +32,8 @@ WORK = (
 )  # fmt: skip
 """In the names of operators that do a model's work."""
 CPU = "CPUExecutionProvider"
+COPY = "Memcpy"
+"""In the names of the operators that copy between host and device."""
 
 
 def placement(artifact: Path, device: TorchDevice) -> dict[str, dict[str, dict[str, int]]]:
@@ -94,6 +97,19 @@ def fallbacks(found: dict[str, dict[str, dict[str, int]]]) -> dict[str, list[str
     return wrong
 
 
+def summarize(found: dict[str, dict[str, dict[str, int]]]) -> dict[str, dict[str, int]]:
+    """Return variant → how many nodes it has, how many ran on the CPU, and how many copies."""
+    summary = {}
+    for variant, providers in found.items():
+        counts = [(provider, each, number) for provider, nodes in providers.items() for each, number in nodes.items()]
+        summary[variant] = {
+            "nodes": sum(number for *_, number in counts),
+            "on_cpu": sum(number for provider, _, number in counts if provider == CPU),
+            "copies": sum(number for _, operator, number in counts if COPY in operator),
+        }
+    return summary
+
+
 def main() -> None:
     """Write the placement; exit with 1 if a variant for a GPU does its work on the CPU."""
     artifact, device, result = sys.argv[1:]
@@ -102,7 +118,7 @@ def main() -> None:
         found = placement(Path(artifact), "cuda" if is_cuda else "cpu")
     except TuneportError as error:
         sys.exit(f"error: {error}")
-    Path(result).write_text(json.dumps(found), encoding="utf-8")
+    Path(result).write_text(json.dumps({"summary": summarize(found), "nodes": found}), encoding="utf-8")
     if is_cuda and (wrong := fallbacks(found)):
         sys.exit("\n".join(f"{variant} runs on the CPU: {', '.join(each)}" for variant, each in wrong.items()))
 

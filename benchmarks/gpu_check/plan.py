@@ -8,29 +8,40 @@ from tuneport.schema.torch_setup import TorchDevice
 
 from .config import SCALES, Scale
 from .steps import Step
+from .variants import expected_variants
 
 PACKAGE = "tuneport.stages.benchmarks.gpu_check"
+TRAINING = "training"
+"""The folder of the training's report."""
 TUNED, RANDOM, GENERATIVE = "tuned", "random-bert", "random-gpt2"
+EVERY, ON_TENSORRT = "all-variants", "tensorrt"
+"""Names of the exports: the fine-tuned model in few variants, and random models; the fine-tuned model in all."""
 
 
 def plan_steps(device: TorchDevice, model: str, data: str | None, work: Path) -> tuple[Step, ...]:
-    """Return the steps of the check; the most important ones come first, in case the time does not suffice."""
+    """Return the steps of the check; the most important ones come first, in case the time does not suffice.
+
+    These are the floors of the two models, of which a few variants are exported and timed for a short time.
+    """
     plan = Plan(device, model, data or str(work / "data"), work, makes_data=data is None)
+    core, every, on_tensorrt = (
+        plan.scale.core_variants, *(expected_variants(device, on_tensorrt=each) for each in (False, True)),
+    )  # fmt: skip
     return (
-        plan.step("environment", plan.module("environment"), device, limit_s=90, writes=True),
+        plan.step("environment", plan.module("environment"), device, limit_s=60, writes=True),
         *plan.make_data(),
         plan.finetune(),
-        *plan.chain(TUNED, plan.run, plan.rows, "finetune"),
-        plan.step(
-            "answers", plan.module("answers"), plan.artifact(TUNED), plan.run, device,
-            limit_s=90, needs=[f"export-{TUNED}"], writes=True,
-        ),
-        plan.random_model(RANDOM, limit_s=90),
-        *plan.chain(RANDOM, plan.checkpoint(RANDOM), plan.data(RANDOM), RANDOM, *plan.scale.random_variants),
+        *plan.chain(TUNED, plan.run, plan.rows, "finetune", core, limit_s=150),
+        *plan.service(),
+        plan.random_model(RANDOM, limit_s=60),
+        *plan.chain(RANDOM, plan.checkpoint(RANDOM), plan.data(RANDOM), RANDOM, core, limit_s=150),
         plan.step("gpu-tests", plan.module("gpu_tests"), device, limit_s=150, writes=True),
-        *plan.benchmarks(),
+        *plan.chain(EVERY, plan.run, plan.rows, "finetune", every, limit_s=240),
+        plan.training(),
         *plan.generation(),
-    )  # fmt: skip
+        *plan.benchmarks(),
+        *(plan.chain(ON_TENSORRT, plan.run, plan.rows, "finetune", on_tensorrt, limit_s=360) if on_tensorrt else ()),
+    )
 
 
 @dataclass(frozen=True)
@@ -92,7 +103,7 @@ class Plan:
         settings = [part for name, value in values.items() for part in ("--set", f"{name}={value}")]
         return self.step(
             "finetune", "tuneport", "finetune", "--task", "text-classification", "--model", self.model,
-            "--data", self.rows, "--out", self.run, *settings, limit_s=120, needs=self._needs_data,
+            "--data", self.rows, "--out", self.run, *settings, limit_s=90, needs=self._needs_data,
         )  # fmt: skip
 
     def random_model(self, name: str, *, limit_s: float) -> Step:
@@ -101,26 +112,50 @@ class Plan:
         arguments = (name, self.model, self.rows, self.work / name, *sizes)
         return self.step(name, self.module("models"), *arguments, limit_s=limit_s, needs=self._needs_data)
 
-    def chain(self, name: str, source: Path, rows: object, needs: str, *variants: str) -> list[Step]:
-        """Return export, verification, placement and speed of one checkpoint; of its default variants unless named."""
-        made, exported = self.artifact(name), f"export-{name}"
+    def chain(
+        self, name: str, source: Path, rows: object, needs: str, variants: tuple[str, ...], *, limit_s: float
+    ) -> list[Step]:
+        """Return the export of a checkpoint, in `limit_s` seconds, and the steps that need it."""
+        made, exported, names = self.artifact(name), f"export-{name}", ",".join(variants)
         settings = ["--name", name, "--device", self.device, "--max-gate-rows", self.scale.gate_rows]
-        settings += ["--variants", ",".join(variants)] if variants else []
+        settings += ["--max-seconds", self.scale.export_seconds, "--mixed-precision-minutes", 0]
         return [
             self.step(
-                exported, "tuneport", "export", source, "--out", made, "--data", rows, *settings,
-                limit_s=180, needs=[needs],
+                exported, "tuneport", "export", source, "--out", made, "--data", rows, *settings, "--variants", names,
+                limit_s=limit_s, needs=[needs],
+            ),
+            self.step(
+                f"variants-{name}", self.module("variants"), made, self.device, names,
+                limit_s=40, needs=[exported], writes=True,
             ),
             self.step(f"verify-{name}", "tuneport", "verify", made, limit_s=60, needs=[exported]),
+            self.step(
+                f"speed-{name}", self.module("speed"), made, source, self.device,
+                limit_s=150, needs=[exported], writes=True,
+            ),
             self.step(
                 f"placement-{name}", self.module("placement"), made, self.device,
                 limit_s=60, needs=[exported], writes=True,
             ),
-            self.step(
-                f"speed-{name}", self.module("speed"), made, source, self.device,
-                limit_s=120, needs=[exported], writes=True,
-            ),
         ]  # fmt: skip
+
+    def service(self) -> list[Step]:
+        """Return the steps that serve the tuned model: its answers, and the floors of the endpoint."""
+        arguments = (self.artifact(TUNED), self.run, self.device)
+        return [
+            self.step(
+                name, self.module(name), *arguments, limit_s=90, needs=[f"export-{TUNED}"], writes=True,
+            )
+            for name in ("answers", "endpoint")
+        ]  # fmt: skip
+
+    def training(self) -> Step:
+        """Return the comparison of the training's speed with that of a plain Trainer."""
+        return self.step(
+            "training", "tuneport.stages.benchmarks.training", "--data", self.rows, "--model", self.model,
+            "--out", self.work / TRAINING, "--max-steps", self.scale.training_steps, "--rounds", 1,
+            limit_s=120, needs=self._needs_data,
+        )  # fmt: skip
 
     def benchmarks(self) -> list[Step]:
         """Return both benchmarks of the tuned model."""

@@ -5,20 +5,22 @@ from typing import Any, Literal
 
 from tuneport.host import Host
 from tuneport.schema.base import Frozen
+from tuneport.schema.run import Training
 from tuneport.schema.torch_setup import TorchDevice
 
 from ..report import PICTURE, REPORT, TABLE, markdown_table
+from ..training import TrainingReport
 from .config import EAGER, FLOORS
+from .endpoint_report import EndpointFigures
+from .report_parts import endpoint_parts, speed_parts, training_parts, variant_parts
 from .speed_report import SpeedReport
 from .steps import PASSED, StepResult
-
-SPEED_PREFIX = "speed-"
 
 
 class GpuCheckReport(Frozen):
     """report.json."""
 
-    schema_version: Literal[1]
+    schema_version: Literal[2]
     name: str
     device: TorchDevice
     model: str
@@ -31,6 +33,10 @@ class GpuCheckReport(Frozen):
     minutes: float
     """The limit of all steps together."""
     steps: tuple[StepResult, ...]
+    finetuning: Training | None = None
+    """How the model was trained, and how fast."""
+    training: TrainingReport | None = None
+    """The speed of training against that of a plain Trainer."""
     bench: dict[str, Any] | None = None
     """report.json of `tuneport bench`, without its settings."""
     endpoint: dict[str, Any] | None = None
@@ -43,13 +49,24 @@ class GpuCheckReport(Frozen):
         """Whether every step passed; a wrong answer, a fallback and a missed floor fail a step."""
         return all(step.status == PASSED for step in self.steps)
 
+    def results(self, kind: str) -> dict[str, Any]:
+        """Return what the steps of a kind, such as `speed`, measured, by model."""
+        prefix = f"{kind}-"
+        return {step.name.removeprefix(prefix): step.result for step in self.steps
+                if step.name.startswith(prefix) and step.result}  # fmt: skip
+
     def speeds(self) -> dict[str, SpeedReport]:
         """Return what the speed steps measured, by model."""
-        return {
-            step.name.removeprefix(SPEED_PREFIX): SpeedReport.model_validate(step.result)
-            for step in self.steps
-            if step.name.startswith(SPEED_PREFIX) and step.result
-        }
+        return {name: SpeedReport.model_validate(result) for name, result in self.results("speed").items()}
+
+    def timed(self) -> dict[str, SpeedReport]:
+        """Return those of `speeds` with a workload."""
+        return {name: speed for name, speed in self.speeds().items() if speed.workloads}
+
+    def endpoint_figures(self) -> EndpointFigures | None:
+        """Return what step `endpoint` measured."""
+        found = next((step.result for step in self.steps if step.name == "endpoint"), None)
+        return EndpointFigures.model_validate(found) if found else None
 
     def text(self) -> str:
         """Return the report in Markdown."""
@@ -67,15 +84,19 @@ class GpuCheckReport(Frozen):
             *(f"`{step.name}`: {step.status}\n\n```\n{step.detail}\n```" for step in self.steps if step.detail),
         ]
         for name, speed in self.speeds().items():
-            parts += _speed_parts(name, speed)
+            parts += speed_parts(name, speed)
+        if figures := self.endpoint_figures():
+            parts += endpoint_parts(figures)
+        parts += variant_parts(self.results("variants"), self.results("placement"))
+        parts += training_parts(self.finetuning, self.training)
         return "\n\n".join(parts) + "\n"
 
 
-def write_gpu_report(folder: Path, report: GpuCheckReport) -> None:
-    """Write report.json, report.md and report.png."""
+def write_gpu_report(folder: Path, report: GpuCheckReport, *, has_picture: bool = True) -> None:
+    """Write report.json, report.md and, if something was timed, report.png."""
     (folder / REPORT).write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
     (folder / TABLE).write_text(report.text(), encoding="utf-8")
-    if report.speeds():
+    if has_picture and report.timed():
         _draw(folder / PICTURE, report)
 
 
@@ -93,40 +114,6 @@ def _step_cells(step: StepResult) -> list[str]:
     return [step.name, step.status, "" if step.exit_code is None else str(step.exit_code), f"{step.seconds:.1f}"]
 
 
-def _speed_parts(name: str, speed: SpeedReport) -> list[str]:
-    """Return a model's tables: what every target reached, and the floors."""
-    targets = list(dict.fromkeys(target for workload in speed.workloads for target in workload.values))
-    titles = {target: f"torch {setup.precision} {target}" for target, setup in speed.baselines.items()}
-    titles[speed.default_variant] = f"{speed.default_variant} *"
-    header = ["workload", "unit", *(titles.get(each, each) for each in targets)]
-    rows = [
-        [workload.workload, workload.unit, *(f"{workload.values[each]:.4g}" for each in targets)]
-        for workload in speed.workloads
-    ]
-    compiled = ", ".join(f"{workload} {seconds:g} s" for workload, seconds in speed.compile_s.items())
-    differences = ", ".join(
-        f"{variant} {'not finite' if value is None else f'{value:.2g}'}" for variant, value in speed.differences.items()
-    )
-    parts = [
-        f"## Speed: {name}",
-        markdown_table(header, rows),
-        f"`ms` is the median of a batch of rows x tokens, `texts/s` is on {speed.mean_tokens:g} tokens on average, "
-        f"sorted by length; copies to the device and back are included. * is the default variant. Largest difference "
-        f"from torch fp32: {differences}. torch.compile took: {compiled or 'it was not run'}.",
-        *(f"**{variant} is wrong**: {why}" for variant, why in speed.wrong.items()),
-    ]
-    floors = [
-        [
-            each.floor.workload, f"torch {each.floor.against}", f"{each.floor.factor:g} x", f"{each.factor:.2f} x",
-            each.variant, "met" if each.is_met else "**missed**",
-        ]
-        for each in speed.floors
-    ]  # fmt: skip
-    if floors:
-        parts.append(markdown_table(["workload", "against", "floor", "reached", "variant", ""], floors))
-    return parts
-
-
 def _draw(file: Path, report: GpuCheckReport) -> None:
     """Draw for each model and workload how many times as fast as eager torch each variant is, and the floors."""
     import matplotlib
@@ -134,7 +121,7 @@ def _draw(file: Path, report: GpuCheckReport) -> None:
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    speeds = report.speeds()
+    speeds = report.timed()
     figure, axes = pyplot.subplots(
         1, len(speeds), squeeze=False, figsize=(5.5 * len(speeds), 3.8), layout="constrained"
     )

@@ -4,40 +4,108 @@
 
 Torch runs in fp32 (the reference of the outputs), in fp16 with SDPA (`eager`; on a CPU fp32), and compiled by
 torch.compile, for fixed shapes in the mode `reduce-overhead`, which uses CUDA graphs. Everything includes the copies to
-the device and back. A variant whose outputs differ from the reference is named, and the step fails.
+the device and back. A variant whose outputs differ from the reference is named, and the step fails. Compiling takes
+longest and comes last; the result is written after each workload.
 """
 
-import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from tuneport.errors import TuneportError
+from tuneport.runtime.batch import EncodedInput
 from tuneport.runtime.loading import open_runner
+from tuneport.runtime.runner import ModelRunner
+from tuneport.schema.artifact import Manifest, Variant
 from tuneport.schema.loading import load_manifest
 from tuneport.schema.torch_setup import TorchDevice, TorchSetup
+from tuneport.stages.export.reference import TorchModel
 
 from ..baselines import open_baseline
 from ..config import BenchConfig
 from ..engine import select_device
-from .config import COMPILED, EAGER, SCALES
+from .config import COMPILED, EAGER, MIXED, SCALES, Scale
 from .outputs import compare
 from .rows import LONGEST, Rows, mixed_lengths
 from .speed_report import SpeedReport, WorkloadResult, check_floors
-from .workloads import compiled_setup, time_mixed, time_shape
+from .workloads import compile_shape, compiled_setup, time_mixed, time_shape
 
 
-def measure_speed(artifact: Path, checkpoint: Path, device: TorchDevice) -> Iterator[SpeedReport]:
-    """Compare and time every variant of the device; floors are those of a GPU.
+@dataclass
+class SpeedMeter:
+    """Times the variants of one artifact, and keeps what was measured so far."""
 
-    Yields the report after each workload, so that a step that runs out of time keeps what it measured.
-    """
+    manifest: Manifest
+    device: TorchDevice
+    eager: TorchModel
+    variants: tuple[Variant, ...]
+    runners: Mapping[str, ModelRunner]
+    batches: Mapping[str, Sequence[EncodedInput]]
+    """Of fixed shapes, by the name of the workload."""
+    mixed: Sequence[EncodedInput]
+    differences: Mapping[str, float | None]
+    wrong: Mapping[str, str]
+    workloads: dict[str, WorkloadResult] = field(default_factory=dict)
+    compile_s: dict[str, float] = field(default_factory=dict)
+    not_compiled: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def scale(self) -> Scale:
+        """How much is done on the device."""
+        return SCALES[self.device]
+
+    def measure(self) -> Iterator[SpeedReport]:
+        """Yield the report when outputs are compared, and after each workload."""
+        yield self.report()
+        for name, batch in self.batches.items():
+            self.workloads[name] = time_shape(name, batch, self.eager, self.runners, self.scale.seconds)
+            yield self.report()
+        self.workloads[MIXED] = time_mixed(self.mixed, self.eager, self.runners, self.variants)
+        yield self.report()
+        for name in (*self.batches, MIXED) if self.scale.compiles else ():
+            try:
+                self._compile(name)
+            except TuneportError as error:
+                self.not_compiled[name] = error.problem
+            yield self.report()
+
+    def _compile(self, name: str) -> None:
+        """Add torch.compile to a workload."""
+        if name in self.batches:
+            found = compile_shape(self.workloads[name], self.batches[name], self.eager, self.scale.seconds)
+            self.workloads[name], self.compile_s[name] = found
+            return
+        compiled = self.eager.with_setup(compiled_setup(self.eager))
+        compiled.compile_on(self.mixed)
+        self.compile_s[name] = compiled.compile_s or 0.0
+        self.workloads[name] = time_mixed(self.mixed, self.eager, self.runners, self.variants, compiled)
+
+    def report(self) -> SpeedReport:
+        """Return what was measured so far; floors are those of a GPU."""
+        workloads = tuple(self.workloads.values())
+        return SpeedReport(
+            name=self.manifest.name,
+            device=self.device,
+            baselines={EAGER: self.eager.setup} | ({COMPILED: compiled_setup(self.eager)} if self.compile_s else {}),
+            compile_s=self.compile_s,
+            not_compiled=self.not_compiled,
+            mean_tokens=round(float(np.mean([len(row) for row in self.mixed])), 1),
+            default_variant=self.manifest.default_variant,
+            workloads=workloads,
+            differences=dict(self.differences),
+            wrong=dict(self.wrong),
+            floors=check_floors(workloads) if self.device == "cuda" else (),
+        )
+
+
+def open_meter(artifact: Path, checkpoint: Path, device: TorchDevice) -> SpeedMeter:
+    """Open torch and every variant of the device, and compare their outputs."""
     scale, manifest = SCALES[device], load_manifest(artifact)
     _, variants, _ = select_device(manifest, device)
     reference = open_baseline(manifest, BenchConfig(artifact=artifact, checkpoint=checkpoint)).load_reference(device)
-    eager = reference.with_setup(TorchSetup(device=device, precision="fp16" if device == "cuda" else "fp32"))
     runners = {variant.name: open_runner(artifact, manifest, variant) for variant in variants}
     rows = Rows.of_golden(next(iter(runners.values())), artifact)
     longest = min(LONGEST, manifest.processing.max_length)
@@ -45,38 +113,20 @@ def measure_speed(artifact: Path, checkpoint: Path, device: TorchDevice) -> Iter
     batches = {f"{count} x {length}": [rows.make(length, i) for i in range(count)] for count, length in shapes}
     mixed = [rows.make(length, i) for i, length in enumerate(mixed_lengths(scale.mixed_rows, longest))]
     differences, wrong = compare(reference, runners, variants, [*batches.values(), mixed[: 4 * scale.bench_inputs]])
-    compile_s: dict[str, float] = {}
-    measurements = itertools.chain(
-        (time_shape(name, batch, eager, runners, scale, compile_s) for name, batch in batches.items()),
-        (time_mixed(rows, eager, runners, variants, scale, compile_s) for rows in [mixed]),
-    )
-    workloads: list[WorkloadResult] = []
-    for measured in measurements:
-        workloads.append(measured)
-        yield SpeedReport(
-            name=manifest.name,
-            device=device,
-            baselines={EAGER: eager.setup} | ({COMPILED: compiled_setup(eager)} if scale.compiles else {}),
-            compile_s=compile_s,
-            mean_tokens=round(float(np.mean([len(row) for row in mixed])), 1),
-            default_variant=manifest.default_variant,
-            workloads=tuple(workloads),
-            differences=differences,
-            wrong=wrong,
-            floors=check_floors(workloads) if device == "cuda" else (),
-        )
+    eager = reference.with_setup(TorchSetup(device=device, precision="fp16" if device == "cuda" else "fp32"))
+    return SpeedMeter(manifest, device, eager, variants, runners, batches, mixed, differences, wrong)
 
 
 def main() -> None:
     """Measure, write the result, and exit with 1 if a variant is wrong or misses a floor."""
     artifact, checkpoint, device, result = sys.argv[1:]
-    report: SpeedReport | None = None
     try:
-        for report in measure_speed(Path(artifact), Path(checkpoint), "cuda" if device == "cuda" else "cpu"):
-            Path(result).write_text(report.model_dump_json(), encoding="utf-8")
+        meter = open_meter(Path(artifact), Path(checkpoint), "cuda" if device == "cuda" else "cpu")
+        for found in meter.measure():
+            Path(result).write_text(found.model_dump_json(), encoding="utf-8")
     except TuneportError as error:
         sys.exit(f"error: {error}")
-    assert report, "there is at least one workload"
+    report = meter.report()
     for name, why in report.wrong.items():
         sys.stdout.write(f"{name} is wrong: {why}\n")
     for each in report.floors:

@@ -37,6 +37,8 @@ class SpeedReport(Frozen):
     baselines: dict[str, TorchSetup]
     compile_s: dict[str, float]
     """Workload → seconds of torch.compile, which are in no timing."""
+    not_compiled: dict[str, str]
+    """Workload → why torch.compile failed on it."""
     mean_tokens: float
     """Of the mixed lengths."""
     default_variant: str

@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 from tuneport.schema.base import Frozen
 
-PASSED, FAILED, TIMED_OUT, NOT_RUN = "passed", "failed", "timed out", "not run"
+Status = Literal["passed", "failed", "timed out", "not run"]
+PASSED: Status = "passed"
 DETAIL_LINES, DETAIL_CHARS = 6, 1200
 """Of the end of a failed step's output that go into the report."""
 STOP_SECONDS = 10.0
@@ -40,7 +41,7 @@ class StepResult(Frozen):
     """How a step ended."""
 
     name: str
-    status: Literal["passed", "failed", "timed out", "not run"]
+    status: Status
     exit_code: int | None
     """None if it did not run to its end."""
     seconds: float
@@ -52,11 +53,17 @@ class StepResult(Frozen):
 
 
 def run_steps(
-    steps: Sequence[Step], work: Path, *, limit_s: float, progress: Callable[[str], object] = lambda _: None
+    steps: Sequence[Step],
+    work: Path,
+    *,
+    limit_s: float,
+    progress: Callable[[str], object] = lambda _: None,
+    keep: Callable[[tuple[StepResult, ...]], object] = lambda _: None,
 ) -> tuple[StepResult, ...]:
     """Run every step whose needs are met, whatever became of the others; together within `limit_s` seconds.
 
-    The output of each goes to `work/NAME.log`.
+    The output of each goes to `work/NAME.log`. `keep` gets the results of all steps after each that ran, those to come
+    as `not run`: so that they are kept if the check itself is ended.
     """
     ends_at = time.monotonic() + limit_s
     results: dict[str, StepResult] = {}
@@ -72,6 +79,8 @@ def run_steps(
             results[step.name] = run_step(step, work, min(step.limit_s, left_s))
         done = results[step.name]
         progress(f"{step.name}: {done.status} in {done.seconds:.1f} s{_reason(done)}")
+        if done.status != "not run":
+            keep(tuple(results.get(each.name) or _not_run(each, "the check ended before it") for each in steps))
     return tuple(results.values())
 
 
@@ -95,7 +104,7 @@ def run_step(step: Step, work: Path, limit_s: float) -> StepResult:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-    status: Any = TIMED_OUT if code is None else PASSED if code == 0 else FAILED
+    status: Status = "timed out" if code is None else PASSED if code == 0 else "failed"
     return StepResult(
         name=step.name,
         status=status,

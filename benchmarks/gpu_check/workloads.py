@@ -14,42 +14,44 @@ from tuneport.stages.export.benchmark import benchmark
 from tuneport.stages.export.reference import TorchModel
 from tuneport.stages.export.target import BenchmarkTarget
 
-from .config import COMPILED, EAGER, MIXED, Scale
+from ..shapes import CUDNN, with_cudnn
+from .config import COMPILED, EAGER, MIXED
 from .outputs import RunBatch
 from .speed_report import WorkloadResult
 
-CUDNN = "eager, attention in cuDNN"
-"""Of fixed shapes, `eager` is the faster one with and without it."""
 WARM_UPS, LEAST_RUNS = 3, 5
 MIXED_ROUNDS = 2
 
 
 def time_shape(
-    name: str,
-    batch: Sequence[EncodedInput],
-    eager: TorchModel,
-    runners: Mapping[str, ModelRunner],
-    scale: Scale,
-    compile_s: dict[str, float],
+    name: str, batch: Sequence[EncodedInput], eager: TorchModel, runners: Mapping[str, ModelRunner], seconds: float
 ) -> WorkloadResult:
-    """Return the median latency of a batch, of every target in turn."""
-    targets: dict[str, RunBatch] = {EAGER: eager.run_batch, CUDNN: _with_cudnn(eager).run_batch}
-    if scale.compiles:
-        compiled = eager.compiled_for_shapes()
-        started = time.perf_counter()
-        for _ in range(WARM_UPS):  # reduce-overhead records its CUDA graph in the second run
-            compiled.run_batch(batch)
-        compile_s[name] = round(time.perf_counter() - started, 1)
-        targets[COMPILED] = compiled.run_batch
+    """Return the median latency of a batch, of every target in turn; torch runs with and without cuDNN's attention."""
+    targets: dict[str, RunBatch] = {EAGER: eager.run_batch, CUDNN: with_cudnn(eager).run_batch}
     targets |= {variant: runner.run_batch for variant, runner in runners.items()}
-    values = {target: _median_ms(run_batch, batch, scale.seconds) for target, run_batch in targets.items()}
+    values = {target: _median_ms(run_batch, batch, seconds) for target, run_batch in targets.items()}
     values[EAGER] = min(values[EAGER], values.pop(CUDNN))
-    factors = {
-        baseline: {variant: round(values[baseline] / values[variant], 3) for variant in runners}
-        for baseline in (EAGER, COMPILED)
-        if baseline in values
-    }
-    return WorkloadResult(workload=name, unit="ms", values=values, factors=factors)
+    return shape_result(name, values)
+
+
+def compile_shape(
+    result: WorkloadResult, batch: Sequence[EncodedInput], eager: TorchModel, seconds: float
+) -> tuple[WorkloadResult, float]:
+    """Return a result of `time_shape` with torch.compile, and the seconds of compiling.
+
+    Raises TuneportError if it cannot be compiled.
+    """
+    compiled, started = eager.compiled_for_shapes(), time.perf_counter()
+    for _ in range(WARM_UPS):  # reduce-overhead records its CUDA graph in the second run
+        compiled.run_batch(batch)
+    compile_s = round(time.perf_counter() - started, 1)
+    value = _median_ms(compiled.run_batch, batch, seconds)
+    return shape_result(result.workload, {**result.values, COMPILED: value}), compile_s
+
+
+def shape_result(name: str, values: Mapping[str, float]) -> WorkloadResult:
+    """Return the result of a shape, torch's baselines first; `values` are milliseconds."""
+    return _result(name, "ms", values, lambda baseline, variant: baseline / variant)
 
 
 def time_mixed(
@@ -57,36 +59,40 @@ def time_mixed(
     eager: TorchModel,
     runners: Mapping[str, ModelRunner],
     variants: Sequence[Variant],
-    scale: Scale,
-    compile_s: dict[str, float],
+    compiled: TorchModel | None = None,
 ) -> WorkloadResult:
     """Return the throughput on mixed lengths, sorted, of every target with its own best size of batches."""
     targets = {EAGER: BenchmarkTarget.of_torch(eager, has_batch_choice=True)}
-    if scale.compiles:
-        compiled = eager.with_setup(compiled_setup(eager))
-        compiled.compile_on(rows)
-        compile_s[MIXED] = compiled.compile_s or 0.0
+    if compiled:
         targets[COMPILED] = BenchmarkTarget.of_torch(compiled, has_batch_choice=True)
     for variant in variants:
         execution = variant.execution
         targets[variant.name] = BenchmarkTarget.of_runner(runners[variant.name], execution.device, execution.precision)
     results = benchmark(targets, rows, rounds=MIXED_ROUNDS, singles=1)
     values = {name: result.timing.texts_per_s for name, result in results.items()}
-    factors = {
-        baseline: {name: round(values[name] / values[baseline], 3) for name in runners}
-        for baseline in (EAGER, COMPILED)
-        if baseline in values
-    }
-    return WorkloadResult(workload=MIXED, unit="texts/s", values=values, factors=factors)
-
-
-def _with_cudnn(eager: TorchModel) -> TorchModel:
-    return eager.with_setup(eager.setup.model_copy(update={"cudnn_attention": True}))
+    return _result(MIXED, "texts/s", values, lambda baseline, variant: variant / baseline)
 
 
 def compiled_setup(eager: TorchModel) -> TorchSetup:
     """Return the setup of `eager` with torch.compile."""
     return eager.setup.model_copy(update={"compiled": True})
+
+
+def _result(
+    name: str, unit: str, values: Mapping[str, float], factor: Callable[[float, float], float]
+) -> WorkloadResult:
+    """Return a result with the factor of each variant over each baseline."""
+    baselines = [each for each in (EAGER, COMPILED) if each in values]
+    variants = [each for each in values if each not in baselines]
+    return WorkloadResult(
+        workload=name,
+        unit=unit,
+        values={each: values[each] for each in (*baselines, *variants)},
+        factors={
+            baseline: {variant: round(factor(values[baseline], values[variant]), 3) for variant in variants}
+            for baseline in baselines
+        },
+    )
 
 
 def _median_ms(

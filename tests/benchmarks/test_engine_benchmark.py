@@ -2,7 +2,9 @@
 
 import json
 import re
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from tuneport.gpu import GpuUsage
 from tuneport.runtime.batch import EncodedInput
 from tuneport.schema.artifact import Manifest
 from tuneport.schema.torch_setup import REFERENCE, TorchDevice, TorchSetup
+from tuneport.stages.benchmarks import shapes as shapes_module
 from tuneport.stages.benchmarks.config import BenchConfig
 from tuneport.stages.benchmarks.engine import bench, select_device
 from tuneport.stages.benchmarks.flops import product_flops_per_token, product_share
@@ -20,7 +23,7 @@ from tuneport.stages.benchmarks.pictures import engine_figures
 from tuneport.stages.benchmarks.report import check_one_device
 from tuneport.stages.benchmarks.report_files import write_report
 from tuneport.stages.benchmarks.reuse import timings_of_export
-from tuneport.stages.benchmarks.shapes import parse_shapes, time_shapes
+from tuneport.stages.benchmarks.shapes import may_use_cudnn, parse_shapes, time_fastest, time_shapes
 from tuneport.stages.export.target import BenchmarkTarget
 
 
@@ -111,6 +114,13 @@ def test_timings_of_a_recent_export_on_this_machine_are_not_repeated(
     assert timings_of_export(manifest.model_copy(update={"provenance": old}), config, here) == {}
 
 
+def test_timings_that_the_export_cut_short_are_repeated(manifest: Manifest) -> None:
+    config, provenance = BenchConfig(artifact=Path("x")), manifest.provenance
+    short = {**provenance.config, "export": {**provenance.config["export"], "max_seconds": 0.5}}
+    changed = manifest.model_copy(update={"provenance": provenance.model_copy(update={"config": short})})
+    assert timings_of_export(changed, config, manifest.host) == {}
+
+
 @pytest.mark.parametrize("text", ["8", "0x8", "8x", "8x-1", "x"])
 def test_what_is_no_shape_is_named(text: str) -> None:
     with pytest.raises(TuneportError, match="is no shape"):
@@ -126,6 +136,44 @@ def test_fixed_shapes_are_those_that_were_asked_for_unless_they_are_too_long() -
     assert set(seen) == {(1, 2), (4, 8)}
     assert [shape.name for shape in timings["torch fp32"]] == ["1 × 2", "4 × 8"]
     assert notes == ("Shapes longer than the model's 16 tokens are left out: 1 × 99.",)
+
+
+@pytest.mark.parametrize("slow", ["torch fp16", "torch fp16, attention in cuDNN"])
+def test_torch_on_a_fixed_shape_is_the_faster_of_attention_with_and_without_cudnn(
+    slow: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(shapes_module, "time", SimpleNamespace(perf_counter=lambda: clock[0], monotonic=time.monotonic))
+
+    def target(seconds: float) -> BenchmarkTarget:
+        def run(_: object) -> None:
+            clock[0] += seconds
+
+        return BenchmarkTarget(run, TorchSetup(device="cuda", precision="fp16"))
+
+    paces = [0.02, 0.01] if slow == "torch fp16" else [0.01, 0.02]
+    rows, shapes = [EncodedInput([1, 2, 3], [0, 0, 0], False)], parse_shapes(["1x2", "4x8"])
+    without, with_it, variant = (target(seconds) for seconds in (*paces, 0.03))
+    targets = {"torch fp16": without, "fp16": variant}
+    timings, notes = time_fastest(targets, {"torch fp16": with_it}, rows, shapes, max_length=16)
+    assert {name: [each.latency_ms for each in found] for name, found in timings.items()} == {
+        "torch fp16": [10.0, 10.0], "fp16": [30.0, 30.0],
+    }  # fmt: skip
+    assert "the faster of both counts: torch fp16" in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("setup", "may"),
+    [
+        (TorchSetup(device="cuda", precision="fp16"), True),
+        (TorchSetup(device="cuda", precision="bf16"), True),
+        (TorchSetup(device="cuda", precision="fp16", compiled=True), False),
+        (TorchSetup(device="cuda", tf32=True), False),
+        (TorchSetup(precision="bf16"), False),
+    ],
+)
+def test_cudnn_s_attention_is_tried_where_a_gpu_has_it(setup: TorchSetup, may: bool) -> None:
+    assert may_use_cudnn(setup) == may
 
 
 def test_operations_of_products_and_their_share_of_the_ceiling() -> None:

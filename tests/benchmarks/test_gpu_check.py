@@ -1,16 +1,26 @@
 """The one command that proves the project on a GPU: its steps, its floors, its report; all of it on a CPU (slow)."""
 
+import contextlib
+import importlib.util
+import itertools
 import json
+import os
+import shutil
+import signal
+import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
+from kit.artifacts import reseal
 from kit.encoders import tiny_encoder
 
+from tuneport.errors import EngineError, TuneportError
 from tuneport.gpu import Gpu
 from tuneport.host import Host
 from tuneport.runtime.loading import open_runner
@@ -18,18 +28,31 @@ from tuneport.schema.artifact import Manifest
 from tuneport.schema.torch_setup import TorchSetup
 from tuneport.stages.benchmarks.baselines import open_baseline
 from tuneport.stages.benchmarks.config import BenchConfig
+from tuneport.stages.benchmarks.endpoint.processes import start_server
+from tuneport.stages.benchmarks.endpoint.targets import null_target
 from tuneport.stages.benchmarks.gpu_check import main as gpu_check_main
 from tuneport.stages.benchmarks.gpu_check.answers import compare_answers
+from tuneport.stages.benchmarks.gpu_check.clients import Clients, check_answered, rate_per_s
 from tuneport.stages.benchmarks.gpu_check.config import COMPILED, EAGER, FLOORS, MEAN_TOKENS, MIXED, SCALES, Floor
+from tuneport.stages.benchmarks.gpu_check.endpoint_report import EndpointFigures
 from tuneport.stages.benchmarks.gpu_check.gpu_tests import ROOT, count_cases, gpu_test_files, run_gpu_tests
 from tuneport.stages.benchmarks.gpu_check.main import main, plan_steps, report_name
 from tuneport.stages.benchmarks.gpu_check.models import LABELS, random_bert
 from tuneport.stages.benchmarks.gpu_check.outputs import compare
-from tuneport.stages.benchmarks.gpu_check.placement import count_nodes, fallbacks, placement
+from tuneport.stages.benchmarks.gpu_check.placement import count_nodes, fallbacks, placement, summarize
 from tuneport.stages.benchmarks.gpu_check.report import GpuCheckReport, write_gpu_report
 from tuneport.stages.benchmarks.gpu_check.rows import Rows, mixed_lengths
+from tuneport.stages.benchmarks.gpu_check.speed import open_meter
 from tuneport.stages.benchmarks.gpu_check.speed_report import SpeedReport, WorkloadResult, check_floors
 from tuneport.stages.benchmarks.gpu_check.steps import Step, StepResult, run_steps
+from tuneport.stages.benchmarks.gpu_check.variants import (
+    ABSENT,
+    check_variants,
+    expected_variants,
+    impossible_variants,
+)
+from tuneport.stages.benchmarks.gpu_check.variants import main as variants_main
+from tuneport.stages.export.reference import TorchModel
 
 
 def python(name: str, code: str, **fields: Any) -> Step:
@@ -59,6 +82,19 @@ def test_a_failed_step_hides_no_other_one(tmp_path: Path) -> None:
     assert 0.4 < results["hangs"].seconds < 20
     assert results["raises"].detail.endswith("ValueError: WORK")  # no folder of this machine
     assert "fails: failed" in lines[1]
+
+
+def test_results_are_kept_after_each_step(tmp_path: Path) -> None:
+    kept: list[dict[str, str]] = []
+    steps = (python("first", "pass"), python("second", "import sys; sys.exit(1)"), python("third", "pass"))
+    run_steps(
+        steps, tmp_path, limit_s=100, keep=lambda results: kept.append({each.name: each.status for each in results})
+    )
+    assert kept == [
+        {"first": "passed", "second": "not run", "third": "not run"},
+        {"first": "passed", "second": "failed", "third": "not run"},
+        {"first": "passed", "second": "failed", "third": "passed"},
+    ]
 
 
 def test_no_step_starts_or_goes_on_after_the_time_of_all(tmp_path: Path) -> None:
@@ -101,13 +137,104 @@ def test_every_step_comes_after_its_needs_and_names_a_module_that_exists(tmp_pat
             assert set(step.needs) <= seen
             seen.add(step.name)
             module = step.command[2]
-            assert (
-                module == "tuneport" or (Path(ROOT) / "benchmarks" / f"gpu_check/{module.split('.')[-1]}.py").is_file()
-            )
+            assert module == "tuneport" or importlib.util.find_spec(module)
         assert ("data" in seen) == (data is None)
-        assert {"finetune", "answers", "gpu-tests", "bench", "bench-endpoint"} <= seen
-        for name in ("tuned", "random-bert"):
-            assert {f"{each}-{name}" for each in ("export", "verify", "placement", "speed")} <= seen
+        assert {"finetune", "answers", "endpoint", "gpu-tests", "training", "bench", "bench-endpoint"} <= seen
+        for name in ("tuned", "random-bert", "all-variants"):
+            assert {f"{each}-{name}" for each in ("export", "variants", "verify", "placement", "speed")} <= seen
+
+
+def options(step: Step) -> dict[str, str]:
+    """Return the options of a command."""
+    words = step.command
+    return {name: value for name, value in itertools.pairwise(words) if name.startswith("--")}
+
+
+def test_the_floors_depend_on_short_exports_that_come_first(tmp_path: Path) -> None:
+    steps = {step.name: step for step in plan_steps("cuda", "minilm-l6", "data", tmp_path)}
+    order = list(steps)
+    core = [f"{each}-tuned" for each in ("export", "variants", "verify", "speed", "placement")]
+    assert order[:9] == ["environment", "finetune", *core, "answers", "endpoint"]
+    assert {need for name in order[3:9] for need in steps[name].needs} == {"export-tuned"}
+    assert order.index("speed-random-bert") < order.index("gpu-tests") < order.index("export-all-variants")
+    for name in ("tuned", "random-bert"):
+        found = options(steps[f"export-{name}"])
+        assert found["--variants"] == "fused,fp16,fp16-packed"
+        assert float(found["--max-seconds"]) <= 0.5
+        assert float(found["--mixed-precision-minutes"]) == 0
+        assert int(found["--max-gate-rows"]) <= 100
+    assert sum(steps[name].limit_s for name in order[:9]) <= 15 * 60
+    assert all(step.limit_s <= 240 for step in steps.values())
+
+
+def test_tensorrt_s_variants_are_exported_apart_where_it_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their engines take minutes to build, in which an export of all variants would be lost."""
+    assert not any("tensorrt" in step.name for step in plan_steps("cuda", "minilm-l6", "data", tmp_path))
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "tensorrt_libs" or find_spec(name))
+    steps = {step.name: step for step in plan_steps("cuda", "minilm-l6", "data", tmp_path)}
+    assert options(steps["export-tensorrt"])["--variants"] == "tensorrt-fp16,tensorrt-int8"
+    assert "tensorrt" not in options(steps["export-all-variants"])["--variants"]
+    assert impossible_variants("cuda") == {}
+
+
+def test_every_variant_for_cuda_is_exported_by_name_and_expected(tmp_path: Path) -> None:
+    """Bf16 too, which is built unasked only where fp16 fails; TensorRT's are named as not run where it is missing."""
+    names = expected_variants("cuda")
+    assert names == ("fp32", "fused", "fp16", "fp16-packed", "fp16-packed-mha", "bf16")
+    steps = {step.name: step for step in plan_steps("cuda", "minilm-l6", "data", tmp_path)}
+    assert options(steps["export-all-variants"])["--variants"].split(",") == list(names)
+    assert impossible_variants("cuda") == {
+        "tensorrt-fp16": "tensorrt-fp16 needs TensorRT", "tensorrt-int8": "tensorrt-int8 needs TensorRT",
+    }  # fmt: skip
+
+
+def test_a_variant_that_was_rejected_or_is_absent_fails_the_check(
+    tiny_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(tiny_artifact, tmp_path / "artifact")
+    reseal(folder, {"rejected": [{"name": "fp16", "reason": "agreement 80 %", "parity": None, "metric": None}]})
+    assert check_variants(folder, ("fp32", "int8"))["missing"] == {}
+    found = check_variants(folder, ("fp16", "fp16-packed"))
+    assert found["missing"] == {"fp16": "agreement 80 %", "fp16-packed": ABSENT}
+    result = tmp_path / "result.json"
+    monkeypatch.setattr(sys, "argv", ["variants", str(folder), "cuda", "fp16,int8", str(result)])
+    with pytest.raises(SystemExit, match=r"^fp16 was rejected: agreement 80 %$"):
+        variants_main()
+    assert json.loads(result.read_text())["missing"] == {"fp16": "agreement 80 %"}
+
+
+def figures(**changes: Any) -> EndpointFigures:
+    values = {
+        "device": "cuda", "variant": "fp16", "workers": 8, "clients": 2, "connections": 256, "mean_tokens": 45.0,
+        "client_ceiling_per_s": 30000.0, "requests_per_s": 8000.0, "latency_ms_p50": 30.0, "short_tokens": 16,
+        "short_ms_p50": 1.25, "engine_ms_p50": 0.25,
+    }  # fmt: skip
+    return EndpointFigures.model_validate(values | changes)
+
+
+def test_the_endpoint_has_floors_on_its_throughput_and_on_what_it_adds_to_the_engine() -> None:
+    assert figures().missed() == {}
+    assert figures(requests_per_s=7999.0).missed() == {"requests_per_s": "7999, the floor is at least 8,000"}
+    assert figures(short_ms_p50=1.26).missed() == {"added_ms": "1.01, the floor is at most 1"}
+    assert figures(short_ms_p50=None).missed() == {"added_ms": "it was not measured"}
+    limited = figures(requests_per_s=5000.0, client_ceiling_per_s=6000.0).missed()["requests_per_s"]
+    assert "the load generator itself reaches 6000" in limited
+    assert figures(device="cpu", requests_per_s=1.0).missed() == {}
+
+
+def test_several_load_generators_share_the_connections() -> None:
+    clients = Clients(processes=2, connections=3, seconds=0.2)
+    with start_server(null_target()) as server:
+        loads = clients.load(null_target(), server.port, ["a", "b", "c"])
+        check_answered(loads)
+    assert [len(load.last_bodies) for load in loads] == [3, 3]
+    slow = loads[0].model_copy(update={"answered_by_slice": (9, *[2] * 9), "seconds": 0.5})
+    assert rate_per_s([slow, slow]) == 80.0
+    with pytest.raises(TuneportError, match=r"statuses \{200: 5, 503: 1\}"):
+        check_answered([slow.model_copy(update={"statuses": statuses}) for statuses in ({200: 5}, {503: 1})])
 
 
 def workload(name: str, eager: dict[str, float], compiled: dict[str, float]) -> WorkloadResult:
@@ -164,6 +291,33 @@ def test_a_variant_whose_outputs_differ_is_named_wrong(
     assert wrong == {"fp32": "some outputs are not finite"}
 
 
+@pytest.mark.parametrize("compiler", ["works", "fails"])
+def test_speeds_are_kept_as_they_come_with_torch_compile_last(
+    tiny_artifact: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, compiler: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise EngineError("torch.compile fails (no C compiler)", "install one")
+
+    monkeypatch.setitem(SCALES, "cpu", replace(SCALES["cpu"], compiles=True))
+    if compiler == "works":
+        monkeypatch.setattr(torch, "compile", lambda model, **_: model)
+    else:
+        monkeypatch.setattr(TorchModel, "compiled_for_shapes", fail)
+        monkeypatch.setattr(TorchModel, "compile_on", fail)
+    reports = list(open_meter(tiny_artifact, tiny_checkpoint, "cpu").measure())
+    assert [len(each.workloads) for each in reports] == [0, 1, 2, 3, 3, 3, 3]
+    assert set(reports[0].differences) == {"fp32", "int8"}  # outputs are compared before anything is timed
+    assert all(set(each.factors) == {EAGER} for each in reports[3].workloads)
+    assert all(set(each.factors[EAGER]) == {"fp32", "int8"} for each in reports[3].workloads)
+    names = [each.workload for each in reports[3].workloads]
+    if compiler == "works":
+        assert [set(each.factors) for each in reports[-1].workloads] == [{EAGER, COMPILED}] * 3
+        assert set(reports[-1].compile_s) == set(names)
+    else:
+        assert reports[-1].not_compiled == dict.fromkeys(names, "torch.compile fails (no C compiler)")
+        assert reports[-1].workloads == reports[3].workloads
+
+
 def event(provider: str, operator: str, name: str) -> dict[str, Any]:
     return {"cat": "Node", "name": name, "args": {"provider": provider, "op_name": operator}}
 
@@ -177,6 +331,9 @@ def test_work_on_the_cpu_is_a_fallback_and_shapes_are_none() -> None:
     fp32 = count_nodes(events)
     assert fp32 == {cuda: {"MatMul": 2}, cpu: {"Shape": 1, "Gather": 1}}
     packed = count_nodes([event(cpu, "PackedMultiHeadAttention", "e"), event(cpu, "SkipLayerNormalization", "f")])
+    copied = count_nodes([*events, event(cuda, "MemcpyToHost", "m"), event(cuda, "MemcpyFromHost", "n")])
+    assert summarize({"fp32": copied}) == {"fp32": {"nodes": 6, "on_cpu": 2, "copies": 2}}
+    assert fallbacks({"fp32": copied}) == {}  # reported, and no failure
     assert fallbacks({"fp32": fp32, "packed": packed, "silent": {}}) == {
         "packed": ["PackedMultiHeadAttention", "SkipLayerNormalization"], "silent": ["no profile was written"],
     }  # fmt: skip
@@ -199,13 +356,9 @@ def test_a_random_bert_is_sure_of_its_labels(tiny_checkpoint: Path, tiny_data: P
 
 
 def test_skipped_tests_are_counted_with_their_reasons() -> None:
-    suite = ElementTree.fromstring(
-        '<t><testcase name="a"/><testcase name="b"><skipped message="no GPU"/></testcase>'
-        '<testcase name="c"><failure/></testcase><testcase name="d"><error/></testcase></t>'
-    )
-    assert count_cases(list(suite.iter("testcase"))) == {
-        "passed": 1, "failed": ["c", "d"], "skipped": 1, "reasons": ["no GPU"],
-    }  # fmt: skip
+    outcomes = [("a", "passed"), ("b", "skipped"), ("c", "failed"), ("d", "passed"), ("d", "failed")]
+    cases = [{"test": test, "outcome": outcome, "reason": "no GPU" * (test == "b")} for test, outcome in outcomes]
+    assert count_cases(cases) == {"passed": 1, "failed": ["c", "d"], "skipped": 1, "reasons": ["no GPU"]}
 
 
 def test_the_folder_of_a_report_is_named_after_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,7 +377,7 @@ def speed_report(factor: float, wrong: dict[str, str]) -> SpeedReport:
     fp16 = TorchSetup(device="cuda", precision="fp16")
     return SpeedReport(
         name="x", device="cuda", baselines={EAGER: fp16, COMPILED: fp16.model_copy(update={"compiled": True})},
-        compile_s={"1 x 16": 12.5}, mean_tokens=45.0, default_variant="fp16", workloads=workloads,
+        compile_s={"1 x 16": 12.5}, not_compiled={}, mean_tokens=45.0, default_variant="fp16", workloads=workloads,
         differences={"fp16": 0.01}, wrong=wrong, floors=check_floors(workloads),
     )  # fmt: skip
 
@@ -245,7 +398,7 @@ def test_the_report_says_what_was_missed(tmp_path: Path) -> None:
         gpus=(Gpu(name="NVIDIA H100", compute_capability="9.0", memory_gib=80.0, power_limit_w=700.0),),
     )  # fmt: skip
     report = GpuCheckReport(
-        schema_version=1, name="h100", device="cuda", model="minilm-l6", data="BBC News", host=host, git_commit="abc",
+        schema_version=2, name="h100", device="cuda", model="minilm-l6", data="BBC News", host=host, git_commit="abc",
         created="2026-01-01T00:00:00+00:00", minutes=6.0, steps=steps,
     )  # fmt: skip
     assert not report.is_passed
@@ -283,15 +436,47 @@ def test_without_a_gpu_the_check_fails_and_says_why(
 
 
 @pytest.mark.slow
-def test_the_gpu_tests_are_skipped_or_pass() -> None:
+def test_the_gpu_tests_are_skipped_or_pass(tmp_path: Path) -> None:
     names = {file.name for file in gpu_test_files(ROOT)}
     assert {"test_torch_device.py", "test_engine_benchmark.py"} <= names
     assert "test_http.py" not in names  # needs packages that a GPU machine may lack
-    code, found = run_gpu_tests()
+    code, found = run_gpu_tests(ROOT, tmp_path / "result.json")
     assert code == 0
+    assert json.loads((tmp_path / "result.json").read_text()) == found
     assert found["failed"] == []
     assert found["passed"] + found["skipped"] >= 3
-    assert found["passed"] or all(found["reasons"])
+    assert (found["skipped"] == 0) == (found["reasons"] == [])
+    assert all(found["reasons"])
+
+
+@pytest.mark.slow
+def test_the_gpu_tests_that_ran_before_the_time_was_over_are_reported(tmp_path: Path) -> None:
+    (tmp_path / "tests").mkdir()
+    started = tmp_path / "started"
+    lines = [
+        "import pathlib, time, pytest", "pytestmark = pytest.mark.gpu", "def test_passes(): pass",
+        "def test_fails(): raise ValueError", "@pytest.mark.skip('none')", "def test_is_skipped(): pass",
+        f"def test_hangs(): pathlib.Path({str(started)!r}).touch(); time.sleep(60)",
+    ]  # fmt: skip
+    (tmp_path / "tests" / "test_gpu.py").write_text("\n".join(lines))
+    script = (
+        "import pathlib, signal, sys\n"
+        "from tuneport.stages.benchmarks.gpu_check import gpu_tests\n"
+        f"gpu_tests.PROCESSES, gpu_tests.ROOT = 1, pathlib.Path({str(tmp_path)!r})\n"
+        "gpu_tests.main()"
+    )
+    result = tmp_path / "result.json"
+    process = subprocess.Popen([sys.executable, "-P", "-c", script, "cuda", str(result)], start_new_session=True)
+    ends_at = time.monotonic() + 60
+    while not started.exists() and time.monotonic() < ends_at:
+        time.sleep(0.02)
+    process.terminate()
+    assert process.wait(30) == 1
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # as the check ends what a step leaves
+    assert json.loads(result.read_text()) == {
+        "passed": 1, "failed": ["tests/test_gpu.py::test_fails"], "skipped": 1, "reasons": ["none"],
+    }  # fmt: skip
 
 
 @pytest.mark.slow
@@ -314,7 +499,13 @@ def test_every_step_passes_on_a_cpu(tiny_data: Path, tmp_path: Path, monkeypatch
     report = GpuCheckReport.model_validate_json((tmp_path / "out" / "report.json").read_text())
     assert {step.name: (step.status, step.detail) for step in report.steps if step.status != "passed"} == {}
     assert end.value.code == 0
-    assert report.speeds().keys() == {"tuned", "random-bert"}
+    assert report.speeds().keys() == {"tuned", "random-bert", "all-variants"}
+    assert report.finetuning
+    assert report.training
+    found = report.endpoint_figures()
+    assert found
+    assert (found.requests_per_s or 0) > 0
+    assert found.added_ms is not None
     assert report.bench
     assert report.endpoint
     assert str(tmp_path) not in (tmp_path / "out" / "report.json").read_text()

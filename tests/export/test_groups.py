@@ -15,7 +15,7 @@ from tuneport.runtime.runner import ModelRunner
 from tuneport.runtime.scheduler import BatchLimits
 from tuneport.schema.artifact import Execution, Manifest
 from tuneport.schema.torch_setup import REFERENCE, TorchSetup
-from tuneport.stages.export import groups, turns
+from tuneport.stages.export import alternatives, groups, turns
 from tuneport.stages.export.alternatives import Chosen
 from tuneport.stages.export.baselines import Baselines
 from tuneport.stages.export.benchmark import measure
@@ -167,3 +167,27 @@ def test_few_models_are_open_at_a_time(prepared: Prepared, tmp_path: Path, monke
     assert list(timings.results) == [REFERENCE, *names]
     assert list(timings.baselines) == [REFERENCE]
     assert all(timings.results[name].timing.baseline == REFERENCE for name in names)
+
+
+def test_timing_lasts_no_longer_than_the_setting_allows(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[float] = []
+
+    def spied(timer: Any) -> Any:
+        def run(*rest: Any, **settings: Any) -> Any:
+            seen.append(settings["max_seconds"])
+            return timer(*rest, **settings)
+
+        return run
+
+    builder = prepared.builder(tmp_path, max_seconds=0.5)
+    passed = builder.build_and_validate("fp32", VARIANTS["fp32"])
+    assert isinstance(passed, Passed)
+    monkeypatch.setattr(groups, "TIMED_ROWS", 4)
+    with one_round(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(alternatives, "benchmark", spied(alternatives.benchmark))
+        patch.setattr(groups, "measure", spied(groups.measure))
+        chosen = {"fp32": alternatives.choose_execution(builder, passed, prepared.reference.gate.rows[:4])}
+        time_in_groups(builder, prepared.reference, (TorchSetup(),), chosen)
+    assert seen == [0.25, 0.5]

@@ -59,12 +59,28 @@ IMAGES = sorted(path.name for path in (ROOT / "serve").glob("requirements*.txt")
 
 @pytest.mark.parametrize("name", IMAGES)
 def test_the_image_gets_the_versions_that_were_tested(name: str) -> None:
-    """Torch from the package index brings libraries of CUDA that this environment's build has no use for."""
-    image, constraints = pins(ROOT / "serve" / name), pins(ROOT / "constraints.txt")
-    others = {package for package in image if image[package] != constraints.get(package)}
-    if "generate" not in name:
-        assert others == set()
-    assert all(package.startswith(("nvidia-", "cuda-")) or package == "triton" for package in others)
+    """One set of CUDA's libraries serves with torch's build for CUDA and without."""
+    assert pins(ROOT / "serve" / name).items() - pins(ROOT / "constraints.txt").items() == set()
+
+
+def test_an_environment_for_gpus_can_be_installed_under_the_constraints() -> None:
+    """Torch's build for CUDA wants exact versions of CUDA's libraries: those that were resolved with it."""
+    makefile = (ROOT / "Makefile").read_text()
+    guide = (ROOT / "docs" / "howto" / "gpu.md").read_text()
+    extras = re.findall(r"\$\(call install,\$\(GPU_VENV\),(\S+)\)", makefile) + re.findall(r"-e '\.\[(\S+)\]'", guide)
+    assert len(extras) == 2
+    for each in extras:
+        assert {"gpu", "train", "export"} <= set(re.split(r"\$\(COMMA\)|,", each))
+    assert "pip install -c constraints.txt" in guide
+    resolved = pins(ROOT / "serve" / "requirements-generate-gpu.txt")
+    cuda = {name for name in resolved if name.startswith(("nvidia-", "cuda-"))}
+    assert {"nvidia-cuda-runtime", "nvidia-cublas", "nvidia-cudnn-cu13", "cuda-toolkit"} <= cuda
+    constraints = pins(ROOT / "constraints.txt")
+    assert {name: constraints[name] for name in cuda} == {name: resolved[name] for name in cuda}
+    assert (
+        resolved["nvidia-cuda-runtime"].rpartition(".")[0]
+        == resolved["cuda-toolkit"].rpartition(".")[0].rpartition(".")[0]
+    )
 
 
 @pytest.mark.parametrize("name", IMAGES)

@@ -149,7 +149,7 @@ import json
 from tuneport.host import Host
 from tuneport.runtime.availability import obstacle
 from tuneport.schema.artifact import Execution, File
-file = File(path="x", sha256="0", size_bytes=1)
+file = File(path="x", sha256="0" * 64, size_bytes=1)
 execution = Execution(engine="onnxruntime", precision="fp16", device="cuda", files=(file,))
 print(json.dumps(obstacle(execution, Host.here())))
 """
