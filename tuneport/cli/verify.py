@@ -1,12 +1,15 @@
 """`tuneport verify`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tuneport.cli.json_output import json_output
 from tuneport.cli.options import Artifact, Json
+
+if TYPE_CHECKING:
+    from tuneport.runtime.verify import Verified
 
 PublicKey = Annotated[Path | None, typer.Option("--key", help="Public key (.pub) of the signature that must be there.")]
 
@@ -28,8 +31,12 @@ def verify(artifact: Artifact, key: PublicKey = None, as_json: Json = False) -> 
             print_value({"variants": [each._asdict() for each in run_verify(artifact)]})
         return
     for each in run_verify(artifact):
-        if each.difference is None:
-            print(f"{each.name}: files right; golden cases not run, because it {each.obstacle}")
-        else:
-            allowed = f"max |Δ| {each.difference:.2g} (allowed {each.tolerance:.2g})"
-            print(f"{each.name}: files and golden cases right, {allowed}")
+        print(describe(each))
+
+
+def describe(verified: "Verified") -> str:
+    """Say what was found of a variant, in a line."""
+    name, difference = verified.name, verified.difference
+    if difference is None:
+        return f"{name}: files right; golden cases not run, because it {verified.obstacle}"
+    return f"{name}: files and golden cases right, max |Δ| {difference:.2g} (allowed {verified.tolerance:.2g})"
