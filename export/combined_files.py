@@ -83,7 +83,7 @@ class Layout:
 
     def _copy_graphs(self, source: Path, variants: tuple[Variant, ...]) -> dict[str, File]:
         """Copy the folders of graphs that variants use; returns the files by their old paths."""
-        moved = {}
+        moved: dict[str, File] = {}
         devices = {_split(file.path)[0]: each.execution.device for each in variants for file in each.execution.files}
         for name, files in _folders(variants).items():
             for target in (name, f"{devices[name]}-{name}"):

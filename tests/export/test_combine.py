@@ -21,12 +21,13 @@ from tuneport.host import Host
 from tuneport.runtime import availability
 from tuneport.runtime.predictor import Predictor
 from tuneport.runtime.verify import verify
-from tuneport.schema.artifact import MANIFEST, File, Manifest
+from tuneport.schema.artifact import MANIFEST, File, GoldenCase, Manifest
 from tuneport.schema.loading import check_files, load_golden, load_manifest
 from tuneport.schema.selection import SELECTION, Selection
 from tuneport.signing import SIGNATURE
 from tuneport.stages.benchmarks.config import BenchConfig
 from tuneport.stages.benchmarks.reuse import timings_of_export
+from tuneport.stages.export.combinable import Source, reference_difference
 from tuneport.stages.export.combine import Combined, combine
 from tuneport.stages.export.pareto import draw_pareto
 from tuneport.stages.serve import autotune
@@ -54,7 +55,7 @@ def openvino(tiny_checkpoint: Path, tiny_data: Path, tmp_path_factory: pytest.Te
     """fp32, as in the tiny artifact, and OpenVINO of the same file."""
     out = tmp_path_factory.mktemp("openvino") / "tiny"
     with quick_exports():
-        export_variants(tiny_checkpoint, tiny_data, out, "openvino", name="tiny")
+        export_variants(tiny_checkpoint, tiny_data, out, "openvino", name="tiny", objective="latency")  # is quicker
     return out
 
 
@@ -64,7 +65,8 @@ def on_gpu(tiny_checkpoint: Path, tiny_data: Path, tmp_path_factory: pytest.Temp
     out = tmp_path_factory.mktemp("cuda") / "tiny"
     with quick_exports(), pytest.MonkeyPatch.context() as patch:
         pretend_gpu(patch)
-        manifest = export_variants(tiny_checkpoint, tiny_data, out, "fp16", device="cuda", name="tiny-gpu")
+        settings = {"device": "cuda", "name": "tiny-gpu", "objective": "latency"}
+        manifest = export_variants(tiny_checkpoint, tiny_data, out, "fp16", **settings)
     host = manifest.host.model_copy(update={"gpus": (H100,), "driver": "580.1"})
     torch = manifest.torch.model_copy(update={"device": "cuda"})
     manifest.model_copy(update={"host": host, "torch": torch, "default_variant": "fp16"}).save(out)
@@ -228,7 +230,7 @@ def test_here_it_is_served_and_answers_as_torch_does(both: tuple[Path, Combined]
     assert select_for_host(out, Settings()).variant == part.default_variant  # timed on a host like this one
     assert Predictor(out).variant.name == part.default_variant
     with local_service(out, variant=None) as service:
-        answer = service.post("/predict", json={"inputs": TEXTS}).json()
+        answer = service.post(TEXTS).json()
         evidence = service.get("/evidence").json()
     expected = TorchReference(tiny_checkpoint).labels(TEXTS)
     assert [each["label"] for each in answer["predictions"]] == expected
@@ -389,6 +391,19 @@ def test_temperatures_that_differ_in_their_last_digits_are_one(
     other = copy_of(openvino, tmp_path / "other")
     other_processing(other, temperature=temperature * 1.0005)
     assert combine([tiny_artifact, other], tmp_path / "out").manifest.processing.temperature == temperature
+
+
+def test_references_of_generated_tokens_must_agree(manifest: Manifest) -> None:
+    def source(**outputs: Any) -> Source:
+        return Source(Path("artifact"), manifest, [GoldenCase(batch="b", input="x", outputs=(outputs,))], "")
+
+    first = source(tokens=[5, 6], margins=[1.0, 1.0])
+    assert reference_difference(first, source(tokens=[5, 6], margins=[0.9, 0.9])) == 0
+    with pytest.raises(GateError, match=r"differ by 0\.333"):
+        reference_difference(first, source(tokens=[5, 7], margins=[1.0, 1.0]))
+    for damaged in ({"tokens": None}, {"logits": [[1.0], [2.0, 3.0]]}, {}):
+        with pytest.raises(GateError, match="differ by inf"):
+            reference_difference(first, source(**damaged))
 
 
 def test_a_variant_that_fails_its_golden_cases_ends_the_command(
