@@ -9,6 +9,7 @@ from tuneport.errors import ArtifactError
 from tuneport.folders import check_out, new_folder
 from tuneport.gpu import GpuMeter
 from tuneport.host import Host
+from tuneport.runtime.availability import variant_here
 from tuneport.runtime.golden import check_golden
 from tuneport.runtime.loading import open_runner, open_task
 from tuneport.schema.artifact import Footprint, GoldenCase, Manifest, Variant
@@ -104,7 +105,7 @@ def select_device(
     Raises ArtifactError if the artifact has no variant for the device.
     """
     devices = {variant.name: TORCH_DEVICES[variant.execution.device] for variant in manifest.variants}
-    chosen = device or devices[manifest.default_variant]
+    chosen = device or devices[variant_here(manifest).name]
     variants = tuple(variant for variant in manifest.variants if devices[variant.name] == chosen)
     if not variants:
         has = ", ".join(sorted(set(devices.values())))
@@ -117,11 +118,16 @@ def select_device(
 def open_variants(
     artifact: Path, manifest: Manifest, variants: tuple[Variant, ...], golden: list[GoldenCase], meter: GpuMeter
 ) -> dict[str, TimedModel]:
-    """Open variants; a GateError if one does not reproduce the golden cases."""
-    models = {}
+    """Open variants; a GateError if one does not reproduce the golden cases.
+
+    Memory and cold start are the manifest's where they were measured on a host like this one.
+    """
+    models, here = {}, Host.here()
     for variant in variants:
+        footprint = variant.evidence.footprint if manifest.part_of(variant.name).host == here else None
         with meter.measure(variant.name, only_memory=True):
-            models[variant.name] = TimedModel.of_variant(variant, open_runner(artifact, manifest, variant))
+            runner = open_runner(artifact, manifest, variant)
+            models[variant.name] = TimedModel.of_variant(variant, runner, footprint)
             check_golden(models[variant.name].runner, golden, variant)
     return models
 

@@ -21,13 +21,13 @@ def timings_of_export(manifest: Manifest, config: BenchConfig, host: Host) -> di
     """Return the export's timings of torch and of the variants by name; nothing if they are not to be used again.
 
     They are, if they were taken on a host like this one within `MAX_AGE`, were not cut short by `--max-seconds`, and no
-    setting asks for others.
+    setting asks for others. Those of a combined artifact never are, because several exports took them.
     """
     defaults = BenchConfig(artifact=Path())
     age = datetime.now(UTC) - datetime.fromisoformat(manifest.provenance.created)
     is_recent = timedelta() <= age <= MAX_AGE and manifest.host == host
     took_time = manifest.provenance.config["export"].get("max_seconds", defaults.max_seconds) >= defaults.max_seconds
-    if not (manifest.baselines and is_recent and took_time):
+    if manifest.others or not (manifest.baselines and is_recent and took_time):
         return {}
     if any(getattr(config, name) != getattr(defaults, name) for name in MEASURED):
         return {}

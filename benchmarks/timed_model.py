@@ -19,10 +19,9 @@ class TimedModel:
     """None where it was not measured."""
 
     @classmethod
-    def of_variant(cls, variant: Variant, runner: ModelRunner) -> "TimedModel":
+    def of_variant(cls, variant: Variant, runner: ModelRunner, footprint: Footprint | None) -> "TimedModel":
         """Return a variant as its manifest describes it."""
         execution = variant.execution
-        footprint = variant.evidence.footprint
         return cls(runner, execution.precision, execution.device, execution.size_bytes, footprint)
 
     @property

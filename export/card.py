@@ -7,7 +7,7 @@ from tuneport.schema.artifact import CARD, PICTURE, File, Manifest, Timing, Vari
 from tuneport.schema.torch_setup import REFERENCE
 from tuneport.tasks import task_spec
 
-from .pareto import pareto_front
+from .pareto import device_name, pareto_front
 
 
 def write_card(folder: Path, manifest: Manifest) -> File:
@@ -24,6 +24,7 @@ def card(manifest: Manifest) -> str:
         f"A model for **{manifest.task}**{labels(manifest)}. {long_inputs(manifest)}",
         "",
         f"The default variant is `{manifest.default_variant}`: {manifest.default_because}.",
+        *(["", " ".join(combination(manifest))] if manifest.others else []),
         *_evaluation(manifest),
         *_provenance(manifest),
         "",
@@ -45,26 +46,32 @@ def card(manifest: Manifest) -> str:
 
 
 def _evaluation(manifest: Manifest) -> list[str]:
-    remarks = [*students(manifest), *excluded_parts(manifest)]
     return [
         "",
         "## Evaluation",
         "",
         "Every variant passed a comparison with the PyTorch checkpoint. Max Δ is the largest absolute difference of an "
         "output; agreement is the share of inputs with the same prediction as PyTorch; memory and start were measured "
-        "in a new process.",
+        "in a new process. `*` is the default. `†` is Pareto-dominated: another variant of the table is at least as "
+        "good in metric, latency and throughput. `×2` runs two streams, each on its share of the cores. `¹` runs "
+        "inputs one at a time. A speed-up is against the fastest PyTorch of the same class (fp32; fp16 and bf16; of "
+        "all for int8 and int4) on the same device, which the last column names; in brackets its 95 % confidence "
+        "interval.",
+        *(line for part in manifest.parts for line in _measurements(part)),
+        "",
+        f"![Metric over latency and throughput]({PICTURE})",
+    ]
+
+
+def _measurements(manifest: Manifest) -> list[str]:
+    """Describe the variants that were measured side by side."""
+    remarks = [*noisy(manifest), *students(manifest), *excluded_parts(manifest)]
+    return [
         "",
         *variant_table(manifest),
         "",
-        "`*` is the default. `†` is Pareto-dominated: another variant is at least as good in metric, latency and "
-        "throughput. `×2` runs two streams, each on its share of the cores. `¹` runs inputs one at a time. Measured on "
-        f"{device_text(manifest)}, side by side with PyTorch, which makes {manifest.torch_texts_per_s:g} inputs/s in "
-        "fp32. A speed-up is against the fastest PyTorch of the same class (fp32; fp16 and bf16; of all for int8 and "
-        "int4) on the same device, which the last column names; "
-        "in brackets its 95 % confidence interval.",
-        "",
-        *noisy(manifest),
-        f"![Metric over latency and throughput]({PICTURE})",
+        f"Measured on {device_text(manifest)}, side by side with PyTorch, which makes "
+        f"{manifest.torch_texts_per_s:g} inputs/s in fp32.",
         *(["", *(f"- {line}" for line in remarks)] if remarks else []),
         *(["", "Rejected variants:", ""] if manifest.rejected else []),
         *(f"- `{variant.name}`: {variant.reason}" for variant in manifest.rejected),
@@ -75,18 +82,47 @@ def _evaluation(manifest: Manifest) -> list[str]:
 
 def _provenance(manifest: Manifest) -> list[str]:
     provenance = manifest.provenance
-    data, seed = provenance.data, provenance.seed
     return [
         "",
         "## Provenance",
         "",
         f"- base model: {provenance.base_model or 'not recorded'}",
         f"- checkpoint: SHA-256 `{provenance.checkpoint_sha256}`",
-        f"- data: {Path(data.source).name} ({row_counts(data.rows)}), fingerprint `{data.fingerprint}`"
+        *(f"- {line}" for part in manifest.parts for line in _export(part, of_several=bool(manifest.others))),
+    ]
+
+
+def _export(manifest: Manifest, *, of_several: bool) -> list[str]:
+    """Describe the export that measured the variants of one part, which are named if there are `of_several`."""
+    provenance = manifest.provenance
+    data, seed = provenance.data, provenance.seed
+    of = f" of {variant_names(manifest)}" if of_several else ""
+    return [
+        f"data{of}: {Path(data.source).name} ({row_counts(data.rows)}), fingerprint `{data.fingerprint}`"
         if data
-        else "- data: none",
-        f"- seed: {seed if seed is not None else 'not recorded'}; code: {provenance.git_commit or 'not in git'}",
-        f"- versions: {', '.join(f'{name} {number}' for name, number in provenance.versions.items())}",
+        else f"data{of}: none",
+        f"seed: {seed if seed is not None else 'not recorded'}; code: {provenance.git_commit or 'not in git'}",
+        f"versions{of}: {', '.join(f'{name} {number}' for name, number in provenance.versions.items())}",
+    ]
+
+
+def variant_names(manifest: Manifest) -> str:
+    """List the names of all variants."""
+    return ", ".join(variant.name for variant in manifest.variants)
+
+
+def combination(manifest: Manifest) -> list[str]:
+    """Return sentences on the parts of a combined artifact, and what serves where; nothing of any other artifact."""
+    if not manifest.others:
+        return []
+    order = [manifest.default_variant]
+    for part in manifest.parts:
+        order += [part.default_variant] if part.default_variant not in order else []
+        order += ["the fastest other one of its table"] if len(part.variants) > 1 else []
+    return [
+        f"It was combined of {1 + len(manifest.others)} exports of one checkpoint: figures of one table were measured "
+        "side by side, and those of two tables cannot be compared.",
+        f"The first of these that runs on a host serves there: {', '.join(order)}.",
     ]
 
 
@@ -97,19 +133,18 @@ def row_counts(rows: Mapping[str, int]) -> str:
 
 def device_text(manifest: Manifest) -> str:
     """Name the processor, or the GPU, that the variants and PyTorch were timed on."""
-    host = manifest.host
+    host, name = manifest.host, device_name(manifest)
     if manifest.torch.device == "cpu":
-        return f"{host.cpu}, {host.cores} cores"
-    gpu = host.gpus[0].name if host.gpus else "a GPU that NVML does not name"
-    return f"{gpu} (driver {host.driver or 'unknown'}), {host.cores} cores of {host.cpu}"
+        return f"{name}, {host.cores} cores"
+    return f"{name} (driver {host.driver or 'unknown'}), {host.cores} cores of {host.cpu}"
 
 
 def noisy(manifest: Manifest) -> list[str]:
-    """Return a paragraph that names the variants whose speed-up the machine was too noisy to measure well."""
+    """Return a sentence that names the variants whose speed-up the machine was too noisy to measure well."""
     names = [each.name for each in manifest.variants if each.evidence.timing.is_noisy]
     if not names:
         return []
-    return [f"The machine was too noisy to measure the speed-up of {', '.join(names)} as closely as intended.", ""]
+    return [f"The machine was too noisy to measure the speed-up of {', '.join(names)} as closely as intended."]
 
 
 def speed_up_text(timing: Timing) -> str:
@@ -174,14 +209,14 @@ def calibration(manifest: Manifest) -> list[str]:
 
 
 def variant_table(manifest: Manifest) -> list[str]:
-    """Return the lines of a Markdown table of the evidence."""
+    """Return the lines of a Markdown table of the evidence of variants that were measured side by side."""
     head, rows = evidence(manifest)
     alignment = ["---"] + ["---:"] * (len(head) - 1)
     return [f"| {' | '.join(cells)} |" for cells in (head, alignment, *rows)]
 
 
 def evidence(manifest: Manifest) -> tuple[list[str], list[list[str]]]:
-    """Return the evidence of each variant as the cells of a table: its head and its rows."""
+    """Return the evidence of variants that were measured side by side as cells: the head of a table and its rows."""
     metric = next((each.evidence.metric.name for each in manifest.variants if each.evidence.metric), "metric")
     head = ["variant", "engine", "size", "max Δ", "agreement", metric, "torch", "p50 ms", "inputs/s"]
     head += ["memory", "start", "speed-up", "against"]

@@ -1,6 +1,7 @@
 """Compute and draw the Pareto front of quality, latency and throughput."""
 
 from pathlib import Path
+from typing import Any
 
 from tuneport.schema.artifact import PICTURE, File, Manifest, Variant
 
@@ -26,12 +27,34 @@ def pareto_front(variants: tuple[Variant, ...]) -> set[str]:
 
 
 def draw_pareto(folder: Path, manifest: Manifest) -> File:
-    """Draw pareto.png, the metric over latency and over throughput, and return its record."""
+    """Draw pareto.png, the metric over latency and over throughput, and return its record.
+
+    A combined artifact has a row of axes for each of its parts, because their figures cannot be compared.
+    """
     from matplotlib.figure import Figure  # `tuneport inspect`, which needs the front alone, does without
 
+    parts = manifest.parts
+    figure = Figure(figsize=(9, 3.6 * len(parts)), layout="constrained")
+    rows = figure.subplots(len(parts), 2, sharey="row", squeeze=False)
+    for part, (latency, throughput) in zip(parts, rows, strict=True):
+        if len(parts) > 1:
+            latency.set_title(f"measured on {device_name(part)}", loc="left", fontsize=9)
+        _draw_part(part, latency, throughput)
+    figure.savefig(folder / PICTURE, dpi=110, metadata={"Software": None})
+    return File.of(folder, PICTURE)
+
+
+def device_name(manifest: Manifest) -> str:
+    """Name the processor, or the GPU, that variants which were measured side by side were timed on."""
+    host = manifest.host
+    if manifest.torch.device == "cpu":
+        return host.cpu
+    return host.gpus[0].name if host.gpus else "a GPU that NVML does not name"
+
+
+def _draw_part(manifest: Manifest, latency: Any, throughput: Any) -> None:
+    """Draw variants that were measured side by side."""
     best = pareto_front(manifest.variants)
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    latency, throughput = figure.subplots(1, 2, sharey=True)
     for number, variant in enumerate(manifest.variants):
         evidence = variant.evidence
         metric = evidence.metric.value if evidence.metric else evidence.parity.agreement
@@ -54,5 +77,3 @@ def draw_pareto(folder: Path, manifest: Manifest) -> File:
     for axes in (latency, throughput):
         axes.set_xlim(left=0, right=axes.get_xlim()[1] * 1.25)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(folder / PICTURE, dpi=110, metadata={"Software": None})
-    return File.of(folder, PICTURE)

@@ -51,8 +51,9 @@ def select_for_host(folder: Path, settings: Settings) -> Selection:
     """Choose the variant that serves on this host and, on a GPU, its token limit.
 
     The manifest's choice stands on a host like the export's, for families that are not autotuned, and where there is
-    nothing to choose from; but a variant whose int8 products saturate here serves only if there is no other. Raises
-    ArtifactError for a damaged file, EngineError if no variant runs here.
+    nothing to choose from; of a combined artifact, if the variants for the device were measured side by side. But a
+    variant whose int8 products saturate here serves only if there is no other. Raises ArtifactError for a damaged file,
+    EngineError if no variant runs here.
     """
     manifest, here = load_manifest(folder), Host.here()
     choice = choose_variant(manifest, settings)
@@ -68,14 +69,15 @@ def select_for_host(folder: Path, settings: Settings) -> Selection:
     sound = [variant for variant in variants if not variant.execution.saturates_on(here)]
     must_change = choice.variant not in sound and bool(sound)
     has_choice = len(variants) > 1 or device != "cpu"
-    if not must_change and not (has_choice and is_unlike(here, manifest.host, device)):
+    doubt = _doubt(manifest, choice.variant, variants, here)
+    if not must_change and not (has_choice and doubt):
         return Selection(chosen)
     # Imported here because BentoML's supervisor runs this code and seldom gets this far.
     from tuneport.runtime.loading import family_of
 
     if not family_of(manifest.task).is_autotuned:
-        fastest = max(sound or variants, key=lambda variant: variant.evidence.timing.texts_per_s)
-        return Selection(fastest.name if must_change else chosen)
+        best = manifest.best([variant.name for variant in sound])
+        return Selection(best.name if best and must_change else chosen)
     measure = _measure if device == "cpu" else measure_apart
     able = [each for each in sound or variants if obstacle(each.execution, here) is None]
     kept = SpeedCache.of(manifest, able, here, settings) if device != "cpu" else None
@@ -85,18 +87,29 @@ def select_for_host(folder: Path, settings: Settings) -> Selection:
         kept.write(speeds)
     if not speeds:
         return Selection(choice.variant.name)
-    best = max(speeds, key=lambda name: speeds[name].rows_per_s)
+    fastest = max(speeds, key=lambda name: speeds[name].rows_per_s)
+    timed_on = manifest.part_of(choice.variant.name).host
     logs.log(
         "autotuned",
-        because="the artifact was timed on another host" if is_unlike(here, manifest.host, device) else SATURATES,
-        timed_on=manifest.host.model_dump(include={"cpu", "cores", "instructions", "gpus"}),
+        because=doubt or SATURATES,
+        timed_on=timed_on.model_dump(include={"cpu", "cores", "instructions", "gpus"}),
         rows_per_s={name: round(speed.rows_per_s, 1) for name, speed in speeds.items()},
         manifest_default=manifest.default_variant,
-        serves=best,
-        max_batch_tokens=speeds[best].max_batch_tokens,
+        serves=fastest,
+        max_batch_tokens=speeds[fastest].max_batch_tokens,
         timed="now" if known is None else "at an earlier start",
     )
-    return Selection(best, speeds[best].max_batch_tokens)
+    return Selection(fastest, speeds[fastest].max_batch_tokens)
+
+
+def _doubt(manifest: Manifest, chosen: Variant, variants: list[Variant], here: Host) -> str | None:
+    """Return why the manifest's timings do not tell which of some variants is the fastest here; None if they do."""
+    part = manifest.part_of(chosen.name)
+    if is_unlike(here, part.host, chosen.execution.device):
+        return "the artifact was timed on another host"
+    if not {variant.name for variant in variants} <= {variant.name for variant in part.variants}:
+        return "the variants were not timed side by side"
+    return None
 
 
 def warn_of_other_processor(folder: Path, name: str | None) -> None:

@@ -40,10 +40,10 @@ class Choice:
 
 
 def choose_variant(manifest: Manifest, settings: Settings, host: Host | None = None) -> Choice:
-    """Return the variant that is named, else the manifest's default variant, or the fastest one that runs here.
+    """Return the variant that is named, else the manifest's default variant, or the best one that runs here.
 
-    The default variant gives way where this host lacks what it needs, or where TUNEPORT_DEVICE is another device.
-    Raises EngineError if no variant is left, and ArtifactError for an unknown name.
+    The default variant gives way where this host lacks what it needs, or where TUNEPORT_DEVICE is another device;
+    `Manifest.best` says to which. Raises EngineError if no variant is left, and ArtifactError for an unknown name.
     """
     default = manifest.variant(settings.variant)
     is_wanted = settings.device in (None, default.execution.device)
@@ -53,15 +53,15 @@ def choose_variant(manifest: Manifest, settings: Settings, host: Host | None = N
     if is_wanted and found[default.name] is None:
         return Choice(default)
     able = [
-        variant
+        variant.name
         for variant in manifest.variants
         if found[variant.name] is None and settings.device in (None, variant.execution.device)
     ]
-    if not able:
+    best = manifest.best(able)
+    if best is None:
         raise _no_variant(manifest, settings.device, found)
-    fastest = max(able, key=lambda variant: variant.evidence.timing.texts_per_s)
     reason = f"{default.name} {found[default.name]}" if is_wanted else f"TUNEPORT_DEVICE is {settings.device}"
-    return Choice(fastest, reason)
+    return Choice(best, reason)
 
 
 def _no_variant(manifest: Manifest, device: Device | None, found: Mapping[str, str | None]) -> EngineError:

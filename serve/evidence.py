@@ -15,19 +15,20 @@ def describe_evidence(inference: Inference) -> dict[str, Any]:
     """Return the response of GET /evidence."""
     predictor, origin = inference.predictor, inference.origin
     manifest, variant = predictor.manifest, predictor.variant
-    is_default = variant.name == manifest.default_variant
+    part = manifest.part_of(variant.name)
+    is_default = variant.name == part.default_variant
     return {
         "model": predictor.describe(),
         "task": manifest.task,
         "execution": variant.execution.model_dump(mode="json"),
         "evidence": variant.evidence.model_dump(mode="json"),
-        "measured_on": manifest.host.model_dump(mode="json"),
-        "reference": manifest.torch.model_dump(mode="json"),
-        "chosen_because": manifest.default_because if is_default else None,
+        "measured_on": part.host.model_dump(mode="json"),
+        "reference": part.torch.model_dump(mode="json"),
+        "chosen_because": part.default_because if is_default else None,
         "golden_difference_here": predictor.golden_difference,
-        "rejected": {each.name: each.reason for each in manifest.rejected},
+        "rejected": {each.name: each.reason for each in part.rejected},
         "files": [file.model_dump(mode="json") for file in manifest.files],
-        "provenance": _provenance(manifest.provenance),
+        "provenance": _provenance(part.provenance),
         "manifest_sha256": origin.manifest_sha256,
         "signature": asdict(origin.signature),
     }

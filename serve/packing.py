@@ -155,7 +155,7 @@ def fallback_of(manifest: Manifest, default: Variant) -> Variant | None:
         and (default.execution.device == "cpu" or variant.execution.engine == "onnxruntime")
     ]
     same_engine = [variant for variant in able if variant.execution.engine == default.execution.engine]
-    return max(same_engine or able, key=lambda variant: variant.evidence.timing.texts_per_s, default=None)
+    return manifest.best([variant.name for variant in same_engine or able])
 
 
 def requirements_for(*parts: Manifest) -> str:

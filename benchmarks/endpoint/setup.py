@@ -7,6 +7,7 @@ import numpy as np
 
 from tuneport.data.sample import Sample
 from tuneport.gpu import GpuMeter, visible_gpus
+from tuneport.runtime.availability import variant_here
 from tuneport.runtime.loading import open_runner
 from tuneport.runtime.runner import ModelRunner
 from tuneport.schema.artifact import Manifest, Variant
@@ -65,7 +66,7 @@ def prepare(config: EndpointConfig) -> EndpointSetup:
     """Check the artifact, read inputs, and open the variant; raises TuneportError for what cannot be used."""
     manifest = load_manifest(config.artifact)
     check_files(config.artifact, manifest)
-    variant = manifest.variant(config.variant)
+    variant = variant_here(manifest, config.variant)
     baseline = open_baseline(manifest, config)
     workload = read_workload(manifest, baseline.task, config)
     runner = open_runner(config.artifact, manifest, variant)

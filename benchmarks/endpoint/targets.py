@@ -9,6 +9,7 @@ from typing import Any, Literal
 import orjson
 
 from tuneport.host import Host, usable_cores
+from tuneport.runtime.availability import variant_here
 from tuneport.schema.artifact import Manifest
 from tuneport.schema.torch_setup import TorchDevice
 from tuneport.stages.export.torch_device import TORCH_DEVICES
@@ -63,8 +64,8 @@ def endpoint_targets(artifact: Path, manifest: Manifest, checkpoint: Path, varia
 
 
 def served_device(manifest: Manifest, variant: str | None) -> TorchDevice:
-    """Return the device that a variant serves on, the default one without a name; torch is served on the same."""
-    return TORCH_DEVICES[manifest.variant(variant).execution.device]
+    """Return the device that a variant serves on, without a name the one for this host; torch is served on the same."""
+    return TORCH_DEVICES[variant_here(manifest, variant).execution.device]
 
 
 def absent_targets(manifest: Manifest, device: TorchDevice) -> list[str]:

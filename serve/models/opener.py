@@ -7,7 +7,7 @@ from tuneport.schema.artifact import Device, Manifest
 from tuneport.schema.loading import load_manifest
 
 from ..admission import AdmissionController, check_cache
-from ..devices import Placement, place_front_end, place_worker
+from ..devices import Placement, choose_variant, place_front_end, place_worker
 from ..inference import Inference
 from ..settings import Settings
 from ..worker_state import WorkerState
@@ -60,7 +60,13 @@ class Opener:
 
 
 def settings_for(manifest: Manifest, settings: Settings) -> Settings:
-    """Return the settings for an artifact: its own variant where it has not the one that was chosen."""
-    if settings.variant in (None, *(variant.name for variant in manifest.variants)):
+    """Return the settings for an artifact: its own variant for this host where it has not the one that was chosen.
+
+    Raises EngineError where none of its variants runs here.
+    """
+    if settings.variant in {variant.name for variant in manifest.variants}:
         return settings
-    return settings.model_copy(update={"variant": manifest.default_variant, "max_batch_tokens": None})
+    variant = choose_variant(manifest, settings.model_copy(update={"variant": None})).variant.name
+    if settings.variant is None and variant == manifest.default_variant:
+        return settings
+    return settings.model_copy(update={"variant": variant, "max_batch_tokens": None})

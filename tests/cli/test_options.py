@@ -26,8 +26,9 @@ from tuneport.tasks import all_tasks
 from tuneport.version import VERSION
 
 COMMANDS = (
-    "average", "bench", "bench-endpoint", "build", "containerize", "demo", "doctor", "export", "finetune", "init",
-    "inspect", "keygen", "models", "plan", "predict", "pull", "push", "score", "search", "serve", "sign", "verify",
+    "average", "bench", "bench-endpoint", "build", "combine", "containerize", "demo", "doctor", "export", "finetune",
+    "init", "inspect", "keygen", "models", "plan", "predict", "pull", "push", "score", "search", "serve", "sign",
+    "verify",
 )  # fmt: skip
 CONFIGS: dict[str, tuple[type[BaseModel], ...]] = {
     "export": (ExportConfig,),
@@ -131,11 +132,11 @@ def test_options_of_fine_tuning_are_settings_of_its_config(command: str) -> None
     assert {"set", "config"} <= options.keys()
 
 
-@pytest.mark.parametrize("command", ["demo", "average", "verify", "inspect", "build"])
+@pytest.mark.parametrize("command", ["demo", "average", "combine", "verify", "inspect", "build"])
 def test_commands_without_a_config_have_only_shared_options(command: str) -> None:
     arguments = {
         "average": {"runs", "allow_repeated_runs"}, "demo": set(), "verify": {"artifact", "public_key"},
-        "build": {"artifact", "variants"},
+        "build": {"artifact", "variants"}, "combine": {"artifact", "others", "name"},
     }.get(command, {"artifact"})  # fmt: skip
     assert options_of(command).keys() - OWN_OPTIONS == arguments
 

@@ -21,6 +21,7 @@ FAILING: dict[str, tuple[str, ...]] = {
     "bench": ("absent", "--out", "out"),
     "bench-endpoint": ("absent", "--out", "out"),
     "build": ("absent",),
+    "combine": ("absent", "absent", "--out", "out"),
     "demo": ("--out", "taken"),
     "export": ("absent", "--out", "out"),
     "finetune": ("--task", "regression", "--model", "absent", "--data", "absent.csv", "--out", "out"),
@@ -40,8 +41,8 @@ FAILING: dict[str, tuple[str, ...]] = {
 }
 """Command → arguments with which it fails."""
 WITH_JSON = {
-    "bench", "bench-endpoint", "build", "doctor", "export", "inspect", "models", "plan", "pull", "push", "score",
-    "verify",
+    "bench", "bench-endpoint", "build", "combine", "doctor", "export", "inspect", "models", "plan", "pull", "push",
+    "score", "verify",
 }  # fmt: skip
 
 

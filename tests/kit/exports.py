@@ -21,7 +21,7 @@ from tuneport.runtime.scheduler import BatchLimits
 from tuneport.runtime.tasks.base import RuntimeTask
 from tuneport.schema.artifact import PICTURE, Execution, File, Footprint, Manifest
 from tuneport.schema.torch_setup import CPU_REFERENCE, TorchSetup
-from tuneport.stages.export import alternatives, artifact, benchmark, groups, memory, pipeline, record
+from tuneport.stages.export import alternatives, artifact, benchmark, combine, groups, memory, pipeline, record
 from tuneport.stages.export.build import Requirements, VariantBuilder
 from tuneport.stages.export.build_context import build_context
 from tuneport.stages.export.config import ExportConfig
@@ -53,6 +53,7 @@ def quick_exports() -> Iterator[None]:
         patch.setattr(groups, "TIMED_ROWS", 4)
         patch.setattr(memory, "gc", SimpleNamespace(collect=lambda: 0))  # takes longer than a step of a tiny model
         patch.setattr(artifact, "draw_pareto", draw_nothing)
+        patch.setattr(combine, "draw_pareto", draw_nothing)
         yield
 
 

@@ -9,6 +9,7 @@ from tuneport.cli.average import average
 from tuneport.cli.bench import bench
 from tuneport.cli.bench_endpoint import bench_endpoint
 from tuneport.cli.build import build
+from tuneport.cli.combine import combine
 from tuneport.cli.containerize import containerize
 from tuneport.cli.demo import demo
 from tuneport.cli.doctor import doctor
@@ -43,6 +44,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "search": (search, "Search hyper-parameters."),
     "average": (average, "Average the weights of several runs."),
     "export": (export, "Convert a checkpoint to ONNX; prove every variant."),
+    "combine": (combine, "Put the variants of several artifacts into one."),
     "predict": (predict, "Answer inputs, one JSON value a line."),
     "score": (score, "Score every row of a file of any size."),
     "verify": (verify, "Check an artifact's hashes and golden cases."),

@@ -14,6 +14,7 @@ from tuneport.schema.artifact import Manifest
 from tuneport.schema.loading import load_manifest
 from tuneport.stages.export.card import (
     calibration,
+    combination,
     device_text,
     evidence,
     excluded_parts,
@@ -22,6 +23,7 @@ from tuneport.stages.export.card import (
     row_counts,
     students,
     summary,
+    variant_names,
 )
 from tuneport.tasks import task_spec
 
@@ -41,23 +43,29 @@ def print_summary(manifest: Manifest) -> None:
 
 
 def print_artifact(folder: Path) -> None:
-    """Print an artifact's task, the evidence of its variants, and its provenance."""
+    """Print an artifact's task, the evidence of its variants, and its provenance; a combined one has a table a part."""
     manifest = load_manifest(folder)
     console = _console()
     console.print(f"[bold]{manifest.name}[/] {manifest.version}: {manifest.task}", highlight=False)
     if task_spec(manifest.task).has_labels:
         print_plain(f"{len(manifest.labels)} labels: {', '.join(manifest.labels)}")
     print_plain(long_inputs(manifest))
+    for part in manifest.parts:
+        _print_evidence(part)
+    for line in [*combination(manifest), *_availability(manifest), *_provenance(manifest)]:
+        print_plain(line)
+
+
+def _print_evidence(manifest: Manifest) -> None:
+    """Print the evidence of variants that were measured side by side."""
     header, rows = evidence(manifest)
     parity = manifest.variants[0].evidence.parity
     print_table(
         header,
         rows,
-        f"{parity.golden_cases} golden cases and {parity.texts} validation inputs. * serves by default, † another "
-        "variant is better in every respect, ×2: in two streams, ¹: inputs run one at a time.",
+        f"{parity.golden_cases} golden cases and {parity.texts} validation inputs on {device_text(manifest)}. * serves "
+        "by default, † another variant is better in every respect, ×2: in two streams, ¹: inputs run one at a time.",
     )
-    for line in [*_availability(manifest), *_provenance(manifest)]:
-        print_plain(line)
 
 
 def print_artifact_json(folder: Path) -> None:
@@ -79,9 +87,20 @@ def _availability(manifest: Manifest) -> list[str]:
 def _provenance(manifest: Manifest) -> list[str]:
     """Describe, a line each, the selection of the variants, where they were measured, and where the model is from."""
     source = manifest.provenance
+    return [
+        *(line for part in manifest.parts for line in _export(part, of_several=bool(manifest.others))),
+        f"base model: {source.base_model or 'not recorded'}; checkpoint {source.checkpoint_sha256[:12]}; "
+        f"seed {source.seed}",
+    ]
+
+
+def _export(manifest: Manifest, *, of_several: bool) -> list[str]:
+    """Describe the export that measured the variants of one part, which are named if there are `of_several`."""
+    source = manifest.provenance
     data = source.data
     versions = ", ".join(f"{name} {number}" for name, number in source.versions.items())
     return [
+        *([f"export of {variant_names(manifest)}:"] if of_several else []),
         f"default: {manifest.default_variant}, {manifest.default_because}",
         *students(manifest),
         *excluded_parts(manifest),
@@ -90,8 +109,6 @@ def _provenance(manifest: Manifest) -> list[str]:
         *refused_baselines(manifest),
         f"measured on: {device_text(manifest)}",
         *(f"GPU: {gpu.name}, {gpu.memory_gib:g} GiB" for gpu in manifest.host.gpus),
-        f"base model: {source.base_model or 'not recorded'}; checkpoint {source.checkpoint_sha256[:12]}; "
-        f"seed {source.seed}",
         f"data: {data.source} ({row_counts(data.rows)}), fingerprint {data.fingerprint[:12]}" if data else "data: none",
         f"created: {source.created}, code {source.git_commit or 'not in git'}",
         f"versions: {versions}",

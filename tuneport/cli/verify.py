@@ -1,7 +1,12 @@
 """`tuneport verify`."""
 
+from typing import TYPE_CHECKING
+
 from tuneport.cli.json_output import json_output
 from tuneport.cli.options import Artifact, Json, PublicKey
+
+if TYPE_CHECKING:
+    from tuneport.runtime.verify import Verified
 
 
 def verify(artifact: Artifact, public_key: PublicKey = None, as_json: Json = False) -> None:
@@ -21,8 +26,12 @@ def verify(artifact: Artifact, public_key: PublicKey = None, as_json: Json = Fal
             print_value({"variants": [each._asdict() for each in run_verify(artifact)]})
         return
     for each in run_verify(artifact):
-        if each.difference is None:
-            print(f"{each.name}: files intact; golden cases not run, because it {each.obstacle}")
-        else:
-            allowed = f"max |Δ| {each.difference:.2g} (allowed {each.tolerance:.2g})"
-            print(f"{each.name}: files intact; golden cases match, {allowed}")
+        print(describe(each))
+
+
+def describe(verified: "Verified") -> str:
+    """Say what was found of a variant, in a line."""
+    if verified.difference is None:
+        return f"{verified.name}: files intact; golden cases not run, because it {verified.obstacle}"
+    allowed = f"max |Δ| {verified.difference:.2g} (allowed {verified.tolerance:.2g})"
+    return f"{verified.name}: files intact; golden cases match, {allowed}"

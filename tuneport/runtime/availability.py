@@ -8,13 +8,26 @@ from tuneport.gpu import TURING, has_unnamed_gpu
 from tuneport.host import Host
 from tuneport.runtime.backends.libraries import has_tensorrt
 from tuneport.runtime.backends.providers import PROVIDERS
-from tuneport.schema.artifact import Execution, Manifest
+from tuneport.schema.artifact import Execution, Manifest, Variant
 
 
 def obstacles(manifest: Manifest, host: Host | None = None) -> dict[str, str | None]:
     """Return for each variant of an artifact why it does not run on this host; None if it should."""
     here = host or Host.here()
     return {variant.name: obstacle(variant.execution, here) for variant in manifest.variants}
+
+
+def variant_here(manifest: Manifest, name: str | None = None, host: Host | None = None) -> Variant:
+    """Return the variant that is named, else the default one or, where that does not run here, the best that does.
+
+    Where none runs it is the default variant: opening it says what is missing. Raises ArtifactError for an unknown
+    name.
+    """
+    variant = manifest.variant(name)
+    if name is not None or len(manifest.variants) == 1:
+        return variant
+    able = [each for each, obstacle in obstacles(manifest, host).items() if obstacle is None]
+    return manifest.best(able) or variant
 
 
 def obstacle(execution: Execution, host: Host, providers: Collection[str] | None = None) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from pydantic import BaseModel, ValidationError
 
 from tuneport.errors import InputError
+from tuneport.runtime.availability import variant_here
 from tuneport.runtime.batch import group_by_input
 from tuneport.runtime.device_options import NO_OPTIONS, DeviceOptions
 from tuneport.runtime.golden import check_golden
@@ -52,7 +53,7 @@ class Predictor:
         device_options: DeviceOptions = NO_OPTIONS,
         open_runner: OpenRunner = open_runner,
     ) -> None:
-        """Open a variant, by default the artifact's default variant, and check its golden cases.
+        """Open a variant, by default the artifact's default variant or what replaces it on this host, and check it.
 
         `threads` is the number of CPU threads for inference, by default the container's quota; `streams` and
         `max_batch_tokens` replace what was measured to be best, and `device_options` limit a GPU's memory.
@@ -61,7 +62,7 @@ class Predictor:
         """
         self.folder = folder
         self.manifest: Manifest = load_manifest(folder)
-        self.variant: Variant = self.manifest.variant(variant)
+        self.variant: Variant = variant_here(self.manifest, variant)
         self.family: ModelFamily = family_of(self.manifest.task)
         if streams:
             execution = self.variant.execution.model_copy(update={"streams": streams})

@@ -6,6 +6,7 @@ Imported while services start, so it needs only the standard library and pydanti
 """
 
 import json
+from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -312,6 +313,28 @@ class Provenance(Frozen):
     """UTC, ISO 8601."""
 
 
+class Measurements(Frozen):
+    """Where some variants of a combined artifact were measured, beside what, and by which export.
+
+    Those of its first artifact are in the manifest's own fields of these names.
+    """
+
+    variants: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Their names."""
+    reference_difference: float
+    """Largest difference of torch's outputs there from those of golden.jsonl, by which their tolerance has grown."""
+    default_variant: str
+    """The best of them there."""
+    default_because: str
+    rejected: tuple[Rejected, ...]
+    host: Host
+    torch: TorchSetup
+    torch_texts_per_s: float | None
+    baselines: tuple[BaselineTiming, ...]
+    refused_baselines: dict[str, str]
+    provenance: Provenance
+
+
 class Manifest(Frozen):
     """An artifact's evidence and instructions."""
 
@@ -339,6 +362,8 @@ class Manifest(Frozen):
     files: tuple[File, ...]
     """Those that the variants share."""
     provenance: Provenance
+    others: tuple[Measurements, ...] = ()
+    """Of an artifact that was combined of several: those of the second and further ones."""
     _all_variants: tuple[Variant, ...] | None = PrivateAttr(None)
     """Of an artifact of which a bento holds a part: every variant that passed."""
 
@@ -369,6 +394,17 @@ class Manifest(Frozen):
             raise ValueError(f"{min(missing)} is not among its files")
         return self
 
+    @model_validator(mode="after")
+    def _has_one_place_for_each_variant(self) -> Self:
+        """Refuse measurements of variants that are not there, or that were measured elsewhere as well."""
+        names = {variant.name for variant in self.variants}
+        listed = [name for other in self.others for name in other.variants]
+        if len(set(listed)) < len(listed) or not set(listed) < names:
+            raise ValueError(f"the variants of its other measurements are {', '.join(listed)}")
+        if wrong := [each.default_variant for each in self.others if each.default_variant not in each.variants]:
+            raise ValueError(f"{wrong[0]!r} is the default variant of measurements that do not have it")
+        return self
+
     @cached_property
     def version(self) -> str:
         """Twelve hex digits that change when an answer could: a hash over the hashes of what serves."""
@@ -391,8 +427,56 @@ class Manifest(Frozen):
             if variant.name == (name or self.default_variant):
                 return variant
         has = ", ".join(variant.name for variant in self.variants)
-        why = {rejected.name: f" ({rejected.reason})" for rejected in self.rejected}
+        rejected = [each for other in self.others for each in other.rejected] + [*self.rejected]
+        why = {each.name: f" ({each.reason})" for each in rejected}
         raise ArtifactError(f"the artifact has no variant {name!r}{why.get(name or '', '')}", f"choose one of: {has}")
+
+    @property
+    def parts(self) -> tuple[Self, ...]:
+        """A manifest for each artifact that this one was combined of: its variants, which were measured side by side.
+
+        Host, torch, baselines, default variant, rejected variants and provenance are those of that export. An artifact
+        that was not combined is its only part.
+        """
+        if not self.others:
+            return (self,)
+        elsewhere = {name for other in self.others for name in other.variants}
+        first = {variant.name for variant in self.variants} - elsewhere
+        parts = [self._part(first, {})]
+        for other in self.others:
+            changes = {field: getattr(other, field) for field in MEASURED}
+            parts.append(self._part(other.variants, {**changes, "calibration": None}))
+        return tuple(part for part in parts if part.variants)
+
+    def _part(self, names: Collection[str], changes: dict[str, Any]) -> Self:
+        """Return the manifest of variants that were measured side by side; a bento's part may lack some of them."""
+        variants = tuple(variant for variant in self.variants if variant.name in names)
+        part = self.model_copy(update={"variants": variants, "others": (), **changes})
+        part._all_variants = self._all_variants or self.variants
+        if variants and part.default_variant not in {variant.name for variant in variants}:
+            fastest = _fastest(variants).name
+            because = "it is the fastest of them"
+            part = part.model_copy(update={"default_variant": fastest, "default_because": because})
+        return part
+
+    def part_of(self, name: str) -> Self:
+        """Return the part that has a variant: where that was measured."""
+        return next(part for part in self.parts if name in {variant.name for variant in part.variants})
+
+    def best(self, names: Collection[str]) -> Variant | None:
+        """Return which of some variants to prefer: the default variant, else the best of the first part that has any.
+
+        That is the part's default variant, or the fastest of them. Speeds of two parts are never compared, because they
+        were not measured side by side. None without names.
+        """
+        if self.default_variant in names:
+            return self.variant()
+        for part in self.parts:
+            if part.default_variant in names:
+                return part.variant()
+            if able := [variant for variant in part.variants if variant.name in names]:
+                return _fastest(able)
+        return None
 
     def with_only(self, names: tuple[str, ...]) -> Self:
         """Return the manifest of a copy that holds some of the variants; version and evidence remain those of all.
@@ -414,6 +498,14 @@ class Manifest(Frozen):
         content = json.loads(self.model_dump_json())
         text = json.dumps({**content, "seal": digest(content)}, indent=2, ensure_ascii=False)
         (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+MEASURED = tuple(Measurements.model_fields.keys() & Manifest.model_fields.keys() - {"variants"})
+"""Fields of a manifest that say where, beside what and by which export the variants were measured."""
+
+
+def _fastest(variants: Collection[Variant]) -> Variant:
+    return max(variants, key=lambda variant: variant.evidence.timing.texts_per_s)
 
 
 class GoldenCase(Frozen):

@@ -9,6 +9,7 @@ from tuneport.errors import DataError, TuneportError
 from tuneport.folders import digest, full_disk_is_an_error, sha256
 from tuneport.gpu import visible_gpus
 from tuneport.host import usable_cores
+from tuneport.runtime.availability import variant_here
 from tuneport.schema.artifact import Manifest
 from tuneport.schema.loading import load_manifest
 from tuneport.scoring.config import ScoreConfig
@@ -103,7 +104,8 @@ def make_plan(config: ScoreConfig, manifest: Manifest, source: Source, out: Path
         if taken := [name for name in layout.added if name in (layout.columns or ())]:
             remedy = "give another name with --prediction-column, or leave it out with --keep"
             raise DataError(f"{config.input} has a column {taken[0]!r} already", remedy)
-    variant = manifest.variant(config.variant).name
+    is_local = config.ray is None
+    variant = (variant_here(manifest, config.variant) if is_local else manifest.variant(config.variant)).name
     threads = config.threads
     resolved = config.model_copy(update={"artifact": config.artifact.resolve(), "input": config.input.resolve()})
     return Plan(resolved, variant, columns, layout, folder_of(out.resolve()), threads)
