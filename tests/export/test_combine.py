@@ -23,7 +23,7 @@ from tuneport.runtime.predictor import Predictor
 from tuneport.runtime.verify import verify
 from tuneport.schema.artifact import MANIFEST, File, GoldenCase, Manifest
 from tuneport.schema.loading import check_files, load_golden, load_manifest
-from tuneport.schema.selection import SELECTION, Selection
+from tuneport.schema.selection import SELECTION, PackedVariants
 from tuneport.signing import SIGNATURE
 from tuneport.stages.benchmarks.config import BenchConfig
 from tuneport.stages.benchmarks.reuse import timings_of_export
@@ -348,7 +348,7 @@ def other_graph(folder: Path) -> None:
 
 
 def part_of_a_bento(folder: Path) -> None:
-    (folder / SELECTION).write_text(Selection(variants=("int8",)).model_dump_json(), encoding="utf-8")
+    (folder / SELECTION).write_text(PackedVariants(variants=("int8",)).model_dump_json(), encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -455,7 +455,7 @@ def command_line(tiny_artifact: Path, openvino: Path, tmp_path: Path) -> Iterato
 def test_the_command_says_what_it_found(command_line: list[str | Path], openvino: Path, tmp_path: Path) -> None:
     answer = tuneport(*command_line)
     assert answer.code == 0, answer.err
-    assert "openvino: files and golden cases right, max |Δ|" in answer.out
+    assert "openvino: files intact; golden cases match, max |Δ|" in answer.out
     assert f"left out: fp32 of {openvino}, which an artifact before it has, too" in answer.out
     assert "running the golden cases of openvino" in answer.err
     assert not (tmp_path / "out" / SIGNATURE).exists()
