@@ -83,7 +83,7 @@ def select_for_host(folder: Path, settings: Settings) -> Selection:
     kept = SpeedCache.of(manifest, able, here, settings) if device != "cpu" else None
     known = kept.read() if kept else None
     speeds = known or measure(folder, manifest, able, settings)
-    if kept and not known and len(speeds) == len(able):  # what failed once may run at the next start
+    if kept and known is None:
         kept.write(speeds)
     if not speeds:
         return Selection(choice.variant.name)

@@ -60,7 +60,10 @@ class SpeedCache:
         return cls(cache_folder("autotune", f"{manifest.name}-{digest(key)[:16]}.json"), frozenset(names))
 
     def read(self) -> dict[str, Speed] | None:
-        """Return what was measured at an earlier start; None if nothing was, or the file is damaged."""
+        """Return what was measured at an earlier start; None if a variant was not, or the file is damaged.
+
+        What failed at one start may run at the next.
+        """
         try:
             speeds = SPEEDS.validate_json(self.file.read_bytes())
         except FileNotFoundError:

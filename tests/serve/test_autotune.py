@@ -155,6 +155,9 @@ H100 = Gpu(name="H100", compute_capability="9.0", memory_gib=80.0, uuid="GPU-a")
 L4 = Gpu(name="L4", compute_capability="8.9", memory_gib=24.0, uuid="GPU-b")
 
 
+OTHER_NAMES = '{"fp32": {"rows_per_s": 900, "max_batch_tokens": 64}}'
+
+
 class OnAGpu:
     """A start of a service on a GPU; the timings, which need one, are counted and invented."""
 
@@ -208,7 +211,7 @@ def test_speeds_are_measured_again_for_what_they_do_not_hold_for(
     assert on_a_gpu.timed == 7
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"fp16": {"rows_per_s": "many"}}', '{"fp32": {"rows_per_s": 1}}'])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"fp16": {"rows_per_s": "many"}}', OTHER_NAMES])
 def test_a_damaged_cache_is_measured_again_and_replaced(on_a_gpu: OnAGpu, tmp_path: Path, content: str) -> None:
     on_a_gpu.start()
     [file] = (tmp_path / "cache").rglob("*.json")
