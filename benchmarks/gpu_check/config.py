@@ -57,7 +57,7 @@ SCALES: dict[TorchDevice, Scale] = {
         limit_factor=1,
     ),
     "cpu": Scale(
-        train_steps=2, max_length=48, gate_rows=20, layers=2, hidden_size=64,
+        train_steps=2, max_length=48, gate_rows=40, layers=2, hidden_size=64,
         core_variants=("fused",), export_seconds=0.1,
         shapes=((1, 16), (2, 32)), mixed_rows=20, seconds=0.02, compiles=False,
         bench_inputs=8, connections="2", endpoint_connections=4, load_seconds=0.5, training_steps=2,

@@ -11,6 +11,9 @@ from .config import ENDPOINT_FLOORS
 from .endpoint_report import EndpointFigures
 from .speed_report import SpeedReport
 
+LARGE = 1000
+"""From here on figures have no decimals."""
+
 
 def speed_parts(name: str, speed: SpeedReport) -> list[str]:
     """Return a model's tables: what every target reached, and the floors."""
@@ -105,4 +108,6 @@ def training_parts(finetuning: Training | None, comparison: TrainingReport | Non
 
 
 def _cell(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if value >= LARGE else f"{value:.4g}"
