@@ -14,7 +14,9 @@ from kit import ROOT
 from tuneport.gpu import visible_gpus
 from tuneport.runtime.backends.libraries import TENSORRT_LIBRARIES
 from tuneport.runtime.backends.session import PROVIDERS
+from tuneport.runtime.backends.tensorrt import KEEP_ENGINES, profile_options
 from tuneport.runtime.device_options import DeviceOptions
+from tuneport.stages.export.variants import VARIANTS
 
 pytestmark = pytest.mark.slow
 
@@ -99,6 +101,33 @@ def test_every_option_that_tuneport_sets_is_known_to_its_provider(environment: t
         assert not unknown, f"{LIBRARIES[device]} does not know {sorted(unknown)}"
     cuda = (libraries / LIBRARIES["cuda"]).read_bytes()
     assert all(f"{value}\0".encode() in cuda for value in ("kNextPowerOfTwo", "kSameAsRequested"))
+
+
+def test_onnxruntime_takes_the_values_of_tensorrt_s_options(environment: tuple[Path, Path]) -> None:
+    """It reads them before it looks for TensorRT, and raises for the "1" that CUDA's provider takes."""
+    options = {
+        **VARIANTS["tensorrt-fp16"].provider_options,
+        **VARIANTS["tensorrt-int8"].provider_options,
+        **KEEP_ENGINES,
+        **profile_options(["input_ids", "attention_mask"], typical=(8, 64), largest=(256, 128)),
+    }
+    script = f"""
+import json
+import onnxruntime as ort
+from onnx import TensorProto, helper
+value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"]
+graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "relu", value[:1], value[1:])
+model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9).SerializeToString()
+def accepts(options):
+    session = ort.capi.onnxruntime_pybind11_state.InferenceSession(ort.SessionOptions(), model, False, False)
+    try:
+        session.initialize_session(["TensorrtExecutionProvider"], [options], set())
+    except RuntimeError:
+        return False
+    return True
+print(json.dumps([accepts({options!r}), accepts({{"trt_fp16_enable": "1"}})]))
+"""
+    assert run(environment, script) == [True, False]
 
 
 def option_names() -> dict[str, set[str]]:

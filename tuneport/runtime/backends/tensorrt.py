@@ -23,6 +23,9 @@ from tuneport.schema.artifact import Execution, File, Shape
 ENGINES = "engines"
 """Folder of a variant that holds one folder of engines for each GPU and version."""
 
+KEEP_ENGINES = {"trt_engine_cache_enable": "True", "trt_timing_cache_enable": "True"}
+"""onnxruntime takes only "True" and "False" for TensorRT's switches, and "1" for CUDA's."""
+
 
 def profile_options(inputs: Iterable[str], *, typical: Shape, largest: Shape) -> dict[str, str]:
     """Return the options that let TensorRT build one engine for all shapes from 1 x 1 to `largest`."""
@@ -42,18 +45,15 @@ def engine_options(artifact: Path, execution: Execution) -> dict[str, str]:
     """Return the options that name the folder of a variant's engines for this GPU.
 
     It is the variant's own while the export builds it, before its engines are among its files, and then one in the
-    user's cache. onnxruntime takes only "True" and "False" for TensorRT's switches, and "1" for CUDA's.
-
-    Raises EngineError without a GPU or without TensorRT, and for a cache that cannot be written.
+    user's cache. Raises EngineError without a GPU or without TensorRT, and for a cache that cannot be written.
     """
     key = engine_key()
     own = (artifact / execution.files[0].path).parent / ENGINES / key
     engines = [file for file in execution.files if _is_engine(file)]
     folder = own if own.is_dir() and not engines else _cached(artifact, execution, key)
     return {
-        "trt_engine_cache_enable": "True",
+        **KEEP_ENGINES,
         "trt_engine_cache_path": str(folder),
-        "trt_timing_cache_enable": "True",
         "trt_timing_cache_path": str(folder),
     }
 
