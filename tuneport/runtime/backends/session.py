@@ -27,6 +27,13 @@ With onnxruntime's default, milliseconds, two threads on two cores with other wo
 KERNEL_SETTINGS = {"ORT_MIN_SEQ_LEN_FLASH_ATTENTION_PACKED_QKV": "0"}
 """Variables that onnxruntime's CUDA kernels read: by default packed rows below 513 tokens get no flash attention."""
 
+TENSORRT_IS_MISSING = "Please install TensorRT libraries"
+"""onnxruntime's text where TensorRT or CUDA cannot be loaded."""
+INSTALL_LIBRARIES = (
+    "install CUDA's libraries (tuneport[gpu] brings them, tuneport[tensorrt] those of TensorRT) and check the driver "
+    "with nvidia-smi"
+)
+
 
 def open_session(
     path: Path,
@@ -53,14 +60,13 @@ def open_session(
         # onnxruntime would answer a failure of the provider by printing it and opening the graph on the CPU.
         session = ort.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
     except Exception as error:  # onnxruntime's exceptions have no common base
+        if device == "tensorrt" and TENSORRT_IS_MISSING in str(error):
+            raise EngineError(f"{provider} was asked for, and its libraries do not load", INSTALL_LIBRARIES) from error
         raise load_error("onnxruntime", path, error) from error
     # Without CUDA's libraries, onnxruntime only logs a line and uses the CPU.
     if session.get_providers()[0] != provider:
-        raise EngineError(
-            f"{provider} was asked for and {session.get_providers()[0]} was given",
-            "install CUDA's libraries (tuneport[gpu] brings them, tuneport[tensorrt] those of TensorRT) and check the "
-            "driver with nvidia-smi",
-        )
+        problem = f"{provider} was asked for and {session.get_providers()[0]} was given"
+        raise EngineError(problem, INSTALL_LIBRARIES)
     return session
 
 
