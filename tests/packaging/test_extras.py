@@ -27,7 +27,7 @@ ENGINES = {"onnxruntime", "openvino"}
 OPTIONAL = {"adapters", "grpc_tools"}
 """Imported behind a check of their own, which names the remedy."""
 COMMANDS = ("serve", "predict", "verify", "inspect", "build")
-COMMANDS_OF = {"train": ("finetune", "search", "average"), "export": ("export", "bench", "bench_endpoint")}
+COMMANDS_OF = {"train": ("finetune", "search", "average"), "export": ("export", "combine", "bench", "bench_endpoint")}
 
 
 def reachable(roots: Iterable[str]) -> set[str]:
@@ -103,6 +103,8 @@ def test_the_extra_for_all_commands_names_the_others() -> None:
          "error: the search needs accelerate; pip install 'tuneport[train]'"),
         (("average", "a", "b", "--out", "o"), "error: averaging needs accelerate; pip install 'tuneport[train]'"),
         (("export", "x", "--out", "o"), "error: the export needs datasets; pip install 'tuneport[export]'"),
+        (("combine", "x", "y", "--out", "o"),
+         "error: combining artifacts needs datasets; pip install 'tuneport[export]'"),
         (("bench", "x", "--out", "o"), "error: the benchmark needs datasets; pip install 'tuneport[export]'"),
         (("bench-endpoint", "x", "--out", "o"), "error: the benchmark needs datasets; pip install 'tuneport[export]'"),
         (("demo", "--out", "o"), "error: the demo needs datasets; pip install 'tuneport[demo,export,train]'"),
