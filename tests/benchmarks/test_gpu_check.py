@@ -389,9 +389,16 @@ def test_the_report_says_what_was_missed(tmp_path: Path) -> None:
     assert speed_report(3.5, {}).is_passed
     common: dict[str, Any] = {"seconds": 1.0, "limit_s": 9.0}
     measured = speed.model_dump(mode="json")
+    slow = figures(requests_per_s=5000.0, client_ceiling_per_s=6000.0, short_ms_p50=None).model_dump(mode="json")
+    not_run = {"tensorrt-fp16": "tensorrt-fp16 needs TensorRT"}
+    variants = {"passed": ["fp32"], "missing": {"bf16": "agreement 80 %"}, "not_run": not_run}
+    nodes = {"fp16": {"nodes": 120, "on_cpu": 3, "copies": 2}}
     steps = (
         StepResult(name="environment", status="passed", exit_code=0, **common),
         StepResult(name="speed-tuned", status="failed", exit_code=1, result=measured, **common),
+        StepResult(name="variants-tuned", status="failed", exit_code=1, result=variants, **common),
+        StepResult(name="placement-tuned", status="passed", exit_code=0, result={"summary": nodes}, **common),
+        StepResult(name="endpoint", status="failed", exit_code=1, result=slow, **common),
     )
     host = Host(
         cpu="a", cores=2, instructions=(), memory_gib=8, system="Linux x86_64", driver="590.1", cuda="13.1",
@@ -412,6 +419,12 @@ def test_the_report_says_what_was_missed(tmp_path: Path) -> None:
         "fp16 *",
         "1 x 16 12.5 s",
         "700.0 W",
+        "tuned: **bf16 was rejected**: agreement 80 %",
+        "tensorrt-fp16 was not run: it needs TensorRT.",
+        "| tuned | fp16 | 120 | 3 | 2 |",
+        "8 workers that share one engine process; 256 connections from 2 processes",
+        "| 5,000 | **missed**: 5000, the floor is at least 8,000, and the load generator itself reaches 6000",
+        "at most 1 |  | **missed**: it was not measured |",
     ):
         assert phrase in text
     assert GpuCheckReport.model_validate_json((tmp_path / "report.json").read_text()) == report
