@@ -1,8 +1,7 @@
 """Decide how a variant runs on its device, in streams or as CUDA graphs, by timing the ways side by side."""
 
-import contextlib
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -13,7 +12,7 @@ from tuneport.runtime.runner import ModelRunner
 from tuneport.schema.artifact import Execution
 
 from .benchmark import ENOUGH_SINGLES, benchmark, choose_limits
-from .build import Passed, VariantBuilder
+from .build import Passed, VariantBuilder, as_engine_error
 from .config import Objective
 from .memory import release_memory
 from .provider_options import graph_shapes
@@ -49,28 +48,34 @@ def choose_execution(builder: VariantBuilder, passed: Passed, rows: Sequence[Enc
 def _search_batch_sizes(builder: VariantBuilder, passed: Passed, rows: Sequence[EncodedInput]) -> dict[str, int]:
     """Return the best number of tokens in a batch for each way of a CPU, each searched alone and in a step of its own.
 
-    OpenVINO keeps what it compiles for each shape, so that a search takes more memory than the model.
+    OpenVINO keeps what it compiles for each shape, so that a search takes more memory than the model. A way that fails
+    is left out; raises EngineError if that is the plain one.
     """
-    plain = passed.candidate.execution
+    name, plain = passed.candidate.name, passed.candidate.execution
     if not builder.family.has_batch_choice or plain.single_row_batches:
         return {}
     tokens = {}
-    for label, execution in [(passed.candidate.name, plain), *alternatives(builder, passed)]:
-        with contextlib.suppress(EngineError):  # reported when it is opened to be timed
+    for label, execution in [(name, plain), *alternatives(builder, passed)]:
+        try:
             tokens[label] = builder.steps.run(functools.partial(_best_tokens, builder, label, execution, rows))
+        except EngineError as error:
+            if label == name:
+                raise
+            builder.progress(f"{label} is left out: {error.problem}")
         release_memory()
     return tokens
 
 
 def _best_tokens(builder: VariantBuilder, label: str, execution: Execution, rows: Sequence[EncodedInput]) -> int:
-    target = BenchmarkTarget.of_runner(builder.open(execution), execution.device, execution.precision)
-    return choose_limits(label, target, rows, builder.progress).tokens
+    with as_engine_error("it fails when it runs"):
+        target = BenchmarkTarget.of_runner(builder.open(execution), execution.device, execution.precision)
+        return choose_limits(label, target, rows, builder.progress).tokens
 
 
 def _choose(builder: VariantBuilder, passed: Passed, rows: Sequence[EncodedInput], tokens: Mapping[str, int]) -> Chosen:
-    """Time the ways side by side; `tokens` are the batch sizes that are already chosen, by label."""
+    """Time the ways side by side; `tokens` are the batch sizes that are already chosen, of the ways that can run."""
     name, objective = passed.candidate.name, builder.requirements.objective
-    opened = list(open_alternatives(builder, passed))
+    opened = list(open_alternatives(builder, passed, tokens or None))
     release_memory()  # of compiling them
     executions = {label: execution for label, execution, _ in opened}
     targets = {}
@@ -110,9 +115,12 @@ def _cost(result: BenchmarkResult, objective: Objective) -> float:
     return result.latencies_ms.median / 1000 if objective == "latency" else result.seconds.median
 
 
-def open_alternatives(builder: VariantBuilder, passed: Passed) -> Iterator[tuple[str, Execution, ModelRunner]]:
+def open_alternatives(
+    builder: VariantBuilder, passed: Passed, only: Collection[str] | None = None
+) -> Iterator[tuple[str, Execution, ModelRunner]]:
     """Yield the ways in which a variant that passed can run, with a label each: the plain one under its own name first.
 
+    `only` are the labels of those to open, by default all.
     One that cannot be opened or fails here, or that answers the golden cases differently, is left out. A lost
     device ends the export.
     """
@@ -122,6 +130,8 @@ def open_alternatives(builder: VariantBuilder, passed: Passed) -> Iterator[tuple
     if not first.supports_streams:
         return
     for label, execution in alternatives(builder, passed):
+        if only is not None and label not in only:
+            continue
         try:
             runner = builder.open(execution)
             found = builder.way_difference(label, runner, first, execution)

@@ -113,7 +113,7 @@ class VariantBuilder:
         That is torch on golden cases and, for each shape of a CUDA graph, the plain way. Raises EngineError if it
         fails.
         """
-        with _as_engine_error("it fails when it runs"):
+        with as_engine_error("it fails when it runs"):
             golden = self.gate.golden_difference(runner)
             shapes = self.gate.shape_difference(runner, plain, execution.graph_shapes)
         captured = getattr(getattr(runner, "backend", None), "captured_bytes", None)
@@ -141,7 +141,7 @@ class VariantBuilder:
         candidate = self._build(name, spec, context)
         runner = self.open(candidate.execution)
         candidate = self._with_engines(candidate)
-        with _as_engine_error("it fails when it runs"):
+        with as_engine_error("it fails when it runs"):
             if self.family.may_depend_on_batch and self.gate.depends_on_batch(
                 runner, lambda problem: self.progress(f"{name} {problem}")
             ):
@@ -166,7 +166,7 @@ class VariantBuilder:
         with tempfile.TemporaryDirectory(dir=self.folder, prefix=SCRATCH) as scratch:
             for number, run_pass in enumerate(passes[done:], done + 1):
                 folder = target if number == len(passes) else Path(tempfile.mkdtemp(dir=scratch))
-                with _as_engine_error("it cannot be built"):
+                with as_engine_error("it cannot be built"):
                     graph = run_pass(graph, context, folder)
         if context is self.context:
             self._built[passes] = graph
@@ -242,7 +242,7 @@ class VariantBuilder:
 
         def error_of(context: BuildContext) -> float:
             runner = self.open(self._build(name, spec, context).execution)
-            with _as_engine_error("it fails when it runs"):
+            with as_engine_error("it fails when it runs"):
                 return self.gate.mean_error(runner)
 
         deadline = time.monotonic() + 60 * minutes
@@ -255,7 +255,7 @@ class VariantBuilder:
 
 
 @contextlib.contextmanager
-def _as_engine_error(problem: str) -> Iterator[None]:
+def as_engine_error(problem: str) -> Iterator[None]:
     """Turn what quantizers and engines raise, exceptions of any kind, into an EngineError; a full disk stays one.
 
     A lost device ends the export, and a variant that does not fit into its memory is left out.

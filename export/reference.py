@@ -140,7 +140,7 @@ class TorchModel:
     def _copy(self) -> Self:
         """Copy the model, with what tells whether padding matters: lower precisions round by more than `SAME`."""
         other = copy.copy(self)
-        if self._task.spec.family == "encoder":
+        if not self._task.spec.is_generative:
             other._depends_on_padding = self._depends_on_padding
         return other
 
@@ -265,16 +265,16 @@ class TorchModel:
 
     def _run_windows(self, feeds: Any, per_token: bool) -> list[RowOutputs]:
         """Run windows in one batch or, for a model whose outputs depend on padding, each alone."""
-        if self._depends_on_padding:
-            return self._rows_one_by_one(feeds, per_token)
-        try:
-            return self._rows(feeds, per_token)
-        except Exception as error:
-            # BART, for one, needs equally many end tokens in each row.
-            may_run_alone = isinstance(error, CheckpointError) or classify(error) == "memory"
-            if len(feeds["input_ids"]) == 1 or not may_run_alone:
-                raise
-            return self._rows_one_by_one(feeds, per_token)
+        if not self._depends_on_padding:
+            try:
+                return self._rows(feeds, per_token)
+            except Exception as error:
+                # BART, for one, needs equally many end tokens in each row.
+                may_run_alone = isinstance(error, CheckpointError) or classify(error) == "memory"
+                if len(feeds["input_ids"]) == 1 or not may_run_alone:
+                    raise
+        # Outside of the handler: the exception holds the tensors of the batch that failed.
+        return self._rows_one_by_one(feeds, per_token)
 
     def _rows_one_by_one(self, feeds: Any, per_token: bool) -> list[RowOutputs]:
         """Run rows one at a time, without padding."""

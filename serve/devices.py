@@ -86,7 +86,7 @@ def default_engines(device: Device, workers: int, task: str) -> int:
 
     Workers of generative models share none.
     """
-    if device == "cpu" or task_spec(task).family == "generative":
+    if device == "cpu" or task_spec(task).is_generative:
         return 0
     gpus = max(1, len(gpu_names()))
     return gpus if workers > gpus else 0

@@ -52,6 +52,11 @@ class OtherVariants:
         for inference in self._opened.values():
             inference.close()
 
+    def release(self) -> None:
+        """Let go of what was open, after `close`; see `Inference.release`."""
+        while self._opened:
+            self._opened.popitem()[1].release()
+
     async def _open(self, name: str) -> Inference:
         if name not in self.names:
             known = ", ".join(self.names) or "none: set TUNEPORT_PLAYGROUND_VARIANTS=true"

@@ -130,6 +130,7 @@ def _shut(versions: Iterable[AdmissionController]) -> None:
         version.inference.close()
         version.other_variants.close()
         version.metrics.remove()
+        version.other_variants.release()
         version.inference.release()
     trim_memory()
 

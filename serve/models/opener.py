@@ -66,7 +66,11 @@ def settings_for(manifest: Manifest, settings: Settings) -> Settings:
     """
     if settings.variant in {variant.name for variant in manifest.variants}:
         return settings
+    if settings.engine_count and settings.variant is None:  # the engine's process has looked, and opens the default
+        return settings
     variant = choose_variant(manifest, settings.model_copy(update={"variant": None})).variant.name
     if settings.variant is None and variant == manifest.default_variant:
         return settings
-    return settings.model_copy(update={"variant": variant, "max_batch_tokens": None})
+    # A limit that was chosen with a variant is none for another one.
+    limit = settings.max_batch_tokens if settings.variant is None else None
+    return settings.model_copy(update={"variant": variant, "max_batch_tokens": limit})

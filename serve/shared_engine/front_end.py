@@ -11,6 +11,7 @@ from tuneport.runtime.loading import open_task
 from tuneport.runtime.predictor import Predictor
 from tuneport.runtime.runner import ModelRunner
 from tuneport.schema.artifact import Manifest, Variant
+from tuneport.schema.loading import load_manifest
 
 from ..inference import Inference
 from ..origin import Origin
@@ -76,8 +77,10 @@ def open_front_end(artifact: Path, settings: Settings, number: int) -> FrontEndI
         client = EngineClient(address, max_queue_inputs=settings.max_queue_inputs, max_queue_s=max_queue_s)
     except OSError as error:
         raise EngineLost from error
+    # The engine's process has looked whether it runs here, which needs onnxruntime.
+    variant = settings.variant or load_manifest(artifact).default_variant
     inference = FrontEndInference(
-        Predictor(artifact, settings.variant, open_runner=partial(_open_runner, client)), settings, client
+        Predictor(artifact, variant, open_runner=partial(_open_runner, client)), settings, client
     )
     inference.origin = origin
     return inference

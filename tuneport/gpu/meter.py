@@ -88,11 +88,12 @@ class GpuMeter:
 
 
 def memory_in_use() -> int | None:
-    """Return the bytes in use on the GPU that CUDA opens in this process, by all processes; None without NVML."""
+    """Return the bytes in use on the GPU that CUDA opens in this process, by all processes; None if NVML is silent."""
     gpu = next(iter(visible_gpus()), None)
     with nvml() as pynvml:
         handle = ask(pynvml, pynvml.nvmlDeviceGetHandleByUUID, gpu.uuid) if pynvml and gpu and gpu.uuid else None
-        return None if handle is None else _used(pynvml, handle)
+        memory = None if handle is None else ask(pynvml, pynvml.nvmlDeviceGetMemoryInfo, handle)
+        return None if memory is None else int(memory.used)
 
 
 @contextlib.contextmanager

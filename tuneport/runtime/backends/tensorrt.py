@@ -61,8 +61,9 @@ def engine_options(artifact: Path, execution: Execution) -> dict[str, str]:
 def _cached(artifact: Path, execution: Execution, key: str) -> Path:
     """Return the folder of a graph's engines in the user's cache; a new one begins with the artifact's for this GPU."""
     engines = [file.path for file in execution.files if _is_engine(file)]
-    # TensorRT's own names have a hash of the graph's structure, which models that differ in weights alone share.
-    graph = digest([file.sha256 for file in execution.files if not _is_engine(file)])[:16]
+    # TensorRT's own names have a hash of the graph's structure, which models that differ in weights, or in the shapes
+    # that engines are built for, share.
+    graph = digest([execution.provider_options, [file.sha256 for file in execution.files if not _is_engine(file)]])[:16]
     folder = cache_folder("tensorrt", key, graph)
     try:
         fill_folder(folder, [artifact / path for path in engines if Path(path).parent.name == key])
