@@ -11,6 +11,7 @@ from tuneport.data.sample import Sample
 from tuneport.folders import git_commit, sha256
 from tuneport.gpu import GpuMeter
 from tuneport.host import Host
+from tuneport.runtime.availability import variant_here
 from tuneport.schema.artifact import MANIFEST, Footprint, Manifest
 from tuneport.schema.torch_setup import REFERENCE
 from tuneport.stages.export.baselines import Baselines
@@ -71,7 +72,7 @@ def build_report(
         name=manifest.name,
         version=manifest.version,
         manifest_sha256=sha256(config.artifact / MANIFEST),
-        default_variant=manifest.default_variant,
+        default_variant=variant_here(manifest).name,
         data=workload.source,
         split=workload.split,
         mean_tokens=round(float(np.mean([len(row) for row in gate.rows])), 1),

@@ -48,8 +48,8 @@ def choose_execution(builder: VariantBuilder, passed: Passed, rows: Sequence[Enc
 def _search_batch_sizes(builder: VariantBuilder, passed: Passed, rows: Sequence[EncodedInput]) -> dict[str, int]:
     """Return the best number of tokens in a batch for each way of a CPU, each searched alone and in a step of its own.
 
-    OpenVINO keeps what it compiles for each shape, so that a search takes more memory than the model. A way that fails
-    is left out; raises EngineError if that is the plain one.
+    OpenVINO keeps what it compiles for each shape, so that a search takes more memory than the model. A way that fails,
+    or that answers the golden cases differently, is left out; raises EngineError if the plain one fails.
     """
     name, plain = passed.candidate.name, passed.candidate.execution
     if not builder.family.has_batch_choice or plain.single_row_batches:
@@ -57,7 +57,8 @@ def _search_batch_sizes(builder: VariantBuilder, passed: Passed, rows: Sequence[
     tokens = {}
     for label, execution in [(name, plain), *alternatives(builder, passed)]:
         try:
-            tokens[label] = builder.steps.run(functools.partial(_best_tokens, builder, label, execution, rows))
+            search = functools.partial(_best_tokens, builder, passed, label, execution, rows)
+            tokens[label] = builder.steps.run(search)
         except EngineError as error:
             if label == name:
                 raise
@@ -66,16 +67,21 @@ def _search_batch_sizes(builder: VariantBuilder, passed: Passed, rows: Sequence[
     return tokens
 
 
-def _best_tokens(builder: VariantBuilder, label: str, execution: Execution, rows: Sequence[EncodedInput]) -> int:
+def _best_tokens(
+    builder: VariantBuilder, passed: Passed, label: str, execution: Execution, rows: Sequence[EncodedInput]
+) -> int:
+    runner = builder.open(execution)
+    if label != passed.candidate.name:  # which has passed
+        check_way(builder, passed, label, execution, runner, runner)
     with as_engine_error("it fails when it runs"):
-        target = BenchmarkTarget.of_runner(builder.open(execution), execution.device, execution.precision)
+        target = BenchmarkTarget.of_runner(runner, execution.device, execution.precision)
         return choose_limits(label, target, rows, builder.progress).tokens
 
 
 def _choose(builder: VariantBuilder, passed: Passed, rows: Sequence[EncodedInput], tokens: Mapping[str, int]) -> Chosen:
     """Time the ways side by side; `tokens` are the batch sizes that are already chosen, of the ways that can run."""
     name, objective = passed.candidate.name, builder.requirements.objective
-    opened = list(open_alternatives(builder, passed, tokens or None))
+    opened = list(open_alternatives(builder, passed, proven=tokens))
     release_memory()  # of compiling them
     executions = {label: execution for label, execution, _ in opened}
     targets = {}
@@ -102,7 +108,9 @@ def _time_ways(
     builder: VariantBuilder, targets: Mapping[str, BenchmarkTarget], rows: Sequence[EncodedInput]
 ) -> dict[str, BenchmarkResult]:
     max_seconds = SHARE_OF_SECONDS * builder.requirements.max_seconds
-    return benchmark(targets, rows, max_seconds=max_seconds, singles=ENOUGH_SINGLES, progress=builder.progress)
+    # Throughput needs no single rows, whose shapes OpenVINO would keep.
+    singles = ENOUGH_SINGLES if builder.requirements.objective == "latency" else 1
+    return benchmark(targets, rows, max_seconds=max_seconds, singles=singles, progress=builder.progress)
 
 
 def _cost(result: BenchmarkResult, objective: Objective) -> float:
@@ -116,11 +124,11 @@ def _cost(result: BenchmarkResult, objective: Objective) -> float:
 
 
 def open_alternatives(
-    builder: VariantBuilder, passed: Passed, only: Collection[str] | None = None
+    builder: VariantBuilder, passed: Passed, proven: Collection[str] = ()
 ) -> Iterator[tuple[str, Execution, ModelRunner]]:
     """Yield the ways in which a variant that passed can run, with a label each: the plain one under its own name first.
 
-    `only` are the labels of those to open, by default all.
+    `proven` are the labels of those that were checked before; if there are some, no others are opened.
     One that cannot be opened or fails here, or that answers the golden cases differently, is left out. A lost
     device ends the export.
     """
@@ -130,18 +138,26 @@ def open_alternatives(
     if not first.supports_streams:
         return
     for label, execution in alternatives(builder, passed):
-        if only is not None and label not in only:
+        if proven and label not in proven:
             continue
         try:
             runner = builder.open(execution)
-            found = builder.way_difference(label, runner, first, execution)
+            if label not in proven:
+                check_way(builder, passed, label, execution, runner, first)
         except EngineError as error:
             builder.progress(f"{label} is left out: {error.problem}")
             continue
-        if found <= passed.tolerance:
-            yield label, execution, runner
-        else:
-            builder.progress(f"{label} is left out: it differs by {found:.3g}, and {passed.tolerance:.3g} is allowed")
+        yield label, execution, runner
+
+
+def check_way(
+    builder: VariantBuilder, passed: Passed, label: str, execution: Execution, runner: ModelRunner, plain: ModelRunner
+) -> None:
+    """Raise EngineError if a way to run a variant fails, or answers differently from torch or the `plain` way."""
+    found = builder.way_difference(label, runner, plain, execution)
+    if found > passed.tolerance:
+        problem = f"it differs by {found:.3g}, and {passed.tolerance:.3g} is allowed"
+        raise EngineError(problem, "run it in the plain way")
 
 
 def alternatives(builder: VariantBuilder, passed: Passed) -> Iterator[tuple[str, Execution]]:

@@ -1,5 +1,6 @@
 """What the endpoint benchmark reads and checks before it starts a server."""
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,11 +67,12 @@ def prepare(config: EndpointConfig) -> EndpointSetup:
     """Check the artifact, read inputs, and open the variant; raises TuneportError for what cannot be used."""
     manifest = load_manifest(config.artifact)
     check_files(config.artifact, manifest)
-    variant = variant_here(manifest, config.variant)
+    # Named to the servers, too: a service may choose another one by its own timing.
+    variant = variant_here(manifest, config.variant or os.environ.get("TUNEPORT_VARIANT"))
     baseline = open_baseline(manifest, config)
     workload = read_workload(manifest, baseline.task, config)
     runner = open_runner(config.artifact, manifest, variant)
-    device, gpus = served_device(manifest, config.variant), visible_gpus()
+    device, gpus = served_device(manifest, variant.name), visible_gpus()
     check_torch(device)
     peers, absent_peers = peer_targets(config.peers, manifest, baseline.checkpoint.folder, device)
     golden = load_golden(config.artifact)
@@ -85,10 +87,7 @@ def prepare(config: EndpointConfig) -> EndpointSetup:
         mean_tokens=float(np.mean([sum(map(len, rows)) for rows in windows])),
         expected=expected,
         variant_agreement=variant_agreement(runner, golden, expected),
-        targets=[
-            *endpoint_targets(config.artifact, manifest, baseline.checkpoint.folder, config.variant),
-            *peers,
-        ],
+        targets=[*endpoint_targets(config.artifact, manifest, baseline.checkpoint.folder, variant.name), *peers],
         absent_peers=absent_peers,
         device=device,
         meter=GpuMeter(gpus[0] if device == "cuda" and gpus else None),

@@ -1,6 +1,7 @@
 """One overload benchmark, top to bottom: cost of a refusal → full load → all loads by turns, in rounds."""
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -9,6 +10,7 @@ from pathlib import Path
 from tuneport.errors import GateError
 from tuneport.folders import check_out, git_commit, new_folder
 from tuneport.host import Host
+from tuneport.runtime.availability import variant_here
 from tuneport.schema.loading import load_golden, load_manifest
 
 from ..endpoint.processes import load_server, plan_load, start_server
@@ -51,7 +53,9 @@ def bench_overload(
     a while then slows all loads alike. Raises TuneportError if the server does not start or answers nothing.
     """
     check_out(out, marker=REPORT, overwrite=False)
-    manifest, target = load_manifest(artifact), http_target(artifact, variant)
+    manifest = load_manifest(artifact)
+    variant = variant_here(manifest, variant or os.environ.get("TUNEPORT_VARIANT")).name
+    target = http_target(artifact, variant)
     inputs = [case.input for case in load_golden(artifact)]
     progress("the cost of a refusal")
     refusal_us = refusal_cpu_us(artifact, variant)
@@ -75,7 +79,7 @@ def bench_overload(
     report = OverloadReport(
         name=manifest.name,
         version=manifest.version,
-        variant=manifest.variant(variant).name,
+        variant=variant,
         loads=tuple(loads),
         refusal_cpu_us=refusal_us,
         host=Host.here(),

@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 
 from tuneport.errors import TuneportError
+from tuneport.runtime.availability import variant_here
 from tuneport.schema.loading import load_manifest
 from tuneport.stages.serve.process import free_port, running, supervisor_command
 
@@ -39,7 +40,7 @@ class Service:
 
         Raises TuneportError, with the old one serving, if the new one does not become ready.
         """
-        variant = self._variant or load_manifest(artifact).default_variant
+        variant = variant_here(load_manifest(artifact), self._variant).name
         port, stack = free_port(), contextlib.ExitStack()
         server = running(
             supervisor_command(artifact, host=HOST, port=port),

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kit.exports import FakeRunner, Prepared, count_open_runners, one_round, shift
@@ -11,6 +12,7 @@ from kit.exports import FakeRunner, Prepared, count_open_runners, one_round, shi
 from tuneport.errors import DeviceLost, DeviceOutOfMemory, EngineError, GateError
 from tuneport.runtime.batch import EncodedInput
 from tuneport.runtime.runner import ModelRunner
+from tuneport.runtime.scheduler import BatchLimits
 from tuneport.schema.artifact import Candidate, Execution, Footprint, Manifest, Rejected
 from tuneport.stages.export import alternatives, record
 from tuneport.stages.export.alternatives import Chosen, best_alternative, choose_execution
@@ -197,7 +199,7 @@ def test_a_variant_records_its_streams_and_its_batches(
     executions = {"int8": execution, "int8, a stream a core": execution.model_copy(update={"streams": 2})}
     opened = [(label, each, runner) for label, each in executions.items()]
     monkeypatch.setattr(alternatives, "_search_batch_sizes", lambda *_: {})
-    monkeypatch.setattr(alternatives, "open_alternatives", lambda *_: opened)
+    monkeypatch.setattr(alternatives, "open_alternatives", lambda *_, **__: opened)
     monkeypatch.setattr(alternatives, "benchmark", lambda *_, **__: results)
     chosen = choose_execution(builder, passed, [])
     assert chosen.cost == pytest.approx(30.0 / gain if streams == 2 else 30.0)
@@ -231,6 +233,34 @@ def test_a_variant_that_does_not_open_in_its_own_process_is_rejected_and_fp32_en
     assert variants == []
     assert [(each.name, "no library" in each.reason) for each in rejected] == [("int8", True)]
     assert not (builder.folder / "onnx" / "int8").exists()
+
+
+@pytest.mark.parametrize("fails", ["fp32, a stream a core", "fp32"])
+def test_a_way_whose_batches_fail_is_left_out_and_the_plain_one_ends_the_export(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    def choose(name: str, *_: Any) -> BatchLimits:
+        if name == fails:
+            raise MemoryError("std::bad_alloc")
+        return BatchLimits(256)
+
+    lines: list[str] = []
+    builder = prepared.builder(tmp_path, lines.append)
+    passed = builder.build_and_validate("fp32", VARIANTS["fp32"])
+    assert isinstance(passed, Passed)
+    monkeypatch.setattr(alternatives, "usable_cores", lambda: 2)
+    monkeypatch.setattr(alternatives, "choose_limits", choose)
+    counts = count_open_runners(monkeypatch)
+    rows = prepared.reference.gate.rows[:8]
+    if fails == "fp32":
+        with pytest.raises(EngineError, match="std::bad_alloc"):
+            choose_execution(builder, passed, rows)
+        return
+    with one_round():
+        chosen = choose_execution(builder, passed, rows)
+    assert (chosen.execution.streams, chosen.execution.max_batch_tokens) == (1, 256)
+    assert any(line.startswith(f"{fails} is left out: it fails when it runs (std::bad_alloc") for line in lines)
+    assert max(counts) == 1  # it is not opened again
 
 
 def test_no_more_than_the_ways_to_run_one_variant_are_open_while_they_are_compared(

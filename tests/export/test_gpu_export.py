@@ -215,6 +215,18 @@ def test_engines_of_graphs_that_differ_in_weights_alone_are_kept_apart(
     assert not list((tmp_path / "cache").rglob(".partial-*"))
 
 
+def test_engines_of_one_graph_for_other_shapes_are_kept_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exported again with longer inputs, the graph is the same and its engine is not."""
+    pretend_gpu(monkeypatch)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folders = []
+    for name, rows in (("one", 8), ("two", 16)):
+        options = profile_options(["input_ids"], typical=(rows, 64), largest=(256, 128))
+        execution = tensorrt_execution(tmp_path / name, b"same").model_copy(update={"provider_options": options})
+        folders.append(engine_options(tmp_path / name, execution)["trt_engine_cache_path"])
+    assert folders[0] != folders[1]
+
+
 def test_for_another_gpu_an_engine_is_built_into_the_users_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -35,29 +35,25 @@ def enter(context: Callable[[], AbstractContextManager[None]], order: list[str],
 
 
 def test_a_capture_is_alone_and_batches_are_not(guard: DeviceGuard, pool: ThreadPoolExecutor) -> None:
+    order: list[str] = []
     together = threading.Barrier(3)
-    inside = {"running": 0, "capturing": 0}
-    found: list[tuple[int, int]] = []
-
-    def capture() -> None:
-        for _ in range(50):
-            with guard.capturing():
-                inside["capturing"] += 1
-                found.append((inside["running"], inside["capturing"]))
-                inside["capturing"] -= 1
 
     def run() -> None:
         with guard.running():
             together.wait(60)  # three at once
-        for _ in range(200):
-            with guard.running():
-                inside["running"] = 1
-                assert inside["capturing"] == 0
-                inside["running"] = 0
 
-    for done in [pool.submit(run) for _ in range(3)] + [pool.submit(capture) for _ in range(2)]:
+    for done in [pool.submit(run) for _ in range(3)]:
         done.result(60)
-    assert found == [(0, 1)] * 100
+    with guard.capturing():
+        batch = pool.submit(enter, guard.running, order, "batch")
+        capture = pool.submit(enter, guard.capturing, order, "capture")
+        wait_until(lambda: guard._waiting == 1)
+        wait_until(lambda: guard._captures == 2)
+        assert wait([batch, capture], timeout=0.2).not_done == {batch, capture}
+        assert order == []
+    batch.result(60)
+    capture.result(60)
+    assert order == ["batch", "capture"]
 
 
 def test_a_capture_that_waits_goes_before_later_batches(guard: DeviceGuard, pool: ThreadPoolExecutor) -> None:
@@ -139,16 +135,10 @@ def test_a_model_is_opened_while_no_other_one_is(
 
 
 def test_openings_exclude_each_other(guard: DeviceGuard, pool: ThreadPoolExecutor) -> None:
-    inside: list[int] = []
-    most: list[int] = []
-
-    def open_models() -> None:
-        for _ in range(100):
-            with guard.opening():
-                inside.append(1)
-                most.append(len(inside))
-                inside.pop()
-
-    for done in [pool.submit(open_models) for _ in range(4)]:
-        done.result(60)
-    assert most == [1] * 400
+    order: list[str] = []
+    with guard.opening():
+        second = pool.submit(enter, guard.opening, order, "second")
+        assert wait([second], timeout=0.2).not_done
+        assert order == []
+    second.result(60)
+    assert order == ["second"]
