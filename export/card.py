@@ -123,7 +123,14 @@ def combination(manifest: Manifest) -> list[str]:
         f"It was combined of {1 + len(manifest.others)} exports of one checkpoint: figures of one table were measured "
         "side by side, and those of two tables cannot be compared.",
         f"The first of these that runs on a host serves there: {', '.join(order)}.",
+        *(["Reasons and rejected variants name variants as their own export did."] if _has_new_names(manifest) else []),
     ]
+
+
+def _has_new_names(manifest: Manifest) -> bool:
+    """Tell whether a variant got its device before its name, because another one has that name."""
+    names = {variant.name for variant in manifest.variants}
+    return any(f"{each.execution.device}-{name}" == each.name for each in manifest.variants for name in names)
 
 
 def row_counts(rows: Mapping[str, int]) -> str:

@@ -464,19 +464,26 @@ class Manifest(Frozen):
         return next(part for part in self.parts if name in {variant.name for variant in part.variants})
 
     def best(self, names: Collection[str]) -> Variant | None:
-        """Return which of some variants to prefer: the default variant, else the best of the first part that has any.
+        """Return which of some variants to prefer: the default variant, else one for the device of the first part.
 
-        That is the part's default variant, or the fastest of them. Speeds of two parts are never compared, because they
-        were not measured side by side. None without names.
+        That first part is the first that has any of the names, and the device a CPU or a GPU. Of the parts for that
+        device the first whose default variant is among the names gives it; if there is none, the fastest of the first
+        part is it. Speeds of two parts are never compared, because they were not measured side by side. None without
+        names.
         """
         if self.default_variant in names:
             return self.variant()
-        for part in self.parts:
-            if part.default_variant in names:
+        parts = [part for part in self.parts if any(variant.name in names for variant in part.variants)]
+        if not parts:
+            return None
+        for part in parts:
+            if part.default_variant in names and part._is_for_cpus == parts[0]._is_for_cpus:
                 return part.variant()
-            if able := [variant for variant in part.variants if variant.name in names]:
-                return _fastest(able)
-        return None
+        return _fastest([variant for variant in parts[0].variants if variant.name in names])
+
+    @property
+    def _is_for_cpus(self) -> bool:
+        return self.variant().execution.device == "cpu"
 
     def with_only(self, names: tuple[str, ...]) -> Self:
         """Return the manifest of a copy that holds some of the variants; version and evidence remain those of all.
@@ -496,6 +503,8 @@ class Manifest(Frozen):
     def save(self, folder: Path) -> None:
         """Write manifest.json, sealed with the hash of its own content."""
         content = json.loads(self.model_dump_json())
+        if not self.others:
+            del content["others"]  # versions that cannot combine refuse a manifest that has it
         text = json.dumps({**content, "seal": digest(content)}, indent=2, ensure_ascii=False)
         (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
