@@ -116,9 +116,9 @@ def combination(manifest: Manifest) -> list[str]:
     if not manifest.others:
         return []
     order = [manifest.default_variant]
-    for part in manifest.parts:
-        order += [part.default_variant] if part.default_variant not in order else []
-        order += ["the fastest other one of its table"] if len(part.variants) > 1 else []
+    for parts in manifest.parts_by_device:
+        order += [part.default_variant for part in parts if part.default_variant not in order]
+        order += [f"the fastest in the table of {part.default_variant}" for part in parts if len(part.variants) > 1]
     return [
         f"It was combined of {1 + len(manifest.others)} exports of one checkpoint: figures of one table were measured "
         "side by side, and those of two tables cannot be compared.",

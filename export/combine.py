@@ -96,7 +96,7 @@ def _check_apart(artifacts: Sequence[Path], out: Path) -> None:
 
 
 def _evidence(source: Source, taken: Taken, distance: float) -> tuple[list[Variant], list[Measurements]]:
-    """Return the variants that are taken of an artifact, with the files that they have there, and their measurements.
+    """Return the variants that are taken of an artifact, still with its paths, and where they were measured.
 
     Their tolerance grows by the `distance` of their reference from the first one.
     """

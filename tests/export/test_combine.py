@@ -28,6 +28,7 @@ from tuneport.schema.selection import SELECTION, PackedVariants
 from tuneport.signing import SIGNATURE
 from tuneport.stages.benchmarks.config import BenchConfig
 from tuneport.stages.benchmarks.reuse import timings_of_export
+from tuneport.stages.export.card import card
 from tuneport.stages.export.combinable import Source, reference_difference
 from tuneport.stages.export.combine import Combined, combine
 from tuneport.stages.export.pareto import draw_pareto
@@ -162,7 +163,7 @@ def test_card_and_inspect_have_a_table_for_each_host(both: tuple[Path, Combined]
     assert "Measured on NVIDIA H100 80GB HBM3 (driver 580.1)" in text
     assert f"Measured on {combined.manifest.parts[1].host.cpu}, " in text
     other = combined.manifest.parts[1].default_variant
-    order = f"fp16, the fastest other one of its table, {other}, the fastest other one of its table."
+    order = f"fp16, the fastest in the table of fp16, {other}, the fastest in the table of {other}."
     assert f"The first of these that runs on a host serves there: {order}" in text
     shown = tuneport("inspect", out).out
     assert " ".join(shown.split()).count(" golden cases and ") == 2
@@ -241,6 +242,8 @@ def test_a_default_variant_of_a_later_export_for_the_same_device_comes_before_an
         variant = manifest.best(able)
         assert variant
         assert variant.name == best
+    order = "int8, cpu-int8, the fastest in the table of int8."
+    assert f"The first of these that runs on a host serves there: {order}" in card(manifest)
 
 
 def test_here_it_is_served_and_answers_as_torch_does(both: tuple[Path, Combined], tiny_checkpoint: Path) -> None:

@@ -463,27 +463,31 @@ class Manifest(Frozen):
         """Return the part that has a variant: where that was measured."""
         return next(part for part in self.parts if name in {variant.name for variant in part.variants})
 
+    @property
+    def parts_by_device(self) -> list[list[Self]]:
+        """The parts for GPUs and those for CPUs, the device of the first part first."""
+        groups: dict[bool, list[Self]] = {}
+        for part in self.parts:
+            groups.setdefault(part.variant().execution.device == "cpu", []).append(part)
+        return list(groups.values())
+
     def best(self, names: Collection[str]) -> Variant | None:
         """Return which of some variants to prefer: the default variant, else one for the device of the first part.
 
-        That first part is the first that has any of the names, and the device a CPU or a GPU. Of the parts for that
-        device the first whose default variant is among the names gives it; if there is none, the fastest of the first
-        part is it. Speeds of two parts are never compared, because they were not measured side by side. None without
+        Of the parts for one device that is the first default variant, else the fastest variant of the first part that
+        has any. Speeds of two parts are never compared, because they were not measured side by side. None without
         names.
         """
         if self.default_variant in names:
             return self.variant()
-        parts = [part for part in self.parts if any(variant.name in names for variant in part.variants)]
-        if not parts:
-            return None
-        for part in parts:
-            if part.default_variant in names and part._is_for_cpus == parts[0]._is_for_cpus:
-                return part.variant()
-        return _fastest([variant for variant in parts[0].variants if variant.name in names])
-
-    @property
-    def _is_for_cpus(self) -> bool:
-        return self.variant().execution.device == "cpu"
+        for parts in self.parts_by_device:
+            for part in parts:
+                if part.default_variant in names:
+                    return part.variant()
+            for part in parts:
+                if able := [variant for variant in part.variants if variant.name in names]:
+                    return _fastest(able)
+        return None
 
     def with_only(self, names: tuple[str, ...]) -> Self:
         """Return the manifest of a copy that holds some of the variants; version and evidence remain those of all.
