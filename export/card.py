@@ -116,14 +116,21 @@ def combination(manifest: Manifest) -> list[str]:
     if not manifest.others:
         return []
     order = [manifest.default_variant]
-    for part in manifest.parts:
-        order += [part.default_variant] if part.default_variant not in order else []
-        order += ["the fastest other one of its table"] if len(part.variants) > 1 else []
+    for parts in manifest.parts_by_device:
+        order += [part.default_variant for part in parts if part.default_variant not in order]
+        order += [f"the fastest in the table of {part.default_variant}" for part in parts if len(part.variants) > 1]
     return [
         f"It was combined of {1 + len(manifest.others)} exports of one checkpoint: figures of one table were measured "
         "side by side, and those of two tables cannot be compared.",
         f"The first of these that runs on a host serves there: {', '.join(order)}.",
+        *(["Reasons and rejected variants name variants as their own export did."] if _has_new_names(manifest) else []),
     ]
+
+
+def _has_new_names(manifest: Manifest) -> bool:
+    """Tell whether a variant got its device before its name, because another one has that name."""
+    names = {variant.name for variant in manifest.variants}
+    return any(f"{each.execution.device}-{name}" == each.name for each in manifest.variants for name in names)
 
 
 def row_counts(rows: Mapping[str, int]) -> str:

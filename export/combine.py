@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tuneport.errors import EngineError
+from tuneport.errors import EngineError, TuneportError
 from tuneport.folders import check_out, new_folder
 from tuneport.runtime.availability import obstacles
 from tuneport.runtime.golden import check_golden
@@ -48,10 +48,11 @@ def combine(
     """Write the variants of several artifacts to one, whose default variant and golden cases are those of the first.
 
     Every variant that runs on this host is run against the golden cases before anything is written to `out`; `progress`
-    gets a line for each step. Raises ArtifactError for an artifact that is damaged, or differs from the first in what
-    decides an answer; GateError for golden cases that contradict the first's, and for a variant that fails them;
-    EngineError if no variant runs here.
+    gets a line for each step. Raises TuneportError for an `out` that is, holds or lies in one of the artifacts;
+    ArtifactError for an artifact that is damaged, or differs from the first in what decides an answer; GateError for
+    golden cases that contradict the first's, and for a variant that fails them; EngineError if no variant runs here.
     """
+    _check_apart(artifacts, out)
     check_out(out, marker=MANIFEST, overwrite=overwrite)
     sources = []
     for folder in artifacts:
@@ -73,14 +74,29 @@ def combine(
             new_variants, measurements = _evidence(source, taken, distance)
             variants += new_variants
             measured += measurements
-        changes = {"name": name or first.manifest.name, "variants": tuple(variants), "others": tuple(measured)}
+        placed = [each.model_copy(update={"execution": layout.executions[each.name]}) for each in variants]
+        changes = {"name": name or first.manifest.name, "variants": tuple(placed), "others": tuple(measured)}
         progress("writing the manifest")
         manifest = _write(folder, first, first.manifest.model_copy(update=changes))
         return Combined(manifest, tuple(_verify(folder, manifest, progress)), tuple(left_out))
 
 
+def _check_apart(artifacts: Sequence[Path], out: Path) -> None:
+    """Refuse an output folder that is an artifact, holds one or lies in one, because writing it changes what it reads.
+
+    Raises TuneportError.
+    """
+    place = out.resolve()
+    for folder in artifacts:
+        given = folder.resolve()
+        if given == place or place in given.parents or given in place.parents:
+            relation = "is" if given == place else "lies in" if given in place.parents else "holds"
+            problem = f"{out} {relation} {folder}, one of the artifacts to combine"
+            raise TuneportError(problem, "choose an --out apart from them")
+
+
 def _evidence(source: Source, taken: Taken, distance: float) -> tuple[list[Variant], list[Measurements]]:
-    """Return the variants that are taken of an artifact, and where they were measured.
+    """Return the variants that are taken of an artifact, still with its paths, and where they were measured.
 
     Their tolerance grows by the `distance` of their reference from the first one.
     """
@@ -92,7 +108,7 @@ def _evidence(source: Source, taken: Taken, distance: float) -> tuple[list[Varia
         for variant in here:
             evidence = variant.evidence.model_copy(update={"tolerance": variant.evidence.tolerance + distance})
             changes = {"name": taken.names[variant.name], "evidence": evidence}
-            variants.append(variant.model_copy(update={**changes, "execution": taken.executions[variant.name]}))
+            variants.append(variant.model_copy(update=changes))
         best = part.best([variant.name for variant in here]) or here[0]
         because = part.default_because if best.name == part.default_variant else "it is the fastest of them"
         fields = {field: getattr(part, field) for field in MEASURED}

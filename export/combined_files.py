@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from tuneport.errors import ArtifactError
+from tuneport.runtime.backends.tensorrt import is_engine
 from tuneport.schema.artifact import Execution, File, Manifest, Name, Variant
 
 GRAPHS = "onnx"
@@ -23,10 +24,8 @@ class Taken:
 
     names: dict[str, str]
     """Name of a variant → its name in the combined artifact."""
-    executions: dict[str, Execution]
-    """Of those variants, with the paths of their files in the combined artifact."""
     left_out: tuple[str, ...]
-    """Variants that are there already."""
+    """Variants that are there already; of those for TensorRT, engines for another GPU are added to them."""
 
 
 class Layout:
@@ -36,10 +35,12 @@ class Layout:
         """Copy the graphs of the first artifact, which keep their names."""
         self._target = target
         self._variants: dict[str, Variant] = {each.name: each for each in manifest.variants}
-        """By their names in the combined artifact."""
+        """As their artifacts have them, by their names in the combined artifact."""
+        self.executions: dict[str, Execution] = {each.name: each.execution for each in manifest.variants}
+        """Of all variants, by the same names, with their files in the combined artifact."""
         self._folders: dict[str, Folder] = {}
         for name, files in _folders(manifest.variants).items():
-            self._copy(source, name, files, name)
+            self._copy(source, files, name)
 
     def take(self, source: Path, manifest: Manifest) -> Taken:
         """Take the variants of another artifact that are not there already, and copy their graphs.
@@ -47,31 +48,52 @@ class Layout:
         Raises ArtifactError if there is none, for another conversion of a variant that is there, and for a name or
         folder that is taken even with the device before it.
         """
-        left_out = tuple(each.name for each in manifest.variants if self._has(source, each))
-        variants = tuple(each for each in manifest.variants if each.name not in left_out)
-        if not variants:
+        there = {each.name: name for each in manifest.variants if (name := self._same(source, each))}
+        variants = tuple(each for each in manifest.variants if each.name not in there)
+        gains = [self._add_engines(source, manifest.variant(name), to) for name, to in there.items()]
+        if not variants and not any(gains):
             problem = f"{source} has no variant that the artifacts before it lack"
             raise ArtifactError(problem, "leave it out, or export other --variants")
         moved = self._copy_graphs(source, variants)
-        names, executions = {}, {}
+        names = {}
         for variant in variants:
             names[variant.name] = name = self._free_name(source, variant)
             self._variants[name] = variant
             files = tuple(moved[file.path] for file in variant.execution.files)
-            executions[variant.name] = variant.execution.model_copy(update={"files": files})
-        return Taken(names, executions, left_out)
+            self.executions[name] = variant.execution.model_copy(update={"files": files})
+        return Taken(names, tuple(there))
 
-    def _has(self, source: Path, variant: Variant) -> bool:
-        """Tell whether a variant is there; raises ArtifactError if it is, with other files."""
+    def _same(self, source: Path, variant: Variant) -> str | None:
+        """Return the name of a variant that is there already; raises ArtifactError if it has other files."""
         for name, other in self._variants.items():
             if _identity(other) != _identity(variant):
                 continue
             if _hashes(other.execution) == _hashes(variant.execution):
-                return True
+                return name
             problem = f"{source} has {variant.name} for {variant.execution.device}, and {name} before it is the same"
-            remedy = "leave one of them out with --variants, or export both with the same versions of the packages"
+            remedy = "export both with the same versions of the packages"
+            if _identity(variant)[0] != "fp32":  # which every export has
+                remedy += f", or one of them with --variants that do not include {variant.name}"
             raise ArtifactError(f"{problem} variant with other files", remedy)
-        return False
+        return None
+
+    def _add_engines(self, source: Path, variant: Variant, name: str) -> bool:
+        """Add TensorRT's engines for further GPUs to a variant that is there; returns whether there are any.
+
+        Those that were built for other shapes are not taken. A GPU's engines are never mixed with those of another
+        build.
+        """
+        there = self.executions[name]
+        known = {Path(file.path).parent.name for file in there.files if is_engine(file)}
+        added = [
+            file for file in variant.execution.files if is_engine(file) and Path(file.path).parent.name not in known
+        ]
+        if not added or variant.execution.provider_options != there.provider_options:
+            return False
+        target = _split(there.files[0].path)[0]
+        files = [self._copy_file(source, file, target) for file in added]
+        self.executions[name] = there.model_copy(update={"files": (*there.files, *files)})
+        return True
 
     def _free_name(self, source: Path, variant: Variant) -> str:
         """Return the name of a variant, with its device before it if another one has that name."""
@@ -89,7 +111,7 @@ class Layout:
             for target in (name, f"{devices[name]}-{name}"):
                 there = self._folders.get(target)
                 if there is None:
-                    self._copy(source, name, files, target)
+                    self._copy(source, files, target)
                     break
                 if all(path in there and there[path].sha256 == file.sha256 for path, file in files.items()):
                     break
@@ -99,14 +121,20 @@ class Layout:
             moved |= {file.path: self._folders[target][path] for path, file in files.items()}
         return moved
 
-    def _copy(self, source: Path, name: str, files: Folder, target: str) -> None:
+    def _copy(self, source: Path, files: Folder, target: str) -> None:
         """Copy a folder of graphs under a name."""
         self._folders[target] = {}
-        for path, file in files.items():
-            place = f"{GRAPHS}/{target}/{path}"
-            (self._target / place).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source / GRAPHS / name / path, self._target / place)
-            self._folders[target][path] = file.model_copy(update={"path": place})
+        for file in files.values():
+            self._copy_file(source, file, target)
+
+    def _copy_file(self, source: Path, file: File, target: str) -> File:
+        """Copy a file of a folder of graphs to another such folder; returns its record there."""
+        path = _split(file.path)[1]
+        place = f"{GRAPHS}/{target}/{path}"
+        (self._target / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / file.path, self._target / place)
+        self._folders[target][path] = copy = file.model_copy(update={"path": place})
+        return copy
 
 
 def _folders(variants: tuple[Variant, ...]) -> dict[str, Folder]:
@@ -136,7 +164,8 @@ def _identity(variant: Variant) -> tuple[object, ...]:
 
 
 def _hashes(execution: Execution) -> list[str]:
-    return sorted(file.sha256 for file in execution.files)
+    """Return the hashes of a variant's graph, without TensorRT's engines, which belong to one GPU."""
+    return sorted(file.sha256 for file in execution.files if not is_engine(file))
 
 
 def _is_name(name: str) -> bool:

@@ -28,6 +28,7 @@ from tuneport.schema.selection import SELECTION, PackedVariants
 from tuneport.signing import SIGNATURE
 from tuneport.stages.benchmarks.config import BenchConfig
 from tuneport.stages.benchmarks.reuse import timings_of_export
+from tuneport.stages.export.card import card
 from tuneport.stages.export.combinable import Source, reference_difference
 from tuneport.stages.export.combine import Combined, combine
 from tuneport.stages.export.pareto import draw_pareto
@@ -162,12 +163,14 @@ def test_card_and_inspect_have_a_table_for_each_host(both: tuple[Path, Combined]
     assert "Measured on NVIDIA H100 80GB HBM3 (driver 580.1)" in text
     assert f"Measured on {combined.manifest.parts[1].host.cpu}, " in text
     other = combined.manifest.parts[1].default_variant
-    order = f"fp16, the fastest other one of its table, {other}, the fastest other one of its table."
+    order = f"fp16, the fastest in the table of fp16, {other}, the fastest in the table of {other}."
     assert f"The first of these that runs on a host serves there: {order}" in text
     shown = tuneport("inspect", out).out
     assert " ".join(shown.split()).count(" golden cases and ") == 2
     assert "run here: cpu-fp32, int8" in shown
     assert "does not run here: fp16 needs CUDAExecutionProvider" in shown
+    for described in (shown, text):
+        assert "Reasons and rejected variants name variants as their own export did." in " ".join(described.split())
     assert "export of cpu-fp32, int8:" in shown
     found = json.loads(tuneport("inspect", out, "--json").out)
     assert {name for name, obstacle in found["obstacles"].items() if obstacle is None} == {"cpu-fp32", "int8"}
@@ -223,6 +226,24 @@ def test_best_never_compares_speeds_of_two_hosts(both: tuple[Path, Combined]) ->
     assert best("int8", "cpu-fp32") == cpu_default
     assert best(cpu_other) == cpu_other
     assert best() is None
+
+
+def test_a_default_variant_of_a_later_export_for_the_same_device_comes_before_another_variant_of_the_first(
+    tiny_artifact: Path, tmp_path: Path
+) -> None:
+    """On a host without VNNI the int8 variant of a host with it is not able, and that for AVX2 is."""
+    first = copy_of(tiny_artifact, tmp_path / "vnni")
+    rehash(first, default_variant="int8")
+    other = copy_with_two_int8(tiny_artifact, tmp_path / "avx2")
+    rehash(other, default_variant="int8")
+    manifest = combine([first, other], tmp_path / "out").manifest
+    assert [part.default_variant for part in manifest.parts] == ["int8", "cpu-int8"]
+    for able, best in ((["fp32", "int8", "cpu-int8"], "int8"), (["fp32", "cpu-int8"], "cpu-int8"), (["fp32"], "fp32")):
+        variant = manifest.best(able)
+        assert variant
+        assert variant.name == best
+    order = "int8, cpu-int8, the fastest in the table of int8."
+    assert f"The first of these that runs on a host serves there: {order}" in card(manifest)
 
 
 def test_here_it_is_served_and_answers_as_torch_does(both: tuple[Path, Combined], tiny_checkpoint: Path) -> None:
@@ -385,6 +406,74 @@ def test_artifacts_that_do_not_belong_together_are_refused(
     assert [each.name for each in tmp_path.iterdir()] == ["other"]
 
 
+def with_engines(artifact: Path, folder: Path, *gpus: str, **changes: Any) -> Path:
+    """Return a copy whose last variant is one for TensorRT, with an engine for each of some GPUs."""
+    other = copy_of(artifact, folder)
+    manifest = load_manifest(other)
+    last = manifest.variants[-1]
+    graph = Path(last.execution.files[0].path).parent
+    files = []
+    for gpu in gpus:
+        path = graph / "engines" / gpu / "a.engine"
+        (other / path).parent.mkdir(parents=True)
+        (other / path).write_bytes(f"{gpu} of {folder.name}".encode())
+        files.append(File.of(other, path.as_posix()))
+    changes = {"device": "tensorrt", "precision": "fp16", **changes, "files": (*last.execution.files, *files)}
+    last = last.model_copy(update={"name": "tensorrt-fp16", "execution": last.execution.model_copy(update=changes)})
+    manifest.model_copy(update={"variants": (*manifest.variants[:-1], last), "default_variant": "fp32"}).save(other)
+    return other
+
+
+def test_a_tensorrt_variant_gets_the_engines_of_each_gpu(tiny_artifact: Path, tmp_path: Path) -> None:
+    first = with_engines(tiny_artifact, tmp_path / "first", "h100")
+    other = with_engines(tiny_artifact, tmp_path / "other", "h100", "l4")
+    combined = combine([first, other], tmp_path / "out")
+    check_files(tmp_path / "out", combined.manifest)
+    assert names(combined.manifest) == ["fp32", "tensorrt-fp16"]
+    assert combined.left_out == (("fp32", other), ("tensorrt-fp16", other))
+    graph, *engines = combined.manifest.variant("tensorrt-fp16").execution.files
+    assert graph == load_manifest(first).variant("tensorrt-fp16").execution.files[0]
+    folder = Path(graph.path).parent / "engines"
+    assert [file.path for file in engines] == [f"{folder}/{gpu}/a.engine" for gpu in ("h100", "l4")]
+    found = [(tmp_path / "out" / file.path).read_text() for file in engines]
+    assert found == ["h100 of first", "l4 of other"]  # the first's where both have one
+    with pytest.raises(ArtifactError, match="has no variant that the artifacts before it lack"):
+        combine([other, first], tmp_path / "again")
+    shapes = with_engines(tiny_artifact, tmp_path / "shapes", "l4", provider_options={"trt_profile_max_shapes": "x"})
+    with pytest.raises(ArtifactError, match="has no variant that the artifacts before it lack"):
+        combine([first, shapes], tmp_path / "again")
+
+
+def test_the_remedy_for_other_files_can_be_followed(tiny_artifact: Path, tmp_path: Path) -> None:
+    for name, words in (("int8", r"or one of them with --variants that do not include int8$"), ("fp32", r"packages$")):
+        other = copy_of(tiny_artifact, tmp_path / name)
+        with (other / "onnx" / name / "model.onnx").open("ab") as file:
+            file.write(b"\0")
+        rehash(other)
+        with pytest.raises(ArtifactError, match=f"before it is the same variant with other files; .*{words}"):
+            combine([tiny_artifact, other], tmp_path / "out")
+
+
+def test_out_must_be_apart_from_the_artifacts(tiny_artifact: Path, openvino: Path, tmp_path: Path) -> None:
+    """--overwrite would delete an artifact that it was made of."""
+    first = copy_of(tiny_artifact, tmp_path / "first")
+    inner = copy_of(openvino, first / "inner")
+    (tmp_path / "link").symlink_to(first)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    for sources, out, word in (
+        ([first, openvino], first, "is"),
+        ([openvino, first], tmp_path / "link", "is"),
+        ([openvino, inner], first, "holds"),
+        ([first, openvino], first / "new", "lies in"),
+    ):
+        for overwrite in (False, True):
+            with pytest.raises(
+                TuneportError, match=f"{out} {word} .*, one of the artifacts to combine; choose an --out"
+            ):
+                combine(sources, out, overwrite=overwrite)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
 def test_an_artifact_is_not_combined_with_itself(tiny_artifact: Path, artifact: Path, tmp_path: Path) -> None:
     for other in (tiny_artifact, artifact):
         with pytest.raises(ArtifactError, match="are one artifact"):
@@ -470,7 +559,7 @@ def test_the_command_says_what_it_found(command_line: list[str | Path], openvino
     answer = tuneport(*command_line)
     assert answer.code == 0, answer.err
     assert "openvino: files intact; golden cases match, max |Δ|" in answer.out
-    assert f"left out: fp32 of {openvino}, which an artifact before it has, too" in answer.out
+    assert f"left out: fp32 of {openvino} with its evidence, because an artifact before it has" in answer.out
     assert "running the golden cases of openvino" in answer.err
     assert not (tmp_path / "out" / SIGNATURE).exists()
     again = tuneport(*command_line)
@@ -504,10 +593,11 @@ def test_measurements_of_variants_that_are_not_there_are_refused(
         Manifest.model_validate_json(json.dumps(content), strict=True)
 
 
-def test_an_artifact_of_an_earlier_version_can_be_read(artifact: Path) -> None:
-    content = json.loads((artifact / MANIFEST).read_text(encoding="utf-8"))
-    del content["others"], content["seal"]
-    from tuneport.folders import digest
-
-    (artifact / MANIFEST).write_text(json.dumps({**content, "seal": digest(content)}), encoding="utf-8")
+def test_only_a_combined_artifact_needs_a_version_that_can_combine(artifact: Path, both: tuple[Path, Combined]) -> None:
+    """Earlier ones refuse a manifest with a field that they do not know, so that a plain export must not have it."""
+    load_manifest(artifact).save(artifact)
+    assert "others" not in json.loads((artifact / MANIFEST).read_text(encoding="utf-8"))
+    assert load_manifest(artifact).others == ()
+    assert len(json.loads((both[0] / MANIFEST).read_text(encoding="utf-8"))["others"]) == 1
+    reseal(artifact, {"others": []})  # as the versions wrote it that could combine first
     assert load_manifest(artifact).others == ()

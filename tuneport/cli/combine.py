@@ -57,5 +57,5 @@ def combine(
     for each in combined.verified:
         print(describe(each))
     for left_out, folder in combined.left_out:
-        print(f"left out: {left_out} of {folder}, which an artifact before it has, too")
+        print(f"left out: {left_out} of {folder} with its evidence, because an artifact before it has the same variant")
     print(f"{manifest.default_variant} serves where it runs; wrote {out}; next: tuneport inspect {out}")

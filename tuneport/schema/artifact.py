@@ -463,19 +463,30 @@ class Manifest(Frozen):
         """Return the part that has a variant: where that was measured."""
         return next(part for part in self.parts if name in {variant.name for variant in part.variants})
 
-    def best(self, names: Collection[str]) -> Variant | None:
-        """Return which of some variants to prefer: the default variant, else the best of the first part that has any.
+    @property
+    def parts_by_device(self) -> list[list[Self]]:
+        """The parts for GPUs and those for CPUs, the device of the first part first."""
+        groups: dict[bool, list[Self]] = {}
+        for part in self.parts:
+            groups.setdefault(part.variant().execution.device == "cpu", []).append(part)
+        return list(groups.values())
 
-        That is the part's default variant, or the fastest of them. Speeds of two parts are never compared, because they
-        were not measured side by side. None without names.
+    def best(self, names: Collection[str]) -> Variant | None:
+        """Return which of some variants to prefer: the default variant, else one for the device of the first part.
+
+        Of the parts for one device that is the first default variant, else the fastest variant of the first part that
+        has any. Speeds of two parts are never compared, because they were not measured side by side. None without
+        names.
         """
         if self.default_variant in names:
             return self.variant()
-        for part in self.parts:
-            if part.default_variant in names:
-                return part.variant()
-            if able := [variant for variant in part.variants if variant.name in names]:
-                return _fastest(able)
+        for parts in self.parts_by_device:
+            for part in parts:
+                if part.default_variant in names:
+                    return part.variant()
+            for part in parts:
+                if able := [variant for variant in part.variants if variant.name in names]:
+                    return _fastest(able)
         return None
 
     def with_only(self, names: tuple[str, ...]) -> Self:
@@ -496,6 +507,8 @@ class Manifest(Frozen):
     def save(self, folder: Path) -> None:
         """Write manifest.json, sealed with the hash of its own content."""
         content = json.loads(self.model_dump_json())
+        if not self.others:
+            del content["others"]  # versions that cannot combine refuse a manifest that has it
         text = json.dumps({**content, "seal": digest(content)}, indent=2, ensure_ascii=False)
         (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 

@@ -49,7 +49,7 @@ def engine_options(artifact: Path, execution: Execution) -> dict[str, str]:
     """
     key = engine_key()
     own = (artifact / execution.files[0].path).parent / ENGINES / key
-    engines = [file for file in execution.files if _is_engine(file)]
+    engines = [file for file in execution.files if is_engine(file)]
     folder = own if own.is_dir() and not engines else _cached(artifact, execution, key)
     return {
         **KEEP_ENGINES,
@@ -60,10 +60,10 @@ def engine_options(artifact: Path, execution: Execution) -> dict[str, str]:
 
 def _cached(artifact: Path, execution: Execution, key: str) -> Path:
     """Return the folder of a graph's engines in the user's cache; a new one begins with the artifact's for this GPU."""
-    engines = [file.path for file in execution.files if _is_engine(file)]
+    engines = [file.path for file in execution.files if is_engine(file)]
     # TensorRT's own names have a hash of the graph's structure, which models that differ in weights, or in the shapes
     # that engines are built for, share.
-    graph = digest([execution.provider_options, [file.sha256 for file in execution.files if not _is_engine(file)]])[:16]
+    graph = digest([execution.provider_options, [file.sha256 for file in execution.files if not is_engine(file)]])[:16]
     folder = cache_folder("tensorrt", key, graph)
     try:
         fill_folder(folder, [artifact / path for path in engines if Path(path).parent.name == key])
@@ -73,7 +73,8 @@ def _cached(artifact: Path, execution: Execution, key: str) -> Path:
     return folder
 
 
-def _is_engine(file: File) -> bool:
+def is_engine(file: File) -> bool:
+    """Tell whether a file of a variant is one of TensorRT's engines, or of what it keeps beside them."""
     return ENGINES in Path(file.path).parts[:-1]
 
 
