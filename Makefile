@@ -37,7 +37,8 @@ check: $(INSTALLED)
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-# Prove the project on this host's GPU: GPU_CHECK="--model M --data D --out DIR", see docs/gpu.md.
+# Prove the project on this host's GPU: GPU_CHECK="--model M --data D --out DIR", see docs/gpu.md. GPU_CHECK="--floors"
+# runs only the steps on which the floors depend.
 gpu-check: $(GPU_INSTALLED)
 	$(GPU_VENV)/bin/python -m tuneport.stages.benchmarks.gpu_check $(GPU_CHECK)
 

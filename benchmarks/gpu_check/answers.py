@@ -26,6 +26,7 @@ from ..endpoint.check import ExpectedPrediction, check_agreement, expected_predi
 from ..endpoint.processes import start_server
 from ..endpoint.targets import HOST, grpc_target, http_target
 from .config import SCALES
+from .steps import write_result
 
 MIN_GPU_MIB = 50.0
 """A process that uses CUDA takes at least its context, of hundreds of MiB."""
@@ -82,7 +83,7 @@ def main() -> None:
         found = compare_answers(Path(artifact), Path(checkpoint), "cuda" if device == "cuda" else "cpu")
     except (TuneportError, httpx.HTTPError) as error:
         sys.exit(f"error: {error}")
-    Path(result).write_text(json.dumps(found), encoding="utf-8")
+    write_result(result, json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -6,8 +6,10 @@ from math import inf
 from tuneport.schema.base import Frozen
 from tuneport.schema.torch_setup import TorchDevice
 
-MINUTES = 10.0
-"""After which no step starts or goes on."""
+MINUTES, FLOORS_MINUTES = 30.0, 10.0
+"""After which no step starts or goes on: of all steps, and of those on which the floors depend."""
+WITH_FLOORS, WITHOUT_FLOORS = "floors", "no-floors"
+"""Arguments of step `speed`."""
 MIXED = "mixed lengths"
 EAGER, COMPILED = "eager", "compiled"
 """Names of the baselines: torch as it is, and with torch.compile."""

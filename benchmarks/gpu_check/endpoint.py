@@ -28,6 +28,7 @@ from ..endpoint.targets import EndpointTarget
 from .clients import Clients, check_answered, rate_per_s
 from .config import SCALES, Scale
 from .endpoint_report import EndpointFigures
+from .steps import write_result
 
 CORES_PER_WORKER, CORES_PER_CLIENT = 2, 8
 """A request takes a worker several times as long as the client, and the engine process needs processors, too."""
@@ -75,18 +76,18 @@ def _latency_ms(target: EndpointTarget, server: RunningServer, text: str, scale:
 
 
 def main() -> None:
-    """Measure, write the figures as they come, and exit with 1 if a floor is missed."""
+    """Measure, write the figures as they come, and exit with 1 if a floor is missed or was not measured."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that servers are stopped, too
     artifact, checkpoint, device, result = sys.argv[1:]
     target: TorchDevice = "cuda" if device == "cuda" else "cpu"
     figures: EndpointFigures | None = None
     try:
         for figures in measure_endpoint(Path(artifact), Path(checkpoint), target):
-            Path(result).write_text(figures.model_dump_json(), encoding="utf-8")
+            write_result(result, figures.model_dump_json())
     except (TuneportError, httpx.HTTPError) as error:
         sys.exit(f"error: {error}")
-    if figures and (missed := figures.missed()):
-        sys.exit("\n".join(f"missed: {figure} is {reason}" for figure, reason in missed.items()))
+    if figures and (unmet := figures.unmet()):
+        sys.exit("\n".join(unmet))
 
 
 if __name__ == "__main__":

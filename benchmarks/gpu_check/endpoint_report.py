@@ -36,17 +36,27 @@ class EndpointFigures(Frozen):
             return None
         return round(self.short_ms_p50 - self.engine_ms_p50, 3)
 
+    @property
+    def floors(self) -> dict[EndpointFloor, float | None]:
+        """The floors and what was reached, None if it was not measured; there are no floors on a CPU."""
+        return {floor: getattr(self, floor.figure) for floor in ENDPOINT_FLOORS if self.device == "cuda"}
+
     def missed(self) -> dict[str, str]:
-        """Return the floors that are missed, and why; there are none on a CPU."""
-        floors: tuple[EndpointFloor, ...] = ENDPOINT_FLOORS if self.device == "cuda" else ()
-        reasons = {}
-        for floor in floors:
-            value: float | None = getattr(self, floor.figure)
-            if value is None:
-                reasons[floor.figure] = "it was not measured"
-            elif not floor.is_met(value):
-                reasons[floor.figure] = f"{value:g}, the floor is {floor.bound}{self._excuse(floor)}"
-        return reasons
+        """Return the figures that miss their floors, and by how much."""
+        return {
+            floor.figure: f"{value:g}, the floor is {floor.bound}{self._excuse(floor)}"
+            for floor, value in self.floors.items()
+            if value is not None and not floor.is_met(value)
+        }
+
+    def not_measured(self) -> tuple[str, ...]:
+        """Return the figures with a floor that were not measured, which fails the check, too."""
+        return tuple(floor.figure for floor, value in self.floors.items() if value is None)
+
+    def unmet(self) -> list[str]:
+        """Return a line for each floor that is missed or was not measured."""
+        missed = [f"missed: {figure} is {reason}" for figure, reason in self.missed().items()]
+        return missed + [f"not measured: {figure}" for figure in self.not_measured()]
 
     def _excuse(self, floor: EndpointFloor) -> str:
         ceiling = self.client_ceiling_per_s

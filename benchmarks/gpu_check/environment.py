@@ -6,7 +6,6 @@ python -m tuneport.stages.benchmarks.gpu_check.environment DEVICE RESULT
 import json
 import sys
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import onnxruntime
@@ -16,6 +15,8 @@ from tuneport.errors import TuneportError
 from tuneport.host import Host
 from tuneport.schema.torch_setup import TorchDevice
 from tuneport.stages.export.device import check_device
+
+from .steps import write_result
 
 LIBRARIES = ("transformers", "optimum", "onnx", "tokenizers", "bentoml")
 
@@ -42,7 +43,7 @@ def main() -> None:
         found = environment("cuda" if device == "cuda" else "cpu")
     except TuneportError as error:
         sys.exit(f"error: {error}")
-    Path(result).write_text(json.dumps(found), encoding="utf-8")
+    write_result(result, json.dumps(found))
 
 
 if __name__ == "__main__":

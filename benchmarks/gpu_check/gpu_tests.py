@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from . import case_log
+from .steps import write_result
 
 ROOT = Path(__file__).resolve().parents[2]
 MARKER = "pytest.mark.gpu"
@@ -59,7 +60,7 @@ def run_gpu_tests(root: Path, result: Path) -> tuple[int, dict[str, Any]]:
         finally:
             process.kill()
             found = count_cases([json.loads(line) for line in cases.read_text(encoding="utf-8").splitlines()])
-            result.write_text(json.dumps(found), encoding="utf-8")
+            write_result(result, json.dumps(found))
     return code, found
 
 

@@ -1,6 +1,6 @@
 """Prove the project on a GPU, or refute it: fine-tune, export, verify, serve, ask, time, and compare with torch.
 
-    python -m tuneport.stages.benchmarks.gpu_check [--device cuda|cpu] [--model M] [--data D] [--out DIR]
+    python -m tuneport.stages.benchmarks.gpu_check [--device cuda|cpu] [--model M] [--data D] [--out DIR] [--floors]
 
 Needs no network. Each step is a process of its own, bounded in time; a step that fails hides no other one. Writes
 report.json and report.md after each step, and report.png at the end, and exits with 1 if a step failed or was not run,
@@ -9,7 +9,6 @@ steps run with little data and without floors.
 """
 
 import argparse
-import json
 import re
 import sys
 import tempfile
@@ -29,16 +28,23 @@ from tuneport.stages.finetune.embedded import MODEL
 from ..report import REPORT
 from ..training import REPORT as TRAINING_REPORT
 from ..training import TrainingReport
-from .config import MINUTES
-from .plan import PACKAGE, TRAINING, plan_steps
+from .config import FLOORS_MINUTES, MINUTES
+from .plan import PACKAGE, TRAINING, plan_steps, remove_earlier
 from .report import GpuCheckReport, write_gpu_report
-from .steps import StepResult, run_steps
+from .steps import StepResult, read_json, run_steps
 
 REPORTS = Path("benchmarks/reports/gpu")
 
 
 def gpu_check(
-    device: TorchDevice, out: Path, work: Path, *, model: str, data: str | None, minutes: float
+    device: TorchDevice,
+    out: Path,
+    work: Path,
+    *,
+    model: str,
+    data: str | None,
+    minutes: float,
+    is_floors_only: bool = False,
 ) -> GpuCheckReport:
     """Run every step with its files in `work`, and write the report into `out` after each; returns the report."""
 
@@ -53,6 +59,7 @@ def gpu_check(
             git_commit=git_commit(Path(__file__).parent),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             minutes=minutes,
+            is_floors_only=is_floors_only,
             steps=results,
             finetuning=read_finetuning(work / "run"),
             training=read_training(work / TRAINING),
@@ -67,7 +74,8 @@ def gpu_check(
             write_gpu_report(folder, found, has_picture=has_picture)
         return found
 
-    steps = plan_steps(device, model, data, work)
+    steps = plan_steps(device, model, data, work, is_floors_only=is_floors_only)
+    remove_earlier(steps)
     results = run_steps(steps, work, limit_s=60 * minutes, progress=_print, keep=keep)
     return keep(results, has_picture=True)
 
@@ -83,9 +91,9 @@ def read_finetuning(run: Path) -> Training | None:
 
 def read_training(folder: Path) -> TrainingReport | None:
     """Read the comparison with a plain Trainer, without the folders of the machine; None if there is none."""
-    if not (folder / TRAINING_REPORT).is_file():
+    if (content := read_json(folder / TRAINING_REPORT)) is None:
         return None
-    report = TrainingReport.model_validate_json((folder / TRAINING_REPORT).read_text(encoding="utf-8"))
+    report = TrainingReport.model_validate(content)
     names = {name: Path(getattr(report.settings, name)).name for name in ("data", "model")}
     return report.model_copy(update={"settings": report.settings.model_copy(update=names)})
 
@@ -99,9 +107,8 @@ def report_name(device: TorchDevice) -> str:
 
 def _read(file: Path) -> dict[str, Any] | None:
     """Read a report without what names folders of the machine: its settings and the source of its data."""
-    if not file.is_file():
+    if (content := read_json(file)) is None:
         return None
-    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return {name: value for name, value in content.items() if name not in ("config", "data")}
 
 
@@ -115,10 +122,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", help="a folder with train, validation and test JSONL; by default BBC News")
     parser.add_argument("--out", type=Path, help=f"the report's folder; by default {REPORTS}/NAME OF THE GPU")
     parser.add_argument("--work", type=Path, help="keep models, artifacts and logs in this folder")
-    parser.add_argument("--minutes", type=float, default=MINUTES, help="after which no step starts or goes on")
+    parser.add_argument("--floors", action="store_true", help="run only the steps on which the floors depend")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        help=f"after which no step starts or goes on; by default {MINUTES:g}, with --floors {FLOORS_MINUTES:g}",
+    )
     options = parser.parse_args(arguments)
     out = options.out or REPORTS / report_name(options.device)
-    settings = {"model": options.model, "data": options.data, "minutes": options.minutes}
+    minutes = options.minutes if options.minutes is not None else FLOORS_MINUTES if options.floors else MINUTES
+    settings = {"model": options.model, "data": options.data, "minutes": minutes, "is_floors_only": options.floors}
     try:
         check_out(out, marker=REPORT, overwrite=True)
         with tempfile.TemporaryDirectory(prefix="gpu-check-") as temporary:

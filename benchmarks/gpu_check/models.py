@@ -68,7 +68,7 @@ def random_bert(
         model.classifier.bias.sub_(mean.to(model.device)).mul_(scale.to(model.device))
     model.cpu().save_pretrained(out / "checkpoint")
     tokenizer.save_pretrained(out / "checkpoint")
-    (out / "data").mkdir()
+    (out / "data").mkdir(exist_ok=True)
     for split, rows in texts.items():
         best = ((logits[split] - mean) * scale).topk(2)
         sure = (best.values[:, 0] - best.values[:, 1] > MARGIN).tolist()
@@ -104,7 +104,7 @@ def random_gpt2(tokenizer_folder: Path, data: Path, out: Path, *, layers: int, h
         model.transformer.wte.weight[unseen] = 0
     model.save_pretrained(out / "checkpoint")
     tokenizer.save_pretrained(out / "checkpoint")
-    (out / "data").mkdir()
+    (out / "data").mkdir(exist_ok=True)
     model.to(_device())
     for split in ("train", "validation"):
         texts = [_continued(model, tokenizer, text) for text in _texts(data / f"{split}.jsonl", GENERATIVE_ROWS)]

@@ -26,6 +26,7 @@ from tuneport.schema.loading import load_golden, load_manifest
 from tuneport.schema.torch_setup import TorchDevice
 
 from ..engine import select_device
+from .steps import write_result
 
 WORK = (
     "MatMul", "Gemm", "Attention", "Normalization", "Softmax", "Gelu", "Erf", "Tanh", "Conv", "QLinear", "Einsum",
@@ -118,7 +119,7 @@ def main() -> None:
         found = placement(Path(artifact), "cuda" if is_cuda else "cpu")
     except TuneportError as error:
         sys.exit(f"error: {error}")
-    Path(result).write_text(json.dumps({"summary": summarize(found), "nodes": found}), encoding="utf-8")
+    write_result(result, json.dumps({"summary": summarize(found), "nodes": found}))
     if is_cuda and (wrong := fallbacks(found)):
         sys.exit("\n".join(f"{variant} runs on the CPU: {', '.join(each)}" for variant, each in wrong.items()))
 

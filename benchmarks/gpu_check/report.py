@@ -32,6 +32,8 @@ class GpuCheckReport(Frozen):
     """UTC, ISO 8601."""
     minutes: float
     """The limit of all steps together."""
+    is_floors_only: bool = False
+    """Whether only the steps on which the floors depend were to run."""
     steps: tuple[StepResult, ...]
     finetuning: Training | None = None
     """How the model was trained, and how fast."""
@@ -77,6 +79,7 @@ class GpuCheckReport(Frozen):
         parts = [
             f"# GPU check: {machine}",
             f"{verdict}, {seconds:.0f} s in all, code {self.git_commit or 'not in git'}, {self.created}. "
+            f"{'Only the steps of the floors. ' if self.is_floors_only else ''}"
             f"{self.model} fine-tuned on {self.data}; a seeded random BERT; device {self.device}.",
             _machine(self.host),
             "## Steps",

@@ -9,7 +9,7 @@ from ..report import markdown_table
 from ..training import TrainingReport
 from .config import ENDPOINT_FLOORS
 from .endpoint_report import EndpointFigures
-from .speed_report import SpeedReport
+from .speed_report import FloorResult, SpeedReport
 
 LARGE = 1000
 """From here on figures have no decimals."""
@@ -40,14 +40,22 @@ def speed_parts(name: str, speed: SpeedReport) -> list[str]:
     ]
     floors = [
         [
-            each.floor.workload, f"torch {each.floor.against}", f"{each.floor.factor:g} x", f"{each.factor:.2f} x",
-            each.variant, "met" if each.is_met else "**missed**",
+            each.floor.workload, f"torch {each.floor.against}", f"{each.floor.factor:g} x",
+            "" if each.factor is None else f"{each.factor:.2f} x", each.variant, _outcome(speed, each),
         ]
         for each in speed.floors
     ]  # fmt: skip
     if floors:
         parts.append(markdown_table(["workload", "against", "floor", "reached", "variant", ""], floors))
     return parts
+
+
+def _outcome(speed: SpeedReport, result: FloorResult) -> str:
+    """Return in words what became of a floor."""
+    if result.factor is None:
+        words, *reason = speed.why_not_measured(result.floor).partition(" (")
+        return f"**{words}**{''.join(reason)}"
+    return "met" if result.is_met else "**missed**"
 
 
 def endpoint_parts(figures: EndpointFigures) -> list[str]:
@@ -60,10 +68,13 @@ def endpoint_parts(figures: EndpointFigures) -> list[str]:
         "the same in the engine alone, ms": figures.engine_ms_p50,
         "added by the service, ms": figures.added_ms,
     }
-    missed = figures.missed()
+    missed, not_measured = figures.missed(), figures.not_measured()
     floors = [
-        [floor.title, floor.bound, _cell(getattr(figures, floor.figure)),
-         f"**missed**: {missed[floor.figure]}" if floor.figure in missed else "met"]
+        [
+            floor.title, floor.bound, _cell(getattr(figures, floor.figure)),
+            "**not measured**" if floor.figure in not_measured
+            else f"**missed**: {missed[floor.figure]}" if floor.figure in missed else "met",
+        ]
         for floor in ENDPOINT_FLOORS
     ]  # fmt: skip
     return [

@@ -1,11 +1,12 @@
 """Step `speed`: every variant against torch on fixed shapes and on mixed lengths, and what of it misses a floor.
 
-    python -m tuneport.stages.benchmarks.gpu_check.speed ARTIFACT CHECKPOINT DEVICE RESULT
+    python -m tuneport.stages.benchmarks.gpu_check.speed ARTIFACT CHECKPOINT DEVICE FLOORS RESULT
 
 Torch runs in fp32 (the reference of the outputs), in fp16 with SDPA (`eager`; on a CPU fp32), and compiled by
 torch.compile, for fixed shapes in the mode `reduce-overhead`, which uses CUDA graphs. Everything includes the copies to
 the device and back. A variant whose outputs differ from the reference is named, and the step fails. Compiling takes
-longest and comes last; the result is written after each workload.
+longest and comes last; the result is written after each workload. FLOORS is `floors` or `no-floors`: floors are of the
+fastest variant of a model, and an artifact may lack it.
 """
 
 import sys
@@ -27,10 +28,11 @@ from tuneport.stages.export.reference import TorchModel
 from ..baselines import open_baseline
 from ..config import BenchConfig
 from ..engine import select_device
-from .config import COMPILED, EAGER, MIXED, SCALES, Scale
+from .config import COMPILED, EAGER, MIXED, SCALES, WITH_FLOORS, Scale
 from .outputs import compare
 from .rows import LONGEST, Rows, mixed_lengths
 from .speed_report import SpeedReport, WorkloadResult, check_floors
+from .steps import write_result
 from .workloads import compile_shape, compiled_setup, time_mixed, time_shape
 
 
@@ -48,6 +50,7 @@ class SpeedMeter:
     mixed: Sequence[EncodedInput]
     differences: Mapping[str, float | None]
     wrong: Mapping[str, str]
+    has_floors: bool = False
     workloads: dict[str, WorkloadResult] = field(default_factory=dict)
     compile_s: dict[str, float] = field(default_factory=dict)
     not_compiled: dict[str, str] = field(default_factory=dict)
@@ -84,7 +87,7 @@ class SpeedMeter:
         self.workloads[name] = time_mixed(self.mixed, self.eager, self.runners, self.variants, compiled)
 
     def report(self) -> SpeedReport:
-        """Return what was measured so far; floors are those of a GPU."""
+        """Return what was measured so far, with the floors if it has them."""
         workloads = tuple(self.workloads.values())
         return SpeedReport(
             name=self.manifest.name,
@@ -97,7 +100,7 @@ class SpeedMeter:
             workloads=workloads,
             differences=dict(self.differences),
             wrong=dict(self.wrong),
-            floors=check_floors(workloads) if self.device == "cuda" else (),
+            floors=check_floors(workloads) if self.has_floors else (),
         )
 
 
@@ -118,24 +121,20 @@ def open_meter(artifact: Path, checkpoint: Path, device: TorchDevice) -> SpeedMe
 
 
 def main() -> None:
-    """Measure, write the result, and exit with 1 if a variant is wrong or misses a floor."""
-    artifact, checkpoint, device, result = sys.argv[1:]
+    """Measure, write the result, and exit with 1 if a variant is wrong or a floor is not met."""
+    artifact, checkpoint, device, floors, result = sys.argv[1:]
     try:
         meter = open_meter(Path(artifact), Path(checkpoint), "cuda" if device == "cuda" else "cpu")
+        meter.has_floors = device == "cuda" and floors == WITH_FLOORS
         for found in meter.measure():
-            Path(result).write_text(found.model_dump_json(), encoding="utf-8")
+            write_result(result, found.model_dump_json())
     except TuneportError as error:
         sys.exit(f"error: {error}")
     report = meter.report()
     for name, why in report.wrong.items():
         sys.stdout.write(f"{name} is wrong: {why}\n")
-    for each in report.floors:
-        if not each.is_met:
-            floor = each.floor
-            sys.stdout.write(
-                f"missed: {floor.workload}: {each.factor:.2f} x torch {floor.against}, the floor is {floor.factor:g} x "
-                f"({each.variant or 'no variant'})\n"
-            )
+    for line in report.unmet():
+        sys.stdout.write(f"{line}\n")
     sys.exit(0 if report.is_passed else 1)
 
 

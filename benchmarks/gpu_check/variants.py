@@ -18,6 +18,8 @@ from tuneport.stages.export.applicable import select_variants
 from tuneport.stages.export.build import FP32
 from tuneport.stages.export.variants import VARIANTS
 
+from .steps import write_result
+
 ABSENT = "it is in the artifact neither as a variant nor as a rejected one"
 
 
@@ -63,7 +65,7 @@ def main() -> None:
         found["not_run"] = impossible_variants(target)
     except TuneportError as error:
         sys.exit(f"error: {error}")
-    Path(result).write_text(json.dumps(found), encoding="utf-8")
+    write_result(result, json.dumps(found))
     if found["missing"]:
         sys.exit("\n".join(f"{name} was rejected: {reason}" for name, reason in found["missing"].items()))
 

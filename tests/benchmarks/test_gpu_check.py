@@ -33,18 +33,29 @@ from tuneport.stages.benchmarks.endpoint.targets import null_target
 from tuneport.stages.benchmarks.gpu_check import main as gpu_check_main
 from tuneport.stages.benchmarks.gpu_check.answers import compare_answers
 from tuneport.stages.benchmarks.gpu_check.clients import Clients, check_answered, rate_per_s
-from tuneport.stages.benchmarks.gpu_check.config import COMPILED, EAGER, FLOORS, MEAN_TOKENS, MIXED, SCALES, Floor
+from tuneport.stages.benchmarks.gpu_check.config import (
+    COMPILED,
+    EAGER,
+    FLOORS,
+    FLOORS_MINUTES,
+    MEAN_TOKENS,
+    MINUTES,
+    MIXED,
+    SCALES,
+    Floor,
+)
 from tuneport.stages.benchmarks.gpu_check.endpoint_report import EndpointFigures
 from tuneport.stages.benchmarks.gpu_check.gpu_tests import ROOT, count_cases, gpu_test_files, run_gpu_tests
 from tuneport.stages.benchmarks.gpu_check.main import main, plan_steps, report_name
 from tuneport.stages.benchmarks.gpu_check.models import LABELS, random_bert
 from tuneport.stages.benchmarks.gpu_check.outputs import compare
 from tuneport.stages.benchmarks.gpu_check.placement import count_nodes, fallbacks, placement, summarize
+from tuneport.stages.benchmarks.gpu_check.plan import remove_earlier
 from tuneport.stages.benchmarks.gpu_check.report import GpuCheckReport, write_gpu_report
 from tuneport.stages.benchmarks.gpu_check.rows import Rows, mixed_lengths
 from tuneport.stages.benchmarks.gpu_check.speed import open_meter
 from tuneport.stages.benchmarks.gpu_check.speed_report import SpeedReport, WorkloadResult, check_floors
-from tuneport.stages.benchmarks.gpu_check.steps import Step, StepResult, run_steps
+from tuneport.stages.benchmarks.gpu_check.steps import Step, StepResult, run_steps, write_result
 from tuneport.stages.benchmarks.gpu_check.variants import (
     ABSENT,
     check_variants,
@@ -52,6 +63,7 @@ from tuneport.stages.benchmarks.gpu_check.variants import (
     impossible_variants,
 )
 from tuneport.stages.benchmarks.gpu_check.variants import main as variants_main
+from tuneport.stages.export import applicable
 from tuneport.stages.export.reference import TorchModel
 
 
@@ -95,6 +107,88 @@ def test_results_are_kept_after_each_step(tmp_path: Path) -> None:
         {"first": "passed", "second": "failed", "third": "not run"},
         {"first": "passed", "second": "failed", "third": "passed"},
     ]
+
+
+def test_a_broken_result_is_none_and_the_next_steps_run(tmp_path: Path) -> None:
+    for text in ('{"ms": ', "[1]", "", "\xff"):
+        result = tmp_path / "broken.json"
+        code = f"open({str(result)!r}, 'w', encoding='latin-1').write({text!r})"
+        broken, after = run_steps(
+            (python("broken", code, result=result), python("after", "pass")), tmp_path, limit_s=60
+        )
+        assert (broken.status, broken.result, after.status) == ("passed", None, "passed")
+
+
+def test_a_result_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "result.json"
+    write_result(str(file), "{}")
+
+    def fail(path: Path, content: bytes) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    with pytest.raises(OSError, match="No space"):
+        write_result(file, '{"ms": 4}')
+    assert file.read_text() == "{}"
+
+
+def test_what_an_earlier_check_left_is_in_no_report(tmp_path: Path) -> None:
+    steps = plan_steps("cuda", "minilm-l6", None, tmp_path)
+    report = tmp_path / "bench" / "report.json"
+    made = {step.makes / marker for step in steps if step.makes for marker in ("report.json", "run.json")}
+    assert {tmp_path / each / "report.json" for each in ("bench", "endpoint", "generation", "training")} <= made
+    assert tmp_path / "run" / "run.json" in made
+    results = [step.result for step in steps if step.result]
+    for file in (*made, *results):
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("{}")
+    remove_earlier(steps)
+    assert not any(file.exists() for file in (*made, *results))
+    (tmp_path / "bench").mkdir()  # a folder without a marker may be the user's
+    (tmp_path / "bench" / "notes.txt").touch()
+    remove_earlier(steps)
+    assert (tmp_path / "bench" / "notes.txt").exists()
+    assert not report.exists()
+
+
+def test_a_check_that_is_ended_keeps_what_the_running_step_wrote_and_ends_it(tmp_path: Path) -> None:
+    """The step stops what it started when it is asked to, and its own process group is ended in any case."""
+    child = "import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(60)"
+    measures = f"""
+import os, signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, lambda *_: (open("asked", "w").close(), sys.exit(1)))
+subprocess.Popen([sys.executable, "-c", {child!r}])
+while not (os.path.exists("pid") and open("pid").read()): time.sleep(0.01)
+open("measured.json", "w").write('{{"ms": 4}}')
+open("ready", "w").close()
+time.sleep(60)
+"""
+    script = f"""
+import json, signal, sys
+from pathlib import Path
+from tuneport.stages.benchmarks.gpu_check.steps import Step, run_steps
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+steps = (Step("measures", ("-c", {measures!r}), 50, result=Path("measured.json")), Step("late", ("-c", "pass"), 50))
+keep = lambda results: Path("kept.json").write_text(json.dumps([each.model_dump() for each in results]))
+run_steps(steps, Path(), limit_s=50, keep=keep)
+print("over")
+"""
+    command = [sys.executable, "-P", "-c", script]
+    check = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    ends_at = time.monotonic() + 40
+    while not (tmp_path / "ready").exists() and time.monotonic() < ends_at:
+        time.sleep(0.02)
+    check.terminate()
+    output, _ = check.communicate(timeout=30)
+    assert (check.returncode, output) == (0, "over\n")
+    measured, late = json.loads((tmp_path / "kept.json").read_text())
+    assert (measured["status"], measured["exit_code"], measured["result"]) == ("ended", None, {"ms": 4})
+    assert (late["status"], late["detail"]) == ("not run", "the check ended before it")
+    assert (tmp_path / "asked").exists()
+    pid, ends_at = (tmp_path / "pid").read_text(), time.monotonic() + 10
+    while is_running(pid) and time.monotonic() < ends_at:
+        time.sleep(0.01)
+    assert not is_running(pid)
 
 
 def test_no_step_starts_or_goes_on_after_the_time_of_all(tmp_path: Path) -> None:
@@ -163,8 +257,49 @@ def test_the_floors_depend_on_short_exports_that_come_first(tmp_path: Path) -> N
         assert float(found["--max-seconds"]) <= 0.5
         assert float(found["--mixed-precision-minutes"]) == 0
         assert int(found["--max-gate-rows"]) <= 100
-    assert sum(steps[name].limit_s for name in order[:9]) <= 15 * 60
-    assert all(step.limit_s <= 240 for step in steps.values())
+
+
+def test_floors_leaves_out_the_steps_on_which_no_floor_depends(tmp_path: Path) -> None:
+    steps = plan_steps("cuda", "minilm-l6", None, tmp_path, is_floors_only=True)
+    tuned, random = (
+        [f"{each}-{name}" for each in ("export", "variants", "verify", "speed", "placement")]
+        for name in ("tuned", "random-bert")
+    )
+    assert [step.name for step in steps] == [
+        "environment", "data", "finetune", *tuned, "answers", "endpoint", "random-bert", *random,
+    ]  # fmt: skip
+    assert steps == plan_steps("cuda", "minilm-l6", None, tmp_path)[: len(steps)]
+
+
+@pytest.mark.parametrize(
+    ("is_floors_only", "minutes", "all_minutes"), [(True, FLOORS_MINUTES, 23), (False, MINUTES, 56)]
+)
+def test_a_step_that_hangs_takes_a_quarter_of_the_default_time_at_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_floors_only: bool, minutes: float, all_minutes: float
+) -> None:
+    """The limits add up to more than that time, with TensorRT, too; docs/gpu.md says to how much."""
+    monkeypatch.setattr(applicable, "has_tensorrt", lambda: True)
+    limits = [step.limit_s for step in plan_steps("cuda", "m", None, tmp_path, is_floors_only=is_floors_only)]
+    assert max(limits) <= minutes * 60 / 4
+    assert minutes < all_minutes
+    assert all_minutes - 1 < sum(limits) / 60 <= all_minutes
+    assert f"{all_minutes} minutes" in " ".join((ROOT / "docs" / "gpu.md").read_text(encoding="utf-8").split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "minutes"), [([], 30.0), (["--floors"], 10.0), (["--floors", "--minutes", "4"], 4.0)]
+)
+def test_floors_has_a_shorter_time_and_the_report_says_that_others_were_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], minutes: float
+) -> None:
+    monkeypatch.setattr(gpu_check_main, "run_steps", lambda *_, limit_s, **__: limits.append(limit_s) or ())
+    limits: list[float] = []
+    with pytest.raises(SystemExit):
+        main(["--device", "cpu", "--model", "m", "--data", "d", "--out", str(tmp_path / "out"), *arguments])
+    assert limits == [60 * minutes]
+    report = GpuCheckReport.model_validate_json((tmp_path / "out" / "report.json").read_text())
+    assert (report.minutes, report.is_floors_only) == (minutes, bool(arguments))
+    assert ("Only the steps of the floors." in report.text()) == bool(arguments)
 
 
 def test_tensorrt_s_variants_are_exported_apart_where_it_is_installed(
@@ -172,11 +307,14 @@ def test_tensorrt_s_variants_are_exported_apart_where_it_is_installed(
 ) -> None:
     """Their engines take minutes to build, in which an export of all variants would be lost."""
     assert not any("tensorrt" in step.name for step in plan_steps("cuda", "minilm-l6", "data", tmp_path))
-    find_spec = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "tensorrt_libs" or find_spec(name))
+    monkeypatch.setattr(applicable, "has_tensorrt", lambda: True)
     steps = {step.name: step for step in plan_steps("cuda", "minilm-l6", "data", tmp_path)}
     assert options(steps["export-tensorrt"])["--variants"] == "tensorrt-fp16,tensorrt-int8"
     assert "tensorrt" not in options(steps["export-all-variants"])["--variants"]
+    held = {name.removeprefix("speed-"): step.command[6] for name, step in steps.items() if name.startswith("speed-")}
+    assert held == {  # the artifact of TensorRT's variants lacks those that may be the fastest
+        "tuned": "floors", "random-bert": "floors", "all-variants": "floors", "tensorrt": "no-floors",
+    }  # fmt: skip
     assert impossible_variants("cuda") == {}
 
 
@@ -219,10 +357,14 @@ def test_the_endpoint_has_floors_on_its_throughput_and_on_what_it_adds_to_the_en
     assert figures().missed() == {}
     assert figures(requests_per_s=7999.0).missed() == {"requests_per_s": "7999, the floor is at least 8,000"}
     assert figures(short_ms_p50=1.26).missed() == {"added_ms": "1.01, the floor is at most 1"}
-    assert figures(short_ms_p50=None).missed() == {"added_ms": "it was not measured"}
+    assert figures().unmet() == []
+    unmeasured = figures(short_ms_p50=None, requests_per_s=7999.0)
+    assert unmeasured.unmet() == [
+        "missed: requests_per_s is 7999, the floor is at least 8,000", "not measured: added_ms",
+    ]  # fmt: skip
     limited = figures(requests_per_s=5000.0, client_ceiling_per_s=6000.0).missed()["requests_per_s"]
     assert "the load generator itself reaches 6000" in limited
-    assert figures(device="cpu", requests_per_s=1.0).missed() == {}
+    assert figures(device="cpu", requests_per_s=1.0, short_ms_p50=None).unmet() == []
 
 
 def test_several_load_generators_share_the_connections() -> None:
@@ -242,12 +384,12 @@ def workload(name: str, eager: dict[str, float], compiled: dict[str, float]) -> 
     return WorkloadResult(workload=name, unit="ms", values=values, factors={EAGER: eager, COMPILED: compiled})
 
 
-def test_a_floor_is_met_by_the_fastest_variant_and_missed_without_a_measurement() -> None:
+def test_a_floor_is_met_by_the_fastest_variant_and_not_without_a_measurement() -> None:
     floors = tuple(Floor(workload="a", against=against, factor=1.4) for against in (EAGER, COMPILED))
     measured = [workload("a", {"fp32": 1.0, "fp16": 1.5}, {"fp32": 0.9, "fp16": 1.39})]
     results = check_floors(measured, (*floors, Floor(workload="b", against=EAGER, factor=1.0)))
     assert [(each.variant, each.factor, each.is_met) for each in results] == [
-        ("fp16", 1.5, True), ("fp16", 1.39, False), ("", 0.0, False),
+        ("fp16", 1.5, True), ("fp16", 1.39, False), ("", None, False),
     ]  # fmt: skip
 
 
@@ -382,9 +524,32 @@ def speed_report(factor: float, wrong: dict[str, str]) -> SpeedReport:
     )  # fmt: skip
 
 
+def unmeasured(speed: SpeedReport) -> SpeedReport:
+    """Return a report without the mixed lengths, and one in which torch.compile failed on a shape."""
+    *shapes, last, _ = speed.workloads
+    workloads = (*shapes, last.model_copy(update={"factors": {EAGER: last.factors[EAGER]}}))
+    changes = {"workloads": workloads, "floors": check_floors(workloads), "not_compiled": {"32 x 128": "no C compiler"}}
+    return speed.model_copy(update=changes)
+
+
+def test_a_floor_that_was_not_measured_is_not_missed_and_fails_the_check() -> None:
+    assert speed_report(3.5, {}).unmet() == []
+    speed = unmeasured(speed_report(3.5, {}))
+    assert not speed.is_passed
+    assert speed.unmet() == [
+        "not measured: mixed lengths, the floor is 2 x torch eager",
+        "not measured (torch.compile failed: no C compiler): 32 x 128, the floor is 1 x torch compiled",
+        "not measured: mixed lengths, the floor is 1 x torch compiled",
+    ]
+    assert speed_report(2.5, {}).unmet() == [
+        f"missed: 1 x {tokens}: 2.50 x, the floor is 3 x torch eager (fp16)" for tokens in (16, 128)
+    ]
+
+
 def test_the_report_says_what_was_missed(tmp_path: Path) -> None:
     speed = speed_report(2.5, {"fp32": "agreement 80.0%"})
     assert not speed.is_passed
+    speed = unmeasured(speed)
     assert not speed_report(2.5, {}).is_passed  # 3 x at batch 1
     assert speed_report(3.5, {}).is_passed
     common: dict[str, Any] = {"seconds": 1.0, "limit_s": 9.0}
@@ -424,7 +589,9 @@ def test_the_report_says_what_was_missed(tmp_path: Path) -> None:
         "| tuned | fp16 | 120 | 3 | 2 |",
         "8 workers that share one engine process; 256 connections from 2 processes",
         "| 5,000 | **missed**: 5000, the floor is at least 8,000, and the load generator itself reaches 6000",
-        "at most 1 |  | **missed**: it was not measured |",
+        "at most 1 |  | **not measured** |",
+        "| 32 x 128 | torch compiled | 1 x |  |  | **not measured** (torch.compile failed: no C compiler) |",
+        "| mixed lengths | torch eager | 2 x |  |  | **not measured** |",
     ):
         assert phrase in text
     assert GpuCheckReport.model_validate_json((tmp_path / "report.json").read_text()) == report
@@ -436,7 +603,7 @@ def test_without_a_gpu_the_check_fails_and_says_why(
 ) -> None:
     """The first step of the real plan alone; the others would need a model."""
     plan = gpu_check_main.plan_steps
-    monkeypatch.setattr(gpu_check_main, "plan_steps", lambda *arguments: plan(*arguments)[:1])
+    monkeypatch.setattr(gpu_check_main, "plan_steps", lambda *arguments, **names: plan(*arguments, **names)[:1])
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with pytest.raises(SystemExit) as end:
         main(["--device", "cuda", "--model", "m", "--data", "d", "--out", str(tmp_path / "out")])
