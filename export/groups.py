@@ -26,7 +26,7 @@ from .source import Reference
 from .target import BenchmarkTarget
 from .variants import VARIANTS
 
-MAX_OPEN = 4
+MAX_OPEN = 3
 """Models that are in memory at a time on a CPU: torch's baselines count, too."""
 TIMED_ROWS = 200
 Result = TypeVar("Result")
