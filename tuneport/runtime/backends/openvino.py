@@ -16,9 +16,9 @@ from tuneport.schema.artifact import Precision
 HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 """Precision of the artifact → precision of the nodes that are not quantized."""
 KERNELS = 256
-"""Compiled kernels that a stream keeps, each for one operation and shape (OpenVINO's default: 5,000). An int8 MiniLM of
-two streams that had met 342 shapes took 614 MiB instead of 860. Recurring shapes run as fast down to 256; with 64, a
-tenth slower."""
+"""Compiled kernels that a stream keeps, each for one operation and shape (OpenVINO's default: 5,000). Measured once
+by hand: an int8 MiniLM of two streams that had met 342 shapes took 614 MiB instead of 860, and 81 recurring shapes ran
+as fast as by default; with 64 kernels they were a tenth slower."""
 CORE = openvino.Core()
 """The only Core of the process, kept until its end. Loading the CPU plugin gives the loading thread an alternate signal
 stack, which is freed with the Core. If another Core was created meanwhile, or another thread drops the last reference,
