@@ -22,6 +22,8 @@ from tuneport.errors import EngineError
 END_SECONDS = 10.0
 """For a step that is interrupted to remove its files."""
 PR_SET_PDEATHSIG = 1
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""Those that end an export."""
 INTERRUPTED = 130
 """Exit code of a step that got the signal that ends the export."""
 Result = TypeVar("Result")
@@ -57,7 +59,7 @@ class Steps:
         process = multiprocessing.get_context("fork").Process(target=self._run_apart, args=(step, sender))
         try:
             gc.freeze()  # a collection in the fork would copy the pages of all objects
-            process.start()
+            _start(process)
             gc.unfreeze()
             sender.close()
             while True:
@@ -77,6 +79,7 @@ class Steps:
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a parent that is killed ends nothing itself
         self._to_parent = to_parent
         try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             answer: tuple[str, Any] = ("returned", step())
         except Exception as error:
             answer = ("raised", _portable(error))
@@ -88,6 +91,15 @@ class Steps:
             to_parent.send(("raised", _portable(error)))
         to_parent.close()
         os._exit(0)  # libraries that own threads may hang in their finalizers
+
+
+def _start(process: multiprocessing.process.BaseProcess) -> None:
+    """Fork with signals held back, also in the fork: Python prints and forgets what is raised in callbacks of forks."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 HERE = Steps()

@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -104,12 +103,12 @@ def test_a_full_disk_is_one_line_and_the_run_continues(
 ) -> None:
     out = tmp_path / "out.jsonl"
     options = ["--variant", "fp32", "--window-rows", str(ROWS_A_CHUNK)]
-    command = [sys.executable, "-m", "tuneport", "score", str(tiny_artifact), str(source), "--out", str(out), *options]
     limit = len(whole[0]) // 2  # parts are smaller, and the joined file is not
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=60,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-    )  # fmt: skip
+    # Not by `preexec_fn`: a fork of this process runs callbacks of libraries, gRPC's among them, which print.
+    limited = f"import os, resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))"
+    start = [sys.executable, "-c", f"{limited}; os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"]
+    command = [*start, "-m", "tuneport", "score", str(tiny_artifact), str(source), "--out", str(out), *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert done.stderr == f"error: no space left on the disk of {out}; free some space; the same command continues\n"
     assert not out.exists()

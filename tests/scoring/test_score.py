@@ -287,7 +287,7 @@ def test_an_interruption_waits_for_the_batches_that_run_only(
     tiny_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_table(tmp_path / "in.jsonl", ROWS)
-    config = config_of(tiny_artifact, path, window_rows=len(ROWS))
+    config = config_of(tiny_artifact, path, window_rows=len(ROWS), max_batch_tokens=64)
     batches: list[int] = []
     interrupt_at = 0
 
@@ -295,7 +295,8 @@ def test_an_interruption_waits_for_the_batches_that_run_only(
         batches.append(1)
         if len(batches) == interrupt_at:
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-            time.sleep(0.3)
+        if len(batches) >= interrupt_at > 0:
+            time.sleep(0.3)  # longer than the main thread needs to stop the streams
         return run_isolated(*arguments)
 
     monkeypatch.setattr(scorer, "run_isolated", run)
@@ -305,5 +306,6 @@ def test_an_interruption_waits_for_the_batches_that_run_only(
         score(config, tmp_path / "interrupted.jsonl")
     assert whole > 8
     assert len(batches) - whole < 6
+    interrupt_at = 0
     score(config, tmp_path / "interrupted.jsonl")
     assert len((tmp_path / "interrupted.jsonl").read_text().splitlines()) == len(ROWS)

@@ -35,6 +35,10 @@ class _Work:
     streams: list["Future[None]"] = field(default_factory=list)
     """Done when each stream has found no more batches."""
 
+    def start(self, runner: ModelRunner, pool: ThreadPoolExecutor) -> None:
+        """Hand the batches to the engine."""
+        self.streams.extend(pool.submit(self.run_batches, runner) for _ in range(runner.streams))
+
     def run_batches(self, runner: ModelRunner) -> None:
         """Run batches until none is left; called in the thread of each stream.
 
@@ -74,7 +78,8 @@ class ChunkScorer:
         with ThreadPoolExecutor(runner.streams) as pool:
             try:
                 for each in itertools.chain(first, prepared):
-                    running.append(_start(each, runner, pool))
+                    running.append(_pack(each, runner))  # before it runs, so that an interruption finds it
+                    running[-1].start(runner, pool)
                     if len(running) > 1:  # so that the engine always has the next chunk
                         yield self._finish(running[0])
                         running.popleft()
@@ -117,13 +122,11 @@ class ChunkScorer:
         return list(zip(rows, predictions, strict=True))
 
 
-def _start(prepared: PreparedChunk, runner: ModelRunner, pool: ThreadPoolExecutor) -> _Work:
-    """Hand the batches of a chunk to the engine, the longest first, so that streams end together.
+def _pack(prepared: PreparedChunk, runner: ModelRunner) -> _Work:
+    """Return the batches of a chunk, the longest first, so that streams end together.
 
     They are the batches of similar length that serving makes of a full queue.
     """
     windows = [window for _, _, encoded in prepared.inputs for window in encoded]
     batches = pack_batches([len(window) for window in windows], runner.limits)[::-1]
-    work = _Work(prepared, windows, deque(batches), [{}] * len(windows))
-    work.streams = [pool.submit(work.run_batches, runner) for _ in range(runner.streams)]
-    return work
+    return _Work(prepared, windows, deque(batches), [{}] * len(windows))
