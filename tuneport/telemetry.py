@@ -4,6 +4,7 @@ A value that the user has set stays, but for one that would keep a library from 
 """
 
 import os
+import sys
 
 OFF = {
     "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime
@@ -12,6 +13,10 @@ OFF = {
     "NNCF_CI": "1",  # its only switch; it has no other effect
 }
 
+SENDER = "openvino_telemetry"
+"""The package with which OpenVINO sends an event whenever it is imported. It has no switch but a file in the user's
+home; without the package OpenVINO sends nothing."""
+
 PROPAGATORS = "OTEL_PROPAGATORS"
 
 
@@ -19,6 +24,7 @@ def switch_off() -> None:
     """Set the variables of this process and of those that it starts."""
     for name, value in OFF.items():
         os.environ.setdefault(name, value)
+    sys.modules.setdefault(SENDER, None)  # type: ignore[arg-type]  # an import of it raises ImportError
     drop_unknown_propagators()
 
 

@@ -39,6 +39,20 @@ def test_propagators_that_are_not_installed_keep_nothing_from_starting(
     assert done.stdout.strip() == left
 
 
+def test_openvino_has_nothing_to_send_with(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    program = (
+        "import tuneport, tuneport.runtime.backends.openvino\n"
+        "from openvino.tools.ovc import telemetry_utils\n"
+        "print(telemetry_utils.tm.__name__)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment(tmp_path), cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "openvino.tools.ovc.telemetry_stub"
+    assert not (tmp_path / "intel").exists()
+
+
 @pytest.mark.parametrize("module", ["tuneport", "tuneport.cli.app", "tuneport.stages.serve.inference"])
 def test_telemetry_is_off_before_a_library_is_imported(module: str, tmp_path: Path) -> None:
     """An audit hook sees each import, and what the environment is at that time."""
