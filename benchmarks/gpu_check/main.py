@@ -112,6 +112,13 @@ def _read(file: Path) -> dict[str, Any] | None:
     return {name: value for name, value in content.items() if name not in ("config", "data")}
 
 
+def _minutes(value: str) -> float:
+    minutes = float(value)
+    if not 0 < minutes < float("inf"):
+        raise argparse.ArgumentTypeError(f"{value} is no duration above 0")
+    return minutes
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the arguments, run the check, and print its table."""
     parser = argparse.ArgumentParser(
@@ -125,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--floors", action="store_true", help="run only the steps on which the floors depend")
     parser.add_argument(
         "--minutes",
-        type=float,
+        type=_minutes,
         help=f"after which no step starts or goes on; by default {MINUTES:g}, with --floors {FLOORS_MINUTES:g}",
     )
     options = parser.parse_args(arguments)

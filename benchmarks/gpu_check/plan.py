@@ -19,6 +19,7 @@ TRAINING = "training"
 """The folder of the training's report."""
 MARKERS = (REPORT, RUN, MANIFEST)
 """Files that tell a folder which a step makes from a folder of the user's."""
+ENVIRONMENT = "environment"
 TUNED, RANDOM, GENERATIVE = "tuned", "random-bert", "random-gpt2"
 EVERY, ON_TENSORRT = "all-variants", "tensorrt"
 """Names of the exports: the fine-tuned model in few variants, and random models; the fine-tuned model in all."""
@@ -35,7 +36,7 @@ def plan_steps(
     plan = Plan(device, model, data or str(work / "data"), work, makes_data=data is None)
     core = plan.scale.core_variants
     floors = (
-        plan.step("environment", plan.module("environment"), device, limit_s=60, writes=True),
+        plan.step(ENVIRONMENT, plan.module("environment"), device, limit_s=60, writes=True),
         *plan.make_data(),
         plan.finetune(),
         *plan.chain(TUNED, plan.run, plan.rows, "finetune", core, limit_s=150),
@@ -118,8 +119,9 @@ class Plan:
         `makes` is the folder that it makes, if that has one of `MARKERS`.
         """
         result = self.work / f"{name}.json" if writes else None
+        first = () if name == ENVIRONMENT else (ENVIRONMENT,)  # without the device no step proves anything
         command = ("-P", "-m", *map(str, arguments), *([str(result)] if result else []))
-        return Step(name, command, limit_s * self.scale.limit_factor, tuple(needs), result, makes)
+        return Step(name, command, limit_s * self.scale.limit_factor, tuple(needs) or first, result, makes)
 
     def make_data(self) -> list[Step]:
         """Return the step that writes the texts, unless they are given."""

@@ -244,6 +244,23 @@ def options(step: Step) -> dict[str, str]:
     return {name: value for name, value in itertools.pairwise(words) if name.startswith("--")}
 
 
+@pytest.mark.parametrize("minutes", ["0", "-1", "nan", "inf", "ten"])
+def test_a_time_without_end_or_without_length_is_refused(minutes: str, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--minutes", minutes, "--out", str(tmp_path / "out")])
+    assert caught.value.code == 2
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("data", ["data", None])
+def test_without_the_device_nothing_else_is_run(tmp_path: Path, data: str | None) -> None:
+    steps = {step.name: step for step in plan_steps("cuda", "minilm-l6", data, tmp_path)}
+    for step in steps.values():
+        while step.needs:
+            step = steps[step.needs[0]]
+        assert step.name == "environment"
+
+
 def test_the_floors_depend_on_short_exports_that_come_first(tmp_path: Path) -> None:
     steps = {step.name: step for step in plan_steps("cuda", "minilm-l6", "data", tmp_path)}
     order = list(steps)

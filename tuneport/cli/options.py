@@ -18,7 +18,7 @@ MoreArtifacts = Annotated[
     list[Path] | None, typer.Argument(help="Further artifacts, each of which serves by its name.")
 ]
 Out = Annotated[Path, typer.Option(help="Folder to write; must not exist unless --overwrite.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace --out if the same command wrote it.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace --out if it holds a result of the same kind.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress on standard error.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue what was interrupted, with the same settings.")]
