@@ -5,8 +5,9 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Self
 
 from tuneport.errors import DeviceOutOfMemory, EngineError, GateError, TuneportError
 from tuneport.runtime.backends.tensorrt import ENGINES, engine_key
@@ -15,7 +16,7 @@ from tuneport.runtime.runner import ModelRunner
 from tuneport.runtime.tasks.base import RuntimeTask
 from tuneport.schema.artifact import Candidate, Device, Execution, File, Metric, Parity, Processing, Rejected, Student
 
-from .config import Objective
+from .config import ExportConfig, Objective
 from .families import ExportFamily
 from .gate import Gate, Measurement, check
 from .graph import Graph
@@ -40,6 +41,11 @@ class Requirements:
     mixed_precision_minutes: float
     max_seconds: float
     """Of timing, for each target."""
+
+    @classmethod
+    def of(cls, config: ExportConfig) -> Self:
+        """Return those of an export."""
+        return cls(**{each.name: getattr(config, each.name) for each in fields(cls)})
 
 
 @dataclass(frozen=True)

@@ -92,20 +92,19 @@ def memory_in_use() -> int | None:
     gpu = next(iter(visible_gpus()), None)
     with nvml() as pynvml:
         handle = ask(pynvml, pynvml.nvmlDeviceGetHandleByUUID, gpu.uuid) if pynvml and gpu and gpu.uuid else None
-        memory = None if handle is None else ask(pynvml, pynvml.nvmlDeviceGetMemoryInfo, handle)
-        return None if memory is None else int(memory.used)
+        return None if handle is None else _used(pynvml, handle)
 
 
 @contextlib.contextmanager
 def _polling(pynvml: Any, handle: Any, totals: GpuTotals, interval_s: float, *, only_memory: bool) -> Iterator[None]:
     """Poll a GPU in a thread; at the end add the growth of its memory, and the utilization of each poll."""
-    peak = before = _used(pynvml, handle)
+    peak = before = _used(pynvml, handle) or 0
     is_over = threading.Event()
 
     def poll() -> None:
         nonlocal peak
         while not is_over.wait(interval_s):
-            peak = max(peak, _used(pynvml, handle))
+            peak = max(peak, _used(pynvml, handle) or 0)
             rates = None if only_memory else ask(pynvml, pynvml.nvmlDeviceGetUtilizationRates, handle)
             if rates is not None:
                 totals.utilizations.append(rates.gpu)
@@ -117,10 +116,10 @@ def _polling(pynvml: Any, handle: Any, totals: GpuTotals, interval_s: float, *, 
     finally:
         is_over.set()
         thread.join()
-        totals.memory += max(peak, _used(pynvml, handle)) - before
+        totals.memory += max(peak, _used(pynvml, handle) or 0) - before
 
 
-def _used(pynvml: Any, handle: Any) -> int:
-    """Return the bytes in use; 0 if NVML does not tell."""
+def _used(pynvml: Any, handle: Any) -> int | None:
+    """Return the bytes in use; None if NVML does not tell."""
     memory = ask(pynvml, pynvml.nvmlDeviceGetMemoryInfo, handle)
-    return int(memory.used) if memory is not None else 0
+    return None if memory is None else int(memory.used)
