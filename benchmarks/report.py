@@ -102,7 +102,7 @@ class Report(Frozen):
     def caption(self) -> str:
         """Describe the inputs, the host, and how the columns were measured."""
         num_inputs = self.results[0].timing.texts
-        source = Path(self.data.source).name if self.data else "no data"
+        source = Path(self.data.source).name if self.data else "no labels"
         return (
             f"{num_inputs} texts of {source} ({self.split}), {self.mean_tokens:g} tokens on average; "
             f"{self._machine()}. Latency: one text at a time. Texts/s: in batches of similar length, of the size that "
@@ -145,7 +145,7 @@ class Report(Frozen):
         timing = result.timing
         return [
             f"{result.name} *" if result.name == self.default_variant else result.name,
-            f"{result.metric.value:.4f}" if result.metric else "no data",
+            f"{result.metric.value:.4f}" if result.metric else "no labels",
             _change(result.metric),
             f"{result.agreement:.2%}",
             f"{timing.latency_ms_p50:.1f}",

@@ -9,39 +9,54 @@ from tuneport.schema.artifact import Device
 from tuneport.tasks import FamilyName
 
 from .config import MIN_CALIBRATION_ROWS
+from .gate import GIVE_DATA
 from .passes.nncf import nncf_int8
 from .variants import VARIANTS, VariantSpec
 
 
 def select_variants(
-    names: tuple[str, ...], device: Device, *, rows: int | None = None, family: FamilyName | None = None
+    names: tuple[str, ...],
+    device: Device,
+    *,
+    rows: int | None = None,
+    unlabelled: bool = False,
+    family: FamilyName | None = None,
 ) -> dict[str, VariantSpec]:
     """Return the variants to build, fp32 first and always; a TuneportError for combinations that cannot work.
 
-    `family` is that of the model and `rows` the number of rows of data; None while they are not known. Without names,
-    these are the default variants that the processor, the installed packages and the data allow on the device.
+    `family` is that of the model and `rows` the number of rows of data, `unlabelled` or not; None while they are not
+    known. Without names, these are the default variants that the processor, the installed packages and the data allow
+    on the device.
     """
     if unknown := [name for name in names if name not in VARIANTS]:
         raise TuneportError(f"unknown variants {unknown}", f"choose among {', '.join(VARIANTS)}")
+
+    def obstacle_of(name: str) -> tuple[str, str] | None:
+        return _obstacle(name, device, rows, unlabelled, family)
+
     for name in names:
-        if obstacle := _obstacle(name, device, rows, family) or _missing_labels(name, rows):
-            possible = [each for each in VARIANTS if not _obstacle(each, device, rows, family)]
+        if obstacle := obstacle_of(name) or _missing_data(name, rows):
+            possible = [each for each in VARIANTS if not obstacle_of(each)]
             raise TuneportError(f"{name} {obstacle[0]}", f"{obstacle[1]}, or choose among {', '.join(possible)}")
     wanted = names or tuple(
         name
         for name, spec in VARIANTS.items()
-        if device in spec.default_on and not _obstacle(name, device, rows, family or "encoder")
+        if device in spec.default_on and not _obstacle(name, device, rows, unlabelled, family or "encoder")
     )
     return {name: spec for name, spec in VARIANTS.items() if name == "fp32" or name in wanted}
 
 
-def _obstacle(name: str, device: Device, rows: int | None, family: FamilyName | None) -> tuple[str, str] | None:
+def _obstacle(
+    name: str, device: Device, rows: int | None, unlabelled: bool, family: FamilyName | None
+) -> tuple[str, str] | None:
     """Return why a variant cannot be built here, and the remedy; None if it can."""
     spec = VARIANTS[name]
     if family is not None and family not in spec.passes:
         return f"is for {' and '.join(spec.passes)} models", "leave it out"
     if device not in spec.devices:
         return f"does not run on {device}", "give another --device"
+    if spec.student_of and unlabelled:
+        return "is a student, which is judged by the metric", "give labelled data, without --unlabelled"
     return _missing_package(spec) or _missing_hardware(spec, device) or _missing_rows(spec, rows)
 
 
@@ -73,8 +88,8 @@ def _missing_rows(spec: VariantSpec, rows: int | None) -> tuple[str, str] | None
     return None
 
 
-def _missing_labels(name: str, rows: int | None) -> tuple[str, str] | None:
+def _missing_data(name: str, rows: int | None) -> tuple[str, str] | None:
     """Return why a variant that was named could not pass its gate, and the remedy; None if it could."""
     if rows == 0 and not VARIANTS[name].is_exact:
-        return "gives up precision and is judged on labelled data, and there is none", "give some with --data"
+        return "gives up precision and is judged on data, and there is none", GIVE_DATA
     return None

@@ -18,7 +18,7 @@ from tuneport.schema.artifact import Candidate, Device, Execution, File, Metric,
 
 from .config import ExportConfig, Objective
 from .families import ExportFamily
-from .gate import Gate, Measurement, check
+from .gate import GIVE_DATA, Gate, Measurement, check
 from .graph import Graph
 from .passes.context import BuildContext, Pass
 from .provider_options import TENSORRT_ROWS, provider_options
@@ -232,8 +232,10 @@ class VariantBuilder:
         measurement = self.gate.measure(runner)
         try:
             if not spec.is_exact and not self.gate.parsed_inputs:
-                raise GateError("no labelled data to judge it by", "give some with --data")
-            thresholds = spec.thresholds(self.requirements.max_drop, self.gate.unit, self.family)
+                raise GateError(f"no data to judge it by: {GIVE_DATA}", GIVE_DATA)
+            thresholds = spec.thresholds(
+                self.requirements.max_drop, self.gate.unit, self.family, has_targets=self.gate.has_targets
+            )
             check(measurement, thresholds, self.runtime_task.agreement_means)
         except GateError as error:
             raise _GateFailure(error, measurement) from error

@@ -97,8 +97,9 @@ def _export(manifest: Manifest, *, of_several: bool) -> list[str]:
     provenance = manifest.provenance
     data, seed = provenance.data, provenance.seed
     of = f" of {variant_names(manifest)}" if of_several else ""
+    labels = ", labels not read" if data and data.unlabelled else ""
     return [
-        f"data{of}: {Path(data.source).name} ({row_counts(data.rows)}), fingerprint `{data.fingerprint}`"
+        f"data{of}: {Path(data.source).name} ({row_counts(data.rows)}{labels}), fingerprint `{data.fingerprint}`"
         if data
         else f"data{of}: none",
         f"seed: {seed if seed is not None else 'not recorded'}; code: {provenance.git_commit or 'not in git'}",
@@ -134,8 +135,8 @@ def _has_new_names(manifest: Manifest) -> bool:
 
 
 def row_counts(rows: Mapping[str, int]) -> str:
-    """Write the number of rows of each split."""
-    return ", ".join(f"{count} {split}" for split, count in rows.items())
+    """Write the number of rows of each split; data that was not split is the split `all`."""
+    return ", ".join(f"{count} {'rows' if split == 'all' else split}" for split, count in rows.items())
 
 
 def device_text(manifest: Manifest) -> str:
@@ -235,7 +236,7 @@ def summary(manifest: Manifest) -> tuple[list[str], list[list[str]]]:
     metric = next((each.evidence.metric for each in manifest.variants if each.evidence.metric), None)
     head = ["", metric.name if metric else "metric", "agrees", "p50 ms", "inputs/s", "size", "speed-up"]
     speed = f"{manifest.torch_texts_per_s:.0f}" if manifest.torch_texts_per_s else ""
-    torch = [REFERENCE, f"{metric.torch:.4f}" if metric else "no data", "", "", speed, "", ""]
+    torch = [REFERENCE, f"{metric.torch:.4f}" if metric else "no labels", "", "", speed, "", ""]
     return head, [torch, *(_summary_row(variant, manifest) for variant in manifest.variants)]
 
 
@@ -243,7 +244,7 @@ def _summary_row(variant: Variant, manifest: Manifest) -> list[str]:
     evidence = variant.evidence
     return [
         f"{variant.name} *" if variant.name == manifest.default_variant else variant.name,
-        f"{evidence.metric.value:.4f}" if evidence.metric else "no data",
+        f"{evidence.metric.value:.4f}" if evidence.metric else "no labels",
         f"{evidence.parity.agreement:.2%}",
         f"{evidence.timing.latency_ms_p50:.1f}",
         f"{evidence.timing.texts_per_s:.0f}",
@@ -267,7 +268,7 @@ def _evidence_row(variant: Variant, manifest: Manifest) -> list[str]:
         f"{execution.size_bytes / 1e6:.1f} MB",
         f"{evidence.parity.max_abs_diff:.2g}",
         f"{evidence.parity.agreement:.2%}",
-        *([f"{metric.value:.4f}", f"{metric.torch:.4f}"] if metric else ["no data", ""]),
+        *([f"{metric.value:.4f}", f"{metric.torch:.4f}"] if metric else ["no labels", ""]),
         f"{timing.latency_ms_p50:.1f}",
         f"{timing.texts_per_s:.0f}",
         f"{footprint.memory_mib:.0f} MiB" + (f" + {gpu_mib:.0f} MiB GPU" if gpu_mib is not None else ""),

@@ -4,9 +4,9 @@ Imports neither torch nor onnx, so that the command line can list its options qu
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tuneport.schema.artifact import Name
 from tuneport.schema.base import Frozen
@@ -30,6 +30,8 @@ class ExportConfig(Frozen):
     """The model's name in responses. Default: the name of the output folder."""
     data: str | None = None
     """Labelled data for the gate. Default: the validation split that the run was trained with."""
+    unlabelled: bool = False
+    """Read only the inputs of --data: variants are judged by how often they predict what torch predicts."""
     columns: dict[str, str] = Field(default_factory=dict)
     """Column of the task → column of the data, where they differ."""
     splits: dict[str, str] = Field(default_factory=dict)
@@ -71,6 +73,12 @@ class ExportConfig(Frozen):
     """Seed of data splits and of the student's training."""
     trust_remote_code: bool = False
     """Run Python code from the model's repository."""
+
+    @model_validator(mode="after")
+    def _check_unlabelled(self) -> Self:
+        if self.unlabelled and self.data is None:
+            raise ValueError("unlabelled says how data is read, and there is none: give data, too")
+        return self
 
 
 def artifact_name(out: Path) -> str:

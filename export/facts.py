@@ -6,6 +6,7 @@ from typing import Self
 
 from tuneport.data.reader import Data, read_data
 from tuneport.data.rows import numbered_rows
+from tuneport.data.targets import TARGET_COLUMNS
 from tuneport.errors import CheckpointError, DataError
 from tuneport.schema.artifact import Processing
 from tuneport.schema.run import ProblemType, Run, TagScheme
@@ -55,9 +56,17 @@ def find_facts(config: ExportConfig, task: str, labels: Sequence[str], declared:
     needs_data = spec.accepts_pairs or task == TAGGING
     data = None
     if config.data is not None and needs_data:
-        columns = {"required": spec.columns, "optional": spec.optional_columns}
-        data = read_data(config.data, columns=config.columns, seed=config.seed, splits=config.splits, **columns)
-    columns_of_data = data.splits["train"].column_names if data else []
+        hidden = TARGET_COLUMNS if config.unlabelled else ()
+        data = read_data(
+            config.data,
+            columns=config.columns,
+            required=[name for name in spec.columns if name not in hidden],
+            optional=[name for name in spec.optional_columns if name not in hidden],
+            seed=config.seed,
+            splits=config.splits,
+            unlabelled=config.unlabelled,
+        )
+    columns_of_data = next(iter(data.splits.values())).column_names if data else []
     has_lists = "labels" in columns_of_data and "label" not in columns_of_data
     may_be_reranker = spec.accepts_pairs and config.data is None and len(labels) == 1
     return Facts(
@@ -79,7 +88,7 @@ def _find_scheme(config: ExportConfig, labels: Sequence[str], data: Data | None)
         raise CheckpointError(problem, "correct id2label in config.json") from error
     if len(names) == 1:
         return names[0]
-    tags = [tags for _, tags in _tags(data)] if data else []
+    tags = [tags for _, tags in _tags(data)] if data and not config.unlabelled else []
     if not any(tag != OUTSIDE for sentence in tags for tag in sentence):
         problem = f"the labels of {config.checkpoint} are those of {' and of '.join(names)}"
         raise CheckpointError(problem, "name the scheme with --tag-scheme, or give labelled data with --data")

@@ -1,4 +1,4 @@
-"""Compare a variant with torch on golden cases and on labelled data, and reject it beyond its thresholds."""
+"""Compare a variant with torch on golden cases and on data, and reject it beyond its thresholds."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +25,8 @@ BATCH_DEPENDENCE = 0.005
 """As a share of the largest output. Rounding in static int8 reaches a thousandth, a range shared by rows a tenth."""
 SAME_TEXTS = 0.99
 """Share of torch's own answers that a variant must give where the metric cannot tell whether it is broken."""
+GIVE_DATA = "give labelled data with --data, or inputs alone with --data and --unlabelled"
+"""What a variant that gives up precision needs."""
 BATCH_ROWS = 16
 """Consecutive rows of a batch, of mixed lengths, so that rows are padded far more than in serving."""
 
@@ -63,7 +65,7 @@ class Measurement:
 
 
 class Gate:
-    """Holds torch's outputs on golden cases and labelled data, and measures other models against them."""
+    """Holds torch's outputs on golden cases and data, and measures other models against them."""
 
     def __init__(
         self,
@@ -92,6 +94,11 @@ class Gate:
         """The scale of outputs; exact variants may differ by `EXACT` times this."""
         self._golden_parsed = [runtime_task.parse_input(case.input) for case in golden]
         self._golden_windows = [runtime_task.encode([each])[0] for each in self._golden_parsed]
+
+    @property
+    def has_targets(self) -> bool:
+        """Whether the metric can be computed; else variants are judged by agreement alone."""
+        return bool(self._targets)
 
     @property
     def rows(self) -> list[EncodedInput]:

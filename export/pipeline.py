@@ -52,7 +52,13 @@ def export(
     check_device(config.device)
     progress("reading the checkpoint and the data")
     source = open_source(config)
-    specs = select_variants(config.variants, config.device, rows=len(source.sample.inputs), family=source.family.name)
+    specs = select_variants(
+        config.variants,
+        config.device,
+        rows=len(source.sample.inputs),
+        unlabelled=config.unlabelled,
+        family=source.family.name,
+    )
     _check_depth(source.checkpoint, config, specs)
     with new_folder(out, marker=MANIFEST, overwrite=overwrite) as folder:
         progress("computing torch's outputs")

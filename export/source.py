@@ -1,11 +1,13 @@
-"""Open a checkpoint and its labelled data, and compute torch's outputs on them."""
+"""Open a checkpoint and the data of the gate, and compute torch's outputs on it."""
 
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tuneport.data.reader import MissingColumns
 from tuneport.data.sample import Sample, read_sample
+from tuneport.errors import DataError, TuneportError
 from tuneport.folders import write_lines
 from tuneport.runtime.batch import RowOutputs
 from tuneport.runtime.loading import open_task
@@ -25,10 +27,13 @@ from .statelessness import check_stateless
 from .steps import HERE, Steps
 from .tasks.base import ExportTask
 
+MIN_UNLABELLED_ROWS = 100
+"""With fewer, a single prediction that differs would be more than the one in a hundred that is allowed."""
+
 
 @dataclass(frozen=True)
 class Source:
-    """What is exported, and the labelled data that variants are checked with."""
+    """What is exported, and the data that variants are checked with."""
 
     checkpoint: Checkpoint
     task: ExportTask
@@ -53,7 +58,7 @@ class Reference:
 
 
 def open_source(config: ExportConfig) -> Source:
-    """Open the checkpoint and read the validation rows for the gate."""
+    """Open the checkpoint and read the validation rows for the gate; a DataError for too few of unlabelled data."""
     checkpoint = open_checkpoint(
         config.checkpoint,
         task=config.task,
@@ -67,8 +72,18 @@ def open_source(config: ExportConfig) -> Source:
         facts = find_facts(config, checkpoint.task, checkpoint.labels, checkpoint.facts.problem_type)
         checkpoint = replace(checkpoint, facts=facts)
     task = spec.task_class("export")(checkpoint)
+    if config.unlabelled and not task.target_columns:
+        raise TuneportError(f"inputs of {checkpoint.task} are their own targets", "leave out --unlabelled")
     count = min(config.max_gate_rows, spec.max_gate_rows or config.max_gate_rows)
-    sample = read_split(config, checkpoint, task, "validation", count)
+    try:
+        sample = read_split(config, checkpoint, task, "validation", count)
+    except MissingColumns as error:
+        if not set(error.names) <= set(task.target_columns):
+            raise
+        raise DataError(error.problem, f"{error.remedy}, or judge variants without them: --unlabelled") from error
+    if config.unlabelled and len(sample.inputs) < MIN_UNLABELLED_ROWS:
+        problem = f"{config.data} has {len(sample.inputs)} inputs to compare with torch's predictions"
+        raise DataError(problem, f"give {MIN_UNLABELLED_ROWS} or more, or labelled ones without --unlabelled")
     return Source(checkpoint, task, export_family(checkpoint.task), sample)
 
 
@@ -107,4 +122,5 @@ def read_split(config: ExportConfig, checkpoint: Checkpoint, task: ExportTask, s
         splits=(split,),
         count=count,
         split_names=config.splits,
+        unlabelled=config.unlabelled,
     )

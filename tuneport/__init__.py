@@ -89,9 +89,9 @@ def export(
     """Convert a checkpoint, prove every variant against torch, and write the artifact `out`; returns its manifest.
 
     `checkpoint` is a run folder, or a folder that transformers saved. `data` is labelled data for the gate, by default
-    the validation split of the run. `settings` are the fields of `tuneport.stages.export.config.ExportConfig`, such as
-    `variants=("fp32", "int8")` or `objective="latency"`; `tuneport export --help` lists them. `progress` is called
-    with the name of each step, for example `print`.
+    the validation split of the run; with `unlabelled=True` it is inputs alone. `settings` are the fields of
+    `tuneport.stages.export.config.ExportConfig`, such as `variants=("fp32", "int8")` or `objective="latency"`;
+    `tuneport export --help` lists them. `progress` is called with the name of each step, for example `print`.
 
     Nothing is left at `out` unless the fp32 variant answers as torch does. Raises GateError if it does not, and
     TuneportError for a checkpoint, data or settings that cannot be used.

@@ -30,11 +30,11 @@ class Task(TargetTextTask):
         """Resolve relative paths against the data's folder."""
         self._folder = self.data_folder(source)
 
-    def read_row(self, row: dict[str, Any]) -> tuple[Any, Any]:
-        """Return a recording's bytes, as in an upload, and its transcript."""
-        audio, target = super().read_row(row)
+    def read_input(self, row: dict[str, Any]) -> Any:
+        """Return a recording's bytes, as in an upload."""
+        audio = super().read_input(row)
         try:
-            return {"audio": (self._folder / audio).read_bytes()}, target
+            return {"audio": (self._folder / audio).read_bytes()}
         except OSError as error:
             raise ValueError(f"audio {audio!r} cannot be read ({error.strerror})") from error
 

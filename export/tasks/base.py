@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from tuneport.data.targets import TARGET_COLUMNS
 from tuneport.runtime.batch import EncodedInput, RowOutputs
 from tuneport.runtime.tasks.base import RuntimeTask
 from tuneport.schema.artifact import Processing
@@ -14,7 +15,7 @@ from ..checkpoint import Checkpoint
 
 
 class ExportTask(ABC):
-    """Read labelled data, encode inputs for torch and compute the gate's metric, for one checkpoint.
+    """Read data, encode inputs for torch and compute the gate's metric, for one checkpoint.
 
     A *parsed input* is what the runtime task's `parse_input` returns.
     """
@@ -36,6 +37,11 @@ class ExportTask(ABC):
         self.columns, self.optional_columns = self.spec.columns, self.spec.optional_columns
 
     @property
+    def target_columns(self) -> tuple[str, ...]:
+        """Return those of `columns` that the model predicts; empty where inputs are their own targets."""
+        return tuple(name for name in self.columns if name in TARGET_COLUMNS)
+
+    @property
     def metric(self) -> MetricSpec:
         """Return the metric that the gate compares."""
         return self.spec.gate_metric_of(multi_label=self.multi_label)
@@ -45,11 +51,12 @@ class ExportTask(ABC):
         """Return the settings of pre- and post-processing for serving."""
 
     @abstractmethod
-    def read_row(self, row: dict[str, Any]) -> tuple[Any, Any]:
-        """Return a row's input, in the form that requests have, and its target.
+    def read_input(self, row: dict[str, Any]) -> Any:
+        """Return a row's input, in the form that requests have; raises ValueError for a value that is none."""
 
-        Raises ValueError for a target that the model cannot predict.
-        """
+    @abstractmethod
+    def read_target(self, row: dict[str, Any]) -> Any:
+        """Return a row's target; raises ValueError for one that the model cannot predict."""
 
     @abstractmethod
     def torch_inputs(self, parsed_inputs: Sequence[Any]) -> dict[str, Any]:

@@ -71,12 +71,18 @@ class GenerationExportTask(ExportTask):
 class TargetTextTask(GenerationExportTask):
     """A generative task whose rows have a source and a target text, its two columns; scored on the generated texts."""
 
-    def read_row(self, row: dict[str, Any]) -> tuple[Any, Any]:
-        """Return a row's text and its target."""
-        for name in self.columns:
-            if not isinstance(row[name], str) or not row[name].strip():
-                raise ValueError(f"{name} is not a text")
-        return row[self.columns[0]], row[self.columns[1]].strip()
+    def read_input(self, row: dict[str, Any]) -> Any:
+        """Return a row's source text."""
+        return self._text_of(row, self.columns[0])
+
+    def read_target(self, row: dict[str, Any]) -> str:
+        """Return a row's target text."""
+        return self._text_of(row, self.columns[1]).strip()
+
+    def _text_of(self, row: dict[str, Any], name: str) -> str:
+        if not isinstance(row[name], str) or not row[name].strip():
+            raise ValueError(f"{name} is not a text")
+        return str(row[name])
 
     def score(
         self,

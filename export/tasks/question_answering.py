@@ -34,12 +34,18 @@ class Task(ExportTask):
             has_unanswerable=bool(getattr(self.checkpoint.config, "has_unanswerable", False)),
         )
 
-    def read_row(self, row: dict[str, Any]) -> tuple[Any, Any]:
-        """Return question and context, and the texts of the answers; an empty text if there is none."""
+    def read_input(self, row: dict[str, Any]) -> Any:
+        """Return question and context."""
+        for name in ("question", "context"):
+            if not isinstance(row[name], str):
+                raise ValueError(f"{name} is not a text")
+        return {"question": row["question"], "context": row["context"]}
+
+    def read_target(self, row: dict[str, Any]) -> list[str]:
+        """Return the texts of the answers; an empty text if there is none."""
         if problem := next(find_answer_problems(row), None):
             raise ValueError(problem)
-        texts = [text for text, _ in read_answers(row["answers"])]
-        return {"question": row["question"], "context": row["context"]}, texts or [""]
+        return [text for text, _ in read_answers(row["answers"])] or [""]
 
     def with_text(self, text: str, like: Any) -> Any:
         """Return the question of `like` with the text as its context."""

@@ -28,8 +28,8 @@ class Task(TextTask):
         """Return how texts are truncated and padded."""
         return self.base_processing().model_copy(update={"problem_type": "regression"})
 
-    def read_row(self, row: dict[str, Any]) -> tuple[Any, Any]:
-        """Return the text or the pair, and the true scores."""
+    def read_target(self, row: dict[str, Any]) -> list[float]:
+        """Return a row's true scores."""
         scores = row["score"] if isinstance(row["score"], list) else [row["score"]]
         try:
             values = [float(score) for score in scores]
@@ -37,7 +37,7 @@ class Task(TextTask):
             raise ValueError(f"score {row['score']!r} is not a number") from error
         if len(values) != self._targets or not np.isfinite(values).all():
             raise ValueError(f"score {row['score']!r} is not {self._targets} finite number(s)")
-        return self.text_of(row), values
+        return values
 
     def score(
         self,

@@ -46,12 +46,12 @@ class Task(TextTask):
         """Return how texts are truncated and padded, and the kind of labels."""
         return self.base_processing().model_copy(update={"problem_type": self._problem_type})
 
-    def read_row(self, row: dict[str, Any]) -> tuple[Any, Any]:
-        """Return the text or the pair, and the indices of its true labels."""
+    def read_target(self, row: dict[str, Any]) -> list[int]:
+        """Return the indices of a row's true labels."""
         labels = row["labels"] if self.multi_label else [row["label"]]
         if not isinstance(labels, list):
             raise ValueError(f"labels is {preview(labels)}, and a list is expected")
-        return self.text_of(row), [self._index_of(label) for label in labels]
+        return [self._index_of(label) for label in labels]
 
     def _index_of(self, label: Any) -> int:
         """Return the index of a label's name, or of a class that is given by its number or as true or false.

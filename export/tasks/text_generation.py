@@ -22,25 +22,28 @@ class Task(GenerationExportTask):
 
     pads_left: ClassVar = True
 
-    def read_row(self, row: dict[str, Any]) -> tuple[Any, Any]:
-        """Return the prompt together with its reference answer, and the answer as the target."""
+    def read_input(self, row: dict[str, Any]) -> Any:
+        """Return the prompt together with its reference answer."""
         if row.get("messages"):
             messages = row["messages"]
             last = max((i for i, each in enumerate(messages) if each["role"] == "assistant"), default=0)
             if not last:
                 raise ValueError("messages have no answer")
             prompt = [{"role": each["role"], "content": each["content"]} for each in messages[:last]]
-            return {"messages": prompt, "answer": messages[last]["content"]}, messages[last]["content"]
+            return {"messages": prompt, "answer": messages[last]["content"]}
         text = row.get("text")
         words = text.split(" ") if isinstance(text, str) else []
         if len(words) > 1:
             half = len(words) // 2
-            answer = " ".join(words[half:])
-            return {"text": " ".join(words[:half]), "answer": f" {answer}"}, answer
+            return {"text": " ".join(words[:half]), "answer": f" {' '.join(words[half:])}"}
         if not isinstance(text, str) or len(text) < 2:
             raise ValueError("text has no two words or characters")
         half = len(text) // 2  # no spaces, such as Chinese
-        return {"text": text[:half], "answer": text[half:]}, text[half:]
+        return {"text": text[:half], "answer": text[half:]}
+
+    def read_target(self, row: dict[str, Any]) -> str:
+        """Return the reference answer."""
+        return str(self.read_input(row)["answer"])
 
     def with_text(self, text: str, like: Any) -> Any:
         """Return the text, as a chat message of the user if `like` is a chat."""

@@ -35,7 +35,7 @@ class TextTask(ExportTask):
             accepts_single_texts=self.checkpoint.may_be_reranker,
         )
 
-    def text_of(self, row: dict[str, Any]) -> Any:
+    def read_input(self, row: dict[str, Any]) -> Any:
         """Return a row's text, or its pair as a dict."""
         names = (*self.columns, *self.optional_columns)
         texts = {name: row[name] for name in ("text", "text_pair") if name in names and name in row}

@@ -43,16 +43,22 @@ class Task(ExportTask):
             tag_scheme=self._scheme.name,
         )
 
-    def read_row(self, row: dict[str, Any]) -> tuple[Any, Any]:
-        """Return the words of a sentence, and their tags."""
-        tokens, tags = row["tokens"], row["tags"]
-        if not isinstance(tokens, list) or not isinstance(tags, list) or len(tokens) != len(tags):
+    def read_input(self, row: dict[str, Any]) -> Any:
+        """Return the words of a sentence."""
+        if not isinstance(row["tokens"], list):
+            raise ValueError("tokens is not a list")
+        return {"tokens": row["tokens"]}
+
+    def read_target(self, row: dict[str, Any]) -> list[str]:
+        """Return the tags of a sentence's words."""
+        tags = row["tags"]
+        if not isinstance(tags, list) or len(tags) != len(row["tokens"]):
             raise ValueError("tokens and tags are not lists of one length")
         if unknown := [tag for tag in tags if tag not in self.checkpoint.labels]:
             raise ValueError(f"tag {unknown[0]!r} is not one of the model's {list(self.checkpoint.labels)[:20]}")
         if problem := self._scheme.find_problem(tags):
             raise ValueError(problem)
-        return {"tokens": tokens}, tags
+        return tags
 
     def with_text(self, text: str, like: Any) -> Any:
         """Return the text, which the runtime splits into words."""

@@ -15,7 +15,7 @@ def index_of(label: Any, labels: tuple[str, ...], *, has_run: bool = False) -> i
         facts=SimpleNamespace(problem_type=None), labels=labels, folder=Path("x"), run=object() if has_run else None,
         accepts_pairs=False, may_be_reranker=False, task="text-classification",
     )  # fmt: skip
-    return Task(checkpoint).read_row({"text": "a text", "label": label})[1][0]
+    return Task(checkpoint).read_target({"text": "a text", "label": label})[0]
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def test_without_data_int8_is_rejected_and_fp32_goes_in(tiny_checkpoint: Path, t
     answer = tuneport("export", tiny_checkpoint, "--out", tmp_path / "out")
     manifest = load_manifest(tmp_path / "out")
     assert answer.code == 0
-    assert "not in the artifact: int8: no labelled data" in answer.out
+    assert "not in the artifact: int8: no data to judge it by" in answer.out
     assert all(variant.execution.precision == "fp32" for variant in manifest.variants)
     assert manifest.provenance.data is None
     assert "fp32" in [name for name, *_ in verify(tmp_path / "out")]
@@ -120,7 +120,7 @@ def test_without_data_int8_is_rejected_and_fp32_goes_in(tiny_checkpoint: Path, t
 def test_int8_that_is_asked_for_without_data_is_refused_before_any_work(tiny_checkpoint: Path, tmp_path: Path) -> None:
     answer = tuneport("export", tiny_checkpoint, "--out", tmp_path / "out", "--variants", "int8")
     assert answer.code == 1
-    assert "error: int8 gives up precision and is judged on labelled data, and there is none; give some" in answer.err
+    assert "error: int8 gives up precision and is judged on data, and there is none; give labelled" in answer.err
     assert not (tmp_path / "out").exists()
 
 

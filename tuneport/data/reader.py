@@ -22,6 +22,15 @@ from tuneport.folders import digest
 from tuneport.schema.run import DataSource
 
 
+class MissingColumns(DataError):
+    """Columns of the task that a file does not have."""
+
+    def __init__(self, problem: str, remedy: str, names: Sequence[str]) -> None:
+        """Keep the `names` of the columns."""
+        super().__init__(problem, remedy)
+        self.names = names
+
+
 @dataclass(frozen=True)
 class Data:
     """The splits, with the task's column names, and the record of their source."""
@@ -57,16 +66,18 @@ def read_data(
     optional: Sequence[str],
     seed: int,
     splits: Mapping[str, str] | None = None,
+    unlabelled: bool = False,
 ) -> Data:
     """Read every split with the task's columns, renamed to the task's names.
 
     `source` is a folder, a file or a name on the hub; `columns` maps columns of the task to those of the source, and
     `splits` names of splits to those of the source. A single file is split 80/10/10 with the seed; without a validation
-    split a tenth of train becomes it. A test split without targets is left out. Raises DataError for a source that
-    cannot be read, a missing column, or a file without rows.
+    split a tenth of train becomes it. A test split without targets is left out. What is `unlabelled`
+    trains no model, so that a single file stays one split, `all`. Raises DataError for a source that cannot be read, a
+    missing column, or a file without rows.
     """
     files = read_files(source, columns=columns, required=required, optional=optional, splits=splits)
-    completed = complete_splits(files.splits, source, seed)
+    completed = files.splits if unlabelled else complete_splits(files.splits, source, seed)
     record = DataSource(
         source=str(Path(source).resolve()) if Path(source).exists() else source,
         columns=dict(columns),
@@ -74,6 +85,7 @@ def read_data(
         seed=seed,
         fingerprint=digest([fingerprint(completed[name]) for name in sorted(completed)]),
         rows={name: len(rows) for name, rows in completed.items()},
+        unlabelled=unlabelled,
     )
     divided = "train" if "train" in files.names else "all"
     names = {name: files.names.get(name, f"{files.names[divided]} ({name})") for name in completed}
@@ -118,6 +130,7 @@ def reread(record: DataSource, *, required: Sequence[str], optional: Sequence[st
             optional=optional,
             seed=record.seed,
             splits=record.splits,
+            unlabelled=record.unlabelled,
         )
     except DataError as error:
         raise DataError(f"the data that was used before cannot be read: {error.problem}", remedy) from error
@@ -127,7 +140,7 @@ def reread(record: DataSource, *, required: Sequence[str], optional: Sequence[st
 
 
 def _check_columns(loaded: Mapping[str, LoadedSplit], names: Mapping[str, str], needed: Sequence[str]) -> None:
-    """Raise a DataError that names the missing columns of every file, and the columns that it has."""
+    """Raise MissingColumns, which names those of every file, and the columns that it has."""
     missing = {split: _missing(names, needed, each.columns) for split, each in loaded.items()}
     problems = [
         f"{loaded[split].file} has no column {' and no '.join(repr(names[name]) for name in absent)}, "
@@ -136,16 +149,19 @@ def _check_columns(loaded: Mapping[str, LoadedSplit], names: Mapping[str, str], 
         if absent
     ]
     if problems:
-        first = next(name for absent in missing.values() for name in absent)
+        all_absent = [name for absent in missing.values() for name in absent]
+        first = all_absent[0]
         if headless := [each for split, each in loaded.items() if missing[split] and not each.has_header]:
             wanted = dict.fromkeys([*needed, *(name for name in TARGET_COLUMNS if name in names)][: len(needed) + 1])
             example = (headless[0].delimiter or ",").join(names[name] for name in wanted)
             remedy = f"the first row looks like data: write a line with the columns' names above it, such as {example}"
-            raise DataError("; ".join(problems), remedy)
+            raise MissingColumns("; ".join(problems), remedy, all_absent)
         split = next(split for split, absent in missing.items() if absent)
         if loaded[split].file.lower().removesuffix(GZIP).endswith(".txt"):
-            raise DataError("; ".join(problems), ".txt is read as CoNLL text: give a table the suffix .tsv or .csv")
-        raise DataError("; ".join(problems), f"rename with {suggest_renaming(first, names, loaded[split].columns)}")
+            remedy = ".txt is read as CoNLL text: give a table the suffix .tsv or .csv"
+        else:
+            remedy = f"rename with {suggest_renaming(first, names, loaded[split].columns)}"
+        raise MissingColumns("; ".join(problems), remedy, all_absent)
 
 
 def _missing(names: Mapping[str, str], needed: Sequence[str], there: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Reads labelled inputs for the gate and the benchmarks."""
+"""Reads inputs, with or without targets, for the gate and the benchmarks."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,22 +18,27 @@ class RowReader(Protocol):
     """Columns that the data must have."""
     optional_columns: tuple[str, ...]
 
+    @property
+    def target_columns(self) -> tuple[str, ...]:
+        """Return those of `columns` that a model predicts; not read where data is unlabelled."""
+
     def set_data_source(self, source: str) -> None:
         """Resolve the relative paths of rows against the data's folder, for tasks whose inputs are files."""
 
-    def read_row(self, row: dict[str, Any]) -> tuple[Any, Any]:
-        """Split a row into an input, as a request would bring it, and its target.
+    def read_input(self, row: dict[str, Any]) -> Any:
+        """Return a row's input, as a request would bring it; raises ValueError for one that is none."""
 
-        Raises ValueError for a target that the model cannot predict.
-        """
+    def read_target(self, row: dict[str, Any]) -> Any:
+        """Return a row's target; raises ValueError for one that the model cannot predict."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Inputs in the data's order, as requests would bring them, and their targets; empty without data."""
+    """Inputs in the data's order, as requests would bring them; empty without data."""
 
     inputs: list[Any]
     targets: list[Any]
+    """One for each input; empty if the data is unlabelled."""
     source: DataSource | None
     split: str
     is_drawn: bool = False
@@ -49,31 +54,37 @@ def read_sample(
     splits: Sequence[str],
     count: int,
     split_names: Mapping[str, str] | None = None,
+    unlabelled: bool = False,
 ) -> Sample:
     """Read up to `count` rows of the first of `splits` that the data has; `split_names` as in `read_data`.
 
-    `data` is the user's source, or the record of one that was read before and must not have changed since. Raises
-    DataError for data that is gone, or has targets that the model cannot predict; it lists all such rows.
+    `data` is the user's source, `unlabelled` or not, or the record of one that was read before and must not have
+    changed since. Raises DataError for data that is gone, or has targets that the model cannot predict; it lists all
+    such rows.
     """
     if data is None:
         return Sample([], [], None, "")
-    required, optional = task.columns, task.optional_columns
+    unlabelled = data.unlabelled if isinstance(data, DataSource) else unlabelled
+    required = tuple(name for name in task.columns if not (unlabelled and name in task.target_columns))
+    wanted: dict[str, Any] = {"required": required, "optional": task.optional_columns}
     if isinstance(data, DataSource):
-        read = reread(data, required=required, optional=optional)
+        read = reread(data, **wanted)
     else:
-        read = read_data(data, columns=columns, required=required, optional=optional, seed=seed, splits=split_names)
+        read = read_data(data, columns=columns, seed=seed, splits=split_names, unlabelled=unlabelled, **wanted)
     task.set_data_source(read.source.source)
-    split = next(name for name in splits if name in read.splits)
+    split = next(name for name in (*splits, *read.splits) if name in read.splits)
     rows = read.splits[split]
     inputs, targets = [], []
     problems = Problems(REMEDY)
     for number, row in numbered_rows(rows.take(min(count, len(rows)))):
         try:
-            value, target = task.read_row(row)
+            value = task.read_input(row)
+            target = None if unlabelled else task.read_target(row)
         except ValueError as error:
             problems.add(f"{read.files[split]} row {number}", str(error))
             continue
         inputs.append(value)
-        targets.append(target)
+        if not unlabelled:
+            targets.append(target)
     problems.raise_if_any()
     return Sample(inputs, targets, read.source, split, split in read.drawn)

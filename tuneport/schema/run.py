@@ -22,7 +22,7 @@ TagScheme = Literal["BIO", "IOB1", "BIOES", "BILOU", "IO"]
 
 
 class DataSource(Frozen):
-    """The labelled data behind a figure; what `tuneport.data.reader` needs to read it again."""
+    """The data behind a figure; what `tuneport.data.reader` needs to read it again."""
 
     source: str
     """A folder, a file or a name on the hub."""
@@ -36,6 +36,8 @@ class DataSource(Frozen):
     """SHA-256 over the rows of every split, in order."""
     rows: dict[str, int]
     """Rows of each split."""
+    unlabelled: bool = False
+    """Whether targets were not read, and a single file not split."""
 
 
 class PseudoLabelled(Frozen):

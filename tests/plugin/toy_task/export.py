@@ -17,15 +17,19 @@ class Task(ExportTask):
 
     outputs: ClassVar = ("logits",)
     columns = ("text", "liked")
+    target_columns = ("liked",)
 
     def processing(self) -> Processing:
         tokenizer = self.checkpoint.tokenizer
         return Processing(max_length=self.checkpoint.max_length, pad_token_id=tokenizer.pad_token_id)
 
-    def read_row(self, row: dict[str, Any]) -> tuple[Any, Any]:
+    def read_input(self, row: dict[str, Any]) -> Any:
+        return row["text"]
+
+    def read_target(self, row: dict[str, Any]) -> bool:
         if not isinstance(row["liked"], bool):
             raise ValueError(f"liked is {row['liked']!r}")
-        return row["text"], row["liked"]
+        return row["liked"]
 
     def torch_inputs(self, parsed_inputs: Sequence[str]) -> dict[str, Any]:
         return {"text": list(parsed_inputs), "truncation": True}

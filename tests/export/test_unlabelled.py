@@ -1,0 +1,154 @@
+"""Data without labels: answers are compared with torch's, and there is no metric."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from kit.command import tuneport
+from kit.data import read_rows, write_rows
+from kit.exports import prepare, shift
+
+from tuneport.data.sample import read_sample
+from tuneport.errors import DataError, GateError, TuneportError
+from tuneport.schema.artifact import Manifest, Parity, Rejected
+from tuneport.schema.loading import load_manifest
+from tuneport.stages.benchmarks.baselines import open_baseline, read_workload
+from tuneport.stages.benchmarks.config import BenchConfig
+from tuneport.stages.export.applicable import select_variants
+from tuneport.stages.export.build import Passed
+from tuneport.stages.export.config import ExportConfig
+from tuneport.stages.export.families import export_family
+from tuneport.stages.export.gate import Measurement, check
+from tuneport.stages.export.source import MIN_UNLABELLED_ROWS, open_source
+from tuneport.stages.export.variants import VARIANTS
+from tuneport.tasks import FamilyName, all_tasks, task_spec
+
+quick = pytest.mark.usefixtures("_quick_exports")
+
+
+@pytest.fixture
+def inputs(tiny_data: Path, tmp_path: Path) -> Path:
+    """A single file of texts, as many as are needed, with a label column that no model here could read."""
+    texts = [row["text"] for file in sorted(tiny_data.glob("*.jsonl")) for row in read_rows(file)]
+    rows = [{"text": texts[i % len(texts)], "label": "?"} for i in range(MIN_UNLABELLED_ROWS)]
+    return write_rows(tmp_path / "inputs.jsonl", rows)
+
+
+def config(checkpoint: Path, data: Path, **settings: object) -> ExportConfig:
+    return ExportConfig.model_validate({"checkpoint": checkpoint, "data": str(data), "unlabelled": True, **settings})
+
+
+@quick
+def test_a_variant_that_answers_as_torch_does_goes_in(tiny_checkpoint: Path, inputs: Path, tmp_path: Path) -> None:
+    answer = tuneport(
+        "export", tiny_checkpoint, "--data", inputs, "--unlabelled", "--out", tmp_path / "out", "--variants", "int8"
+    )
+    assert answer.code == 0, answer.err
+    manifest = load_manifest(tmp_path / "out")
+    evidence = manifest.variant("int8").evidence
+    assert evidence.parity.texts == MIN_UNLABELLED_ROWS  # none was kept back for training
+    assert evidence.parity.agreement >= 0.99
+    assert evidence.metric is None
+    assert manifest.calibration is None
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "inputs.jsonl (100 rows, labels not read)" in card
+    assert "no labels" in card
+    assert_benchmarks_read_it(manifest)
+
+
+def assert_benchmarks_read_it(manifest: Manifest) -> None:
+    settings = BenchConfig(artifact=Path(), num_inputs=30)
+    workload = read_workload(manifest, open_baseline(manifest, settings).task, settings)
+    assert len(workload.inputs) == 30
+    assert workload.targets == []
+
+
+@pytest.mark.parametrize(("by", "is_rejected"), [(0.0, False), (1000.0, True)])
+def test_a_variant_that_answers_otherwise_is_left_out(
+    tiny_checkpoint: Path, inputs: Path, tmp_path: Path, by: float, is_rejected: bool
+) -> None:
+    folder = tmp_path / "prepared"
+    folder.mkdir()
+    prepared = prepare(folder, tiny_checkpoint, inputs, unlabelled=True)
+    spec = replace(VARIANTS["int8"], passes={"encoder": (shift(by),)})
+    outcome = prepared.builder(tmp_path / "out").build_and_validate("int8", spec)
+    if is_rejected:
+        assert isinstance(outcome, Rejected)
+        assert re.fullmatch(r"agreement [\d.]+% < 99% \(.*\)", outcome.reason)
+    else:
+        assert isinstance(outcome, Passed)
+
+
+@pytest.mark.parametrize(("family", "name"), [("encoder", "int8"), ("generative", "int8"), ("encoder", "fp16")])
+@pytest.mark.parametrize(("max_drop", "least"), [(0.01, 0.99), (0.005, 0.995), (0.5, 0.99), (0.0, 1.0)])
+def test_agreement_limits_what_the_metric_would(family: FamilyName, name: str, max_drop: float, least: float) -> None:
+    task = next(each for each in all_tasks().values() if each.family == family)
+    thresholds = VARIANTS[name].thresholds(max_drop, 1.0, export_family(task.name), has_targets=False)
+    assert thresholds.min_agreement == pytest.approx(least)
+    parity = Parity(golden_cases=1, texts=999, max_abs_diff=0.1, golden_max_abs_diff=0.1, agreement=least - 1e-3)
+    with pytest.raises(GateError, match="agreement"):
+        check(Measurement(parity, None), thresholds)
+
+
+def test_too_few_inputs_are_refused(tiny_checkpoint: Path, inputs: Path) -> None:
+    write_rows(inputs, read_rows(inputs)[1:])
+    with pytest.raises(DataError, match=r"has 99 inputs to compare .*; give 100 or more"):
+        open_source(config(tiny_checkpoint, inputs))
+
+
+def test_the_error_for_labels_that_are_missing_names_the_setting(tiny_checkpoint: Path, inputs: Path) -> None:
+    write_rows(inputs, [{"text": row["text"]} for row in read_rows(inputs)])
+    labelled = config(tiny_checkpoint, inputs).model_copy(update={"unlabelled": False})
+    with pytest.raises(DataError, match=r"no column 'label'.*--columns label=YOUR_COLUMN.*--unlabelled"):
+        open_source(labelled)
+    write_rows(inputs, [{"txt": row["text"], "label": "calm"} for row in read_rows(inputs)])
+    with pytest.raises(DataError) as caught:
+        open_source(labelled)
+    assert "--unlabelled" not in str(caught.value)
+
+
+def test_students_need_labels() -> None:
+    assert not any(name.startswith("pruned") for name in select_variants((), "cpu", rows=100, unlabelled=True))
+    with pytest.raises(TuneportError, match=r"pruned-int8 is a student.*without --unlabelled"):
+        select_variants(("pruned-int8",), "cpu", rows=100, unlabelled=True)
+
+
+def test_a_model_of_texts_without_targets_refuses_the_setting(chat: Path, inputs: Path) -> None:
+    with pytest.raises(TuneportError, match="inputs of text-generation are their own targets; leave out --unlabelled"):
+        open_source(config(chat.parent / "llama", inputs))
+
+
+def test_the_setting_needs_data(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    answer = tuneport("export", tiny_checkpoint, "--unlabelled", "--out", tmp_path / "out")
+    assert answer.code == 2
+    assert "unlabelled says how data is read" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("task", "row"),
+    [
+        ("token-classification", {"tokens": ["Ann", "sleeps"]}),
+        ("question-answering", {"question": "Who?", "context": "Ann."}),
+        ("regression", {"text": "Ann sleeps"}),
+        ("translation", {"source": "Ann sleeps"}),
+    ],
+)
+def test_every_task_with_targets_reads_rows_without_them(
+    task: str, row: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = task_spec(task).task_class("export")
+    monkeypatch.setattr(kind, "__init__", lambda _: None)
+    reader = kind()
+    reader.columns, reader.optional_columns = task_spec(task).columns, ()
+    sample = read_sample(
+        reader,
+        data=str(write_rows(tmp_path / "rows.jsonl", [row] * 3)),
+        columns={},
+        seed=0,
+        splits=("validation",),
+        count=9,
+        unlabelled=True,
+    )
+    assert len(sample.inputs) == 3
+    assert sample.targets == []
