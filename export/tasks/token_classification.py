@@ -44,15 +44,15 @@ class Task(ExportTask):
         )
 
     def read_input(self, row: dict[str, Any]) -> Any:
-        """Return the words of a sentence."""
-        if not isinstance(row["tokens"], list):
-            raise ValueError("tokens is not a list")
-        return {"tokens": row["tokens"]}
+        """Return the words of a sentence, or a text that the runtime splits into words."""
+        if not isinstance(row["tokens"], list | str):
+            raise ValueError("tokens is neither a list nor a text")
+        return {"tokens": row["tokens"]} if isinstance(row["tokens"], list) else row["tokens"]
 
     def read_target(self, row: dict[str, Any]) -> list[str]:
         """Return the tags of a sentence's words."""
-        tags = row["tags"]
-        if not isinstance(tags, list) or len(tags) != len(row["tokens"]):
+        tokens, tags = row["tokens"], row["tags"]
+        if not isinstance(tokens, list) or not isinstance(tags, list) or len(tokens) != len(tags):
             raise ValueError("tokens and tags are not lists of one length")
         if unknown := [tag for tag in tags if tag not in self.checkpoint.labels]:
             raise ValueError(f"tag {unknown[0]!r} is not one of the model's {list(self.checkpoint.labels)[:20]}")

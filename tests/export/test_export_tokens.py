@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from kit.data import write_splits
+from kit.data import write_rows, write_splits
 from kit.encoders import FAMILIES, tiny_encoder
 from kit.exports import export_variants
 from kit.untrained import BYTE_LEVEL, NO_TYPES, export_untrained, text
@@ -54,6 +54,15 @@ def test_a_long_text_is_read_in_windows(tagger: tuple[Path, Path]) -> None:
     (answer,) = Predictor(tagger[1]).predict([sentence])
     assert max(entity["end"] for entity in answer) > len(sentence) * 0.9
     assert all(sentence[entity["start"] : entity["end"]] == entity["text"] for entity in answer)
+
+
+def test_texts_without_tags_are_data_enough(tagger: tuple[Path, Path], tmp_path: Path) -> None:
+    texts = write_rows(tmp_path / "texts.jsonl", [{"note": text(3 + i % 9)} for i in range(100)])
+    manifest = export_variants(
+        tagger[0], texts, tmp_path / "out", columns={"tokens": "note"}, unlabelled=True, tag_scheme="BIO"
+    )
+    assert manifest.variant("fp32").evidence.parity.texts == 100
+    assert manifest.variant("fp32").evidence.metric is None
 
 
 def test_words_of_text_keep_inner_punctuation_and_lose_outer() -> None:

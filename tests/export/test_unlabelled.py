@@ -129,6 +129,7 @@ def test_the_setting_needs_data(tiny_checkpoint: Path, tmp_path: Path) -> None:
     ("task", "row"),
     [
         ("token-classification", {"tokens": ["Ann", "sleeps"]}),
+        ("token-classification", {"tokens": "Ann sleeps"}),
         ("question-answering", {"question": "Who?", "context": "Ann."}),
         ("regression", {"text": "Ann sleeps"}),
         ("translation", {"source": "Ann sleeps"}),
