@@ -62,4 +62,12 @@ def read_workload(manifest: Manifest, task: ExportTask, config: BenchConfig | En
     data = config.data or manifest.provenance.data
     if data is None:
         raise DataError(f"{manifest.name} was exported without data", "give labelled data with --data")
-    return read_sample(task, data=data, columns=config.columns, seed=0, splits=WORKLOAD_SPLITS, count=config.num_inputs)
+    return read_sample(
+        task,
+        data=data,
+        columns=config.columns,
+        seed=0,
+        splits=WORKLOAD_SPLITS,
+        count=config.num_inputs,
+        split_names=config.splits,
+    )

@@ -24,6 +24,8 @@ class BenchConfig(Frozen):
     """Labelled data. Default: what the artifact was validated with."""
     columns: dict[str, str] = Field(default_factory=dict)
     """Column of the task → column of the data, where they differ."""
+    splits: dict[str, str] = Field(default_factory=dict)
+    """Split (train, validation, test) → its name in the data, where it is another: test=holdout."""
     checkpoint: Path | None = None
     """The torch checkpoint. Default: the folder that the artifact was exported from."""
     trust_remote_code: bool = False
@@ -58,6 +60,8 @@ class EndpointConfig(Frozen):
     """Labelled data. Default: what the artifact was validated with."""
     columns: dict[str, str] = Field(default_factory=dict)
     """Column of the task → column of the data, where they differ."""
+    splits: dict[str, str] = Field(default_factory=dict)
+    """Split (train, validation, test) → its name in the data, where it is another: test=holdout."""
     checkpoint: Path | None = None
     """The torch checkpoint. Default: the folder that the artifact was exported from."""
     trust_remote_code: bool = False

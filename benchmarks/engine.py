@@ -29,6 +29,7 @@ from .config import BenchConfig
 from .engine_peers import honest_peers, open_peers
 from .engine_report import Models, Times, build_report
 from .machine import MachineState
+from .peers.registry import check_environments
 from .report import REPORT, Report
 from .report_files import write_report
 from .reuse import note, timings_of_export
@@ -49,6 +50,7 @@ def bench(config: BenchConfig, out: Path, *, overwrite: bool = False, progress: 
     torch's.
     """
     check_out(out, marker=REPORT, overwrite=overwrite)
+    check_environments(config.peers)
     parse_shapes(config.shapes)
     progress("reading data and models")
     manifest = load_manifest(config.artifact)

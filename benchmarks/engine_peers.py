@@ -52,7 +52,7 @@ def open_peers(
             progress(f"opening {name}")
             try:
                 if reason := _obstacle(peer, config.peers, manifest):
-                    raise EngineError(reason, "see the benchmarks' documentation")
+                    raise EngineError(reason, "leave it out")
                 if is_encoder:
                     folder = work / f"{peer.folder}-{precision}"
                     models[name] = _graph_model(peer, precision, config, manifest, checkpoint, inputs, folder)

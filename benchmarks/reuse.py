@@ -12,7 +12,8 @@ from .config import BenchConfig
 
 MAX_AGE = timedelta(hours=1)
 MEASURED = (
-    "data", "columns", "rounds", "torch_compile", "remeasure", "precision", "max_seconds", "shapes", "device", "peers",
+    "data", "columns", "splits", "rounds", "torch_compile", "remeasure", "precision", "max_seconds", "shapes", "device",
+    "peers",
 )  # fmt: skip
 """Settings that ask for figures which the export did not take, if they are not the default."""
 

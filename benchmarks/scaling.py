@@ -66,6 +66,7 @@ def run(
     *,
     shapes: Sequence[str] = SHAPES,
     minutes: float = MINUTES,
+    overwrite: bool = False,
     progress: Callable[[str], object] = lambda _: None,
 ) -> ScalingReport:
     """Measure every size and write the report; raises TuneportError for a size that is not of `SIZES`.
@@ -75,7 +76,7 @@ def run(
     """
     if unknown := [size for size in sizes if size not in SIZES]:
         raise TuneportError(f"no model of {unknown[0]} million parameters", f"choose of {', '.join(map(str, SIZES))}")
-    check_out(out, marker=JSON, overwrite=False)
+    check_out(out, marker=JSON, overwrite=overwrite)
     started, machine, results = time.monotonic(), MachineState.now(), []
     with tempfile.TemporaryDirectory() as scratch:
         for number, size in enumerate(sizes):
@@ -92,7 +93,7 @@ def run(
         notes=tuple(note for each in results for note in notes_of(each, shapes)),
         seconds=round(time.monotonic() - started, 1),
     )
-    with new_folder(out, marker=JSON, overwrite=False) as folder:
+    with new_folder(out, marker=JSON, overwrite=overwrite) as folder:
         write_scaling(folder, report)
     return report
 
@@ -186,6 +187,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--sizes", help="millions of parameters, such as 5,22")
     parser.add_argument("--minutes", type=float, help="when to stop timing")
+    parser.add_argument("--overwrite", action="store_true", help="replace --out if it holds a report")
     parser.add_argument("--quick", action="store_true", help="two sizes and a few shapes, in about 3 minutes")
     options = parser.parse_args()
     sizes = QUICK_SIZES if options.quick else tuple(SIZES)
@@ -197,6 +199,7 @@ def main() -> None:
             [int(size) for size in options.sizes.split(",")] if options.sizes else sizes,
             shapes=QUICK_SHAPES if options.quick else SHAPES,
             minutes=options.minutes or (QUICK_MINUTES if options.quick else MINUTES),
+            overwrite=options.overwrite,
             progress=lambda step: sys.stderr.write(f"{step}\n"),
         )
     except TuneportError as error:

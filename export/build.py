@@ -16,6 +16,7 @@ from tuneport.runtime.runner import ModelRunner
 from tuneport.runtime.tasks.base import RuntimeTask
 from tuneport.schema.artifact import Candidate, Device, Execution, File, Metric, Parity, Processing, Rejected, Student
 
+from .architectures import other_architecture
 from .config import ExportConfig, Objective
 from .families import ExportFamily
 from .gate import GIVE_DATA, Gate, Measurement, check
@@ -132,7 +133,7 @@ class VariantBuilder:
         """Delete a variant's files and return why it is not in the artifact; raises GateError for fp32."""
         if name == FP32:
             problem = f"{self.context.model_type} cannot be exported faithfully: fp32 does not answer as torch does"
-            raise GateError(f"{problem}: {error.problem}", "use an architecture of docs/architectures.md") from error
+            raise GateError(f"{problem}: {error.problem}", other_architecture(self.task_name)) from error
         shutil.rmtree(self.folder / "onnx" / name, ignore_errors=True)
         is_finite = measurement is not None and measurement.parity.max_abs_diff < float("inf")
         return Rejected(

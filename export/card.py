@@ -30,10 +30,12 @@ def card(manifest: Manifest) -> str:
         "",
         "## Usage",
         "",
+        "In this folder, or with its path in place of the dot:",
+        "",
         "```",
-        f"tuneport predict {manifest.name} {task_spec(manifest.task).predict_example}    # this folder",
-        f"tuneport verify  {manifest.name}    # check hashes and golden cases",
-        f"tuneport serve   {manifest.name}    # POST /predict",
+        f"tuneport predict . {task_spec(manifest.task).predict_example}",
+        "tuneport verify .    # check hashes and golden cases",
+        "tuneport serve .     # POST /predict",
         "```",
         "",
         "## Limitations",
@@ -57,18 +59,18 @@ def _evaluation(manifest: Manifest) -> list[str]:
         "inputs one at a time. A speed-up is against the fastest PyTorch of the same class (fp32; fp16 and bf16; of "
         "all for int8 and int4) on the same device, which the last column names; in brackets its 95 % confidence "
         "interval.",
-        *(line for part in manifest.parts for line in _measurements(part)),
+        *(line for part in manifest.parts for line in _measurements(part, manifest.default_variant)),
         "",
         f"![Metric over latency and throughput]({PICTURE})",
     ]
 
 
-def _measurements(manifest: Manifest) -> list[str]:
-    """Describe the variants that were measured side by side."""
+def _measurements(manifest: Manifest, default: str) -> list[str]:
+    """Describe the variants that were measured side by side; `default` is the artifact's default variant."""
     remarks = [*noisy(manifest), *students(manifest), *excluded_parts(manifest)]
     return [
         "",
-        *variant_table(manifest),
+        *variant_table(manifest, default),
         "",
         f"Measured on {device_text(manifest)}, side by side with PyTorch, which makes "
         f"{manifest.torch_texts_per_s:g} inputs/s in fp32.",
@@ -216,19 +218,22 @@ def calibration(manifest: Manifest) -> list[str]:
     ]
 
 
-def variant_table(manifest: Manifest) -> list[str]:
-    """Return the lines of a Markdown table of the evidence of variants that were measured side by side."""
-    head, rows = evidence(manifest)
+def variant_table(manifest: Manifest, default: str) -> list[str]:
+    """Return the lines of a Markdown table of what `evidence` returns."""
+    head, rows = evidence(manifest, default)
     alignment = ["---"] + ["---:"] * (len(head) - 1)
     return [f"| {' | '.join(cells)} |" for cells in (head, alignment, *rows)]
 
 
-def evidence(manifest: Manifest) -> tuple[list[str], list[list[str]]]:
-    """Return the evidence of variants that were measured side by side as cells: the head of a table and its rows."""
+def evidence(manifest: Manifest, default: str) -> tuple[list[str], list[list[str]]]:
+    """Return the evidence of variants that were measured side by side as cells: the head of a table and its rows.
+
+    `default` is the variant to mark: the artifact's default variant, which another part than this one may have.
+    """
     metric = next((each.evidence.metric.name for each in manifest.variants if each.evidence.metric), "metric")
     head = ["variant", "engine", "size", "max Δ", "agreement", metric, "torch", "p50 ms", "inputs/s"]
     head += ["memory", "start", "speed-up", "against"]
-    return head, [_evidence_row(variant, manifest) for variant in manifest.variants]
+    return head, [_evidence_row(variant, manifest, is_default=variant.name == default) for variant in manifest.variants]
 
 
 def summary(manifest: Manifest) -> tuple[list[str], list[list[str]]]:
@@ -253,10 +258,10 @@ def _summary_row(variant: Variant, manifest: Manifest) -> list[str]:
     ]
 
 
-def _evidence_row(variant: Variant, manifest: Manifest) -> list[str]:
+def _evidence_row(variant: Variant, manifest: Manifest, *, is_default: bool) -> list[str]:
     execution, evidence = variant.execution, variant.evidence
     metric, timing, footprint = evidence.metric, evidence.timing, evidence.footprint
-    default = " *" if variant.name == manifest.default_variant else ""
+    default = " *" if is_default else ""
     dominated = "" if variant.name in pareto_front(manifest.variants) else " †"
     gpu_mib = footprint.gpu_memory_mib
     device = "" if execution.device == "cpu" else f" {execution.device}"

@@ -308,4 +308,5 @@ class TorchModel:
                 raise
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             problem = f"{self._checkpoint.config.model_type} fails on {shape[0]} inputs of {shape[1]} tokens ({reason})"
-            raise CheckpointError(problem, "lower --max-length, or use a model that takes such inputs") from error
+            remedy = "export with a lower --max-length, or a model that takes such inputs"
+            raise CheckpointError(problem, remedy) from error

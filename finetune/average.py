@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from tuneport.errors import CheckpointError, TuneportError
+from tuneport.errors import CheckpointError, DataError, TuneportError
 from tuneport.folders import check_out, new_folder
 from tuneport.modeling.identity import hash_checkpoint
 from tuneport.schema.base import Frozen
@@ -67,7 +67,10 @@ def average(runs: Sequence[Path], out: Path, *, overwrite: bool = False, allow_r
     check_out(out, marker=RUN, overwrite=overwrite)
     records = [load_run(path) for path in runs]
     _check_compatible(runs, records)
-    prepared = prepare(_evaluation_settings(records[0]))
+    try:
+        prepared = prepare(_evaluation_settings(records[0]))
+    except DataError as error:
+        raise DataError(f"the data of {runs[0]} cannot be read: {error.problem}", "restore it") from error
     if prepared.data.source.fingerprint != records[0].data.fingerprint:
         raise CheckpointError(f"{records[0].data.source} has changed since {runs[0]}", "restore the data")
     with new_folder(out, marker=RUN, overwrite=overwrite) as folder:

@@ -227,7 +227,7 @@ def load_config(
     try:
         config = FinetuneConfig.model_validate(values)
     except ValidationError as error:
-        raise settings_error(error, FinetuneConfig, "docs/finetuning.md") from error
+        raise settings_error(error, FinetuneConfig, "tuneport finetune --help") from error
     refuse_unused(config)
     return config
 

@@ -15,7 +15,7 @@ from bentoml._internal.bento.bento import Bento
 from bentoml.exceptions import BentoMLException, NotFound
 
 from tuneport.errors import TuneportError
-from tuneport.folders import sha256
+from tuneport.folders import errors_name, sha256
 from tuneport.schema.loading import check_files, load_manifest
 from tuneport.signing import check_file_signature, check_signature, sign_file
 from tuneport.storage.remote import Remote, open_remote
@@ -57,21 +57,24 @@ def pull_bento(url: str, public_key: str | None = None) -> str:
     """
     remote = open_remote(url)
     with _bentoml_errors(url), tempfile.TemporaryDirectory(prefix="tuneport-pull-") as folder:
-        archive = Path(folder, "bento.tar")
+        archive = Path(folder, Path(remote.path).name)
         hash_file = archive.with_name(archive.name + HASH)
         remote.download(remote.path + HASH, hash_file)
         if public_key is not None:
             signature = archive.with_name(archive.name + HASH_SIGNATURE)
             if remote.exists(remote.path + HASH_SIGNATURE):
                 remote.download(remote.path + HASH_SIGNATURE, signature)
-            check_file_signature(hash_file, signature, public_key)
+            with errors_name(url, archive):
+                check_file_signature(hash_file, signature, public_key)
         remote.download(remote.path, archive)
         if sha256(archive) != hash_file.read_text(encoding="ascii", errors="replace").partition(" ")[0]:
             raise TuneportError(f"{url} is damaged: its SHA-256 is not that beside it", "push it again")
-        _check_members(archive)
+        with errors_name(url, archive):
+            _check_members(archive)
         bento = Bento.import_from(str(archive), "tar")
-        for model in bento.info.all_models:
-            _check_artifact(Path(bento._path, "models", model.tag.path()), None)
+        with errors_name(url, Path(bento._path)):
+            for model in bento.info.all_models:
+                _check_artifact(Path(bento._path, "models", model.tag.path()), None)
         bento.save()
     return str(bento.tag)
 
@@ -84,7 +87,7 @@ def _check_members(archive: Path) -> None:
                 tarfile.data_filter(member, str(archive.parent))
     except tarfile.TarError as error:
         raise TuneportError(
-            f"the archive is no bento ({error})", "push it again, from a source that you trust"
+            f"{archive} is no bento ({error})", "push it again, from a source that you trust"
         ) from error
 
 

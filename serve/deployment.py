@@ -53,6 +53,8 @@ def prepare_deployment(
     if settings.process_count > 1:
         os.environ[METRICS_FOLDER] = str(folder / "metrics")
         (folder / "metrics").mkdir()
+    from tuneport.runtime.availability import variant_of_environment
+
     from .autotune import select_for_host, warn_of_other_processor
     from .models.shared_state import SharedState
     from .models.state import ServingState
@@ -60,6 +62,7 @@ def prepare_deployment(
 
     try:
         Origin.check(artifact, settings)  # before autotuning runs what is in the artifact
+        variant_of_environment(load_manifest(artifact), settings.variant)
         selection = select_for_host(artifact, settings) if settings.variant is None else None
         if selection and selection.variant:
             os.environ["TUNEPORT_VARIANT"] = selection.variant

@@ -188,7 +188,7 @@ class Settings(EngineSettings):
     def check_key(self) -> None:
         """Raise TuneportError for a public key that is none, and for a required signature without a key."""
         if self.public_key is not None:
-            read_public_key(self.public_key)
+            read_public_key(self.public_key, "TUNEPORT_PUBLIC_KEY")
         elif self.require_signature:
             problem = "TUNEPORT_REQUIRE_SIGNATURE is set without a key"
             raise TuneportError(problem, "set TUNEPORT_PUBLIC_KEY to the last line of minisign's .pub file")

@@ -172,6 +172,21 @@ def test_the_architecture_names_files_and_packages_that_exist_and_all_of_the_pac
         assert {*named} <= packages
 
 
+WRITE_DOCUMENTS = ("benchmarks/readme.py", "benchmarks/architectures/__main__.py")
+
+
+def test_no_text_of_the_wheel_names_a_page_of_docs_which_is_not_in_it() -> None:
+    """Neither an error nor the help of a command or a function."""
+    named = [
+        (str(file.relative_to(ROOT)), match[0])
+        for package in ("tuneport", "finetune", "export", "serve", "benchmarks")
+        for file in (ROOT / package).rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and (match := re.search(r"docs/[a-z/-]+\.md", str(node.value)))
+    ]
+    assert {file for file, _ in named} == set(WRITE_DOCUMENTS)
+
+
 def test_every_page_is_in_the_navigation() -> None:
     navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     pages = [str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")]

@@ -71,7 +71,7 @@ def test_wrong_settings_are_named_all_at_once(tmp_path: Path) -> None:
         tuneport.export(tmp_path, out=tmp_path / "out", max_drop=2, precision="int8")
     with pytest.raises(
         TuneportError,
-        match=r"seed = 'x': .*; epochs is not a setting \(did you mean num_train_epochs\?\); docs/finetuning.md",
+        match=r"seed = 'x': .*; epochs is not a setting \(did you mean num_train_epochs\?\); tuneport finetune --help",
     ):
         tuneport.finetune(task="regression", model="m", data="d", out=tmp_path / "out", seed="x", epochs=2)
     with pytest.raises(CheckpointError):

@@ -57,7 +57,7 @@ def finetune(
     `model` is a folder, a name on the hub, or `minilm-l6`, the embedded encoder. `data` is a folder with
     train/validation/test files, one file, or a name on the hub. `settings` are the fields of
     `tuneport.stages.finetune.config.FinetuneConfig`, such as `num_train_epochs=2` or `columns={"text": "review"}`;
-    docs/finetuning.md lists them.
+    `tuneport finetune --help` lists them.
 
     `overwrite` replaces a finished run at `out`; `resume` continues an interrupted one. Warnings about the data are
     Python warnings. Raises TuneportError for settings, data or a model that cannot be used, and for training that
@@ -119,7 +119,7 @@ def load(artifact: str | os.PathLike[str], variant: str | None = None) -> Predic
     """Open a variant of an artifact, by default the artifact's own, after proving it on this machine.
 
     `load(path).predict(inputs)` returns a prediction for each input, in order; inputs and predictions have the shapes
-    of `POST /predict` (docs/deployment.md). Encoders need neither torch nor transformers.
+    of the service's `POST /predict`. Encoders need neither torch nor transformers.
 
     Raises ArtifactError for files that are missing or changed, EngineError for an engine that is not installed, and
     GateError for a variant that does not reproduce its golden cases.

@@ -32,6 +32,11 @@ class TuneportError(Exception):
         self.problem = problem
         self.remedy = remedy
 
+    def rename(self, old: str, new: str) -> None:
+        """Name `new` where the error names `old`: what the user gave in place of a temporary folder."""
+        self.problem, self.remedy = self.problem.replace(old, new), self.remedy.replace(old, new)
+        self.args = (f"{self.problem}; {self.remedy}",)
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Arrive in another process as it is, whatever arguments its class takes."""
         return _restored, (type(self), self.args, self.__dict__)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tuneport.errors import TuneportError
 
-DISK_REMEDY = "free some space or choose an --out on another disk; nothing was left behind"
+DISK_REMEDY = "free some space or choose another disk; nothing was left behind"
 TORCH_WRITE_FAILED = "inline_container.cc"
 """What torch.save names, without the system's words, where a file cannot be written to its end."""
 
@@ -47,43 +47,44 @@ def git_commit(folder: Path) -> str | None:
     return done.stdout.strip() or None
 
 
-def check_out(out: Path, *, marker: str, overwrite: bool) -> None:
+def check_out(out: Path, *, marker: str, overwrite: bool, given_as: str = "--out") -> None:
     """Refuse an output folder that exists, or cannot be created or replaced, before any work is done.
 
     Even `overwrite` replaces only a folder that holds `marker`, the file that such a folder always has: a
-    mistyped `--out ~` must not cost anyone their home.
+    mistyped `--out ~` must not cost anyone their home. The remedy of the TuneportError is another value of `given_as`.
     """
-    if not _exists(out):
-        _check_parent(out, "created")
+    another = f"choose another {given_as}"
+    if not _exists(out, another):
+        _check_parent(out, "created", another)
         return
     if out.resolve() in (Path.cwd(), *Path.cwd().parents):
         raise TuneportError(f"{out} is the folder that you are in", "choose a new folder within it")
     if not overwrite:
-        raise TuneportError(f"{out} exists", "choose another --out, or pass --overwrite to replace it")
+        raise TuneportError(f"{out} exists", f"{another}, or pass --overwrite to replace it")
     if not out.is_dir() or (not (out / marker).is_file() and any(out.iterdir())):
         raise TuneportError(
             f"{out} holds no {marker}, so it was not written by this command",
-            "choose another --out; --overwrite replaces only what the same command wrote",
+            f"{another}; --overwrite replaces only what the same command wrote",
         )
-    _check_parent(out, "replaced")
+    _check_parent(out, "replaced", another)
 
 
-def _exists(out: Path) -> bool:
+def _exists(out: Path, remedy: str) -> bool:
     try:
         return out.exists()
     except OSError as error:
-        raise TuneportError(f"{out} cannot be created ({error.strerror})", "choose another --out") from error
+        raise TuneportError(f"{out} cannot be created ({error.strerror})", remedy) from error
 
 
-def _check_parent(out: Path, what: str) -> None:
+def _check_parent(out: Path, what: str, remedy: str) -> None:
     """Refuse `out` if its parent, or the nearest folder above that exists, takes no new folder."""
     problem, place = f"{out} cannot be {what}", out.resolve()  # a link stays, and what it points to is replaced
     parent = next(folder for folder in place.parents if folder.exists())
     if not parent.is_dir():
-        raise TuneportError(f"{problem}: {parent} is a file", "choose another --out")
+        raise TuneportError(f"{problem}: {parent} is a file", remedy)
     if place.is_mount():
         raise TuneportError(f"{problem}: it is a mount point", "choose a folder within it")
-    check_writable(parent, problem, "choose another --out")
+    check_writable(parent, problem, remedy)
 
 
 def check_writable(folder: Path, problem: str, remedy: str) -> None:
@@ -99,22 +100,23 @@ def check_writable(folder: Path, problem: str, remedy: str) -> None:
 
 
 @contextlib.contextmanager
-def new_folder(out: Path, *, marker: str, overwrite: bool = False) -> Iterator[Path]:
+def new_folder(out: Path, *, marker: str, overwrite: bool = False, given_as: str = "--out") -> Iterator[Path]:
     """Yield a temporary sibling of `out` that becomes `out` when the block ends, and vanishes if it fails.
 
     Readers see the old folder or the new one, whole. Leftovers of a process that was killed are removed by
-    the next call. A full disk is a TuneportError, and so is a folder that cannot be moved.
+    the next call. A full disk is a TuneportError, and so is a folder that cannot be moved; errors of the block name
+    `out` in place of the temporary folder.
     """
     out = out.resolve()
     _remove_leftovers(out)
-    check_out(out, marker=marker, overwrite=overwrite)
+    check_out(out, marker=marker, overwrite=overwrite, given_as=given_as)
     partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
     try:
         partial.mkdir(parents=True)
     except OSError as error:
-        raise TuneportError(f"{out} cannot be created ({error.strerror})", "choose another --out") from error
+        raise TuneportError(f"{out} cannot be created ({error.strerror})", f"choose another {given_as}") from error
     try:
-        with full_disk_is_an_error(out):
+        with errors_name(out, partial), full_disk_is_an_error(out):
             yield partial
             try:
                 _publish(partial, out)
@@ -122,9 +124,19 @@ def new_folder(out: Path, *, marker: str, overwrite: bool = False) -> Iterator[P
                 if _no_space(error):
                     raise
                 problem = f"{out} cannot be written ({error.strerror})"
-                raise TuneportError(problem, "choose another --out") from error
+                raise TuneportError(problem, f"choose another {given_as}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def errors_name(given: Path | str, temporary: Path) -> Iterator[None]:
+    """Let errors name what the user gave in place of a temporary folder or file."""
+    try:
+        yield
+    except TuneportError as error:
+        error.rename(str(temporary), str(given))
+        raise
 
 
 @contextlib.contextmanager

@@ -21,6 +21,8 @@ SIGNATURE = f"{MANIFEST}.minisig"
 PASSWORD = "TUNEPORT_SIGNING_PASSWORD"
 """Variable with the password of a secret key that has one."""
 State = Literal["unsigned", "unchecked", "valid"]
+KINDS = {42: "a public key", 74: "a signature", 158: "a secret key"}
+"""What minisign's files hold, by the size of what their lines of base64 encode, in bytes."""
 
 
 @dataclass(frozen=True)
@@ -75,29 +77,60 @@ def sign_file(file: Path, signature: Path, secret: Path, comment: str) -> Signat
     except OSError as error:
         raise SignatureError(f"{error.filename} cannot be used ({error.strerror})", "correct its path") from error
     except minisign.Error as error:
+        kind = _kind_of(secret.read_text(encoding="utf-8", errors="replace"))
+        if kind not in (None, "a secret key"):
+            remedy = "give the file of the secret key, which `tuneport keygen` names without .pub"
+            raise SignatureError(f"{secret} is {kind}, and signing takes a secret key", remedy) from error
         remedy = f"give a secret key of minisign's; if it has a password, set {PASSWORD}"
         raise SignatureError(f"{secret} cannot sign ({error})", remedy) from error
 
 
-def read_public_key(text: str) -> minisign.PublicKey:
-    """Read a public key: its line of base64, or the two lines of minisign's file."""
-    line = text.strip().splitlines()[-1] if text.strip() else ""
+def read_public_key(text: str, source: str = "the key") -> minisign.PublicKey:
+    """Read a public key: its line of base64, or the two lines of minisign's file.
+
+    Raises SignatureError, which says by `source` where the text is from.
+    """
+    line = _last_line(text)
     try:
-        return minisign.PublicKey.from_base64(line.strip())
+        return minisign.PublicKey.from_base64(line)
     except minisign.Error as error:
+        kind = _kind_of(text)
+        if kind is not None:
+            problem = f"{source} is {kind}, and a signature is checked with a public key"
+            raise SignatureError(problem, "give the .pub file beside the secret key, or its last line") from error
         remedy = "give the last line of minisign's .pub file, which begins with RW"
-        raise SignatureError(f"{line[:60]!r} is no public key ({error})", remedy) from error
+        raise SignatureError(f"{source}: {line[:60]!r} is no public key ({error})", remedy) from error
 
 
 def find_public_key(given: str) -> str:
-    """Return the public key that is given as minisign's .pub file, or as the last line of it."""
+    """Return the public key that is given as minisign's .pub file, or as the last line of it.
+
+    Raises SignatureError for a file that cannot be read, and for another kind of key.
+    """
     path = Path(given)
     if given.startswith("RW") and not path.exists():
-        return given
+        text, source = given, "the given key"
+    else:
+        try:
+            text, source = path.read_text(encoding="utf-8"), str(path)
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not text"
+            raise SignatureError(f"{path} cannot be read ({reason})", "give minisign's .pub file") from error
+    read_public_key(text, source)
+    return text
+
+
+def _last_line(text: str) -> str:
+    return text.strip().splitlines()[-1].strip() if text.strip() else ""
+
+
+def _kind_of(text: str) -> str | None:
+    """Name the kind of a key or a signature of minisign's; None for any other text."""
+    encoded = [line for line in text.splitlines() if line.startswith(("RW", "RU"))]
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SignatureError(f"{path} cannot be read ({error})", "give minisign's .pub file") from error
+        return KINDS.get(len(base64.b64decode(encoded[0].strip(), validate=True))) if encoded else None
+    except ValueError:
+        return None
 
 
 def check_signature(artifact: Path, public_key: str | None, *, is_required: bool = False) -> SignatureCheck:

@@ -9,6 +9,7 @@ from tuneport.host import Host
 
 from ..config import EndpointConfig
 from ..machine import MachineState
+from ..peers.registry import check_environments
 from ..report import REPORT
 from .report import write_endpoint_report
 from .results import ClientCeiling, EndpointReport, OverloadResult, RateSearch, ShortTextResult, TargetResult
@@ -27,6 +28,7 @@ def bench_endpoint(
     for a server that is wrong, TuneportError for one that does not start or answers nothing.
     """
     check_out(out, marker=REPORT, overwrite=overwrite)
+    check_environments(config.peers)
     progress("reading data and models")
     setup = prepare(config)
     progress("measuring the load generator against a server that does no work")

@@ -8,7 +8,7 @@ import numpy as np
 
 from tuneport.data.sample import Sample
 from tuneport.gpu import GpuMeter, visible_gpus
-from tuneport.runtime.availability import variant_here
+from tuneport.runtime.availability import VARIANT, variant_here, variant_of_environment
 from tuneport.runtime.loading import open_runner
 from tuneport.runtime.runner import ModelRunner
 from tuneport.schema.artifact import Manifest, Variant
@@ -68,7 +68,7 @@ def prepare(config: EndpointConfig) -> EndpointSetup:
     manifest = load_manifest(config.artifact)
     check_files(config.artifact, manifest)
     # Named to the servers, too: a service may choose another one by its own timing.
-    variant = variant_here(manifest, config.variant or os.environ.get("TUNEPORT_VARIANT"))
+    variant = variant_here(manifest, config.variant or variant_of_environment(manifest, os.environ.get(VARIANT)))
     baseline = open_baseline(manifest, config)
     workload = read_workload(manifest, baseline.task, config)
     runner = open_runner(config.artifact, manifest, variant)

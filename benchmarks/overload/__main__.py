@@ -26,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--connections", type=int, default=32, help="connections that are full load")
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=3.0, help="duration of each load in each round")
+    parser.add_argument("--overwrite", action="store_true", help="replace --out if it holds a report")
     options = parser.parse_args(arguments)
     try:
         report = bench_overload(
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             connections=options.connections,
             rounds=options.rounds,
             seconds=options.seconds,
+            overwrite=options.overwrite,
             progress=lambda line: sys.stderr.write(line + "\n"),
         )
     except TuneportError as error:

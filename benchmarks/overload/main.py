@@ -10,7 +10,7 @@ from pathlib import Path
 from tuneport.errors import GateError
 from tuneport.folders import check_out, git_commit, new_folder
 from tuneport.host import Host
-from tuneport.runtime.availability import variant_here
+from tuneport.runtime.availability import VARIANT, variant_here, variant_of_environment
 from tuneport.schema.loading import load_golden, load_manifest
 
 from ..endpoint.processes import load_server, plan_load, start_server
@@ -45,6 +45,7 @@ def bench_overload(
     connections: int = 32,
     rounds: int = 8,
     seconds: float = 3.0,
+    overwrite: bool = False,
     progress: Callable[[str], object] = lambda _: None,
 ) -> OverloadReport:
     """Load tuneport's HTTP endpoint and write report.json and report.md into `out`; returns the report.
@@ -52,9 +53,9 @@ def bench_overload(
     The golden inputs are sent in turn. `seconds` is the duration of each load in each round: what slows the machine for
     a while then slows all loads alike. Raises TuneportError if the server does not start or answers nothing.
     """
-    check_out(out, marker=REPORT, overwrite=False)
+    check_out(out, marker=REPORT, overwrite=overwrite)
     manifest = load_manifest(artifact)
-    variant = variant_here(manifest, variant or os.environ.get("TUNEPORT_VARIANT")).name
+    variant = variant_here(manifest, variant or variant_of_environment(manifest, os.environ.get(VARIANT))).name
     target = http_target(artifact, variant)
     inputs = [case.input for case in load_golden(artifact)]
     progress("the cost of a refusal")
@@ -86,7 +87,7 @@ def bench_overload(
         git_commit=git_commit(Path(__file__).parent),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    with new_folder(out, marker=REPORT) as folder:
+    with new_folder(out, marker=REPORT, overwrite=overwrite) as folder:
         (folder / REPORT).write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
         (folder / TABLE).write_text(report.markdown(), encoding="utf-8")
     return report

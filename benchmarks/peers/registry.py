@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from tuneport.errors import TuneportError
 from tuneport.schema.artifact import Precision
 
 FAILED = "failed.txt"
@@ -79,6 +80,14 @@ PEERS = (
     Peer("Optimum", "optimum", (), kind="graph", precisions=("int8",)),
     Peer("CTranslate2", "ctranslate2", ("ctranslate2==4.8.5",), kind="translator", precisions=("fp32", "int8")),
 )
+
+
+def check_environments(folder: Path | None) -> None:
+    """Raise TuneportError unless the folder of all environments is there, or None, for a benchmark without peers."""
+    if folder is not None and not folder.is_dir():
+        found = "is no folder" if folder.exists() else "is not there"
+        remedy = f"correct --peers, or run python -m tuneport.stages.benchmarks.peers.install {folder}"
+        raise TuneportError(f"{folder}, the folder of the peers' environments, {found}", remedy)
 
 
 def peers_of(kind: Kind) -> tuple[Peer, ...]:

@@ -30,7 +30,8 @@ def write_settings(description: Description, out: Path, *, overwrite: bool) -> N
 def settings_lines(description: Description, out: Path) -> Iterator[str]:
     """Yield the lines of the file."""
     yield from _comment(f"Written by tuneport init. Run it: tuneport finetune --config {out} --out runs/{out.stem}")
-    yield from _comment("Settings may be changed here, or with --set KEY=VALUE; docs/finetuning.md lists all of them.")
+    listed = "tuneport finetune --help lists all of them"
+    yield from _comment(f"Settings may be changed here, or with --set KEY=VALUE; {listed}.")
     yield ""
     yield from _comment(f"{description.recognized.task}: {description.recognized.reason}.")
     yield from _comment(f"Rows: {', '.join(f'{name} {count}' for name, count in description.rows.items())}.")

@@ -1,4 +1,4 @@
-"""A benchmark refuses at its start the folder that it could not write at its end."""
+"""A benchmark refuses at its start the folders that it could not write, or would not find, at its end."""
 
 import errno
 import os
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from kit.command import assert_one_line, tuneport
 
 from tuneport.errors import TuneportError
 from tuneport.stages.benchmarks.config import BenchConfig, EndpointConfig
@@ -39,3 +40,14 @@ def test_a_report_that_cannot_be_replaced_is_refused_at_once(
     with pytest.raises(TuneportError, match=r"out cannot be replaced \(Permission denied\)"):
         RUNS[name](tmp_path / "out")
     assert (tmp_path / "out" / REPORT).read_text() == "old"
+
+
+@pytest.mark.parametrize("place", ["absent", "file"])
+@pytest.mark.parametrize("command", ["bench", "bench-endpoint"])
+def test_peers_that_are_not_there_are_refused_at_once(command: str, place: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    answer = tuneport(command, tmp_path / "artifact", "--out", tmp_path / "out", "--peers", tmp_path / place)
+    assert answer.code == 1
+    assert_one_line(
+        answer.err, f"{tmp_path / place}, the folder of the peers' environments", "--peers", "peers.install"
+    )

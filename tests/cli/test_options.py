@@ -216,7 +216,7 @@ def test_every_setting_of_the_service_arrives_in_its_environment(
     public_key = make_keys(tmp_path / "signing").read_text(encoding="ascii").split()[-1]
     paths = {
         "api_keys_file": "keys", "tls_certfile": None, "tls_keyfile": None, "cors_origins": "https://a.example",
-        "public_key": public_key,
+        "public_key": public_key, "variant": "int8",
     }  # fmt: skip
     examples = {
         name: ([f"--{name.replace('_', '-')}", paths[name]], paths[name]) if name in paths else example(name, field)

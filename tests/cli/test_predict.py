@@ -75,7 +75,9 @@ def test_a_variable_of_the_service_chooses_the_variant_unless_an_option_does(
     tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TUNEPORT_VARIANT", "fp64")
-    assert_one_line(tuneport("predict", tiny_artifact, "bank").err, "fp64")
+    answer = tuneport("predict", tiny_artifact, "bank")
+    assert_one_line(answer.err, "TUNEPORT_VARIANT is set, and the artifact has no variant 'fp64'", "fp32, int8")
+    assert "TUNEPORT_VARIANT" not in tuneport("predict", tiny_artifact, "bank", "--variant", "fp16").err
     assert tuneport("predict", tiny_artifact, "bank", "--variant", "int8").code == 0
 
 

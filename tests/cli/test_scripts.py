@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from kit.reports import endpoint_report, engine_report, level, model_result, ser
 from tuneport.cli.app import COMMANDS
 from tuneport.cli.json_output import json_output
 from tuneport.schema.loading import load_manifest
+from tuneport.signing import make_keys, sign
 
 FAILING: dict[str, tuple[str, ...]] = {
     "average": ("absent/a", "absent/b", "--out", "out"),
@@ -44,6 +46,7 @@ WITH_JSON = {
     "bench", "bench-endpoint", "build", "combine", "doctor", "export", "inspect", "models", "plan", "pull", "push",
     "score", "verify",
 }  # fmt: skip
+UNSIGNED = {"state": "unsigned", "key_id": None, "comment": None}
 
 
 def test_every_command_is_in_the_table() -> None:
@@ -98,8 +101,18 @@ def test_an_artifact_travels_under_its_name_and_version(tiny_artifact: Path, tmp
     store, out = tmp_path / "store", tmp_path / "out"
     assert read_one("push", tiny_artifact, str(store)) == {**identity, "url": str(store)}
     pulled = read_one("pull", str(store), "--out", out)
-    assert pulled == {**identity, "artifact": str(out), "signature": "unsigned"}
+    assert pulled == {**identity, "artifact": str(out), "signature": UNSIGNED}
     assert load_manifest(out) == manifest
+
+
+def test_verify_names_signature_and_variants(artifact: Path, tmp_path: Path) -> None:
+    found = read_one("verify", artifact)
+    assert found["signature"] == UNSIGNED
+    assert [(each["name"], each["obstacle"]) for each in found["variants"]] == [("fp32", None), ("int8", None)]
+    public = make_keys(tmp_path / "key")
+    signed = sign(artifact, tmp_path / "key")
+    assert read_one("verify", artifact)["signature"] == {**UNSIGNED, "state": "unchecked"}
+    assert read_one("verify", artifact, "--public-key", public)["signature"] == asdict(signed)
 
 
 def test_scored_and_rejected_rows_are_counted(tiny_artifact: Path, tmp_path: Path) -> None:

@@ -141,6 +141,20 @@ def test_a_library_s_own_words_for_a_full_disk_are_understood(tmp_path: Path) ->
         raise RuntimeError(f"I/O error: {os.strerror(errno.ENOSPC)} (os error 28)")
 
 
+def test_an_error_names_the_folder_and_not_the_temporary_one(tmp_path: Path) -> None:
+    with pytest.raises(TuneportError) as raised, new_folder(tmp_path / "out", marker=MARKER) as folder:
+        raise TuneportError(f"{folder}/x is damaged", f"restore {folder}/x")
+    assert str(raised.value) == f"{tmp_path}/out/x is damaged; restore {tmp_path}/out/x"
+    assert (raised.value.problem, raised.value.remedy) == tuple(str(raised.value).split("; "))
+
+
+def test_the_remedy_names_what_the_folder_was_given_as(tmp_path: Path) -> None:
+    write_folder(tmp_path / "out")
+    for given_as in ("--out", "folder"):
+        with pytest.raises(TuneportError, match=f"exists; choose another {given_as}, or pass --overwrite"):
+            check_out(tmp_path / "out", marker=MARKER, overwrite=False, given_as=given_as)
+
+
 def test_another_error_passes_as_it_is(tmp_path: Path) -> None:
     with pytest.raises(PermissionError), new_folder(tmp_path / "out", marker=MARKER):
         raise PermissionError(errno.EACCES, "no")

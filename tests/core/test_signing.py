@@ -95,6 +95,27 @@ def test_a_key_with_a_password_needs_it(artifact: Path, tmp_path: Path, monkeypa
     assert check_signature(artifact, public.read_text()).state == "valid"
 
 
+def test_a_key_of_the_wrong_kind_is_named(artifact: Path, tmp_path: Path) -> None:
+    secret, public = tmp_path / "key", make_keys(tmp_path / "key")
+    assert_one_line(
+        tuneport("sign", artifact, "--secret-key", public).err, f"{public} is a public key", "takes a secret key"
+    )
+    sign(artifact, secret)
+    line = secret.read_text().splitlines()[-1]
+    for given, name in ((secret, str(secret)), (line, "the given key")):
+        refused = tuneport("verify", artifact, "--public-key", given).err
+        assert_one_line(refused, f"{name} is a secret key", "with a public key; give the .pub file")
+        assert line[:20] not in refused
+    refused = tuneport("verify", artifact, "--public-key", artifact / SIGNATURE).err
+    assert_one_line(refused, f"{artifact / SIGNATURE} is a signature")
+
+
+def test_verify_says_what_it_knows_of_the_signature(artifact: Path, keys: tuple[Path, Path]) -> None:
+    assert tuneport("verify", artifact).out.startswith("not signed\n")
+    sign(artifact, keys[0])
+    assert tuneport("verify", artifact).out.startswith("signature not checked: give --public-key\n")
+
+
 def test_the_commands_sign_and_verify(artifact: Path, tmp_path: Path) -> None:
     secret, public = tmp_path / "k", tmp_path / "k.pub"
     made = tuneport("keygen", secret)

@@ -1,6 +1,7 @@
 """Several artifacts of one checkpoint in one: what is refused, what it says of its evidence, and what serves where."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -165,8 +166,10 @@ def test_card_and_inspect_have_a_table_for_each_host(both: tuple[Path, Combined]
     other = combined.manifest.parts[1].default_variant
     order = f"fp16, the fastest in the table of fp16, {other}, the fastest in the table of {other}."
     assert f"The first of these that runs on a host serves there: {order}" in text
+    assert [line.split()[1] for line in text.splitlines() if line.startswith("|") and " * " in line] == ["fp16"]
     shown = tuneport("inspect", out).out
     assert " ".join(shown.split()).count(" golden cases and ") == 2
+    assert re.findall(r"│ (\S+) \* ", shown) == ["fp16"]
     assert "run here: cpu-fp32, int8" in shown
     assert "does not run here: fp16 needs CUDAExecutionProvider" in shown
     for described in (shown, text):

@@ -9,14 +9,18 @@ import pytest
 from kit.command import tuneport
 from kit.data import write_splits
 
+from tuneport.cli.finetune import FLAGS
 from tuneport.stages.finetune.config import FinetuneConfig
 from tuneport.tasks import all_tasks
 
 
-def test_the_help_names_tasks_strategies_and_where_settings_are() -> None:
+def test_the_help_names_tasks_and_strategies_and_every_setting_with_its_meaning() -> None:
     message = " ".join(tuneport("finetune", "--help").out.split())
-    for word in (*all_tasks(), "text_pair", "adalora", "docs/finetuning.md", "Example: tuneport finetune"):
+    for word in (*all_tasks(), "text_pair", "adalora", "Example: tuneport finetune"):
         assert word in message
+    for name, field in FinetuneConfig.model_fields.items():
+        assert name.replace("_", "-" if name in FLAGS else "_") in message
+        assert " ".join(str(field.description).split()) in message
 
 
 def test_every_setting_has_a_description_of_one_line() -> None:

@@ -284,6 +284,11 @@ def test_averaged_weights_are_the_mean_and_both_averages_are_scored(settings: Se
         average([tmp_path / "1"], tmp_path / "one")
     with pytest.raises(TuneportError, match=r"1 lies in .*, which is written anew"):
         average([tmp_path / "1", tmp_path / "2"], tmp_path / "1", overwrite=True)
+    source = Path(run.data.source)
+    source.rename(source.with_name("moved"))
+    with pytest.raises(DataError, match=r"the data of .*1 cannot be read: .*does not exist; restore it"):
+        average([tmp_path / "1", tmp_path / "2"], tmp_path / "damaged")
+    source.with_name("moved").rename(source)
     file = tmp_path / "2" / "checkpoint" / "model.safetensors"
     for damage in (lambda: file.write_bytes(b"no weights"), file.unlink):
         damage()

@@ -81,7 +81,7 @@ def _is_accepted(artifact: Path, content: Any, *, opens: bool) -> bool:
     assert is_subset(content, manifest.model_dump(mode="json"))
     _assert_consistent(artifact, manifest)
     try:
-        evidence(manifest)
+        evidence(manifest, manifest.default_variant)
         check_files(artifact, manifest)
         if opens:
             print_artifact(artifact)

@@ -1,6 +1,7 @@
 """The manifest and the files that it lists: every change is found, and every error names its remedy."""
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -167,6 +168,20 @@ def test_the_card_shows_every_variant_and_the_labels(tiny_artifact: Path, manife
         manifest.provenance.checkpoint_sha256,
     ):
         assert word in card
+
+
+def test_the_usage_in_the_card_works_wherever_the_folder_is(
+    artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved = artifact.rename(tmp_path / "not the model's name")
+    monkeypatch.chdir(moved)
+    usage = (moved / "README.md").read_text().partition("## Usage")[2].split("```")[1]
+    predict, verify, serve = (shlex.split(line, comments=True)[1:] for line in usage.strip().splitlines())
+    assert serve == ["serve", "."]
+    for command in (predict, verify):
+        answer = tuneport(*command)
+        assert answer.code == 0, answer.err
+        assert answer.out
 
 
 @pytest.mark.parametrize("command", ["verify", "inspect", "predict", "build"])

@@ -235,7 +235,7 @@ def test_when_a_worker_is_killed_the_other_goes_on_and_it_comes_back(bento_tag: 
 @pytest.mark.parametrize(
     ("environment", "reason"),
     [
-        ({"TUNEPORT_VARIANT": "fp64"}, "no variant 'fp64'"),
+        ({"TUNEPORT_VARIANT": "fp64"}, "TUNEPORT_VARIANT is set, and the artifact has no variant 'fp64'"),
         ({"TUNEPORT_GRPC_PORT": "{taken}"}, "gRPC cannot listen"),
         ({"TUNEPORT_MAX_CLIENT_BATCH_SIZE": "0"}, "TUNEPORT_MAX_CLIENT_BATCH_SIZE"),
     ],

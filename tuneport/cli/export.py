@@ -38,7 +38,7 @@ def export(
         if as_json:
             print_value(_summary(manifest, out, tag))
             return
-    print("\n".join(variant_table(manifest)))
+    print("\n".join(variant_table(manifest, manifest.default_variant)))
     for rejected in manifest.rejected:
         print(f"not in the artifact: {rejected.name}: {rejected.reason}")
     print(f"{manifest.default_variant} serves by default: {manifest.default_because}")

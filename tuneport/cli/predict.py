@@ -37,7 +37,9 @@ def predict(config: PredictConfig, texts: Inputs = None) -> None:
 
     Example: tuneport predict artifacts/qa '{"question": "Who won?", "context": "The home team won."}'
     """
+    from tuneport.runtime.availability import variant_of_environment
     from tuneport.runtime.predictor import Predictor
+    from tuneport.schema.loading import load_manifest
     from tuneport.stages.serve.settings import read_engine_settings
 
     if sys.stdout is None or (sys.stdin is None and not texts):
@@ -45,7 +47,7 @@ def predict(config: PredictConfig, texts: Inputs = None) -> None:
     settings = read_engine_settings()
     predictor = Predictor(
         config.artifact,
-        config.variant or settings.variant,
+        config.variant or variant_of_environment(load_manifest(config.artifact), settings.variant),
         threads=config.threads or settings.threads,
         max_batch_tokens=config.max_batch_tokens or settings.max_batch_tokens,
     )

@@ -1,5 +1,6 @@
 """`tuneport pull`."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +18,7 @@ def pull(
 ) -> None:
     """Copy an artifact, or a bento, from a folder or an object store, and check its hashes and its signature.
 
-    With --json: artifact, name, version and signature, or the tag of a bento.
+    With --json: artifact, name, version and signature (state, key_id and comment), or the tag of a bento.
 
     Example: tuneport pull s3://models/reviews --out artifacts/reviews
     """
@@ -42,7 +43,7 @@ def pull(
         raise typer.BadParameter("an artifact needs --out")
     manifest, signature = pull_artifact(url, out, public_key=key, is_required=key is not None, overwrite=overwrite)
     if as_json:
-        found = {"artifact": str(out), "name": manifest.name, "version": manifest.version, "signature": signature.state}
-        print_json(found)
+        found = {"artifact": str(out), "name": manifest.name, "version": manifest.version}
+        print_json({**found, "signature": asdict(signature)})
         return
     print(f"pulled {manifest.name} {manifest.version} to {out}; signature: {signature.state}")

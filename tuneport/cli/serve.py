@@ -37,6 +37,7 @@ def serve(config: ServeConfig, flags: dict[str, Any], more: MoreArtifacts = None
 
     Example: tuneport serve artifacts/reviews, then open http://127.0.0.1:3000
     """
+    from tuneport.runtime.availability import variant_of_environment
     from tuneport.schema.loading import find_files, load_manifest
     from tuneport.stages.serve.process import GRPC, HTTP, METRICS, check_ports, run_service, supervisor_command
     from tuneport.stages.serve.settings import read_settings
@@ -48,6 +49,11 @@ def serve(config: ServeConfig, flags: dict[str, Any], more: MoreArtifacts = None
         print_warning(f"{name} is no setting of the service, and is ignored; `tuneport serve --help` lists them")
     for artifact in (config.artifact, *(more or ())):
         find_files(artifact, load_manifest(artifact))  # the hashes are left to the worker
+    first = load_manifest(config.artifact)  # others without that variant serve their own for this host
+    if "variant" in flags:
+        first.variant(flags["variant"])
+    else:
+        variant_of_environment(first, settings.variant)
     host = os.environ.get(f"{PREFIX}GRPC_HOST", config.host)
     check_ports({
         HTTP: (config.host, config.port), GRPC: (host, settings.grpc_port), METRICS: (host, settings.metrics_port),

@@ -51,14 +51,14 @@ def print_artifact(folder: Path) -> None:
         print_plain(f"{len(manifest.labels)} labels: {', '.join(manifest.labels)}")
     print_plain(long_inputs(manifest))
     for part in manifest.parts:
-        _print_evidence(part)
+        _print_evidence(part, manifest.default_variant)
     for line in [*combination(manifest), *_availability(manifest), *_provenance(manifest)]:
         print_plain(line)
 
 
-def _print_evidence(manifest: Manifest) -> None:
-    """Print the evidence of variants that were measured side by side."""
-    header, rows = evidence(manifest)
+def _print_evidence(manifest: Manifest, default: str) -> None:
+    """Print the evidence of variants that were measured side by side; `default` is the artifact's default variant."""
+    header, rows = evidence(manifest, default)
     parity = manifest.variants[0].evidence.parity
     print_table(
         header,

@@ -29,7 +29,7 @@ class AsyncClient(Calls):
     ) -> Predictions:
         """Return a prediction for each input, in order; raises RequestError.
 
-        Inputs, parameters and predictions have the shapes of `POST /predict` (docs/deployment.md).
+        Inputs, parameters and predictions have the shapes of `POST /predict`, which the service's `/docs.json` has.
         """
         return await self._send(self._predict_call(inputs, parameters), self._attempts(timeout_s))
 
@@ -72,9 +72,9 @@ class AsyncClient(Calls):
     ) -> ModelName:
         """Load a version from the service's model repository, by default its newest one, and give it its traffic.
 
-        Needs an administrator's key, and HTTP; docs/deployment.md describes the parameters. The call returns when all
-        workers have switched, and is not tried again. Raises ModelNotLoaded, and then nothing has changed, or
-        DeadlineExceeded after `timeout_s`, and then the change goes on in the service.
+        Needs an administrator's key, and HTTP. The call returns when all workers have switched, and is not tried again.
+        Raises ModelNotLoaded, and then nothing has changed, or DeadlineExceeded after `timeout_s`, and then the change
+        goes on in the service.
         """
         parameters = http_calls.load_parameters(version, traffic, shadow_share, accept_changes=accept_changes)
         loaded: ModelName = await self._send(

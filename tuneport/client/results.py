@@ -17,7 +17,7 @@ class ModelName:
 
 @dataclass(frozen=True, slots=True)
 class Predictions(Sequence[Any]):
-    """A prediction for each input, in order: a sequence of the JSON values that docs/deployment.md describes."""
+    """A prediction for each input, in order: a sequence of the JSON values that `POST /predict` answers."""
 
     values: list[Any]
     model: ModelName

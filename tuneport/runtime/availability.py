@@ -4,11 +4,15 @@ import importlib.util
 from collections.abc import Collection
 from functools import cache
 
+from tuneport.errors import ArtifactError
 from tuneport.gpu import TURING, has_unnamed_gpu
 from tuneport.host import Host
 from tuneport.runtime.backends.libraries import has_tensorrt
 from tuneport.runtime.backends.providers import PROVIDERS
 from tuneport.schema.artifact import Execution, Manifest, Variant
+
+VARIANT = "TUNEPORT_VARIANT"
+"""Variable with the variant to open where no option names one."""
 
 
 def obstacles(manifest: Manifest, host: Host | None = None) -> dict[str, str | None]:
@@ -28,6 +32,15 @@ def variant_here(manifest: Manifest, name: str | None = None, host: Host | None 
         return variant
     able = [each for each, obstacle in obstacles(manifest, host).items() if obstacle is None]
     return manifest.best(able) or variant
+
+
+def variant_of_environment(manifest: Manifest, name: str | None) -> str | None:
+    """Return what TUNEPORT_VARIANT names; raises an ArtifactError that says so for a variant which is not there."""
+    try:
+        manifest.variant(name)
+    except ArtifactError as error:
+        raise ArtifactError(f"{VARIANT} is set, and {error.problem}", error.remedy) from error
+    return name
 
 
 def obstacle(execution: Execution, host: Host, providers: Collection[str] | None = None) -> str | None:

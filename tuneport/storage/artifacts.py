@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from tuneport.errors import TuneportError
-from tuneport.folders import new_folder
+from tuneport.folders import errors_name, new_folder
 from tuneport.schema.artifact import MANIFEST, Manifest
 from tuneport.schema.loading import check_files, listed_files, load_manifest
 from tuneport.schema.selection import SELECTION
@@ -29,7 +29,7 @@ def push(artifact: Path, url: str, *, overwrite: bool = False) -> Manifest:
     names += [name for name in BESIDE if (artifact / name).is_file()]
     remote = open_remote(url)
     if remote.local is not None:
-        with new_folder(remote.local, marker=MANIFEST, overwrite=overwrite) as folder:
+        with new_folder(remote.local, marker=MANIFEST, overwrite=overwrite, given_as="folder") as folder:
             for name in [*names, MANIFEST]:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(artifact / name, folder / name)
@@ -57,11 +57,13 @@ def pull(
             raise TuneportError(f"{url} holds no artifact: there is no {MANIFEST}", remedy)
         for name in {MANIFEST, *BESIDE} & there:
             remote.download(remote.at(name), folder / name)
-        signature = check_signature(folder, public_key, is_required=is_required)  # before anything else is fetched
-        manifest = load_manifest(folder)
+        with errors_name(url.rstrip("/"), folder):
+            signature = check_signature(folder, public_key, is_required=is_required)  # before anything else is fetched
+            manifest = load_manifest(folder)
         for file in listed_files(manifest):
             remote.download(remote.at(file.path), folder / file.path)
-        check_files(folder, manifest)
+        with errors_name(url.rstrip("/"), folder):
+            check_files(folder, manifest)
     return manifest, signature
 
 
