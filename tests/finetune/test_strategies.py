@@ -75,6 +75,7 @@ def test_every_parameter_of_a_family_is_in_one_group(family: str) -> None:
 def test_a_decoder_is_above_its_encoder(config: PretrainedConfig) -> None:
     groups = layer_groups(AutoModelForSeq2SeqLM.from_config(config))
     assert len(groups) == 1 + 2 + 3 + 1
+    assert all(groups)
     assert all("encoder" in name for name in groups[1] + groups[2])
     assert all("decoder" in name for group in groups[3:6] for name in group)
 

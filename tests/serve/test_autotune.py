@@ -237,9 +237,7 @@ def test_what_failed_at_one_start_is_tried_at_the_next(on_a_gpu: OnAGpu) -> None
     assert on_a_gpu.start() == Selection("fp16", 4096)
 
 
-def test_a_variant_that_the_gpu_cannot_run_is_not_timed(
-    on_a_gpu: OnAGpu, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_variant_that_the_gpu_cannot_run_is_not_timed(on_a_gpu: OnAGpu, manifest: Manifest) -> None:
     bf16 = ("bf16", {"device": "cuda", "min_compute_capability": "9.0"})
     of_devices(manifest, ("fp16", {"device": "cuda"}), bf16).save(on_a_gpu.folder)
     on_a_gpu.speeds = {"fp16": Speed(1.0, 1024), "bf16": Speed(2.0, 1024)}
