@@ -60,12 +60,12 @@ def prepare_deployment(
 
     try:
         Origin.check(artifact, settings)  # before autotuning runs what is in the artifact
-        selection = select_for_host(artifact, settings) if settings.variant is None else None
-        if selection and selection.variant:
-            os.environ["TUNEPORT_VARIANT"] = selection.variant
-        if selection and selection.max_batch_tokens:
-            os.environ["TUNEPORT_MAX_BATCH_TOKENS"] = str(selection.max_batch_tokens)
-        warn_of_other_processor(artifact, selection.variant if selection else settings.variant)
+        overrides = select_for_host(artifact, settings) if settings.variant is None else None
+        if overrides and overrides.variant:
+            os.environ["TUNEPORT_VARIANT"] = overrides.variant
+        if overrides and overrides.max_batch_tokens:
+            os.environ["TUNEPORT_MAX_BATCH_TOKENS"] = str(overrides.max_batch_tokens)
+        warn_of_other_processor(artifact, overrides.variant if overrides else settings.variant)
         if more:
             check_several(settings, [artifact, *more])
             SharedState(folder).write(ServingState.of(artifact, *more))
