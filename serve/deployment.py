@@ -21,8 +21,8 @@ from .shared_engine.keeper import ENGINE, EngineKeeper
 def with_workers(settings: Settings, artifact: Path) -> Settings:
     """Set the numbers of workers and of engines where they are not, if a variant for GPUs serves.
 
-    There is one worker for each GPU; more workers than GPUs share one engine for each GPU. What prevents that is an
-    error once the service starts, where it is reported; a build needs no GPU.
+    There is one worker for each GPU; more workers than GPUs share one engine for each GPU. Errors are left to the start
+    of the service, which reports them: a build calls this, too, and needs no GPU.
     """
     if settings.workers is not None and settings.engines is not None:
         return settings

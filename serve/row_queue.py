@@ -18,7 +18,7 @@ MIN_WINDOW_ROWS = 64
 FAIRNESS_FACTOR = 4.0
 """A row waits for at most this many times the work of its own request before it, however many other requests come."""
 MAX_STALE_ENTRIES = 1024
-"""Entries of rows that left, beyond those of rows that wait, from which they are removed all together."""
+"""Entries of rows that left which may stay, besides a multiple of those that wait; then all of them are removed."""
 
 
 @dataclass(slots=True, eq=False)
@@ -70,8 +70,8 @@ class Job:
 
 
 Turn = tuple[float, int, Job]
-"""A row's position in the order, in tokens on the queue's own clock: the tokens that had started when it may start; and
-its number by arrival, which decides between equal ones."""
+"""When a row may start, on the queue's own clock, which counts the tokens that have started; the row's number by
+arrival, which decides between equal times; and the row."""
 
 
 class RowQueue:
