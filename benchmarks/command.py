@@ -24,7 +24,7 @@ def read_config(kind: type[Config], arguments: Sequence[str] | None, *, prog: st
     for name, field in kind.model_fields.items():
         default = f"Default: {field.default}." if field.default and not field.is_required() else ""
         parser.add_argument(
-            f"--{name.replace('_', '-')}",
+            flag_of(name),
             required=field.is_required(),
             default=argparse.SUPPRESS,
             help=f"{field.description or ''} {default}".strip(),
@@ -33,6 +33,11 @@ def read_config(kind: type[Config], arguments: Sequence[str] | None, *, prog: st
         return kind.model_validate(vars(parser.parse_args(arguments)))
     except ValidationError as error:
         parser.error(str(settings_error(error, kind, "--help")))
+
+
+def flag_of(name: str) -> str:
+    """Return the option of a field of a config."""
+    return f"--{name.replace('_', '-')}"
 
 
 @contextmanager

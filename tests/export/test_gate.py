@@ -118,9 +118,7 @@ def generated(name: str, *, torch: float, value: float, agreement: float = 0.0) 
 
 
 @pytest.mark.parametrize(("name", "torch", "empty"), [("chrf", 0.01, 0.0), ("wer", 0.99, 1.0), ("wer", 1.6, 1.0)])
-def test_where_empty_outputs_would_pass_a_variant_must_say_what_torch_says(
-    name: str, torch: float, empty: float
-) -> None:
+def test_where_empty_outputs_would_pass_a_variant_must_agree_with_torch(name: str, torch: float, empty: float) -> None:
     """torch makes noise or, in speech, almost only errors: a variant that says nothing loses nothing by the metric."""
     int8 = VARIANTS["int8"].thresholds(0.01, 1.0, GENERATIVE)
     with pytest.raises(GateError, match=rf"own {name} is {torch:.4f}, so that a model that says nothing.*0.00% of"):
@@ -128,12 +126,12 @@ def test_where_empty_outputs_would_pass_a_variant_must_say_what_torch_says(
     check(generated(name, torch=torch, value=torch, agreement=0.99), int8)
 
 
-def test_the_metric_alone_decides_where_it_would_show_empty_outputs() -> None:
+def test_the_metric_alone_decides_where_it_would_show_silence() -> None:
     int8 = VARIANTS["int8"].thresholds(0.01, 1.0, GENERATIVE)
-    for name, torch, empty in (("chrf", 0.011, 0.0), ("wer", 0.98, 1.0)):
+    for name, torch, silent in (("chrf", 0.011, 0.0), ("wer", 0.98, 1.0)):
         check(generated(name, torch=torch, value=torch), int8)
         with pytest.raises(GateError, match=f"{name} (falls|rises) by 0.0"):
-            check(generated(name, torch=torch, value=empty), int8)
+            check(generated(name, torch=torch, value=silent), int8)
     check(generated("perplexity", torch=9.0, value=9.0), int8)  # empty outputs have no perplexity
     check(measured(value=0.0, torch=0.0), INT8)  # whose agreement shows it
 
