@@ -28,9 +28,7 @@ class Submission:
     answered: asyncio.Future[list[RowOutputs]]
     """Resolved in the event loop when all rows have their outputs, or with the first error."""
     enqueued_at: float
-    """On the clock of `time.monotonic`."""
-    deadline: float | None
-    """On the same clock, which is the event loop's."""
+    """On the clock of `time.monotonic`, which is the event loop's and that of deadlines."""
     jobs: list["Job"] = field(default_factory=list)
     outputs: list[RowOutputs] = field(default_factory=list)
     waiting: int = 0
@@ -115,7 +113,7 @@ class RowQueue:
 
         Requests of many rows thus leave gaps for requests of few, and still get their share of a busy engine.
         """
-        submission = Submission(asyncio.get_running_loop().create_future(), time.monotonic(), deadline)
+        submission = Submission(asyncio.get_running_loop().create_future(), time.monotonic())
         turn = self._started_tokens
         for index, row in enumerate(rows):
             self._count += 1
