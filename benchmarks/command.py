@@ -41,14 +41,20 @@ def flag_of(name: str) -> str:
 
 
 @contextmanager
-def serving_command() -> Iterator[None]:
-    """Run a command that starts servers: SIGTERM stops them, and a TuneportError is one line and exit code 1."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+def one_line_errors() -> Iterator[None]:
+    """Turn a TuneportError into one line on standard error and exit code 1."""
     try:
         yield
     except TuneportError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(1)
+        sys.exit(f"error: {error}")
+
+
+@contextmanager
+def serving_command() -> Iterator[None]:
+    """Run a command that starts servers: SIGTERM stops them, and a TuneportError is one line."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    with one_line_errors():
+        yield
 
 
 def print_progress(line: str) -> None:
