@@ -21,8 +21,8 @@ from .shared_engine.keeper import ENGINE, EngineKeeper
 def with_workers(settings: Settings, artifact: Path) -> Settings:
     """Set the numbers of workers and of engines where they are not, if a variant for GPUs serves.
 
-    There is one worker for each GPU; more workers than GPUs share one engine for each GPU. Errors are left to the start
-    of the service, which reports them: a build calls this, too, and needs no GPU.
+    There is one worker for each GPU; more workers than GPUs share one engine for each GPU. What prevents that is an
+    error once the service starts, where it is reported; a build needs no GPU.
     """
     if settings.workers is not None and settings.engines is not None:
         return settings
@@ -60,12 +60,12 @@ def prepare_deployment(
 
     try:
         Origin.check(artifact, settings)  # before autotuning runs what is in the artifact
-        overrides = select_for_host(artifact, settings) if settings.variant is None else None
-        if overrides and overrides.variant:
-            os.environ["TUNEPORT_VARIANT"] = overrides.variant
-        if overrides and overrides.max_batch_tokens:
-            os.environ["TUNEPORT_MAX_BATCH_TOKENS"] = str(overrides.max_batch_tokens)
-        warn_of_other_processor(artifact, overrides.variant if overrides else settings.variant)
+        selection = select_for_host(artifact, settings) if settings.variant is None else None
+        if selection and selection.variant:
+            os.environ["TUNEPORT_VARIANT"] = selection.variant
+        if selection and selection.max_batch_tokens:
+            os.environ["TUNEPORT_MAX_BATCH_TOKENS"] = str(selection.max_batch_tokens)
+        warn_of_other_processor(artifact, selection.variant if selection else settings.variant)
         if more:
             check_several(settings, [artifact, *more])
             SharedState(folder).write(ServingState.of(artifact, *more))

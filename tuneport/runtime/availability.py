@@ -55,7 +55,7 @@ def _cpu_obstacle(execution: Execution, host: Host) -> str | None:
 
 
 def _gpu_obstacle(execution: Execution, host: Host) -> str | None:
-    """Return what a GPU of the host lacks, because each GPU gets a worker; None if all of them fit."""
+    """Ask for every GPU: each of them gets a worker."""
     if not host.gpus:
         return _unnamed_gpu_obstacle(execution)
     required = execution.min_compute_capability or TURING
