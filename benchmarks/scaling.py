@@ -14,11 +14,10 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 from tuneport.errors import TuneportError
-from tuneport.folders import check_out, git_commit, new_folder
+from tuneport.folders import check_out, new_folder
 from tuneport.host import Host, usable_cores
 from tuneport.schema.artifact import Rejected
 from tuneport.stages.export.applicable import select_variants
@@ -33,6 +32,7 @@ from tuneport.stages.finetune.embedded import resolve_model
 
 from .gpu_check.models import random_bert
 from .machine import MachineState
+from .origin import origin_here
 from .page import Page, write_page
 from .report import markdown_table
 from .scaling_cores import TOKENS, divisions, time_streams, time_workers
@@ -85,10 +85,8 @@ def run(
             folder = Path(scratch) / str(size)
             results.append(measure_size(size, tokenizer, data, folder, shapes, ends_at, progress))
     report = ScalingReport(
-        host=Host.here(),
+        **origin_here(),
         machine=machine,
-        git_commit=git_commit(Path(__file__).parent),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
         sizes=tuple(results),
         notes=tuple(note for each in results for note in notes_of(each, shapes)),
         seconds=round(time.monotonic() - started, 1),

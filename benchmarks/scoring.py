@@ -13,7 +13,6 @@ import argparse
 import math
 import shutil
 import statistics
-import sys
 import tempfile
 import time
 from collections import deque
@@ -22,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tuneport.errors import DataError, TuneportError
+from tuneport.errors import DataError
 from tuneport.runtime.batch import EncodedInput
 from tuneport.runtime.predictor import Predictor
 from tuneport.runtime.scheduler import BatchLimits, pack_batches
@@ -31,6 +30,8 @@ from tuneport.scoring.inputs import input_columns
 from tuneport.scoring.pipeline import WINDOW_ROWS, Progress, score
 from tuneport.scoring.sources import open_source
 from tuneport.tasks import task_spec
+
+from .command import one_line_errors
 
 READ_ROWS = 2048
 
@@ -200,7 +201,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[1])
     parser.add_argument("--min-seconds", type=float, default=60.0, help="seconds that the engine alone runs, at least")
     arguments = parser.parse_args()
-    try:
+    with one_line_errors():
         timings = compare(
             arguments.artifact,
             arguments.input,
@@ -209,8 +210,6 @@ def main() -> None:
             workers=arguments.workers,
             min_seconds=arguments.min_seconds,
         )
-    except TuneportError as error:
-        sys.exit(f"error: {error}")
     print(describe(timings))  # noqa: T201
 
 

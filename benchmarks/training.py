@@ -26,6 +26,8 @@ from tuneport.gpu import AMPERE, VISIBLE
 from tuneport.host import Host
 from tuneport.schema.base import Frozen
 
+from .command import one_line_errors
+
 REPORT, TABLE = "training.json", "training.md"
 PLAIN, TUNEPORT = "plain Trainer", "tuneport"
 PLAIN_MODULE = "tuneport.stages.benchmarks.peers.plain_trainer"
@@ -203,13 +205,11 @@ def main() -> None:
         data=options.data, model=options.model, max_steps=options.max_steps,
         per_device_train_batch_size=options.batch_size, max_length=options.max_length,
     )  # fmt: skip
-    try:
+    with one_line_errors():
         options.out.mkdir(parents=True, exist_ok=True)
         host = Host.here()
         bf16 = uses_gpu(host) and has_bf16(host) if options.bf16 is None else options.bf16
         report = compare(settings, options.out, rounds=options.rounds, bf16=bf16)
-    except TuneportError as error:
-        sys.exit(str(error))
     sys.stdout.write(report.table())
 
 

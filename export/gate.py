@@ -53,15 +53,15 @@ class Measurement:
 
     parity: Parity
     metric: Metric | None
-    silent_score: float | None = None
-    """The metric of a model that answers nothing; None where the metric has no such value."""
+    empty_score: float | None = None
+    """The metric of empty outputs; see `MetricSpec`."""
 
     @property
-    def silence_would_drop(self) -> float:
-        """How much a model that answers nothing would lose against torch; infinite where that is not known."""
-        if self.metric is None or self.silent_score is None:
+    def empty_drop(self) -> float:
+        """How much empty outputs would lose against torch; infinite where that is not known."""
+        if self.metric is None or self.empty_score is None:
             return float("inf")
-        return self.metric.model_copy(update={"value": self.silent_score}).drop
+        return self.metric.model_copy(update={"value": self.empty_score}).drop
 
 
 class Gate:
@@ -207,7 +207,7 @@ class Gate:
             return Measurement(parity, None)
         spec = self._task.metric
         metric = Metric(name=spec.name, value=score, torch=self._torch_score, lower_is_better=spec.lower_is_better)
-        return Measurement(parity, metric, spec.of_silence)
+        return Measurement(parity, metric, spec.empty_score)
 
     def score(self, results: Sequence[Sequence[RowOutputs]]) -> float | None:
         """Compute the task's metric of outputs on the sample; None without data."""
@@ -248,7 +248,7 @@ def check(measurement: Measurement, thresholds: Thresholds, agreement_means: str
     if metric is not None and not metric.drop <= thresholds.max_drop + ROUNDING:
         direction = "rises" if metric.lower_is_better else "falls"
         failures.append(f"{metric.name} {direction} by {metric.drop:.4f} > {thresholds.max_drop:g}")
-    is_informative = measurement.silence_would_drop > thresholds.max_drop + ROUNDING
+    is_informative = measurement.empty_drop > thresholds.max_drop + ROUNDING
     if metric is not None and thresholds.rests_on_metric and not is_informative and parity.agreement < SAME_TEXTS:
         failures.append(
             f"torch's own {metric.name} is {metric.torch:.4f}, so that a model that says nothing would not lose "

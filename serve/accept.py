@@ -21,16 +21,16 @@ SLACK = 1
 """Connections that a worker may have above the one with the fewest."""
 RETRY_S = 0.001
 MAX_RETRIES = 20
-"""A worker that has left a connection to others so often takes it: they may be busy."""
+"""How often a worker leaves a connection to the others before it takes it after all: they may be busy."""
 ERROR_PAUSE_S = 1.0
 """Pause after accepting has failed, for example because the process has too many open files."""
 
 
 class ConnectionCounts:
-    """The connections of all workers, in a file of a slot each."""
+    """How many connections each worker has, in a shared file with a slot for each."""
 
     def __init__(self, file: Path, workers: int) -> None:
-        """Take the slot of no living worker."""
+        """Take a slot that belongs to no living worker."""
         with file.open("a+b") as opened:
             fcntl.flock(opened, fcntl.LOCK_EX)
             opened.truncate(workers * SLOT.size)
@@ -39,7 +39,7 @@ class ConnectionCounts:
             free = [offset for offset in self._offsets if not _is_alive(SLOT.unpack_from(self._slots, offset)[0])]
             self._own = free[0] if free else None
             self.publish(0)
-            fcntl.flock(opened, fcntl.LOCK_UN)  # the mapping keeps a copy of the descriptor, and so its lock
+            fcntl.flock(opened, fcntl.LOCK_UN)  # closing does not: the mapping has a copy of the descriptor
 
     def publish(self, connections: int) -> None:
         """Set this worker's connections."""
@@ -88,7 +88,7 @@ class Listener:
             self._loop.remove_reader(self.sockets[0])
 
     async def wait_closed(self) -> None:
-        """Wait for nothing: the connections are the caller's."""
+        """Return at once: the caller itself waits for its connections."""
 
     def _resume(self) -> None:
         if not self._is_closed:

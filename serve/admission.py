@@ -53,7 +53,7 @@ class AdmissionController:
         """Learns of every answer that was not streamed, where another version is compared with this one."""
         self._has_several_labels = self.manifest.processing.problem_type == "multi_label_classification"
         self._in_flight = 0
-        self.metrics.requests.in_flight(0)  # also in the place of a worker that was killed
+        self.metrics.requests.in_flight(0)  # a killed worker with this number may have left another figure
         self._cache = _open_cache(inference, settings)
 
     @property
@@ -86,9 +86,10 @@ class AdmissionController:
             self.metrics.requests.in_flight(self._in_flight)
 
     def check_slot(self, *, needs_engine: bool) -> None:
-        """Raise Overloaded where as many requests are active as may be, or too much work waits before the request.
+        """Raise Overloaded if the limit of active requests is reached.
 
-        The latter is checked for a request that `needs_engine`. Before the request is read, a refusal costs least.
+        A request that `needs_engine` is also refused if too much work waits before it. Call it before the request is
+        read, when a refusal costs least.
         """
         self.worker.check_slot()
         if needs_engine and not self._cache:  # which may hold the answer

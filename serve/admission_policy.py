@@ -14,7 +14,7 @@ MIN_KEPT = 0.5
 RESUME_AT = 0.9
 """Share of its limit below which an estimate must fall before requests are accepted again: the estimate's precision."""
 LATE_SHARE = 0.1
-"""Share of a row's time, the last one, in which it is given up if a batch takes longer than what is left of it."""
+"""In this last share of its time a row is dropped if a batch takes longer than the time that is left."""
 EMA_DECAY = 0.9
 """Weight of the old estimate when a batch updates the mean time of a batch (exponential moving average)."""
 REFUSALS_PER_S = 100.0

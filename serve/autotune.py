@@ -40,14 +40,14 @@ COPIES = 4
 
 
 @dataclass(frozen=True)
-class Selection:
-    """What serves on this host, each None where the manifest's choice stands."""
+class HostOverrides:
+    """What serves here instead of the manifest's default variant and token limit; None where those stand."""
 
     variant: str | None = None
     max_batch_tokens: int | None = None
 
 
-def select_for_host(folder: Path, settings: Settings) -> Selection:
+def select_for_host(folder: Path, settings: Settings) -> HostOverrides:
     """Choose the variant that serves on this host and, on a GPU, its token limit.
 
     The manifest's choice stands on a host like the export's, for families that are not autotuned, and where there is
@@ -71,13 +71,13 @@ def select_for_host(folder: Path, settings: Settings) -> Selection:
     has_choice = len(variants) > 1 or device != "cpu"
     doubt = _doubt(manifest, choice.variant, variants, here)
     if not must_change and not (has_choice and doubt):
-        return Selection(chosen)
+        return HostOverrides(chosen)
     # Imported here because BentoML's supervisor runs this code and seldom gets this far.
     from tuneport.runtime.loading import family_of
 
     if not family_of(manifest.task).is_autotuned:
         best = manifest.best([variant.name for variant in sound])
-        return Selection(best.name if best and must_change else chosen)
+        return HostOverrides(best.name if best and must_change else chosen)
     measure = _measure if device == "cpu" else measure_apart
     able = [each for each in sound or variants if obstacle(each.execution, here) is None]
     kept = SpeedCache.of(manifest, able, here, settings) if device != "cpu" else None
@@ -86,7 +86,7 @@ def select_for_host(folder: Path, settings: Settings) -> Selection:
     if kept and known is None:
         kept.write(speeds)
     if not speeds:
-        return Selection(choice.variant.name)
+        return HostOverrides(choice.variant.name)
     fastest = max(speeds, key=lambda name: speeds[name].rows_per_s)
     timed_on = manifest.part_of(choice.variant.name).host
     logs.log(
@@ -99,7 +99,7 @@ def select_for_host(folder: Path, settings: Settings) -> Selection:
         max_batch_tokens=speeds[fastest].max_batch_tokens,
         timed="now" if known is None else "at an earlier start",
     )
-    return Selection(fastest, speeds[fastest].max_batch_tokens)
+    return HostOverrides(fastest, speeds[fastest].max_batch_tokens)
 
 
 def _doubt(manifest: Manifest, chosen: Variant, variants: list[Variant], here: Host) -> str | None:

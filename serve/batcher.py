@@ -86,7 +86,7 @@ class MakeBatcher(Protocol):
 class Batcher:
     """Feeds an engine from concurrent requests of one event loop, with a thread for each of its streams.
 
-    A stream that becomes free takes its next batch itself: on a busy host the event loop would let it wait.
+    A stream that becomes free takes its next batch itself, because a busy event loop would keep it waiting.
     """
 
     def __init__(

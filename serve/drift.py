@@ -22,8 +22,8 @@ class Observation(NamedTuple):
 def observations(prediction: Any, *, has_several_labels: bool = False) -> Iterator[Observation]:
     """Yield what one prediction of `/predict` is counted as.
 
-    Of a list of candidates, which `top_k` asks for, the first one is the prediction. Where a model
-    `has_several_labels` for an input, and of entities, all are.
+    Of the candidates that `top_k` asks for only the first one is counted. Of entities, and where a model
+    `has_several_labels` for an input, all are.
     """
     items = prediction if isinstance(prediction, list) else [prediction]
     if not items:

@@ -33,7 +33,7 @@ class RequestFrame:
         """Take the version that answers, and the headers (HTTP) or metadata (gRPC) by lower-case name.
 
         Without an `operation` the request needs no key and no slot, and leaves no record: health checks are answered
-        whatever the load. Unless the model `is_named`, the body may name another one, and see `use`.
+        whatever the load. Unless the model `is_named` by the path, the body may name another one; see `use`.
         """
         self.admission = admission
         """The version that answers; it stays open until the request has ended."""
@@ -49,7 +49,7 @@ class RequestFrame:
         self._is_named = is_named
 
     def use(self, admission: AdmissionController) -> None:
-        """Let another version answer, which the body has named."""
+        """Let the version answer that the body has named."""
         self.admission.end_request(needs_engine=self._is_for_engine)
         self.admission = admission
         self.admission.begin_request(needs_engine=self._is_for_engine)

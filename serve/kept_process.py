@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from . import logs, supervision
 
 STOP_MARGIN_S = 2.0
-"""How long after the time at which a process ends itself by force it is killed."""
+"""Time from when a process should have ended itself by force until it is killed."""
 KILL_TIMEOUT_S = 2.0
-"""How long a process that was killed is waited for: one that is inside of a driver may stay."""
+"""How long to wait for the end of a process that was killed: one that hangs in a driver may never end."""
 RESTART_PAUSE_S = 1.0
 """A process that has ended is replaced at once, but not more often than this."""
 

@@ -24,7 +24,7 @@ from .http.protocol import Refuse, extend_protocol
 from .settings import START_REPORT, Settings
 
 FORCED_EXIT_S = 5.0
-"""Time after the drain and the grace time for a process to end; then it is ended by force."""
+"""Time for a process to end after its drain and grace time, before it is ended by force."""
 PROBE_PATHS = frozenset({"/livez", "/healthz", "/readyz", "/schema.json"})
 """Paths that the server's own application answers: BentoML's or, under `tuneport serve`, that of standalone.py."""
 
@@ -38,8 +38,9 @@ def configure_server(
 ) -> None:
     """Set the server's timeouts and application, and make SIGTERM and SIGINT await `drain` before it closes its port.
 
-    Requests go to `app`, those for `PROBE_PATHS` to the application that the server was created with; `refuse` may have
-    a response to them before. A further SIGINT ends all requests at once and calls `hurry`.
+    Requests go to `app`, those for `PROBE_PATHS` to the application that the server was created with, unless `refuse`
+    has a response to them. A further SIGINT ends all requests at once and calls `hurry`.
+
     Call it in the event loop while the server starts. Without uvicorn, as in tests, it does nothing.
     """
     server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)

@@ -178,7 +178,7 @@ def _run_variables(report: Path) -> dict[str, str]:
 
 
 def _ready(process: "subprocess.Popen[bytes]", url: str, ready_path: str, report: Path, timeout_s: float) -> bool:
-    import httpx  # of the checks of what was started, and not of `tuneport serve`, which it would keep waiting
+    import httpx  # here, because `tuneport serve` starts faster without it
 
     deadline = time.monotonic() + timeout_s
     verify = not url.startswith("https://127.0.0.1")  # a test's own certificate

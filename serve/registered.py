@@ -22,9 +22,9 @@ VARIANTS = "variants"
 def find_artifact(tag: str, *, or_part: bool = False) -> bentoml.Model:
     """Return an artifact of the store by its tag, its beginning, or `LATEST`.
 
-    BentoML itself would take a part that a bento packs for the artifact that was registered last, and for one that is
-    not there any more. In a bento there are parts alone: `or_part` takes one of these if there is nothing else. Raises
-    NotFound, and BentoMLException for a beginning that several have.
+    BentoML's own lookup may return a part that a bento packs: for `LATEST`, and for an artifact that was deleted, whose
+    tag is the beginning of the part's. A bento holds nothing but parts: `or_part` accepts one where there is no
+    artifact. Raises NotFound, and BentoMLException for the beginning of several artifacts' tags.
     """
     if exact := find_exactly(tag):
         return exact

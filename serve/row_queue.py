@@ -18,7 +18,7 @@ MIN_WINDOW_ROWS = 64
 FAIRNESS_FACTOR = 4.0
 """A row waits for at most this many times the work of its own request before it, however many other requests come."""
 MAX_STALE_ENTRIES = 1024
-"""Entries of rows that left, beyond those of rows that wait, from which they are removed all together."""
+"""Entries of rows that left which may stay, besides a multiple of those that wait; then all of them are removed."""
 
 
 @dataclass(slots=True, eq=False)
@@ -28,9 +28,7 @@ class Submission:
     answered: asyncio.Future[list[RowOutputs]]
     """Resolved in the event loop when all rows have their outputs, or with the first error."""
     enqueued_at: float
-    """On the clock of `time.monotonic`."""
-    deadline: float | None
-    """On the same clock, which is the event loop's."""
+    """On the clock of `time.monotonic`, which is the event loop's and that of deadlines."""
     jobs: list["Job"] = field(default_factory=list)
     outputs: list[RowOutputs] = field(default_factory=list)
     waiting: int = 0
@@ -70,8 +68,8 @@ class Job:
 
 
 Turn = tuple[float, int, Job]
-"""A row's position in the order, in tokens on the queue's own clock: the tokens that had started when it may start; and
-its number by arrival, which decides between equal ones."""
+"""When a row may start, on the queue's own clock, which counts the tokens that have started; the row's number by
+arrival, which decides between equal times; and the row."""
 
 
 class RowQueue:
@@ -115,7 +113,7 @@ class RowQueue:
 
         Requests of many rows thus leave gaps for requests of few, and still get their share of a busy engine.
         """
-        submission = Submission(asyncio.get_running_loop().create_future(), time.monotonic(), deadline)
+        submission = Submission(asyncio.get_running_loop().create_future(), time.monotonic())
         turn = self._started_tokens
         for index, row in enumerate(rows):
             self._count += 1

@@ -60,9 +60,9 @@ class SpeedCache:
         return cls(cache_folder("autotune", f"{manifest.name}-{digest(key)[:16]}.json"), frozenset(names))
 
     def read(self) -> dict[str, Speed] | None:
-        """Return what was measured at an earlier start; None if a variant was not, or the file is damaged.
+        """Return the speeds of an earlier start, None if the file is missing or damaged.
 
-        What failed at one start may run at the next.
+        None also if a variant has no speed in it: what failed at one start may run at the next.
         """
         try:
             speeds = SPEEDS.validate_json(self.file.read_bytes())

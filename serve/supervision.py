@@ -53,7 +53,7 @@ def _create_run_folder() -> Path:
 
 
 def remove_abandoned_folders() -> None:
-    """Remove the folders of supervisors that were killed together with all that could have removed them."""
+    """Remove the folders of supervisors that were killed together with the processes that remove such folders."""
     for folder in Path(tempfile.gettempdir()).glob(f"{RUN_PREFIX}*"):
         with contextlib.suppress(OSError):  # another user's, or removed meanwhile
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
@@ -71,7 +71,7 @@ def prepare_worker(shutdown_grace_s: float) -> None:
 
 
 def is_orphan() -> bool:
-    """Tell whether the processes above this worker have ended: then nothing waits for it to become not ready."""
+    """Tell whether a process above this one has ended: then nothing waits until this worker is not ready."""
     pids = [int(pid) for name in (SUPERVISOR_PID, COMMAND_PID) if (pid := os.environ.get(name))]
     return not all(map(_is_alive, pids))
 

@@ -59,8 +59,8 @@ class Supervisor:
     def run(self) -> None:
         """Start the processes and keep them alive until a signal to stop comes; return when all have ended.
 
-        Give up, with `failure` set, if processes end before they are ready and no worker serves. What a process knows
-        of its failed start it has reported itself; here it failed before that, in an import or in native code.
+        Give up, with `failure` set, if processes end before they are ready and no worker serves. A process that knows
+        why it cannot start reports that itself; one that is counted here failed earlier, in an import or native code.
         """
         for each in STOP_SIGNALS:
             signal.signal(each, self._stop)

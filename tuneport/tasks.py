@@ -31,8 +31,8 @@ class MetricSpec:
 
     name: str
     lower_is_better: bool = False
-    of_silence: float | None = None
-    """Its value for a model that answers nothing; None if that has no limit, or is not known."""
+    empty_score: float | None = None
+    """Its value for a model whose outputs are empty; None where that is unbounded or not known."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,8 @@ class TaskSpec:
 def _metrics(*names: str) -> tuple[MetricSpec, ...]:
     """Declare metrics; those that are errors are better when lower."""
     errors = {"mse", "mae", "hamming_loss", "wer", "cer", "perplexity"}
-    of_silence = dict.fromkeys(errors, None) | {"wer": 1.0, "cer": 1.0}
-    return tuple(MetricSpec(name, name in errors, of_silence.get(name, 0.0)) for name in names)
+    empty_scores = dict.fromkeys(errors, None) | {"wer": 1.0, "cer": 1.0}
+    return tuple(MetricSpec(name, name in errors, empty_scores.get(name, 0.0)) for name in names)
 
 
 _SEQUENCE = {

@@ -1,14 +1,13 @@
 """One endpoint benchmark, top to bottom: setup → load generator's ceiling → rounds → overload → short text → report."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
-from tuneport.folders import check_out, git_commit, new_folder
-from tuneport.host import Host
+from tuneport.folders import check_out, new_folder
 
 from ..config import EndpointConfig
 from ..machine import MachineState
+from ..origin import origin_here
 from ..peers.registry import check_environments
 from ..report import REPORT
 from .report import write_endpoint_report
@@ -67,10 +66,8 @@ def build_report(
         mean_tokens=round(setup.mean_tokens, 1),
         source=Path(source.source).name if source else "",
         device=setup.device,
-        host=Host.here(),
+        **origin_here(),
         config=setup.config.model_dump(mode="json"),
-        git_commit=git_commit(Path(__file__).parent),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
         results=results,
         client_ceilings=ceilings,
         overload=overload,

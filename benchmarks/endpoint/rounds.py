@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from .results import LevelResult, TargetResult
 from .setup import EndpointSetup
 from .targets import EndpointTarget
 
+Item = TypeVar("Item")
 COMPARED_INPUTS = 50
 """Inputs whose predictions under load are compared with those without load."""
 
@@ -46,6 +48,11 @@ class TargetRound:
     """After the load."""
 
 
+def in_order_of_round(items: Sequence[Item], index: int) -> Sequence[Item]:
+    """Return what is measured in a round, in reverse order every other round: what drifts then favors nothing."""
+    return items if index % 2 == 0 else items[::-1]
+
+
 def run_rounds(
     setup: EndpointSetup, progress: Callable[[str], object]
 ) -> tuple[tuple[TargetResult, ...], tuple[str, ...]]:
@@ -56,7 +63,7 @@ def run_rounds(
     rounds: dict[str, list[TargetRound]] = {target.name: [] for target in setup.targets}
     left_out: dict[str, str] = {}
     for index in range(setup.config.rounds):
-        for target in setup.targets if index % 2 == 0 else setup.targets[::-1]:
+        for target in in_order_of_round(setup.targets, index):
             if target.name in left_out:
                 continue
             progress(f"round {index + 1} of {setup.config.rounds}: {target.name}")

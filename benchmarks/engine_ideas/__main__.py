@@ -30,6 +30,7 @@ from tuneport.stages.export.steps import Steps
 from tuneport.stages.export.student import StudentSource
 from tuneport.stages.export.target import BenchmarkTarget
 
+from ..command import one_line_errors
 from ..report import markdown_table
 from .buckets import BucketRunner
 from .ideas import INT8, Idea, ideas
@@ -152,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=2.0, help="to train each student; 0: no students")
     parser.add_argument("--rows", type=int, default=1000, help="validation rows to compare")
     options = parser.parse_args(arguments)
-    try:
+    with one_line_errors():
         config = ExportConfig(
             checkpoint=options.checkpoint,
             data=options.data,
@@ -162,9 +163,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         names = [name for name in options.ideas.split(",") if name]
         sys.stdout.write(measure(config, names, lambda line: sys.stderr.write(f"{line}\n")) + "\n")
-    except TuneportError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(1)
 
 
 if __name__ == "__main__":

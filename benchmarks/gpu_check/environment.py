@@ -11,11 +11,11 @@ from typing import Any
 import onnxruntime
 import torch
 
-from tuneport.errors import TuneportError
 from tuneport.host import Host
 from tuneport.schema.torch_setup import TorchDevice
 from tuneport.stages.export.device import check_device
 
+from ..command import one_line_errors
 from .steps import write_result
 
 LIBRARIES = ("transformers", "optimum", "onnx", "tokenizers", "bentoml")
@@ -39,10 +39,8 @@ def environment(device: TorchDevice) -> dict[str, Any]:
 def main() -> None:
     """Write the description; one line on stderr and exit code 1 if the device is not there."""
     device, result = sys.argv[1:]
-    try:
+    with one_line_errors():
         found = environment("cuda" if device == "cuda" else "cpu")
-    except TuneportError as error:
-        sys.exit(f"error: {error}")
     write_result(result, json.dumps(found))
 
 

@@ -13,18 +13,18 @@ import re
 import sys
 import tempfile
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tuneport.errors import TuneportError
-from tuneport.folders import check_out, git_commit, new_folder
+from tuneport.folders import check_out, new_folder
 from tuneport.host import Host
 from tuneport.schema.loading import load_run
 from tuneport.schema.run import RUN, Training
 from tuneport.schema.torch_setup import TorchDevice
 from tuneport.stages.finetune.embedded import MODEL
 
+from ..command import one_line_errors
+from ..origin import origin_here
 from ..report import REPORT
 from ..training import REPORT as TRAINING_REPORT
 from ..training import TrainingReport
@@ -55,9 +55,7 @@ def gpu_check(
             device=device,
             model=Path(model).name,
             data=Path(data).name if data else "BBC News",
-            host=Host.here(),
-            git_commit=git_commit(Path(__file__).parent),
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            **origin_here(),
             minutes=minutes,
             is_floors_only=is_floors_only,
             steps=results,
@@ -139,14 +137,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     out = options.out or REPORTS / report_name(options.device)
     minutes = options.minutes if options.minutes is not None else FLOORS_MINUTES if options.floors else MINUTES
     settings = {"model": options.model, "data": options.data, "minutes": minutes, "is_floors_only": options.floors}
-    try:
+    with one_line_errors():
         check_out(out, marker=REPORT, overwrite=True)
         with tempfile.TemporaryDirectory(prefix="gpu-check-") as temporary:
             work = options.work or Path(temporary)
             work.mkdir(parents=True, exist_ok=True)
             report = gpu_check(options.device, out, work.resolve(), **settings)
-    except TuneportError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(1)
     sys.stdout.write(report.text())
     sys.exit(0 if report.is_passed else 1)

@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 
-from tuneport.errors import TuneportError
 from tuneport.folders import write_lines
 from tuneport.stages.finetune.embedded import resolve_model, write_bbc_news
+
+from ..command import one_line_errors
 
 SEED = 0
 LABELS = ("a", "b", "c", "d", "e")
@@ -146,7 +147,7 @@ def _logits(model: Any, tokenizer: Any, texts: Sequence[str]) -> torch.Tensor:
 def main() -> None:
     """Run a step; one line on stderr and exit code 1 if it cannot."""
     kind, *arguments = sys.argv[1:]
-    try:
+    with one_line_errors():
         if kind == "data":
             write_bbc_news(Path(arguments[0]))
         else:
@@ -155,8 +156,6 @@ def main() -> None:
             make(
                 Path(resolve_model(tokenizer)), Path(data), Path(out), layers=int(layers), hidden_size=int(hidden_size)
             )
-    except TuneportError as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -18,13 +18,13 @@ from typing import Any
 
 import onnxruntime as ort
 
-from tuneport.errors import TuneportError
 from tuneport.runtime.golden import golden_outputs
 from tuneport.runtime.loading import open_runner
 from tuneport.schema.artifact import GoldenCase, Manifest, Variant
 from tuneport.schema.loading import load_golden, load_manifest
 from tuneport.schema.torch_setup import TorchDevice
 
+from ..command import one_line_errors
 from ..engine import select_device
 from .steps import write_result
 
@@ -115,10 +115,8 @@ def main() -> None:
     """Write the placement; exit with 1 if a variant for a GPU does its work on the CPU."""
     artifact, device, result = sys.argv[1:]
     is_cuda = device == "cuda"
-    try:
+    with one_line_errors():
         found = placement(Path(artifact), "cuda" if is_cuda else "cpu")
-    except TuneportError as error:
-        sys.exit(f"error: {error}")
     write_result(result, json.dumps({"summary": summarize(found), "nodes": found}))
     if is_cuda and (wrong := fallbacks(found)):
         sys.exit("\n".join(f"{variant} runs on the CPU: {', '.join(each)}" for variant, each in wrong.items()))

@@ -26,6 +26,7 @@ from tuneport.schema.torch_setup import TorchDevice, TorchSetup
 from tuneport.stages.export.reference import TorchModel
 
 from ..baselines import open_baseline
+from ..command import one_line_errors
 from ..config import BenchConfig
 from ..engine import select_device
 from .config import COMPILED, EAGER, MIXED, SCALES, WITH_FLOORS, Scale
@@ -123,13 +124,11 @@ def open_meter(artifact: Path, checkpoint: Path, device: TorchDevice) -> SpeedMe
 def main() -> None:
     """Measure, write the result, and exit with 1 if a variant is wrong or a floor is not met."""
     artifact, checkpoint, device, floors, result = sys.argv[1:]
-    try:
+    with one_line_errors():
         meter = open_meter(Path(artifact), Path(checkpoint), "cuda" if device == "cuda" else "cpu")
         meter.has_floors = device == "cuda" and floors == WITH_FLOORS
         for found in meter.measure():
             write_result(result, found.model_dump_json())
-    except TuneportError as error:
-        sys.exit(f"error: {error}")
     report = meter.report()
     for name, why in report.wrong.items():
         sys.stdout.write(f"{name} is wrong: {why}\n")

@@ -18,6 +18,7 @@ from tuneport.stages.export.applicable import select_variants
 from tuneport.stages.export.build import FP32
 from tuneport.stages.export.variants import VARIANTS
 
+from ..command import one_line_errors
 from .steps import write_result
 
 ABSENT = "it is in the artifact neither as a variant nor as a rejected one"
@@ -60,11 +61,9 @@ def main() -> None:
     """Write which variants there are; exit with 1 if an expected one is missing."""
     artifact, device, names, result = sys.argv[1:]
     target: TorchDevice = "cuda" if device == "cuda" else "cpu"
-    try:
+    with one_line_errors():
         found = check_variants(Path(artifact), tuple(names.split(",")))
         found["not_run"] = impossible_variants(target)
-    except TuneportError as error:
-        sys.exit(f"error: {error}")
     write_result(result, json.dumps(found))
     if found["missing"]:
         sys.exit("\n".join(f"{name} was rejected: {reason}" for name, reason in found["missing"].items()))

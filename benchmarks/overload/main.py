@@ -4,12 +4,10 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 from tuneport.errors import GateError
-from tuneport.folders import check_out, git_commit, new_folder
-from tuneport.host import Host
+from tuneport.folders import check_out, new_folder
 from tuneport.runtime.availability import VARIANT, variant_here, variant_of_environment
 from tuneport.schema.loading import load_golden, load_manifest
 
@@ -18,6 +16,7 @@ from ..endpoint.rounds import latency_percentile
 from ..endpoint.scenarios import MAX_OPEN_CONNECTIONS
 from ..endpoint.targets import EndpointTarget, http_target
 from ..load.plan import REFUSED, LoadPlan, LoadResult
+from ..origin import origin_here
 from ..report import REPORT, TABLE
 from .refusal import refusal_cpu_us
 from .results import OverloadLoad, OverloadReport
@@ -83,9 +82,7 @@ def bench_overload(
         variant=variant,
         loads=tuple(loads),
         refusal_cpu_us=refusal_us,
-        host=Host.here(),
-        git_commit=git_commit(Path(__file__).parent),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        **origin_here(),
     )
     with new_folder(out, marker=REPORT, overwrite=overwrite) as folder:
         (folder / REPORT).write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")

@@ -1,30 +1,28 @@
 """Settings and results of the benchmark of the cost of a request."""
 
-from pathlib import Path
+from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from tuneport.host import Host
 from tuneport.schema.base import Frozen
 
+from ..tiny_service.config import TinyServiceConfig
 from .layers import LayerCost
 
 
-class RequestCostConfig(Frozen):
+class RequestCostConfig(TinyServiceConfig):
     """Settings of one run."""
 
-    out: Path
-    """The report's folder."""
-    artifact: Path | None = None
-    """A text classifier to serve. Default: the tiny model, exported anew."""
     servers: tuple[str, ...] = ()
-    """Servers to start, beside the bare one, by the words of their names. Default: all."""
-    rounds: int = Field(default=3, ge=1)
-    seconds: float = Field(default=4.0, gt=0)
-    """Seconds of each load in each round."""
-    connections: int = Field(default=32, ge=1)
+    """Servers to start beside the bare one: parts of their names, separated by semicolons. Default: all."""
     texts: int = Field(default=64, ge=1)
     """Texts of a large request."""
+
+    @field_validator("servers", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return [name.strip() for name in value.split(";") if name.strip()] if isinstance(value, str) else value
 
 
 class EngineResult(Frozen):

@@ -5,27 +5,27 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from tuneport.errors import TuneportError
-from tuneport.folders import check_out, git_commit, new_folder
-from tuneport.host import Host
+from tuneport.folders import check_out, new_folder
 from tuneport.runtime.predictor import Predictor
 from tuneport.schema.artifact import Manifest
 from tuneport.schema.loading import load_manifest
 
 from ..endpoint.processes import RunningServer, load_server, plan_load, resource_usage, start_server
+from ..endpoint.rounds import in_order_of_round
 from ..endpoint.targets import EndpointTarget
 from ..load.plan import OK
+from ..origin import origin_here
 from ..report import REPORT
+from ..tiny_service.artifact import build_tiny_artifact, tiny_texts
 from .config import EngineResult, RequestCostConfig, RequestCostReport, ServerResult
 from .layers import measure_layers
 from .report import write_report
 from .targets import BARE, request_cost_targets
-from .tiny_artifact import build_tiny_artifact, tiny_texts
 
 NUM_TEXTS = 500
 LARGE_CONNECTIONS = 4
@@ -57,9 +57,7 @@ def bench_request_cost(
     report = RequestCostReport(
         model=f"{manifest.name} {manifest.version}",
         config=config,
-        host=Host.here(),
-        git_commit=git_commit(Path(__file__).parent),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        **origin_here(),
         engine=engine,
         servers=servers,
         layers=layers,
@@ -95,7 +93,7 @@ def run_rounds(
     samples: dict[str, list[Sample]] = defaultdict(list)
     for index in range(config.rounds):
         with ExitStack() as stack:
-            order = list(targets) if index % 2 == 0 else list(targets)[::-1]
+            order = in_order_of_round(targets, index)
             servers = {target.name: stack.enter_context(start_server(target)) for target in order}
             for target in order:
                 progress(f"round {index + 1} of {config.rounds}: {target.name}")

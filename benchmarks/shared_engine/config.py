@@ -1,6 +1,5 @@
 """Settings and results of the benchmark of workers that share an engine."""
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -8,23 +7,17 @@ from pydantic import Field
 from tuneport.host import Host
 from tuneport.schema.base import Frozen
 
+from ..tiny_service.config import TinyServiceConfig
+
 EngineKind = Literal["own", "shared", "paced"]
 """An engine in the worker; one process for all workers; the same, but each batch takes a fixed time."""
 
 
-class SharedEngineConfig(Frozen):
+class SharedEngineConfig(TinyServiceConfig):
     """Settings of one run."""
 
-    out: Path
-    """The report's folder."""
-    artifact: Path | None = None
-    """A text classifier to serve. Default: the tiny model, exported anew."""
     workers: int = Field(default=2, ge=1)
     """The largest number of workers; each number up to it is measured."""
-    rounds: int = Field(default=3, ge=1)
-    seconds: float = Field(default=4.0, gt=0)
-    """Seconds of load in each round."""
-    connections: int = Field(default=32, ge=1)
     batch_ms: float = Field(default=5.0, gt=0)
     """Time of a batch of the paced engine."""
     batch_tokens: int = Field(default=1024, ge=1)

@@ -3,7 +3,6 @@
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -12,16 +11,17 @@ import httpx
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
-from tuneport.folders import check_out, git_commit, new_folder
-from tuneport.host import Host
+from tuneport.folders import check_out, new_folder
 from tuneport.schema.loading import load_manifest
 from tuneport.stages.serve.process import supervisor_command
 
 from ..endpoint.processes import load_server, plan_load, start_server
+from ..endpoint.rounds import in_order_of_round
 from ..endpoint.targets import HOST, EndpointTarget, http_target
 from ..load.plan import OK
+from ..origin import origin_here
 from ..report import REPORT
-from ..request_cost.tiny_artifact import build_tiny_artifact, tiny_texts
+from ..tiny_service.artifact import build_tiny_artifact, tiny_texts
 from .config import CaseResult, EngineKind, SharedEngineConfig, SharedEngineReport
 from .paced_engine import BATCH_MS
 from .report import write_report
@@ -54,15 +54,13 @@ def bench_shared_engine(
         cases = _cases(config)
         samples: dict[tuple[EngineKind, int], list[dict[str, float]]] = {case: [] for case in cases}
         for index in range(config.rounds):
-            for case in cases if index % 2 == 0 else cases[::-1]:
+            for case in in_order_of_round(cases, index):
                 progress(f"round {index + 1} of {config.rounds}: {case[0]} engine, {case[1]} worker(s)")
                 samples[case].append(_measure(config, _target(config, artifact, *case), texts))
     report = SharedEngineReport(
         model=f"{manifest.name} {manifest.version}",
         config=config,
-        host=Host.here(),
-        git_commit=git_commit(Path(__file__).parent),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        **origin_here(),
         cases=tuple(_summarize(*case, samples[case]) for case in cases),
     )
     with new_folder(config.out, marker=REPORT, overwrite=True) as out:

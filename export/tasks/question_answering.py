@@ -12,6 +12,7 @@ from tuneport.runtime.tasks.base import RuntimeTask
 from tuneport.schema.artifact import Processing
 
 from .base import ExportTask
+from .processing import encoder_processing
 from .windows import stride_of
 
 
@@ -23,12 +24,8 @@ class Task(ExportTask):
 
     def processing(self) -> Processing:
         """Return how contexts are read in windows and whether questions may have no answer."""
-        tokenizer = self.checkpoint.tokenizer
-        return Processing(
-            max_length=self.checkpoint.max_length,
-            pad_token_id=tokenizer.pad_token_id or 0,
-            pad_token_type_id=tokenizer.pad_token_type_id,
-            padding_side=tokenizer.padding_side,
+        return encoder_processing(
+            self.checkpoint,
             accepts_pairs=True,
             doc_stride=stride_of(self.checkpoint),
             has_unanswerable=bool(getattr(self.checkpoint.config, "has_unanswerable", False)),

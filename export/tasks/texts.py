@@ -8,6 +8,7 @@ from tuneport.schema.artifact import Processing
 
 from ..checkpoint import Checkpoint
 from .base import ExportTask
+from .processing import encoder_processing
 
 
 class TextTask(ExportTask):
@@ -25,12 +26,8 @@ class TextTask(ExportTask):
 
     def base_processing(self) -> Processing:
         """Return how texts are truncated and padded."""
-        tokenizer = self.checkpoint.tokenizer
-        return Processing(
-            max_length=self.checkpoint.max_length,
-            pad_token_id=tokenizer.pad_token_id or 0,
-            pad_token_type_id=tokenizer.pad_token_type_id,
-            padding_side=tokenizer.padding_side,
+        return encoder_processing(
+            self.checkpoint,
             accepts_pairs=self.checkpoint.accepts_pairs,
             accepts_single_texts=self.checkpoint.may_be_reranker,
         )

@@ -14,6 +14,7 @@ from tuneport.tags import scheme_of_tags
 
 from ..checkpoint import Checkpoint
 from .base import ExportTask
+from .processing import encoder_processing
 from .windows import stride_of
 
 
@@ -33,12 +34,8 @@ class Task(ExportTask):
 
     def processing(self) -> Processing:
         """Return how texts are read in windows, and the tag scheme."""
-        tokenizer = self.checkpoint.tokenizer
-        return Processing(
-            max_length=self.checkpoint.max_length,
-            pad_token_id=tokenizer.pad_token_id or 0,
-            pad_token_type_id=tokenizer.pad_token_type_id,
-            padding_side=tokenizer.padding_side,
+        return encoder_processing(
+            self.checkpoint,
             doc_stride=stride_of(self.checkpoint),
             tag_scheme=self._scheme.name,
         )

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from datasets import Dataset
-from transformers import PreTrainedModel
 
 from tuneport.data.reader import Data
 from tuneport.data.rows import Problems, numbered_rows, preview
@@ -37,15 +36,6 @@ class Task(SequenceTask):
                     problem = f"score is {preview(row['score'])}, and {self._expected_score()} is expected"
                     problems.add(f"{data.files[split]} row {number}", problem, _score_remedy(row["score"]))
         problems.raise_if_any()
-
-    def load_model(self, source: str) -> PreTrainedModel:
-        """Load the encoder with a new linear head, trained on the mean squared error."""
-        return self.load_with_head(
-            source,
-            id2label=dict(enumerate(self.labels)),
-            label2id={label: i for i, label in enumerate(self.labels)},
-            problem_type=self.problem_type,
-        )
 
     def encode(self, rows: Dataset, processor: Any, *, train: bool) -> Dataset:
         """Tokenize; `labels` is a float, or a list of floats."""

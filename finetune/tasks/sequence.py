@@ -24,12 +24,17 @@ class SequenceTask(FinetuneTask):
         """Load the tokenizer."""
         return load_tokenizer(source, self.config)
 
-    def load_with_head(self, source: str, **options: Any) -> PreTrainedModel:
-        """Load the encoder with a new head, pooled as the settings say; `options` are settings of its configuration.
+    def load_model(self, source: str) -> PreTrainedModel:
+        """Load the encoder with a new head for the labels, pooled as the settings say.
 
         A base model with a pooling head of tuneport's keeps its pooling unless the settings name another, and keeps the
         head's weights if it has the outputs of this task.
         """
+        options: dict[str, Any] = {
+            "id2label": dict(enumerate(self.labels)),
+            "label2id": {label: i for i, label in enumerate(self.labels)},
+            "problem_type": self.problem_type,
+        }
         pooling = None if self.config.pooling == "default" else self.config.pooling
         if pooling or is_pooled(source, self.config):
             model = load_pooled(source, self.config, pooling, **options)

@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from datasets import Dataset
-from transformers import PreTrainedModel
 
 from tuneport.data.columns import suggest_renaming
 from tuneport.data.reader import Data
@@ -53,15 +52,6 @@ class Task(SequenceTask):
             if set(counts[split]) - set(self.labels):
                 self._report_unknown(rows, data.files[split], problems)
         problems.raise_if_any()
-
-    def load_model(self, source: str) -> PreTrainedModel:
-        """Load the encoder with a new classification head."""
-        return self.load_with_head(
-            source,
-            id2label=dict(enumerate(self.labels)),
-            label2id={label: i for i, label in enumerate(self.labels)},
-            problem_type=self.problem_type,
-        )
 
     def encode(self, rows: Dataset, processor: Any, *, train: bool) -> Dataset:
         """Tokenize; `labels` is an index into the label names, or a 0/1 float for each of them."""

@@ -51,8 +51,8 @@ class ActiveCalls:
 def close_connections(server_port: int, except_for: Container[int]) -> None:
     """Close the connections of this process to its port `server_port`, but not those of some clients' ports.
 
-    What the system has taken for them usually still reaches the client. Where the connections cannot be listed, none is
-    closed.
+    Responses that were handed to the system usually still reach the client. Where the connections cannot be listed,
+    none is closed.
     """
     try:
         connections = psutil.Process().net_connections("tcp")

@@ -81,9 +81,9 @@ class GrpcServer:
     async def _stop(self) -> None:
         """Refuse what comes until the accepted calls have ended, then stop.
 
-        When grpc's server stops, it ends with CANCELLED what has arrived and was not begun, as if the client had given
-        up. Therefore it goes on as long as it has accepted calls, whose connections may bring others, and the other
-        connections are closed: their clients get UNAVAILABLE, and connect elsewhere.
+        A grpc server that stops ends each call that it has received and not begun with CANCELLED, as if the client had
+        given up. Therefore it runs on while accepted calls last, and refuses what else comes on their connections. All
+        other connections are closed, so that their clients get UNAVAILABLE and connect elsewhere.
         """
         await self.set_ready(False)
         self._servicer.refuse()

@@ -15,8 +15,8 @@ GZIP_WINDOW = 16 + zlib.MAX_WBITS
 async def decompress(executors: RequestExecutors, body: bytes, limit: int) -> bytes:
     """Decompress one gzip stream into at most `limit` bytes; no more than one byte over it is ever in memory.
 
-    A small body may hold very much, so it is small only if all that it holds is. Raises PayloadTooLarge, and
-    MalformedRequest for a body that is not gzip.
+    A small body may hold much, so that only one whose content is small, too, is decompressed at once. Raises
+    PayloadTooLarge, and MalformedRequest for a body that is not gzip.
     """
     stream = zlib.decompressobj(GZIP_WINDOW)
     if len(body) >= LARGE:

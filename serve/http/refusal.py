@@ -22,7 +22,7 @@ class EarlyRefusal:
     """Responds to requests that need the engine while it has too much work.
 
     All others go to the application: also those without a valid key, those that are refused for another reason, and
-    those whose refusal is to be held back. What is raised here the parser would call an invalid request.
+    those whose refusal is to be held back. Raises nothing: the parser would take an exception for an invalid request.
     """
 
     def __init__(self, models: ModelRegistry) -> None:

@@ -79,7 +79,7 @@ class LocalModels:
                 self._close_later(version)
 
     def abort(self, opening: "asyncio.Future[Opened]", version: VersionKey | None, reason: str) -> None:
-        """Close what was opened for a change that does not take place, or will be, and remember the reason."""
+        """Close what is opened for a change that does not take place, as soon as it is open, and keep the reason."""
         opening.add_done_callback(self._discard)
         self.remember_failure(version, reason)
 

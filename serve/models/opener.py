@@ -60,17 +60,17 @@ class Opener:
 
 
 def settings_for(manifest: Manifest, settings: Settings) -> Settings:
-    """Return the settings for an artifact: its own variant for this host where it has not the one that was chosen.
+    """Return the settings for an artifact: with another variant for this host if it lacks the one that was chosen.
 
     Raises EngineError where none of its variants runs here.
     """
     if settings.variant in {variant.name for variant in manifest.variants}:
         return settings
-    if settings.engine_count and settings.variant is None:  # the engine's process has looked, and opens the default
+    if settings.engine_count and settings.variant is None:  # the engine's process opens the default variant
         return settings
     variant = choose_variant(manifest, settings.model_copy(update={"variant": None})).variant.name
     if settings.variant is None and variant == manifest.default_variant:
         return settings
-    # A limit that was chosen with a variant is none for another one.
+    # The limit was chosen for the variant that this artifact lacks.
     limit = settings.max_batch_tokens if settings.variant is None else None
     return settings.model_copy(update={"variant": variant, "max_batch_tokens": limit})

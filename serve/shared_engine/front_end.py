@@ -37,7 +37,7 @@ class RemoteRunner(ModelRunner):
         self._client = client
 
     def run_batch(self, rows: Sequence[EncodedInput]) -> list[RowOutputs]:
-        """Run rows in the batches that the engine makes of them, at a time as many as may be in its queue."""
+        """Run rows in batches of the engine's choice; no more rows at a time than its queue may hold."""
         limit = self._client.max_queue_inputs
         pieces = (rows[at : at + limit] for at in range(0, len(rows), limit))
         return [outputs for piece in pieces for outputs in self._client.connection.run(piece)]
@@ -77,7 +77,7 @@ def open_front_end(artifact: Path, settings: Settings, number: int) -> FrontEndI
         client = EngineClient(address, max_queue_inputs=settings.max_queue_inputs, max_queue_s=max_queue_s)
     except OSError as error:
         raise EngineLost from error
-    # The engine's process has looked whether it runs here, which needs onnxruntime.
+    # The engine's process checks whether the variant runs here, because that needs onnxruntime.
     variant = settings.variant or load_manifest(artifact).default_variant
     inference = FrontEndInference(
         Predictor(artifact, variant, open_runner=partial(_open_runner, client)), settings, client

@@ -9,26 +9,16 @@ from ..admission_policy import AdmissionPolicy, Backlog, Measured
 from ..row_queue import RowQueue, check_queue
 from .memory import create_memory
 
-FIELDS = Struct("<9d")
+FIELDS = Struct(f"<{3 + len(Measured._fields)}d")
+"""The rows that wait, the two fields of `Backlog`, and those of `Measured`."""
 
 
 class QueueState(NamedTuple):
     """The state of a queue at one moment."""
 
-    waiting_rows: float
-    ahead_rows: float
-    ahead_tokens: float
-    rate_tokens: float
-    rate_seconds: float
-    last_tokens: float
-    last_at: float
-    is_backlogged: float
-    batch_s: float
-
-    @classmethod
-    def of(cls, queue: RowQueue) -> "QueueState":
-        """Read a queue."""
-        return cls(len(queue), queue.backlog.rows, queue.backlog.tokens, *queue.policy.measured())
+    waiting_rows: int
+    backlog: Backlog
+    measured: Measured
 
 
 class QueuePage:
@@ -50,11 +40,13 @@ class QueuePage:
 
     def publish(self, queue: RowQueue) -> None:
         """Write a queue's state."""
-        FIELDS.pack_into(self._memory, 0, *QueueState.of(queue))
+        backlog = queue.backlog
+        FIELDS.pack_into(self._memory, 0, len(queue), backlog.rows, backlog.tokens, *queue.policy.measured())
 
     def read(self) -> QueueState:
         """Return the state that was published last."""
-        return QueueState(*FIELDS.unpack_from(self._memory, 0))
+        waiting, rows, tokens, *measured = FIELDS.unpack_from(self._memory, 0)
+        return QueueState(int(waiting), Backlog(int(rows), int(tokens)), Measured(*measured))
 
 
 class RemoteQueue:
@@ -68,11 +60,10 @@ class RemoteQueue:
 
     def __len__(self) -> int:
         """Count the rows that wait."""
-        return int(self._page.read().waiting_rows)
+        return self._page.read().waiting_rows
 
     def check_capacity(self, rows: int, *, tokens: int = 0, deadline: float | None = None) -> None:
         """Raise what `RowQueue.check_capacity` raises."""
         state = self._page.read()
-        self._policy.restore(Measured(*state[3:]))
-        backlog = Backlog(int(state.ahead_rows), int(state.ahead_tokens))
-        check_queue(self._policy, backlog, int(state.waiting_rows), self._max_rows, rows, tokens, deadline)
+        self._policy.restore(state.measured)
+        check_queue(self._policy, state.backlog, state.waiting_rows, self._max_rows, rows, tokens, deadline)

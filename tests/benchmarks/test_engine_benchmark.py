@@ -90,6 +90,7 @@ def test_labels_of_pictures_lie_within_them() -> None:
     figures = engine_figures(
         engine_report(*(model_result(name, latency_ms_quantiles=(1.0, 2.0, 9.0)) for name in names))
     )
+    assert figures
     for figure in figures:
         picture = figure.picture
         picture.draw_without_rendering()  # lays it out
@@ -196,9 +197,7 @@ def test_a_report_of_a_processor_has_no_figures_of_a_gpu(tmp_path: Path) -> None
 
 
 @pytest.mark.gpu
-def test_bench_on_cuda_times_torch_on_cuda(
-    tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_bench_on_cuda_times_torch_on_cuda(tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path) -> None:
     from kit.exports import export_variants
 
     export_variants(tiny_checkpoint, tiny_data, tmp_path / "artifact", device="cuda")

@@ -86,7 +86,7 @@ def test_a_tool_that_is_not_there_or_fails_is_named_with_the_reason(
 
 @pytest.mark.slow
 def test_optimum_s_own_quantization_is_timed_beside_the_variants_or_refused_with_its_figures(
-    tiny_artifact: Path, tiny_checkpoint: Path, tmp_path: Path
+    tiny_artifact: Path, tmp_path: Path
 ) -> None:
     config = BenchConfig(artifact=tiny_artifact, peers=tmp_path, num_inputs=20, rounds=1, shapes=("1x8",))
     report = bench(config, tmp_path / "report")

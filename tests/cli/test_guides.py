@@ -36,7 +36,9 @@ def prepare(folder: Path, checkpoint: Path, data: Path) -> Path:
 @pytest.mark.parametrize("document", [pytest.param(each, marks=slow) for each in QUICK_STARTS])
 def test_a_quick_start(document: str, tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path) -> None:
     prepare(tmp_path, tiny_checkpoint, tiny_data)
-    for arguments in commands(document):
+    shown = commands(document)
+    assert shown
+    for arguments in shown:
         run(arguments, tmp_path, tiny_checkpoint, requests_of(document))
 
 
@@ -51,7 +53,9 @@ def exported(tiny_checkpoint: Path, tiny_data: Path, tmp_path_factory: pytest.Te
 
 @pytest.mark.parametrize("document", [pytest.param(each, marks=slow) for each in GUIDES])
 def test_a_guide(document: str, exported: Path, tiny_checkpoint: Path) -> None:
-    for arguments in commands(document):
+    shown = commands(document)
+    assert shown
+    for arguments in shown:
         run(arguments, exported, tiny_checkpoint, requests_of(document))
     for arguments in commands(document, "bentoml"):
         run(arguments, exported, program="bentoml")

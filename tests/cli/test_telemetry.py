@@ -140,9 +140,7 @@ def test_a_service_looks_up_nothing_in_its_first_minute(isolated: None, tiny_art
 
 
 @pytest.mark.slow
-def test_with_telemetry_the_service_would_look_up_a_host(
-    isolated: None, tiny_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_with_telemetry_the_service_would_look_up_a_host(isolated: None, tiny_artifact: Path, tmp_path: Path) -> None:
     """Otherwise the test above would prove nothing."""
     command = ["env", "ORT_DISABLE_TELEMETRY=0", *TUNEPORT, "serve", tiny_artifact]
     assert any("microsoft" in name for name in names_of(SERVE_S, tmp_path, *command))

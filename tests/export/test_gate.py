@@ -114,15 +114,15 @@ def generated(name: str, *, torch: float, value: float, agreement: float = 0.0) 
     """Return what the gate measures of a variant of a generative model."""
     spec = next(each for task in all_tasks().values() for each in task.metrics if each.name == name)
     metric = Metric(name=name, value=value, torch=torch, lower_is_better=spec.lower_is_better)
-    return Measurement(measured(agreement=agreement).parity, metric, spec.of_silence)
+    return Measurement(measured(agreement=agreement).parity, metric, spec.empty_score)
 
 
-@pytest.mark.parametrize(("name", "torch", "silent"), [("chrf", 0.01, 0.0), ("wer", 0.99, 1.0), ("wer", 1.6, 1.0)])
-def test_where_silence_would_pass_a_variant_must_say_what_torch_says(name: str, torch: float, silent: float) -> None:
+@pytest.mark.parametrize(("name", "torch", "empty"), [("chrf", 0.01, 0.0), ("wer", 0.99, 1.0), ("wer", 1.6, 1.0)])
+def test_where_empty_outputs_would_pass_a_variant_must_agree_with_torch(name: str, torch: float, empty: float) -> None:
     """torch makes noise or, in speech, almost only errors: a variant that says nothing loses nothing by the metric."""
     int8 = VARIANTS["int8"].thresholds(0.01, 1.0, GENERATIVE, has_targets=True)
     with pytest.raises(GateError, match=rf"own {name} is {torch:.4f}, so that a model that says nothing.*0.00% of"):
-        check(generated(name, torch=torch, value=silent), int8)
+        check(generated(name, torch=torch, value=empty), int8)
     check(generated(name, torch=torch, value=torch, agreement=0.99), int8)
 
 
@@ -132,7 +132,7 @@ def test_the_metric_alone_decides_where_it_would_show_silence() -> None:
         check(generated(name, torch=torch, value=torch), int8)
         with pytest.raises(GateError, match=f"{name} (falls|rises) by 0.0"):
             check(generated(name, torch=torch, value=silent), int8)
-    check(generated("perplexity", torch=9.0, value=9.0), int8)  # it has no value of silence
+    check(generated("perplexity", torch=9.0, value=9.0), int8)  # empty outputs have no perplexity
     check(measured(value=0.0, torch=0.0), INT8)  # whose agreement shows it
 
 

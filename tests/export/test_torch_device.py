@@ -104,7 +104,7 @@ def test_bench_on_cuda_without_cuda_is_one_line(artifact: Path, tmp_path: Path) 
 
 @pytest.mark.usefixtures("_tf32_settings")
 @pytest.mark.parametrize("tf32", [False, True])
-def test_tf32_is_set_for_every_run_and_restored(model: TorchModel, monkeypatch: pytest.MonkeyPatch, tf32: bool) -> None:
+def test_tf32_is_set_for_every_run_and_restored(model: TorchModel, tf32: bool) -> None:
     """Whatever the process has set, because torch's settings are global."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not tf32
     model = model.with_setup(TorchSetup(tf32=tf32))

@@ -62,5 +62,5 @@ def test_a_service_whose_clock_jumps_answers_in_time(tiny_artifact: Path, tmp_pa
     lines = [json.loads(line) for line in log.read_text().splitlines() if '"event":"request"' in line]
     days = {line["time"][:10] for line in lines}
     assert len(days) >= 3, "the clock did not jump"
-    assert all(0 <= line["ms"] < 5000 for line in lines if "ms" in line)
+    assert all(0 <= line["ms"] < 5000 for line in lines)
     assert os.environ.get("LD_PRELOAD") is None

@@ -43,7 +43,7 @@ def test_training(tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path) -> Non
         assert not list(disk.iterdir())
 
 
-def test_export(tiny_checkpoint: Path, tiny_data: Path, artifact: Path, tmp_path: Path) -> None:
+def test_export(tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path) -> None:
     with disk_of(300, tmp_path) as disk:
         command = ["export", tiny_checkpoint, "--data", tiny_data, "--variants", "fp32,int8"]
         assert_full(run(*command, "--out", disk / "artifact"))

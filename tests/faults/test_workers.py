@@ -143,7 +143,7 @@ def test_nothing_is_lost_across_kills_roll_outs_and_overload(tiny_artifact: Path
 
 
 @pytest.mark.slow
-def test_a_wrong_answer_is_counted(tiny_artifact: Path, artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_answer_is_counted(tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tuneport.stages.benchmarks.soak import run
 
     right = run.cases_of(SoakConfig(artifact=tiny_artifact, variant="fp32"))

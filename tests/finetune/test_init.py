@@ -274,6 +274,6 @@ def test_names_with_odd_characters_stay_toml_and_comments() -> None:
     assert tomllib.loads(f"value = {to_toml(odd)}")["value"] == odd
 
 
-def test_nothing_is_recognized_without_columns(tmp_path: Path) -> None:
+def test_nothing_is_recognized_without_columns() -> None:
     with pytest.raises(DataError, match="fit no task"):
         recognize([], None, "nothing")

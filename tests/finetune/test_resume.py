@@ -30,7 +30,9 @@ def _assert_same(left: Path, right: Path) -> None:
     first, second = (json.loads((out / "run.json").read_text()) for out in (left, right))
     assert first["metrics"] == second["metrics"]
     assert first["train_rows"] == second["train_rows"]
-    for file in (left / "checkpoint").rglob("*.safetensors"):
+    files = [*(left / "checkpoint").rglob("*.safetensors")]
+    assert files
+    for file in files:
         tensors, others = load_file(file), load_file(right / file.relative_to(left))
         assert tensors.keys() == others.keys()
         assert all(torch.equal(tensors[name], others[name]) for name in tensors)

@@ -172,7 +172,7 @@ def test_bad_rows_are_all_named_before_anything_is_written(settings: Settings, t
         finetune(settings(data=str(data)), tmp_path / "run")
 
 
-def test_rows_in_two_splits_are_counted_in_a_warning(settings: Settings, tmp_path: Path, base: Path) -> None:
+def test_rows_in_two_splits_are_counted_in_a_warning(settings: Settings, tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
     rows = [{"text": f"film {i}", "label": "ab"[i % 2]} for i in range(12)]
@@ -235,9 +235,7 @@ def test_balanced_weights_favour_the_rare_class(settings: Settings) -> None:
     assert float(rare / common) == pytest.approx(9.0)
 
 
-def test_augmented_and_rehearsed_rows_join_train_alone(
-    settings: Settings, tmp_path: Path, texts_and_labels: Path
-) -> None:
+def test_augmented_and_rehearsed_rows_join_train_alone(settings: Settings, tmp_path: Path) -> None:
     old = write_rows(tmp_path / "old.jsonl", [{"text": f"zzz {i}", "label": "film"} for i in range(40)])
     plain, more = (
         prepare(settings()),

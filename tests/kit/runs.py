@@ -4,7 +4,7 @@ import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -12,6 +12,10 @@ from tuneport.host import Host
 from tuneport.schema.run import RUN, DataSource, Run, Training
 
 from .encoders import LABELS
+
+if TYPE_CHECKING:
+    from tuneport.stages.finetune.setup import Prepared
+    from tuneport.stages.finetune.trainer import TuneportTrainer
 
 
 def run_record(**changes: Any) -> dict[str, Any]:
@@ -53,6 +57,23 @@ def write_run(folder: Path, **changes: Any) -> Path:
     """Write run.json; returns the folder."""
     (folder / RUN).write_text(json.dumps(run_record(**changes)), encoding="utf-8")
     return folder
+
+
+def take_adversarial_step(prepared: "Prepared", folder: Path) -> "TuneportTrainer":
+    """Take one step of a learning rate of nearly 0, after which the embeddings are where they were."""
+    import torch
+
+    from tuneport.stages.finetune.setup import load_model, make_trainer
+
+    trainer = make_trainer(prepared, folder, load_model(prepared))
+    trainer.create_optimizer()
+    batch = next(iter(trainer.get_train_dataloader()))
+    weight = trainer.model.get_input_embeddings().weight
+    before = weight.detach().clone()
+    trainer.current_gradient_accumulation_steps = 1
+    trainer.training_step(trainer.model, dict(batch))
+    assert torch.equal(weight, before)
+    return trainer
 
 
 @contextlib.contextmanager

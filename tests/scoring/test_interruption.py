@@ -161,9 +161,7 @@ print(len(sizes), max(sizes[8:]) - sizes[8])
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", ["worker", "parent"])
-def test_several_processes_end_together_and_continue(
-    tiny_artifact: Path, whole: tuple[bytes, bytes], tmp_path: Path, victim: str
-) -> None:
+def test_several_processes_end_together_and_continue(tiny_artifact: Path, tmp_path: Path, victim: str) -> None:
     texts = random_texts(5)
     source = write_table(tmp_path / "in.jsonl", ({"id": i, "text": next(texts)} for i in range(6_000)))
     out = tmp_path / "out.jsonl"

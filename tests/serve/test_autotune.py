@@ -21,7 +21,7 @@ from tuneport.stages.serve import autotune, logs, speed_cache
 from tuneport.stages.serve.autotune import (
     COPIES,
     ROUNDS,
-    Selection,
+    HostOverrides,
     best_speed,
     is_unlike,
     rows_per_s,
@@ -40,7 +40,7 @@ def test_on_another_host_the_variants_are_timed_again(
     speeds = iter(range(len(names)))
     monkeypatch.setattr(autotune, "rows_per_s", lambda *_: float(next(speeds)))
     logs.set_up()
-    assert select_for_host(timed_on_another_host(artifact, **changes), Settings()) == Selection(names[-1])
+    assert select_for_host(timed_on_another_host(artifact, **changes), Settings()) == HostOverrides(names[-1])
     [line] = [line for line in capfd.readouterr().err.splitlines() if "autotuned" in line]
     logged = json.loads(line)
     assert logged["rows_per_s"] == dict(zip(names, map(float, range(len(names))), strict=True))
@@ -88,9 +88,11 @@ def test_the_speed_is_that_of_the_best_round(
 
 def test_on_a_like_host_the_manifest_s_choice_stands(tiny_artifact: Path, artifact: Path) -> None:
     assert load_manifest(tiny_artifact).host.cores == Host.here().cores
-    assert select_for_host(tiny_artifact, Settings()) == Selection()
+    assert select_for_host(tiny_artifact, Settings()) == HostOverrides()
     # Another processor with the same cores and instructions is like enough.
-    assert select_for_host(timed_on_another_host(artifact, cpu="another", memory_gib=1.0), Settings()) == Selection()
+    assert (
+        select_for_host(timed_on_another_host(artifact, cpu="another", memory_gib=1.0), Settings()) == HostOverrides()
+    )
 
 
 def test_for_a_gpu_the_gpu_decides() -> None:
@@ -174,7 +176,7 @@ class OnAGpu:
         self.timed += 1
         return {name: self.speeds[name] for name in self.speeds if name in {each.name for each in variants}}
 
-    def start(self, gpu: Gpu = H100, driver: str = "590", **settings: Any) -> Selection:
+    def start(self, gpu: Gpu = H100, driver: str = "590", **settings: Any) -> HostOverrides:
         host = Host.here().model_copy(update={"gpus": (gpu,), "driver": driver})
         self._patch.setattr(Host, "here", lambda: host)
         return select_for_host(self.folder, Settings(**settings))
@@ -189,7 +191,7 @@ def test_speeds_on_another_gpu_are_measured_at_the_first_start_alone(
     on_a_gpu: OnAGpu, capfd: pytest.CaptureFixture[str]
 ) -> None:
     logs.set_up()
-    assert [on_a_gpu.start() for _ in range(3)] == [Selection("fp16", 4096)] * 3
+    assert [on_a_gpu.start() for _ in range(3)] == [HostOverrides("fp16", 4096)] * 3
     assert on_a_gpu.timed == 1
     assert [line["timed"] for line in logged(capfd, "autotuned")] == ["now", *["at an earlier start"] * 2]
     on_a_gpu.start(H100.model_copy(update={"uuid": "GPU-another"}))  # of the same model
@@ -216,7 +218,7 @@ def test_a_damaged_cache_is_measured_again_and_replaced(on_a_gpu: OnAGpu, tmp_pa
     on_a_gpu.start()
     [file] = (tmp_path / "cache").rglob("*.json")
     file.write_text(content)
-    assert [on_a_gpu.start() for _ in range(2)] == [Selection("fp16", 4096)] * 2
+    assert [on_a_gpu.start() for _ in range(2)] == [HostOverrides("fp16", 4096)] * 2
     assert on_a_gpu.timed == 2
 
 
@@ -225,26 +227,24 @@ def test_a_cache_that_cannot_be_written_is_no_failure(
 ) -> None:
     (tmp_path / "cache").write_bytes(b"a file")
     logs.set_up()
-    assert [on_a_gpu.start() for _ in range(2)] == [Selection("fp16", 4096)] * 2
+    assert [on_a_gpu.start() for _ in range(2)] == [HostOverrides("fp16", 4096)] * 2
     assert on_a_gpu.timed == 2
     assert logged(capfd, "autotuning cache unwritable")
 
 
 def test_what_failed_at_one_start_is_tried_at_the_next(on_a_gpu: OnAGpu) -> None:
     fp16 = on_a_gpu.speeds.pop("fp16")
-    assert on_a_gpu.start() == Selection("fused", 1024)
+    assert on_a_gpu.start() == HostOverrides("fused", 1024)
     on_a_gpu.speeds["fp16"] = fp16
-    assert on_a_gpu.start() == Selection("fp16", 4096)
+    assert on_a_gpu.start() == HostOverrides("fp16", 4096)
 
 
-def test_a_variant_that_the_gpu_cannot_run_is_not_timed(
-    on_a_gpu: OnAGpu, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_variant_that_the_gpu_cannot_run_is_not_timed(on_a_gpu: OnAGpu, manifest: Manifest) -> None:
     bf16 = ("bf16", {"device": "cuda", "min_compute_capability": "9.0"})
     of_devices(manifest, ("fp16", {"device": "cuda"}), bf16).save(on_a_gpu.folder)
     on_a_gpu.speeds = {"fp16": Speed(1.0, 1024), "bf16": Speed(2.0, 1024)}
-    assert on_a_gpu.start(L4) == Selection("fp16", 1024)
-    assert on_a_gpu.start(H100) == Selection("bf16", 1024)
+    assert on_a_gpu.start(L4) == HostOverrides("fp16", 1024)
+    assert on_a_gpu.start(H100) == HostOverrides("bf16", 1024)
 
 
 VNNI, AVX2 = ("avx2", "avx512f", "avx512_vnni"), ("avx2",)
@@ -306,4 +306,4 @@ def test_int8_that_saturates_here_serves_with_a_warning_if_it_is_named_or_alone(
     assert "saturate" in line["problem"]
     content = json.loads((artifact / "manifest.json").read_text(encoding="utf-8"))
     reseal(artifact, {"variants": [each for each in content["variants"] if each["name"] == "int8"]})
-    assert select_for_host(artifact, Settings()) == Selection()
+    assert select_for_host(artifact, Settings()) == HostOverrides()

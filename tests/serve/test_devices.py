@@ -64,9 +64,7 @@ def host(*gpus: Gpu, instructions: tuple[str, ...] = ("avx2", "avx512_vnni")) ->
         ("2", ["MIG-1", "MIG-2"]),
     ],
 )
-def test_workers_take_the_visible_gpus_in_turn(
-    nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch, visible: str | None, names: list[str]
-) -> None:
+def test_workers_take_the_visible_gpus_in_turn(nvml: FakeNvml, visible: str | None, names: list[str]) -> None:
     for worker in range(1, 2 * len(names) + 2):
         os.environ.pop(VISIBLE, None)
         if visible is not None:

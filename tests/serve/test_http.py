@@ -296,7 +296,7 @@ def test_a_model_that_fails_is_500_in_the_same_shape(local: TestClient, inferenc
 # The service as a whole.
 
 
-def test_a_damaged_artifact_stops_the_service_from_starting(artifact: Path, tmp_path: Path) -> None:
+def test_a_damaged_artifact_stops_the_service_from_starting(artifact: Path) -> None:
     import bentoml
 
     tag = f"{MODEL_NAME}:damaged"
@@ -331,7 +331,7 @@ def test_a_wrong_setting_stops_the_service_from_starting(tiny_artifact: Path) ->
 
 @pytest.mark.slow
 def test_a_bento_keeps_its_artifact_though_another_is_registered_later(
-    bento_tag: str, tiny_artifact: Path, manifest: Manifest, tmp_path: Path
+    bento_tag: str, manifest: Manifest, tmp_path: Path
 ) -> None:
     build_checkpoint(tmp_path / "checkpoint", labels=("x", "y", "z"))
     other = export(ExportConfig(checkpoint=tmp_path / "checkpoint", variants=("fp32",)), tmp_path / "other")

@@ -81,7 +81,10 @@ def _gpu_obstacle(execution: Execution, host: Host) -> str | None:
 
 
 def _unnamed_gpu_obstacle(execution: Execution) -> str | None:
-    """CUDA may find a GPU where NVML is missing; which one shows when the variant is opened."""
+    """Return why a variant does not run on a GPU that NVML does not name.
+
+    None if it may: CUDA may find a GPU without NVML, and whether it fits shows when the variant is opened.
+    """
     if not has_unnamed_gpu():
         return "needs an NVIDIA GPU, and none is visible"
     if execution.device == "tensorrt":

@@ -67,7 +67,7 @@ MAX_REASON_CHARS = 160
 def classify(error: BaseException) -> Failure | None:
     """Tell what an engine's exception says of its device; None for an error that has nothing to do with it.
 
-    A text that names both is a lost device: statuses that are out of memory follow from it.
+    A text that names both failures means a lost device, because a lost device also causes statuses of missing memory.
     """
     if isinstance(error, MemoryError):
         return "memory"
@@ -100,7 +100,7 @@ def load_error(engine: str, path: Path, error: BaseException) -> EngineError:
 
 
 def _is_allocation(text: str) -> bool:
-    """Tell whether a status of cuDNN's that is an internal error says that an allocation failed."""
+    """Tell whether the text of an internal error of cuDNN's names a failed allocation."""
     return "ALLOCATION_FAILED" in text.upper()
 
 

@@ -75,7 +75,7 @@ class Predictor:
             self.runner.limits = replace(self.runner.limits, tokens=max_batch_tokens)
         self.task: RuntimeTask = self.runner.task
         self._default_parameters: BaseModel | None = None
-        """What a request without parameters has: validated once, for most requests have none."""
+        """The parameters of a request that sends none, validated once: most requests send none."""
         self.golden_difference: float = check_golden(self.runner, load_golden(folder), self.variant)
         """From torch on the golden cases, here and now; computing it was also the engine's warm-up."""
 

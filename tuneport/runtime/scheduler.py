@@ -63,7 +63,10 @@ def candidate_limits(limits: BatchLimits, device: Device) -> tuple[BatchLimits, 
 
 
 def fastest_limits(candidates: Sequence[BatchLimits], rows_per_s: Sequence[float]) -> BatchLimits:
-    """Return the smallest limits whose throughput is about the highest; those at the end may not have been measured."""
+    """Return the smallest limits whose throughput is at least `FAST_ENOUGH` of the highest.
+
+    `rows_per_s` has the throughputs of the first candidates; the others were not measured.
+    """
     fast_enough = FAST_ENOUGH * max(rows_per_s)
     measured = zip(candidates, rows_per_s, strict=False)
     return next(limits for limits, speed in measured if speed >= fast_enough)
@@ -90,9 +93,9 @@ def pack_batches(lengths: Sequence[int], limits: BatchLimits) -> list[list[int]]
 def select_batch(lengths: Sequence[int], limits: BatchLimits) -> list[int]:
     """Select the next batch from the rows that wait: the first row, with the rows that make its batch the best.
 
-    The best batch has the largest share of real tokens in its cost, which is its padded tokens and its overhead;
-    without padding that is the largest batch. Returns indices into `lengths`: shortest rows first, of a packed batch
-    the first to come first.
+    A batch costs its padded tokens and a fixed overhead. The best one has the largest share of real tokens in its cost;
+    without padding that is the largest one. Returns indices into `lengths`: of a padded batch the shortest rows first,
+    of a packed one in the order of arrival.
     """
     if limits.layout == "packed":
         return _select_packed(lengths, limits)

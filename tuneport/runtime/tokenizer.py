@@ -16,9 +16,9 @@ Text = str | tuple[str, str]
 Words = list[str]
 """A text as a list of words."""
 MARGIN_WORDS = 4
-"""Words at the end of a part that is cut inside of a word, which the rest of the text may change."""
+"""So many words at the end of a part may change with the rest of the text, if the part ends inside of a word."""
 MAX_CHARS_A_TOKEN = 16 * CHARS_A_TOKEN
-"""Characters a token up to which the texts of a pair are read to find the longer one."""
+"""Limit of how much of a pair is read to find its longer text, in characters for each token of the row."""
 
 
 class TextTokenizer:

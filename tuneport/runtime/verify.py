@@ -13,14 +13,14 @@ from tuneport.schema.loading import check_files, load_golden, load_manifest
 
 
 class Verified(NamedTuple):
-    """What was found of a variant whose files are right."""
+    """The result for a variant whose files have the hashes of the manifest."""
 
     name: str
     difference: float | None
-    """The largest from torch on the golden cases; None where they cannot run, for want of a GPU or an engine."""
+    """The largest difference from torch on the golden cases; None where the host lacks the variant's GPU or engine."""
     tolerance: float
     obstacle: str | None = None
-    """What they need that this host lacks."""
+    """What the variant needs and this host lacks."""
 
 
 def verify(folder: Path) -> Iterator[Verified]:
@@ -43,5 +43,5 @@ def verify(folder: Path) -> Iterator[Verified]:
 
 
 def _is_absent(execution: Execution) -> bool:
-    """Tell whether what lacks for a variant is its GPU or its engine's package, and not an instruction of the CPU."""
+    """Tell whether the host lacks a variant's GPU or its engine's package, rather than an instruction of the CPU."""
     return execution.device != "cpu" or importlib.util.find_spec(execution.engine) is None
