@@ -12,12 +12,13 @@ import numpy as np
 import onnxruntime as ort
 import torch
 from optimum.onnxruntime import ORTModelForCausalLM, ORTModelForSeq2SeqLM, ORTModelForSpeechSeq2Seq
+from transformers import StoppingCriteria
 
 from tuneport.errors import EngineError
 from tuneport.host import usable_cores
 from tuneport.runtime.backends.device_guard import GUARD, DeviceGuard
 from tuneport.runtime.backends.session import ORT_ERROR, check_provider, providers_for
-from tuneport.runtime.backends.stopping import CallbackStreamer, EndOfRow
+from tuneport.runtime.backends.stopping import CallbackStreamer, EndOfRow, PauseForCaptures
 from tuneport.runtime.batch import EncodedInput, RowOutputs
 from tuneport.runtime.device_errors import load_error
 from tuneport.runtime.device_options import NO_OPTIONS, DeviceOptions
@@ -85,7 +86,9 @@ class GenerativeRunner(ModelRunner):
         # Whisper's generate removes its own prompt; others return the prompt, or the decoder's start token, first.
         skipped = 0 if "input_features" in feeds else feeds["input_ids"].shape[1] if self._is_causal else 1
         has_callback = any(row.callback for row in rows)
-        criteria = [EndOfRow(rows, sampling, self._generation_task)] if sampling.stop or has_callback else []
+        criteria: list[StoppingCriteria] = [PauseForCaptures(self._guard)]
+        if sampling.stop or has_callback:
+            criteria.append(EndOfRow(rows, sampling, self._generation_task))
         streamer = CallbackStreamer(rows) if has_callback else None
         with torch.inference_mode():
             ids = self.model.generate(
