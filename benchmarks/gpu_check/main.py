@@ -19,6 +19,7 @@ from typing import Any
 
 from tuneport.errors import TuneportError
 from tuneport.folders import check_out, git_commit, new_folder
+from tuneport.gpu import use_first_gpu
 from tuneport.host import Host
 from tuneport.schema.loading import load_run
 from tuneport.schema.run import RUN, Training
@@ -136,6 +137,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help=f"after which no step starts or goes on; by default {MINUTES:g}, with --floors {FLOORS_MINUTES:g}",
     )
     options = parser.parse_args(arguments)
+    if options.device == "cuda":
+        use_first_gpu()  # that of the report, in every step
     out = options.out or REPORTS / report_name(options.device)
     minutes = options.minutes if options.minutes is not None else FLOORS_MINUTES if options.floors else MINUTES
     settings = {"model": options.model, "data": options.data, "minutes": minutes, "is_floors_only": options.floors}
