@@ -9,7 +9,7 @@ from tuneport.errors import ArtifactError
 from tuneport.folders import check_out, new_folder
 from tuneport.gpu import GpuMeter
 from tuneport.host import Host
-from tuneport.runtime.availability import variant_here
+from tuneport.runtime.availability import use_fit_gpu, variant_here
 from tuneport.runtime.golden import check_golden
 from tuneport.runtime.loading import open_runner, open_task
 from tuneport.schema.artifact import Footprint, GoldenCase, Manifest, Variant
@@ -56,6 +56,7 @@ def bench(config: BenchConfig, out: Path, *, overwrite: bool = False, progress: 
     manifest = load_manifest(config.artifact)
     check_files(config.artifact, manifest)
     device, variants, left_out = select_device(manifest, config.device)
+    use_fit_gpu(*(each.execution for each in variants))
     baseline = open_baseline(manifest, config)
     workload = read_workload(manifest, baseline.task, config)
     golden = load_golden(config.artifact)

@@ -14,6 +14,7 @@ from tuneport.schema.torch_setup import REFERENCE, PrecisionClass, TorchDevice, 
 from .families import ExportFamily
 from .gate import Gate, Measurement, Thresholds, check
 from .reference import TorchModel
+from .torch_device import TorchOutOfMemory
 
 MIN_AGREEMENT, MAX_DROP = 0.99, 0.01
 """What a baseline of lower precision must keep of torch fp32's predictions and of its metric."""
@@ -68,18 +69,25 @@ def honest_baselines(
         if setup.compiled and not family.is_calibrated:
             refused[setup.name] = "torch.compile is timed with encoders only"
             continue
-        model = reference.with_setup(setup)
         try:
-            model.compile_on(gate.rows or gate.golden_rows)
-            measurement = gate.measure_torch(model)
-            check(measurement, thresholds)
+            models[setup.name], measurements[setup.name] = _compared(gate, reference, setup, thresholds)
+        except TorchOutOfMemory as error:
+            refused[setup.name] = error.reason
         except EngineError as error:
             refused[setup.name] = error.problem
         except GateError as error:
             refused[setup.name] = f"it differs from {REFERENCE}: {error.problem}"
-        else:
-            models[setup.name], measurements[setup.name] = model, measurement
     return Baselines(models, measurements, refused)
+
+
+def _compared(
+    gate: Gate, reference: TorchModel, setup: TorchSetup, thresholds: Thresholds
+) -> tuple[TorchModel, Measurement]:
+    model = reference.with_setup(setup)
+    model.compile_on(gate.rows or gate.golden_rows)
+    measurement = gate.measure_torch(model)
+    check(measurement, thresholds)
+    return model, measurement
 
 
 def choose_baseline(precision: Precision, baselines: Mapping[str, TorchSetup], texts_per_s: Mapping[str, float]) -> str:

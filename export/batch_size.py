@@ -27,14 +27,17 @@ def best_limits(
     """Return the smallest limits whose throughput is about the highest, of those that fit into the device's memory.
 
     `candidates` are in ascending order. While the chosen one is the largest or the smallest of them, the range is
-    extended, until batches hold all rows or one. A single candidate is returned as it is.
+    extended, until batches hold all rows or one. Where the smallest does not fit, the range begins below it. A single
+    candidate is returned as it is. Raises what the target raises if single rows do not fit.
     """
     if len(candidates) == 1:
         return candidates[0]
     factor = candidates[1].tokens // candidates[0].tokens
     speeds: dict[int, float] = {}
-    _tokens_per_s(runner, pack(rows, candidates[0]), 0.0)
-    fit = all(_try(runner, limits, rows, device, speeds) for limits in candidates)
+    smallest = candidates[0]
+    while not _try(runner, smallest, rows, device, speeds):
+        smallest = replace(smallest, tokens=smallest.tokens // factor)
+    fit = smallest == candidates[0] and all(_try(runner, limits, rows, device, speeds) for limits in candidates[1:])
     while fit and (chosen := _fastest(candidates[0], speeds)).tokens == max(speeds):
         limits = replace(chosen, tokens=chosen.tokens * factor)
         holds_all = len(pack(rows, chosen)) == 1
@@ -56,11 +59,14 @@ def _fastest(template: BatchLimits, speeds: dict[int, float]) -> BatchLimits:
 def _try(
     runner: TargetRunner, limits: BatchLimits, rows: Sequence[EncodedInput], device: Device, speeds: dict[int, float]
 ) -> bool:
-    """Measure limits; returns False if their batches do not fit into the device's memory and smaller ones do."""
+    """Measure limits; returns False if their batches do not fit into the device's memory and smaller ones may."""
+    batches = pack(rows, limits)
     try:
-        speeds[limits.tokens] = _tokens_per_s(runner, pack(rows, limits), TRIAL_SECONDS[device])
+        if not speeds:
+            _tokens_per_s(runner, batches, 0.0)  # warms the engine up
+        speeds[limits.tokens] = _tokens_per_s(runner, batches, TRIAL_SECONDS[device])
     except Exception as error:  # of any engine
-        if not speeds or classify(error) != "memory":
+        if classify(error) != "memory" or (not speeds and len(batches) == len(rows)):
             raise
         return False
     return True

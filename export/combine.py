@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tuneport.errors import EngineError, TuneportError
 from tuneport.folders import check_out, new_folder
-from tuneport.runtime.availability import obstacles
+from tuneport.runtime.availability import obstacles, use_fit_gpu
 from tuneport.runtime.golden import check_golden
 from tuneport.runtime.loading import open_runner
 from tuneport.runtime.verify import Verified
@@ -145,6 +145,7 @@ def _verify(folder: Path, manifest: Manifest, progress: Progress) -> list[Verifi
     if None not in found.values():
         reasons = ", and ".join(f"{name} {obstacle}" for name, obstacle in found.items())
         raise EngineError(f"no variant runs here: {reasons}", "combine the artifacts on a host where one does")
+    use_fit_gpu(*(variant.execution for variant in manifest.variants if found[variant.name] is None))
     verified = []
     for variant in manifest.variants:
         difference, obstacle = None, found[variant.name]

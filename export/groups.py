@@ -8,12 +8,12 @@ and its uncertainty widens their intervals. All groups have turns of one size, b
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from tuneport.runtime.batch import EncodedInput
 from tuneport.runtime.scheduler import BatchLimits
-from tuneport.schema.torch_setup import TorchSetup
+from tuneport.schema.torch_setup import REFERENCE, TorchSetup
 
 from .alternatives import Chosen
 from .baselines import honest_baselines
@@ -21,9 +21,11 @@ from .benchmark import PRECISION, choose_limits, enough_rows, measure, tokens_ne
 from .build import VariantBuilder
 from .config import Objective
 from .memory import release_memory
+from .reference import TorchModel
 from .results import BenchmarkResult, Measured, to_results
 from .source import Reference
 from .target import BenchmarkTarget
+from .torch_device import TorchOutOfMemory
 from .variants import VARIANTS
 
 MAX_OPEN = 3
@@ -41,7 +43,7 @@ class Timings:
     baselines: Mapping[str, TorchSetup]
     """The reference first."""
     refused: Mapping[str, str]
-    """Baselines that are not timed, and why."""
+    """Baselines that are not timed, and why; speed-ups are against the others."""
 
 
 def timed_rows(builder: VariantBuilder) -> list[EncodedInput]:
@@ -128,16 +130,34 @@ class GroupTimer:
     def _beside_torch(self, reference: Reference, setups: tuple[TorchSetup, ...], names: Sequence[str]) -> BesideTorch:
         builder = self._builder
         builder.progress("comparing torch's baselines with the reference")
-        baselines = honest_baselines(reference.gate, builder.family, reference.model, setups)
-        targets = {}
-        for name, model in baselines.models.items():
-            target = BenchmarkTarget.of_torch(model, has_batch_choice=builder.family.has_batch_choice)
-            targets[name] = target.with_limits(choose_limits(name, target, self.rows, builder.progress))
+        compared = honest_baselines(reference.gate, builder.family, reference.model, setups)
+        models, refused = dict(compared.models), dict(compared.refused)
+        del compared  # it would keep baselines in memory that are left out
+        targets: dict[str, BenchmarkTarget] = {}
+        for name in list(models):
+            try:
+                targets[name] = self._target(name, models[name])
+            except TorchOutOfMemory as error:
+                _leave_out(error, models, targets, refused)
         release_memory()
-        turn_tokens = self._turn_tokens(targets.values())
-        measured = self._measure(targets | self._open(names), 0, turn_tokens)
-        setups_of = {name: model.setup for name, model in baselines.models.items()}
-        return BesideTorch(measured, setups_of, baselines.refused, turn_tokens)
+        variants = self._open(names)
+        while True:
+            turn_tokens = self._turn_tokens(targets.values())
+            try:
+                measured = self._measure(targets | variants, 0, turn_tokens)
+                setups_of = {name: model.setup for name, model in models.items()}
+                return BesideTorch(measured, setups_of, refused, turn_tokens)
+            except TorchOutOfMemory as error:  # beside the others, which hold their memory
+                if error.rows > 1:
+                    targets[error.name] = _with_smaller_batches(targets[error.name])
+                else:
+                    _leave_out(error, models, targets, refused)
+            release_memory()
+
+    def _target(self, name: str, model: TorchModel) -> BenchmarkTarget:
+        """Return a baseline with its best batch size; raises TorchOutOfMemory if one row does not fit."""
+        target = BenchmarkTarget.of_torch(model, has_batch_choice=self._builder.family.has_batch_choice)
+        return target.with_limits(choose_limits(name, target, self.rows, self._builder.progress))
 
     def _turn_tokens(self, baselines: Iterable[BenchmarkTarget]) -> int:
         """Return the tokens of a turn that keep every baseline and every variant busy, of whatever group it is."""
@@ -166,3 +186,22 @@ class GroupTimer:
             targets[name] = target.with_limits(runner.limits)
         release_memory()  # of compiling them
         return targets
+
+
+def _with_smaller_batches(target: BenchmarkTarget) -> BenchmarkTarget:
+    (limits,) = target.limits
+    return target.with_limits(replace(limits, tokens=max(1, limits.tokens // 2)))
+
+
+def _leave_out(
+    error: TorchOutOfMemory,
+    models: dict[str, TorchModel],
+    targets: dict[str, BenchmarkTarget],
+    refused: dict[str, str],
+) -> None:
+    """Let go of a baseline that does not fit into the device's memory; the reference, which all need, must."""
+    if error.name == REFERENCE:
+        raise error
+    models.pop(error.name)
+    targets.pop(error.name, None)
+    refused[error.name] = error.reason

@@ -17,7 +17,6 @@ import transformers
 from tuneport.errors import CheckpointError, EngineError, TuneportError
 from tuneport.host import usable_cores
 from tuneport.runtime.batch import EncodedInput, Output, RowOutputs, padded_batch
-from tuneport.runtime.device_errors import classify
 from tuneport.runtime.tasks.base import RuntimeTask
 from tuneport.schema.torch_setup import CPU_REFERENCE, TorchPrecision, TorchSetup
 
@@ -26,7 +25,7 @@ from .checkpoint import Checkpoint
 from .checkpoint_files import loading_error
 from .inputs import input_names
 from .tasks.base import ExportTask
-from .torch_device import check_torch, kernels
+from .torch_device import TorchOutOfMemory, as_out_of_memory, check_torch, kernels
 from .torch_int8 import quantize_linear
 
 DTYPES: dict[TorchPrecision, torch.dtype] = {
@@ -121,7 +120,9 @@ class TorchModel:
         check_torch(setup.device)
         is_same = (setup.device, setup.precision) == (self.setup.device, self.setup.precision)
         other = self._copy()
-        other._use(self.model if is_same else copy.deepcopy(self.model), setup)
+        with as_out_of_memory(setup, "its weights"):
+            model = self.model if is_same else copy.deepcopy(self.model)
+        other._use(model, setup)
         return other
 
     def with_model(self, model: Any) -> Self:
@@ -145,8 +146,12 @@ class TorchModel:
         return other
 
     def _use(self, model: Any, setup: TorchSetup) -> None:
-        """Move a model to the setup's device and precision, and run it from now on."""
-        self.model = model.to(device=setup.device, dtype=DTYPES[setup.precision]).eval()
+        """Move a model to the setup's device and precision, and run it from now on.
+
+        Raises TorchOutOfMemory if the device has too little memory for the weights.
+        """
+        with as_out_of_memory(setup, "its weights"):
+            self.model = model.to(device=setup.device, dtype=DTYPES[setup.precision]).eval()
         if setup.precision == "int8":
             self.model = quantize_linear(self.model)
         # Lengths and numbers of rows vary: without `dynamic` each shape would be compiled.
@@ -159,7 +164,8 @@ class TorchModel:
     ) -> list[list[RowOutputs]]:
         """Return each input's outputs, one for each window, without padding; inputs of similar length share a batch.
 
-        Raises CheckpointError if the model fails.
+        Inputs whose batch does not fit into the device's memory run one at a time. Raises CheckpointError if the model
+        fails, and TorchOutOfMemory if one input does not fit.
         """
         outputs: list[list[RowOutputs]] = [[] for _ in parsed_inputs]
         for batch in _batches(parsed_inputs, batch_size):
@@ -256,7 +262,7 @@ class TorchModel:
     def _run(self, feeds: Mapping[str, torch.Tensor]) -> dict[str, Output]:
         """Copy the feeds to the device, run the model, and copy the task's outputs back, as float32."""
         with (
-            self._as_checkpoint_error(tuple(feeds["input_ids"].shape)),
+            self._as_checkpoint_error((len(feeds["input_ids"]), feeds["input_ids"].shape[1])),
             torch.inference_mode(),
             kernels(self.setup),
         ):
@@ -268,10 +274,9 @@ class TorchModel:
         if not self._depends_on_padding:
             try:
                 return self._rows(feeds, per_token)
-            except Exception as error:
+            except (CheckpointError, TorchOutOfMemory):
                 # BART, for one, needs equally many end tokens in each row.
-                may_run_alone = isinstance(error, CheckpointError) or classify(error) == "memory"
-                if len(feeds["input_ids"]) == 1 or not may_run_alone:
+                if len(feeds["input_ids"]) == 1:
                     raise
         # Outside of the handler: the exception holds the tensors of the batch that failed.
         return self._rows_one_by_one(feeds, per_token)
@@ -294,19 +299,17 @@ class TorchModel:
         ]
 
     @contextlib.contextmanager
-    def _as_checkpoint_error(self, shape: tuple[int, ...]) -> Iterator[None]:
-        """Turn what a model's forward raises, exceptions of any kind, into a CheckpointError.
-
-        Too little memory for several inputs stays what it is, because fewer may fit.
-        """
+    def _as_checkpoint_error(self, shape: tuple[int, int]) -> Iterator[None]:
+        """Turn what a model's forward raises, exceptions of any kind, into a CheckpointError or TorchOutOfMemory."""
+        rows, tokens = shape
+        inputs = f"{rows} input{'s' if rows > 1 else ''} of {tokens} tokens"
         try:
-            yield
-        except (TuneportError, MemoryError):
+            with as_out_of_memory(self.setup, inputs, rows):
+                yield
+        except TuneportError:
             raise
         except Exception as error:
-            if shape[0] > 1 and classify(error) == "memory":
-                raise
             reason = " ".join(str(error).split())[:200] or type(error).__name__
-            problem = f"{self._checkpoint.config.model_type} fails on {shape[0]} inputs of {shape[1]} tokens ({reason})"
+            problem = f"{self._checkpoint.config.model_type} fails on {inputs} ({reason})"
             remedy = "export with a lower --max-length, or a model that takes such inputs"
             raise CheckpointError(problem, remedy) from error

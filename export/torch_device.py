@@ -6,13 +6,41 @@ from typing import Any
 
 import torch
 
-from tuneport.errors import EngineError
+from tuneport.errors import DeviceOutOfMemory, EngineError
 from tuneport.modeling.attention import cudnn_attention
+from tuneport.runtime.device_errors import classify
 from tuneport.schema.artifact import Device
 from tuneport.schema.torch_setup import TorchDevice, TorchSetup
 
 TORCH_DEVICES: dict[Device, TorchDevice] = {"cpu": "cpu", "cuda": "cuda", "tensorrt": "cuda"}
 """Device of a variant → the device on which torch is its reference and its baseline."""
+
+
+class TorchOutOfMemory(EngineError):
+    """Torch's device has too little memory for what it was to run."""
+
+    def __init__(self, setup: TorchSetup, what: str, rows: int = 1) -> None:
+        """`what` did not fit, and had so many `rows`; fewer may fit."""
+        super().__init__(
+            f"{setup.name} runs out of memory on {what}",
+            f"free memory on the device ({setup.device}), lower --max-length, or choose fewer --variants",
+        )
+        self.name = setup.name
+        self.reason = f"it runs out of memory on {what}"
+        self.rows = rows
+
+
+@contextlib.contextmanager
+def as_out_of_memory(setup: TorchSetup, what: str, rows: int = 1) -> Iterator[None]:
+    """Turn what torch, or a runner, raises for want of the device's memory into TorchOutOfMemory."""
+    try:
+        yield
+    except TorchOutOfMemory:
+        raise
+    except Exception as error:
+        if isinstance(error, DeviceOutOfMemory) or classify(error) == "memory":
+            raise TorchOutOfMemory(setup, what, rows) from error
+        raise
 
 
 def check_torch(device: TorchDevice) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tuneport.host import Host
-from tuneport.runtime.availability import obstacle
+from tuneport.runtime.availability import fit_gpus, obstacle
 from tuneport.runtime.scheduler import candidate_limits, fastest_limits, pack_batches
 from tuneport.schema.artifact import Device, GoldenCase, Manifest, Variant
 from tuneport.schema.loading import check_files, load_golden, load_manifest
@@ -66,6 +66,10 @@ def select_for_host(folder: Path, settings: Settings) -> HostOverrides:
         for each in manifest.variants
         if (each.execution.device == "cpu") == (device == "cpu") and settings.device in (None, each.execution.device)
     ]
+    if device != "cpu":  # workers are on the GPUs that fit the choice, so that another variant must fit the same ones
+        gpus = fit_gpus(choice.variant.execution, here.gpus)
+        variants = [each for each in variants if fit_gpus(each.execution, here.gpus) == gpus]
+        here = here.model_copy(update={"gpus": gpus})
     sound = [variant for variant in variants if not variant.execution.saturates_on(here)]
     must_change = choice.variant not in sound and bool(sound)
     has_choice = len(variants) > 1 or device != "cpu"
@@ -112,10 +116,9 @@ def _doubt(manifest: Manifest, chosen: Variant, variants: list[Variant], here: H
     return None
 
 
-def warn_of_other_processor(folder: Path, name: str | None) -> None:
-    """Log a warning if a variant, by default the manifest's, has int8 weights for another kind of processor."""
-    here, variant = Host.here(), load_manifest(folder).variant(name)
-    execution = variant.execution
+def warn_of_other_processor(variant: Variant) -> None:
+    """Log a warning if a variant has int8 weights for another kind of processor."""
+    here, execution = Host.here(), variant.execution
     if execution.saturates_on(here):
         remedy = "export with --instruction-set avx2, or serve another variant"
         logs.log(OTHER_PROCESSOR, logging.WARNING, variant=variant.name, problem=SATURATES, remedy=remedy)

@@ -21,8 +21,8 @@ from .shared_engine.keeper import ENGINE, EngineKeeper
 def with_workers(settings: Settings, artifact: Path) -> Settings:
     """Set the numbers of workers and of engines where they are not, if a variant for GPUs serves.
 
-    There is one worker for each GPU; more workers than GPUs share one engine for each GPU. What prevents that is an
-    error once the service starts, where it is reported; a build needs no GPU.
+    There is one worker for each GPU that can run it; more workers share one engine for each of these. What prevents
+    that is an error once the service starts, where it is reported; a build needs no GPU.
     """
     if settings.workers is not None and settings.engines is not None:
         return settings
@@ -31,9 +31,10 @@ def with_workers(settings: Settings, artifact: Path) -> Settings:
     with contextlib.suppress(TuneportError):
         manifest = load_manifest(artifact)
         if any(variant.execution.device != "cpu" for variant in manifest.variants):
-            device = choose_variant(manifest, settings).variant.execution.device
-            workers = settings.workers or default_workers(device)
-            engines = default_engines(device, workers, manifest.task) if settings.engines is None else settings.engines
+            execution = choose_variant(manifest, settings).variant.execution
+            workers, engines = settings.workers or default_workers(execution), settings.engines
+            if engines is None:
+                engines = default_engines(execution, workers, manifest.task)
             return settings.model_copy(update={"workers": workers, "engines": engines})
     return settings
 
@@ -56,6 +57,7 @@ def prepare_deployment(
     from tuneport.runtime.availability import variant_of_environment
 
     from .autotune import select_for_host, warn_of_other_processor
+    from .devices import warn_of_unfit_gpus
     from .models.shared_state import SharedState
     from .models.state import ServingState
     from .origin import Origin
@@ -68,12 +70,15 @@ def prepare_deployment(
             os.environ["TUNEPORT_VARIANT"] = selection.variant
         if selection and selection.max_batch_tokens:
             os.environ["TUNEPORT_MAX_BATCH_TOKENS"] = str(selection.max_batch_tokens)
-        warn_of_other_processor(artifact, selection.variant if selection else settings.variant)
+        manifest = load_manifest(artifact)
+        variant = manifest.variant(selection.variant if selection else settings.variant)
+        warn_of_other_processor(variant)
+        warn_of_unfit_gpus(variant)
         if more:
             check_several(settings, [artifact, *more])
             SharedState(folder).write(ServingState.of(artifact, *more))
         if settings.engine_count:
-            check_engines(settings, load_manifest(artifact).task)
+            check_engines(settings, manifest.task)
         manifest_hash = sha256(artifact / MANIFEST)
         return EngineKeeper(artifact, settings.engine_count, folder, manifest_hash, engine_module)
     except TuneportError as error:

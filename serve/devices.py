@@ -3,6 +3,7 @@
 BentoML gives all workers of a service the same GPUs, and only where its own `resources` name some, which ours do not.
 """
 
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,10 +11,11 @@ from dataclasses import dataclass
 from tuneport.errors import EngineError
 from tuneport.gpu import VISIBLE, listed_entries, nvidia_driver, unknown_entry, visible_gpus
 from tuneport.host import Host
-from tuneport.runtime.availability import obstacles
-from tuneport.schema.artifact import Device, Manifest, Variant
+from tuneport.runtime.availability import fit_gpus, gpu_obstacle, obstacles, unfit_gpus
+from tuneport.schema.artifact import Device, Execution, Manifest, Variant
 from tuneport.tasks import task_spec
 
+from . import logs
 from .settings import Settings
 
 
@@ -76,52 +78,66 @@ def _no_variant(manifest: Manifest, device: Device | None, found: Mapping[str, s
     )
 
 
-def default_workers(device: Device) -> int:
-    """Return the number of workers where none is set: one for each GPU that the device has, else 1."""
-    return 1 if device == "cpu" else max(1, len(gpu_names()))
+def warn_of_unfit_gpus(variant: Variant) -> None:
+    """Log a warning if GPUs of this host stay without a worker because they cannot run the variant that serves."""
+    if reasons := unfit_gpus(variant.execution, visible_gpus()):
+        remedy = "serve a variant that they can run with TUNEPORT_VARIANT, or leave them out of CUDA_VISIBLE_DEVICES"
+        logs.log("GPUs left out", logging.WARNING, variant=variant.name, because=reasons, remedy=remedy)
 
 
-def default_engines(device: Device, workers: int, task: str) -> int:
+def default_workers(execution: Execution) -> int:
+    """Return the number of workers of a variant where none is set: one for each GPU that can run it, else 1."""
+    return 1 if execution.device == "cpu" else max(1, len(gpu_names(execution)))
+
+
+def default_engines(execution: Execution, workers: int, task: str) -> int:
     """Return the number of engines that workers share where none is set: one for each GPU if they are more than these.
 
     Workers of generative models share none.
     """
-    if device == "cpu" or task_spec(task).is_generative:
+    if execution.device == "cpu" or task_spec(task).is_generative:
         return 0
-    gpus = max(1, len(gpu_names()))
+    gpus = max(1, len(gpu_names(execution)))
     return gpus if workers > gpus else 0
 
 
-def gpu_names() -> tuple[str, ...]:
-    """Return names for CUDA_VISIBLE_DEVICES, one for each GPU or MIG instance that this process may use.
+def gpu_names(execution: Execution) -> tuple[str, ...]:
+    """Return names for CUDA_VISIBLE_DEVICES, one for each visible GPU or MIG instance that can run a variant.
 
     They are UUIDs, which mean the same whatever order CUDA counts in. Without NVML, as in containers without the
-    driver's utilities, they are the entries of CUDA_VISIBLE_DEVICES. Raises EngineError for an entry that is no GPU.
+    driver's utilities, they are the entries of CUDA_VISIBLE_DEVICES. Raises EngineError for an entry that is no GPU,
+    and if none of the GPUs can run the variant.
     """
     if (entry := unknown_entry()) is not None:
         visible = os.environ[VISIBLE]
         remedy = "correct or unset it; nvidia-smi -L lists numbers, UUIDs and MIG names"
         raise EngineError(f"{VISIBLE} is {visible!r}, and this host has no GPU {entry!r}", remedy)
-    if nvidia_driver() is not None:
-        return tuple(gpu.uuid for gpu in visible_gpus() if gpu.uuid)
-    return listed_entries()
+    if nvidia_driver() is None:
+        return listed_entries()
+    gpus = visible_gpus()
+    fit = fit_gpus(execution, gpus)
+    if gpus and not fit:
+        problem = f"the variant that would serve {gpu_obstacle(execution, gpus[0])}"
+        raise EngineError(problem, "serve another variant, or on another GPU")
+    return tuple(gpu.uuid for gpu in fit if gpu.uuid)
 
 
-def place_front_end(device: Device, worker: int) -> Placement:
+def place_front_end(execution: Execution, worker: int) -> Placement:
     """Return the place of a worker whose engine is in another process; it reports the state of all GPUs."""
-    return Placement(worker, device, () if device == "cpu" else gpu_names(), has_engine=False)
+    gpus = () if execution.device == "cpu" else gpu_names(execution)
+    return Placement(worker, execution.device, gpus, has_engine=False)
 
 
-def place_worker(device: Device, worker: int | None) -> Placement:
+def place_worker(execution: Execution, worker: int | None) -> Placement:
     """Choose a worker's GPU and hide the others from CUDA; call it before a library of CUDA is loaded.
 
-    Workers share the GPUs in turn if there are more of them than GPUs. Where no GPU can be named, CUDA's own choice
-    stands. `worker` counts from 1, and is None outside of BentoML's workers.
+    Workers share the GPUs that can run the variant, in turn if there are more of them. Where no GPU can be named,
+    CUDA's own choice stands. `worker` counts from 1, and is None outside of BentoML's workers.
     """
-    number = worker or 1
+    number, device = worker or 1, execution.device
     if device == "cpu":
         return Placement(number)
-    names = gpu_names()
+    names = gpu_names(execution)
     if not names and VISIBLE in os.environ:
         problem = f"{VISIBLE} is {os.environ[VISIBLE]!r}, which leaves no GPU, and the variant is for {device}"
         raise EngineError(problem, "name a GPU there or unset it, or serve a variant for another device")

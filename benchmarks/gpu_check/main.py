@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneport.folders import check_out, new_folder
+from tuneport.gpu import use_first_gpu
 from tuneport.host import Host
 from tuneport.schema.loading import load_run
 from tuneport.schema.run import RUN, Training
@@ -134,6 +135,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help=f"after which no step starts or goes on; by default {MINUTES:g}, with --floors {FLOORS_MINUTES:g}",
     )
     options = parser.parse_args(arguments)
+    if options.device == "cuda":
+        use_first_gpu()  # that of the report, in every step
     out = options.out or REPORTS / report_name(options.device)
     minutes = options.minutes if options.minutes is not None else FLOORS_MINUTES if options.floors else MINUTES
     settings = {"model": options.model, "data": options.data, "minutes": minutes, "is_floors_only": options.floors}

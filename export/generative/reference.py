@@ -13,7 +13,7 @@ from tuneport.runtime.tasks.base import RuntimeTask
 from tuneport.runtime.tasks.generation import Prompt
 
 from ..reference import TorchModel
-from ..torch_device import kernels
+from ..torch_device import TorchOutOfMemory, as_out_of_memory, kernels
 
 MAX_TIMED_ROWS = 40
 DEFAULT_NEW_TOKENS = 16
@@ -42,16 +42,29 @@ class TorchGenerator(TorchModel):
             # Long prompts leave fewer positions; rows with different limits cannot share a call of generate.
             has_one_limit = len({_limit(rows[i]) for i in batch}) == 1
             for group in [batch] if has_one_limit else [[i] for i in batch]:
-                feeds = self._task.torch_inputs([parsed_inputs[i] for i in group])
-                for i, generated in zip(group, self._generate(feeds, _limit(rows[group[0]])), strict=True):
-                    outputs[i] = [generated | self._score_reference(rows[i])]
+                generated = self._generate_halved([parsed_inputs[i] for i in group], _limit(rows[group[0]]))
+                for i, each in zip(group, generated, strict=True):
+                    outputs[i] = [each | self._score_reference(rows[i])]
         return outputs
 
     def run_batch(self, rows: Sequence[EncodedInput]) -> Any:
         """Generate from rows as a variant does; for timing."""
         assert self.runtime_task is not None
-        with kernels(self.setup):
+        with kernels(self.setup), as_out_of_memory(self.setup, f"1 input of {max(map(len, rows))} tokens"):
             return GenerativeRunner(self.runtime_task, self.model, self._processing).run_batch(rows)
+
+    def _generate_halved(self, parsed_inputs: Sequence[Any], limit: int) -> list[RowOutputs]:
+        """Generate, in parts if the device's memory is too small; TorchOutOfMemory if one input does not fit."""
+        count = len(parsed_inputs)
+        try:
+            with as_out_of_memory(self.setup, f"{count} input(s) and {limit} new tokens", count):
+                return self._generate(self._task.torch_inputs(parsed_inputs), limit)
+        except TorchOutOfMemory:
+            if count == 1:
+                raise
+        # Outside of the handler: the exception holds the tensors of the batch that failed.
+        halves = parsed_inputs[: count // 2], parsed_inputs[count // 2 :]
+        return [row for half in halves for row in self._generate_halved(half, limit)]
 
     def _generate(self, feeds: dict[str, Any], limit: int) -> list[RowOutputs]:
         feeds = {name: to_model(values, self.model) for name, values in feeds.items()}
@@ -75,7 +88,7 @@ class TorchGenerator(TorchModel):
     def _score_reference(self, row: EncodedInput) -> RowOutputs:
         if not isinstance(row, Prompt) or not row.scored:
             return {}
-        with kernels(self.setup):
+        with kernels(self.setup), as_out_of_memory(self.setup, f"1 reference answer of {len(row.scored)} tokens"):
             return score_reference(self.model, row)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from tuneport.schema.artifact import Device, Manifest
+from tuneport.schema.artifact import Execution, Manifest
 from tuneport.schema.loading import load_manifest
 
 from ..admission import AdmissionController, check_cache
@@ -37,7 +37,7 @@ class Opener:
         manifest = load_manifest(folder)
         settings = settings_for(manifest, self._settings)
         check_cache(manifest, settings)
-        inference, placement = self._open(folder, settings, manifest.variant(settings.variant).execution.device)
+        inference, placement = self._open(folder, settings, manifest.variant(settings.variant).execution)
         inference.on_device_lost = self._on_device_lost
         try:
             admission = AdmissionController(inference, settings, placement, self._worker)
@@ -48,14 +48,14 @@ class Opener:
         self._worker = admission.worker
         return admission
 
-    def _open(self, folder: Path, settings: Settings, device: Device) -> tuple[Inference, Placement]:
+    def _open(self, folder: Path, settings: Settings, execution: Execution) -> tuple[Inference, Placement]:
         """Open an artifact, with an engine in this process unless workers share engines."""
         if settings.engine_count:
             from ..shared_engine.front_end import open_front_end
 
             number = self._number or 1
-            return open_front_end(folder, settings, number), place_front_end(device, number)
-        placement = place_worker(device, self._number)  # before a library of CUDA is loaded
+            return open_front_end(folder, settings, number), place_front_end(execution, number)
+        placement = place_worker(execution, self._number)  # before a library of CUDA is loaded
         return self._open_inference(folder, settings), placement
 
 

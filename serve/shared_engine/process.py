@@ -44,8 +44,7 @@ class EngineProcess:
         supervision.prepare_worker(settings.shutdown_grace_s)
         try:
             check_manifest(artifact, manifest_hash)
-            device = load_manifest(artifact).variant(settings.variant).execution.device
-            placement = place_worker(device, number)
+            placement = place_worker(load_manifest(artifact).variant(settings.variant).execution, number)
             self.inference = Inference.open(artifact, settings, make_batcher=PublishingBatcher)
             model, families = self.inference.predictor.describe(), Families(processes=settings.process_count)
             self._metrics = EngineMetrics(LabelledFamilies(model, families, placement))

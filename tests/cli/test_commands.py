@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,12 @@ from kit.artifacts import alter_golden, change_byte, of_devices
 from kit.command import assert_one_line, tuneport, without_progress
 from kit.data import read_rows, write_rows
 from kit.encoders import LABELS, build_checkpoint
+from kit.nvml import FakeGpu, FakeNvml
 from rich.console import Console
 
 from tuneport.folders import sha256
+from tuneport.gpu import VISIBLE
+from tuneport.runtime import availability
 from tuneport.schema.loading import load_manifest
 from tuneport.stages.benchmarks import torch_footprint
 
@@ -37,6 +41,20 @@ def test_an_artifact_for_several_devices_says_what_runs_here(artifact: Path) -> 
     assert verified.code == 0
     assert [line.partition(":")[0] for line in verified.out.splitlines()] == ["fp32", "fp16"]
     assert "golden cases not run, because it needs CUDAExecutionProvider" in verified.out
+
+
+def test_a_variant_that_leaves_gpus_out_says_so(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    variant = ("bf16", {"device": "cuda", "precision": "bf16", "min_compute_capability": "8.0"})
+    of_devices(load_manifest(artifact), variant, ("fp32", {})).save(artifact)
+    old = FakeGpu("GPU-old", name="T4", capability=(7, 5))
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(old, FakeGpu("GPU-new")))
+    monkeypatch.delenv(VISIBLE, raising=False)
+    monkeypatch.setattr(availability, "_providers", lambda: ("CUDAExecutionProvider",))
+    lines = tuneport("inspect", artifact).out.splitlines()
+    assert "run here: bf16, fp32" in lines
+    assert "leaves GPUs out: bf16 needs compute capability 8.0, and T4 has 7.5" in lines
+    shown = json.loads(tuneport("inspect", artifact, "--json").out)
+    assert shown["unfit_gpus"] == {"bf16": ["needs compute capability 8.0, and T4 has 7.5"]}
 
 
 def test_an_artifact_of_which_nothing_runs_here_is_not_verified(artifact: Path) -> None:
@@ -74,6 +92,7 @@ def test_scripts_read_json(tiny_artifact: Path) -> None:
     shown = json.loads(tuneport("inspect", tiny_artifact, "--json").out)
     assert shown["manifest"]["name"] == "tiny"
     assert shown["obstacles"] == {"fp32": None, "int8": None}
+    assert shown["unfit_gpus"] == {}
     verified = json.loads(tuneport("verify", tiny_artifact, "--json").out)["variants"]
     assert [each["name"] for each in verified] == ["fp32", "int8"]
     assert all(each["difference"] <= each["tolerance"] for each in verified)

@@ -12,7 +12,8 @@ from tuneport.cli.doctor import INDENT, fit
 from tuneport.doctor import environment, machine, packages
 from tuneport.doctor.engines import Probe, run_probe
 from tuneport.doctor.findings import Finding
-from tuneport.doctor.probe import GRAPH
+from tuneport.doctor.probe import GRAPH, check_cuda_builds, onnxruntime_cuda
+from tuneport.errors import EngineError
 from tuneport.gpu import Gpu
 from tuneport.host import Host
 
@@ -61,6 +62,18 @@ def test_a_long_finding_is_broken_at_the_width_of_the_terminal(monkeypatch: pyte
         assert " ".join([first, *(line.strip() for line in others)]) == words.strip()
 
 
+@pytest.mark.parametrize("runtime", ["13.0", "13.1", None])
+def test_torch_and_onnxruntime_for_one_cuda_go_together(runtime: str | None) -> None:
+    check_cuda_builds("2.11.0", "13.0", runtime)
+
+
+def test_torch_for_another_cuda_than_onnxruntime_is_found() -> None:
+    """Their packages of cuDNN would replace each other's files."""
+    with pytest.raises(EngineError, match=r"torch 2.8 is built for CUDA 12.8, and ONNX Runtime for CUDA 13.0.*CUDA 13"):
+        check_cuda_builds("2.8", "12.8", "13.0")
+    assert onnxruntime_cuda() is None  # the package for processors alone
+
+
 def test_the_probes_graph_is_what_onnx_writes() -> None:
     from onnx import TensorProto, helper
 
@@ -105,6 +118,11 @@ def test_gpus_drivers_and_limits(monkeypatch: pytest.MonkeyPatch) -> None:
         update={"gpus": (GPU.model_copy(update={"compute_capability": "7.0"}),), "cuda": "13.0", "driver": None}
     )
     assert _statuses([*machine.check_gpus(weak, has_driver_files=True)]) == [("GPU", "warning"), ("driver", "ok")]
+    both = weak.model_copy(update={"gpus": (*weak.gpus, GPU)})
+    left_out, used, _ = machine.check_gpus(both, has_driver_files=True)
+    assert "--device cpu" in next(machine.check_gpus(weak, has_driver_files=True)).remedy
+    assert (left_out.status, used.status) == ("warning", "ok")
+    assert "leave it out" in left_out.remedy
     assert _statuses([*machine.check_gpus(HOST, has_driver_files=True)]) == [("GPU", "warning")]
     assert _statuses([*machine.check_gpus(HOST, has_driver_files=False)]) == [("GPU", "ok")]
     assert _statuses([*machine.check_limits(256, 100)]) == [("limits", "warning"), ("limits", "warning")]

@@ -1,5 +1,6 @@
 """NVIDIA GPUs through NVML: which are visible, and what is recorded of them."""
 
+import os
 import subprocess
 import sys
 
@@ -16,6 +17,7 @@ from tuneport.gpu import (
     nvidia_driver,
     selection,
     unknown_entry,
+    use_first_gpu,
     visible_gpus,
 )
 from tuneport.host import Host
@@ -132,6 +134,37 @@ def test_the_memory_in_use_is_that_of_the_gpu_that_cuda_opens(nvml: FakeNvml, mo
     monkeypatch.delenv(VISIBLE)
     assert memory_in_use() is None
     assert nvml.opened == 0
+
+
+UNLIKE = FakeGpu("GPU-old", name="T4", capability=(7, 5)), FakeGpu("GPU-new"), FakeGpu("GPU-newer")
+
+
+@pytest.mark.parametrize(
+    ("gpus", "required", "visible", "left"),
+    [
+        (UNLIKE, "7.5", None, "GPU-old"),  # CUDA's own first one is the fastest
+        (UNLIKE, "8.0", None, "GPU-new"),
+        (UNLIKE, "8.0", "2,0", "GPU-newer"),
+        (UNLIKE, "10.0", None, None),  # opening one says what it lacks
+        (UNLIKE[1:], "8.0", None, None),  # alike: CUDA counts them as NVML does
+        (UNLIKE[1:], "8.0", "2,1", "2,1"),
+        ((), "8.0", None, None),
+    ],
+)
+def test_among_unlike_gpus_cuda_gets_the_first_that_suits(
+    monkeypatch: pytest.MonkeyPatch,
+    gpus: tuple[FakeGpu, ...],
+    required: str,
+    visible: str | None,
+    left: str | None,
+) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(*gpus))
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    os.environ.pop(VISIBLE, None)
+    if visible is not None:
+        os.environ[VISIBLE] = visible
+    use_first_gpu(lambda gpu: gpu.has(required))
+    assert os.environ.get(VISIBLE) == left
 
 
 @pytest.mark.parametrize(

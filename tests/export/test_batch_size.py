@@ -84,3 +84,28 @@ def test_a_real_engine_is_timed_with_the_real_clock() -> None:
 
     with open_runner(run_batch) as one:
         assert best_limits(one, CANDIDATES, ROWS[:32], "cpu").tokens >= 128
+
+
+@pytest.mark.parametrize("most", [3, 2, 1])
+def test_where_the_smallest_does_not_fit_the_range_begins_below_it(clock: Clock, most: int) -> None:
+    """The smallest candidate has batches of 4 rows; batches of 2 rows or of one are the next smaller ones."""
+    sizes: list[int] = []
+
+    def run_batch(rows: Sequence[EncodedInput]) -> None:
+        sizes.append(len(rows))
+        if len(rows) > most:
+            raise RuntimeError("CUDA failure 2: out of memory ; GPU=0 ;")
+        clock.now += 1e-3
+
+    with open_runner(run_batch) as one:
+        limits = best_limits(one, (BatchLimits(32), BatchLimits(64)), ROWS, "cuda")
+    assert limits.tokens == 8 * min(most, 2)
+    assert max(sizes) == 4  # no larger one was tried
+
+
+def test_a_row_that_does_not_fit_alone_is_an_error(clock: Clock) -> None:
+    def run_batch(rows: Sequence[EncodedInput]) -> None:
+        raise RuntimeError("CUDA failure 2: out of memory ; GPU=0 ;")
+
+    with open_runner(run_batch) as one, pytest.raises(RuntimeError, match="out of memory"):
+        best_limits(one, CANDIDATES, ROWS, "cuda")

@@ -1,6 +1,8 @@
 """GPT-2 and Llama (a chat), from a fine-tuning run to a prediction, with their parameters and inputs."""
 
+import functools
 import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import torch
 from kit import ROOT
 from kit.artifacts import change_byte, packed_model
 from kit.command import tuneport
+from kit.engines import wait_until
 from kit.exports import quick_exports
 from kit.generative_exports import Export, operators
 from kit.transformers_alone import (
@@ -21,6 +24,7 @@ from kit.transformers_alone import (
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tuneport.errors import GateError, InputError
+from tuneport.runtime.backends.generative import GenerativeRunner
 from tuneport.runtime.golden import check_golden
 from tuneport.runtime.predictor import Predictor
 from tuneport.runtime.tasks.generation import Prompt
@@ -91,6 +95,34 @@ def test_parameters_do_what_they_say(exported: Export) -> None:
     assert text(top_k=1, max_new_tokens=3) == three
     stopped = text(stop=plain["text"][2:4])
     assert stopped == {"text": plain["text"][: plain["text"].index(plain["text"][2:4])], "finish_reason": "stop"}
+
+
+@pytest.mark.parametrize("parameters", [{"max_new_tokens": 4}, {"max_new_tokens": 4, "num_beams": 2}])
+def test_the_capture_of_a_cuda_graph_waits_for_no_more_than_a_token(
+    exported: Export, monkeypatch: pytest.MonkeyPatch, parameters: dict[str, Any]
+) -> None:
+    """With streams a callback is told of each token; with beams the model's forward is."""
+    predictor, order, captures = exported("gpt2").predictor, list[str](), list[Future[None]]()
+    runner = predictor.runner
+    assert isinstance(runner, GenerativeRunner)
+    forward, plain = runner.model.forward, predictor.predict(["eins zwei"], parameters)
+
+    def capture() -> None:
+        with runner._guard.capturing():
+            order.append("capture")
+
+    @functools.wraps(forward)  # transformers reads its parameters
+    def run(*inputs: Any, **feeds: Any) -> Any:
+        order.append("token")
+        if len(captures) < 2:
+            captures.append(pool.submit(capture))
+            wait_until(lambda: runner._guard._captures == 1)
+        return forward(*inputs, **feeds)
+
+    with ThreadPoolExecutor(2) as pool:
+        monkeypatch.setattr(runner.model, "forward", run)
+        assert predictor.predict(["eins zwei"], parameters) == plain
+    assert order == ["token", "capture", "token", "capture", "token", "token"]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+import torch
 from kit.exports import Prepared, count_open_runners, one_round
 
 from tuneport.runtime.batch import EncodedInput, RowOutputs
@@ -21,10 +22,12 @@ from tuneport.stages.export.baselines import Baselines
 from tuneport.stages.export.benchmark import measure
 from tuneport.stages.export.build import Passed, VariantBuilder
 from tuneport.stages.export.config import Objective
-from tuneport.stages.export.groups import Timings, fastest, plan_groups, related, time_in_groups
+from tuneport.stages.export.groups import GroupTimer, Timings, fastest, plan_groups, related, time_in_groups
 from tuneport.stages.export.intervals import Samples, half_width, ratio_interval
+from tuneport.stages.export.reference import TorchModel
 from tuneport.stages.export.results import Measured, to_results
 from tuneport.stages.export.target import BenchmarkTarget
+from tuneport.stages.export.torch_device import TorchOutOfMemory, as_out_of_memory
 from tuneport.stages.export.variants import VARIANTS
 
 ROWS = [EncodedInput([1] * 8, [0] * 8, False)] * 4
@@ -44,9 +47,9 @@ def test_groups_have_few_models(names: str, baselines: int, max_open: int, expec
     assert ["".join(group) for group in plan_groups([*names], baselines, max_open)] == expected
 
 
-def measured(seconds: Sequence[float], group: int, torch: TorchSetup | None = None) -> Measured:
+def measured(seconds: Sequence[float], group: int, setup: TorchSetup | None = None) -> Measured:
     samples = Samples.of(seconds, group)
-    return Measured(torch, "fp32", 1024, samples, Samples.of([1000 * each for each in seconds], group))
+    return Measured(setup, "fp32", 1024, samples, Samples.of([1000 * each for each in seconds], group))
 
 
 def test_figures_of_two_groups_are_related_through_the_variant_that_both_have() -> None:
@@ -167,6 +170,83 @@ def test_few_models_are_open_at_a_time(prepared: Prepared, tmp_path: Path, monke
     assert list(timings.results) == [REFERENCE, *names]
     assert list(timings.baselines) == [REFERENCE]
     assert all(timings.results[name].timing.baseline == REFERENCE for name in names)
+
+
+BF16 = TorchSetup(precision="bf16")
+
+
+class SmallDevice:
+    """Lets torch run out of memory beyond so many rows a batch, by setup; counts nothing else."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, most: Mapping[str, int], *, only_beside_others: bool) -> None:
+        self.most, self._only_beside_others, self._is_alone = most, only_beside_others, True
+        self.sizes: dict[str, list[int]] = {name: [] for name in most}
+        run, measure_group = TorchModel._run, GroupTimer._measure
+
+        def limited(model: TorchModel, feeds: Any) -> Any:
+            rows, tokens = feeds["input_ids"].shape
+            name = model.setup.name
+            self.sizes.setdefault(name, []).append(rows)
+            with as_out_of_memory(model.setup, f"{rows} inputs of {tokens} tokens", rows):
+                if rows > self.most.get(name, rows) and not (self._only_beside_others and self._is_alone):
+                    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            return run(model, feeds)
+
+        def measure_beside_others(*arguments: Any) -> Any:
+            self._is_alone = False
+            return measure_group(*arguments)
+
+        monkeypatch.setattr(TorchModel, "_run", limited)
+        monkeypatch.setattr(GroupTimer, "_measure", measure_beside_others)
+
+
+def time_on_small_device(
+    prepared: Prepared,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    most: Mapping[str, int],
+    *,
+    only_beside_others: bool = False,
+) -> tuple[Timings, SmallDevice]:
+    builder = prepared.builder(folder)
+    passed = builder.build_and_validate("fp32", VARIANTS["fp32"])
+    assert isinstance(passed, Passed)
+    monkeypatch.setattr(groups, "TIMED_ROWS", 8)
+    with one_round():
+        device = SmallDevice(monkeypatch, most, only_beside_others=only_beside_others)
+        chosen = {"fp32": Chosen(passed.candidate.execution, 0.0)}
+        return time_in_groups(builder, prepared.reference, (TorchSetup(), BF16), chosen), device
+
+
+@pytest.mark.parametrize("only_beside_others", [False, True])
+def test_a_baseline_of_which_no_row_fits_is_left_out_with_its_reason(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, only_beside_others: bool
+) -> None:
+    """Alone, or beside the other models, which take memory, too."""
+    most = {"torch bf16": 0}
+    timings, _ = time_on_small_device(prepared, tmp_path, monkeypatch, most, only_beside_others=only_beside_others)
+    assert list(timings.results) == [REFERENCE, "fp32"]
+    assert list(timings.baselines) == [REFERENCE]
+    assert timings.results["fp32"].timing.baseline == REFERENCE
+    assert timings.refused["torch bf16"].startswith("it runs out of memory on 1 input")
+
+
+@pytest.mark.parametrize("only_beside_others", [False, True])
+def test_baselines_fall_to_smaller_batches(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, only_beside_others: bool
+) -> None:
+    most = {REFERENCE: 2, "torch bf16": 1}
+    timings, device = time_on_small_device(prepared, tmp_path, monkeypatch, most, only_beside_others=only_beside_others)
+    assert set(timings.results) == {REFERENCE, "torch bf16", "fp32"}
+    assert timings.refused == {}
+    assert max(device.sizes[REFERENCE]) > 2  # it was tried
+
+
+def test_a_reference_of_which_no_row_fits_ends_the_export_with_the_remedy(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(TorchOutOfMemory, match=r"torch fp32 runs out of memory on 1 input.*--max-length"):
+        time_on_small_device(prepared, tmp_path, monkeypatch, {REFERENCE: 0})
 
 
 def test_timing_lasts_no_longer_than_the_setting_allows(

@@ -26,7 +26,7 @@ from tuneport.stages.export.checkpoint import open_checkpoint
 from tuneport.stages.export.device import check_device
 from tuneport.stages.export.passes.distill import Distiller
 from tuneport.stages.export.reference import TorchModel
-from tuneport.stages.export.torch_device import TORCH_DEVICES, check_torch, kernels, on_cpu
+from tuneport.stages.export.torch_device import TORCH_DEVICES, TorchOutOfMemory, check_torch, kernels, on_cpu
 from tuneport.tasks import task_spec
 
 META = "meta"
@@ -153,7 +153,7 @@ def test_a_lower_precision_runs_batches_though_padding_changes_its_rounding(mode
 
 
 def test_too_little_memory_for_a_batch_is_no_error_of_the_checkpoint(model: TorchModel) -> None:
-    """The benchmark then tries smaller batches, and the reference runs its inputs one at a time."""
+    """The benchmark then tries smaller batches, and the reference runs its inputs one at a time; one must fit."""
     task: Any = SimpleNamespace(per_token=False)
     expected = model.outputs(task, ["bank", "the team won"])
 
@@ -162,10 +162,34 @@ def test_too_little_memory_for_a_batch_is_no_error_of_the_checkpoint(model: Torc
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     model.model.register_forward_pre_hook(allocate, with_kwargs=True)
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(TorchOutOfMemory, match=r"torch fp32 runs out of memory on 2 inputs of 5 tokens") as caught:
         model.run_batch(ROWS)
+    assert (caught.value.name, caught.value.rows) == ("torch fp32", 2)
     for ours, theirs in zip(model.outputs(task, ["bank", "the team won"]), expected, strict=True):
         assert np.abs(ours[0]["logits"] - theirs[0]["logits"]).max() < 1e-5
+
+
+def test_one_input_that_does_not_fit_is_an_error_with_its_remedy(model: TorchModel) -> None:
+    task: Any = SimpleNamespace(per_token=False)
+    model.outputs(task, ["bank"])
+
+    def allocate(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    model.model.register_forward_pre_hook(allocate)
+    with pytest.raises(TorchOutOfMemory, match=r"on 1 input of \d+ tokens; free memory on the device.*--max-length"):
+        model.outputs(task, ["bank"])
+
+
+def test_weights_that_do_not_fit_are_an_error_with_its_remedy(
+    model: TorchModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def move(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(nn.Module, "to", move)
+    with pytest.raises(TorchOutOfMemory, match="torch bf16 runs out of memory on its weights; free memory"):
+        model.with_setup(TorchSetup(precision="bf16"))
 
 
 def test_setups_of_one_precision_share_the_weights(model: TorchModel) -> None:

@@ -81,6 +81,30 @@ def test_batches_that_wait_go_before_the_next_capture(guard: DeviceGuard, pool: 
     assert order == ["batch"] * 3 + ["capture"]
 
 
+def test_a_generation_gives_way_to_captures_between_two_tokens(guard: DeviceGuard, pool: ThreadPoolExecutor) -> None:
+    """So that loading a model waits for a token, and no more than one token separates two captures."""
+    order: list[str] = []
+    with guard.running():
+        guard.pause()  # nothing waits
+        captures = [pool.submit(enter, guard.capturing, order, "capture") for _ in range(2)]
+        wait_until(lambda: guard._captures == 2)
+        assert order == []
+        for _ in range(3):
+            guard.pause()
+            order.append("token")
+    for capture in captures:
+        capture.result(60)
+    assert order == ["capture", "token", "capture", "token", "token"]
+
+
+def test_a_generation_takes_no_turn_of_a_batch_that_waits(guard: DeviceGuard) -> None:
+    with guard.running():
+        guard._captures, guard._turns = 1, 1  # as between the end of a capture and the start of the batch
+        guard.pause()
+        assert (guard._running, guard._turns) == (1, 1)
+        guard._captures = guard._turns = 0
+
+
 def test_a_failure_leaves_the_device_free(guard: DeviceGuard) -> None:
     for context in (guard.running, guard.capturing, guard.opening):
         with pytest.raises(ValueError, match="no"), context():

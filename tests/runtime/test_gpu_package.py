@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from kit import ROOT
 
+from tuneport.doctor.machine import MIN_CUDA
 from tuneport.gpu import visible_gpus
 from tuneport.runtime.backends.libraries import TENSORRT_LIBRARIES
 from tuneport.runtime.backends.session import PROVIDERS
@@ -91,6 +92,11 @@ def test_it_has_the_providers_that_tuneport_names(environment: tuple[Path, Path]
     version, providers = run(environment, script)
     assert version == pin("onnxruntime-gpu").partition("==")[2]
     assert set(PROVIDERS.values()) <= set(providers)
+
+
+def test_it_is_built_for_the_cuda_that_the_doctor_asks_for(environment: tuple[Path, Path]) -> None:
+    script = "import json; from tuneport.doctor.probe import onnxruntime_cuda; print(json.dumps(onnxruntime_cuda()))"
+    assert int(run(environment, script).split(".")[0]) == MIN_CUDA
 
 
 def test_every_option_that_tuneport_sets_is_known_to_its_provider(environment: tuple[Path, Path]) -> None:

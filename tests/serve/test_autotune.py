@@ -166,6 +166,8 @@ class OnAGpu:
     def __init__(self, folder: Path, manifest: Manifest, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         of_devices(manifest, ("fp16", {"device": "cuda"}), ("fused", {"device": "cuda"})).save(folder)
         self.folder, self.timed = folder, 0
+        self.others: tuple[Gpu, ...] = ()
+        """GPUs before the one that is given."""
         self.speeds = {"fp16": Speed(100.0, 4096), "fused": Speed(50.0, 1024)}
         self._patch = monkeypatch
         monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
@@ -176,8 +178,12 @@ class OnAGpu:
         self.timed += 1
         return {name: self.speeds[name] for name in self.speeds if name in {each.name for each in variants}}
 
+    def record(self, *executions: tuple[str, dict[str, Any]]) -> None:
+        """Replace the variants."""
+        of_devices(load_manifest(self.folder), *executions).save(self.folder)
+
     def start(self, gpu: Gpu = H100, driver: str = "590", **settings: Any) -> HostOverrides:
-        host = Host.here().model_copy(update={"gpus": (gpu,), "driver": driver})
+        host = Host.here().model_copy(update={"gpus": (*self.others, gpu), "driver": driver})
         self._patch.setattr(Host, "here", lambda: host)
         return select_for_host(self.folder, Settings(**settings))
 
@@ -211,6 +217,20 @@ def test_speeds_are_measured_again_for_what_they_do_not_hold_for(
     manifest.model_copy(update={"labels": tuple(reversed(manifest.labels))}).save(on_a_gpu.folder)
     on_a_gpu.start()
     assert on_a_gpu.timed == 7
+
+
+def test_where_gpus_differ_the_variants_that_run_on_the_same_ones_are_timed_for_these(on_a_gpu: OnAGpu) -> None:
+    """Workers are on the GPUs that fit the default variant; another one must not leave some of them idle."""
+    demanding = {"device": "cuda", "min_compute_capability": "8.0"}
+    on_a_gpu.record(("bf16", demanding), ("fp16", {"device": "cuda"}), ("fused", demanding))
+    on_a_gpu.speeds = {"bf16": Speed(50.0, 1024), "fp16": Speed(900.0, 64), "fused": Speed(60.0, 4096)}
+    assert on_a_gpu.start() == HostOverrides("fp16", 64)
+    on_a_gpu.others = (L4.model_copy(update={"name": "T4", "compute_capability": "7.5"}),)
+    assert on_a_gpu.start() == HostOverrides("fused", 4096)
+    assert on_a_gpu.timed == 2
+    on_a_gpu.others = (on_a_gpu.others[0].model_copy(update={"uuid": "GPU-c"}),)
+    on_a_gpu.start()
+    assert on_a_gpu.timed == 2  # the cache is that of the GPU that serves
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"fp16": {"rows_per_s": "many"}}', OTHER_NAMES])
@@ -290,7 +310,7 @@ def test_int8_for_another_kind_of_processor_is_noticed(
     logs.set_up()
     chosen = select_for_host(artifact, Settings()).variant
     assert chosen == serves
-    warn_of_other_processor(artifact, chosen)
+    warn_of_other_processor(load_manifest(artifact).variant(chosen))
     warnings = logged(capfd, "variant for another processor")
     assert [problem in line["problem"] for line in warnings] == ([True] if problem else [])
 
@@ -300,7 +320,7 @@ def test_int8_that_saturates_here_serves_with_a_warning_if_it_is_named_or_alone(
 ) -> None:
     built_for(artifact, monkeypatch, vnni=True, here=AVX2)
     logs.set_up()
-    warn_of_other_processor(artifact, "int8")
+    warn_of_other_processor(load_manifest(artifact).variant("int8"))
     (line,) = logged(capfd, "variant for another processor")
     assert (line["level"], line["variant"]) == ("warning", "int8")
     assert "saturate" in line["problem"]

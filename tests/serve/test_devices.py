@@ -1,5 +1,6 @@
 """Which variant serves, how many workers do, and on which GPU each of them."""
 
+import json
 import os
 import subprocess
 import sys
@@ -15,7 +16,8 @@ from tuneport.errors import EngineError
 from tuneport.gpu import VISIBLE, Gpu
 from tuneport.host import Host
 from tuneport.runtime import availability
-from tuneport.schema.artifact import Manifest
+from tuneport.schema.artifact import Device, Execution, File, Manifest
+from tuneport.stages.serve import logs
 from tuneport.stages.serve.autotune import select_for_host
 from tuneport.stages.serve.devices import (
     Placement,
@@ -25,6 +27,7 @@ from tuneport.stages.serve.devices import (
     gpu_names,
     place_front_end,
     place_worker,
+    warn_of_unfit_gpus,
 )
 from tuneport.stages.serve.metrics.families import Families
 from tuneport.stages.serve.metrics.gpus import GpuCollector
@@ -54,6 +57,12 @@ def host(*gpus: Gpu, instructions: tuple[str, ...] = ("avx2", "avx512_vnni")) ->
     return Host(cpu="a", cores=2, instructions=instructions, memory_gib=8.0, system="Linux x86_64", gpus=gpus)
 
 
+def on(device: Device, **changes: Any) -> Execution:
+    """Return an execution on a device."""
+    file = File(path="onnx/fp16/model.onnx", sha256="0" * 64, size_bytes=2**20)
+    return Execution(engine="onnxruntime", precision="fp16", device=device, files=(file,), **changes)
+
+
 @pytest.mark.parametrize(
     ("visible", "names"),
     [
@@ -69,30 +78,105 @@ def test_workers_take_the_visible_gpus_in_turn(nvml: FakeNvml, visible: str | No
         os.environ.pop(VISIBLE, None)
         if visible is not None:
             os.environ[VISIBLE] = visible
-        assert default_workers("cuda") == len(names)
+        assert default_workers(on("cuda")) == len(names)
         name = names[(worker - 1) % len(names)]
-        assert place_worker("cuda", worker) == Placement(worker, name, tuple(names))
+        assert place_worker(on("cuda"), worker) == Placement(worker, name, tuple(names))
         assert os.environ[VISIBLE] == name
 
 
 def test_a_variant_for_the_cpu_leaves_the_gpus_alone(nvml: FakeNvml) -> None:
-    assert default_workers("cpu") == 1
-    assert default_engines("cpu", 8, "text-classification") == 0
-    assert place_worker("cpu", 2) == Placement(2, "cpu", ())
+    assert default_workers(on("cpu")) == 1
+    assert default_engines(on("cpu"), 8, "text-classification") == 0
+    assert place_worker(on("cpu"), 2) == Placement(2, "cpu", ())
     assert VISIBLE not in os.environ
     assert nvml.calls == []
 
 
+UNLIKE = (
+    FakeGpu("GPU-old", name="T4", capability=(7, 5), memory=15 * 2**30),
+    FakeGpu("GPU-a"),
+    FakeGpu("GPU-small", name="A2", capability=(8, 6), memory=15 * 2**30),
+    FakeGpu("GPU-b"),
+)
+"""Only the second and the last run variants in bf16 that need 20 GiB."""
+
+
+@pytest.fixture
+def unlike(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(*UNLIKE))
+    monkeypatch.delenv(VISIBLE, raising=False)
+
+
+def test_gpus_that_cannot_run_the_variant_get_no_worker(unlike: None) -> None:
+    demanding = on("cuda", min_compute_capability="8.0", streams=20480)  # 20 GiB of weights
+    names = ("GPU-a", "GPU-b")
+    assert default_workers(demanding) == 2
+    assert default_engines(demanding, 3, "text-classification") == 2
+    assert place_front_end(demanding, 1).gpus == names
+    for worker, name in enumerate((*names, *names), 1):
+        os.environ.pop(VISIBLE, None)
+        assert place_worker(demanding, worker) == Placement(worker, name, names)
+    os.environ.pop(VISIBLE, None)
+    assert gpu_names(on("cuda", min_compute_capability="8.0")) == ("GPU-a", "GPU-small", "GPU-b")
+    assert default_workers(on("cuda")) == 4
+
+
+def test_the_service_says_which_gpus_it_leaves_out_and_why(
+    unlike: None, manifest: Manifest, capfd: pytest.CaptureFixture[str]
+) -> None:
+    logs.set_up()
+    variants = of_devices(manifest, BF16, FP16)
+    warn_of_unfit_gpus(variants.variant("fp16"))
+    assert capfd.readouterr().err == ""
+    warn_of_unfit_gpus(variants.variant("bf16"))
+    line = json.loads(capfd.readouterr().err)
+    assert (line["event"], line["variant"]) == ("GPUs left out", "bf16")
+    assert line["because"] == ["needs compute capability 8.0, and T4 has 7.5"]
+    assert "TUNEPORT_VARIANT" in line["remedy"]
+
+
+@pytest.mark.parametrize(
+    ("executions", "name"),
+    [
+        ([on("cuda")], "GPU-old"),
+        ([on("cuda"), on("cuda", min_compute_capability="8.0"), on("cpu")], "GPU-a"),
+        ([on("cuda", min_compute_capability="10.0")], None),  # opening it says what the GPU lacks
+        ([on("cpu")], None),
+    ],
+)
+def test_a_command_opens_several_variants_on_the_first_gpu_that_can_run_all(
+    unlike: None, executions: list[Execution], name: str | None
+) -> None:
+    availability.use_fit_gpu(*executions)
+    assert os.environ.get(VISIBLE) == name
+
+
+@pytest.mark.parametrize(
+    ("visible", "changes", "words"),
+    [
+        ("0", {"min_compute_capability": "8.0"}, "needs compute capability 8.0, and T4 has 7.5"),
+        ("2,0", {"streams": 20480}, "needs more than 20.0 GiB of GPU memory for its weights, and A2 has 15 GiB"),
+    ],
+)
+def test_where_no_gpu_can_run_the_variant_a_worker_says_why(
+    unlike: None, visible: str, changes: dict[str, Any], words: str
+) -> None:
+    """As for a variant that is named, which no other one replaces."""
+    os.environ[VISIBLE] = visible
+    with pytest.raises(EngineError, match=words):
+        place_worker(on("cuda", **changes), 1)
+
+
 @pytest.mark.parametrize(("workers", "engines"), [(1, 0), (4, 0), (5, 4), (9, 4)])
 def test_more_workers_than_gpus_share_an_engine_for_each(nvml: FakeNvml, workers: int, engines: int) -> None:
-    assert default_engines("cuda", workers, "text-classification") == engines
-    assert default_engines("cuda", workers, "translation") == 0
+    assert default_engines(on("cuda"), workers, "text-classification") == engines
+    assert default_engines(on("cuda"), workers, "translation") == 0
 
 
 def test_a_worker_that_shares_an_engine_leaves_the_gpus_to_it_and_reports_them(nvml: FakeNvml) -> None:
     names = ("GPU-a", "GPU-b", "MIG-1", "MIG-2")
-    assert place_front_end("cuda", 2) == Placement(2, "cuda", names, has_engine=False)
-    assert place_front_end("cpu", 2) == Placement(2, "cpu", (), has_engine=False)
+    assert place_front_end(on("cuda"), 2) == Placement(2, "cuda", names, has_engine=False)
+    assert place_front_end(on("cpu"), 2) == Placement(2, "cpu", (), has_engine=False)
     assert VISIBLE not in os.environ
 
 
@@ -103,23 +187,23 @@ def test_a_worker_that_shares_an_engine_leaves_the_gpus_to_it_and_reports_them(n
 def test_a_gpu_that_is_not_there_is_an_error(nvml: FakeNvml, visible: str, words: str) -> None:
     os.environ[VISIBLE] = visible
     with pytest.raises(EngineError, match=words):
-        place_worker("cuda", 1)
+        place_worker(on("cuda"), 1)
 
 
 def test_without_nvml_the_entries_are_taken_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a container that has the driver's libraries for computing alone."""
     monkeypatch.setitem(sys.modules, "pynvml", None)
     os.environ[VISIBLE] = "1, MIG-7"
-    assert gpu_names() == ("1", "MIG-7")
-    assert place_worker("tensorrt", 2).device == "MIG-7"
+    assert gpu_names(on("cuda")) == ("1", "MIG-7")
+    assert place_worker(on("tensorrt"), 2).device == "MIG-7"
     del os.environ[VISIBLE]
-    assert default_workers("cuda") == 1
-    assert default_engines("cuda", 2, "text-classification") == 1
-    assert place_worker("cuda", 1) == Placement(1, "cuda")
+    assert default_workers(on("cuda")) == 1
+    assert default_engines(on("cuda"), 2, "text-classification") == 1
+    assert place_worker(on("cuda"), 1) == Placement(1, "cuda")
 
 
 def test_outside_of_a_worker_the_first_gpu_is_taken(nvml: FakeNvml) -> None:
-    assert place_worker("cuda", None) == Placement(1, "GPU-a", ("GPU-a", "GPU-b", "MIG-1", "MIG-2"))
+    assert place_worker(on("cuda"), None) == Placement(1, "GPU-a", ("GPU-a", "GPU-b", "MIG-1", "MIG-2"))
 
 
 def samples(collector: GpuCollector) -> dict[tuple[str, str], float]:
@@ -186,8 +270,10 @@ def test_an_engine_s_metrics_name_its_worker_and_device() -> None:
 
 FP16 = ("fp16", {"device": "cuda", "precision": "fp16"})
 TENSORRT = ("tensorrt-fp16", {"device": "tensorrt", "precision": "fp16"})
-T4 = H100.model_copy(update={"compute_capability": "7.5", "name": "T4"})
+T4 = H100.model_copy(update={"compute_capability": "7.5", "name": "T4", "memory_gib": 14.6})
 BF16 = ("bf16", {"device": "cuda", "precision": "bf16", "min_compute_capability": "8.0"})
+TEN_GIB = File(path="onnx/large/model.onnx", sha256="0" * 64, size_bytes=10 * 2**30)
+LARGE = ("large", {"device": "cuda", "files": (TEN_GIB,), "streams": 2})
 INT8 = ("int8", {"precision": "int8"})
 OPENVINO = ("openvino-bf16", {"engine": "openvino", "precision": "bf16"})
 FP32 = ("fp32", {})
@@ -207,9 +293,10 @@ CUDA = ("CUDAExecutionProvider", "CPUExecutionProvider")
         ((BF16, FP16), (T4,), CUDA, None, "fp16", "bf16 needs compute capability 8.0, and T4 has 7.5"),
         ((FP16, FP32), (H100.model_copy(update={"compute_capability": "7.0", "name": "V100"}),), CUDA, None, "fp32",
          "fp16 needs compute capability 7.5, and V100 has 7.0"),
-        # Each GPU gets a worker.
-        ((BF16, FP16), (H100, T4), CUDA, None, "fp16",
-         "bf16 needs compute capability 8.0, and T4 has 7.5: leave it out of CUDA_VISIBLE_DEVICES"),
+        ((BF16, FP16), (T4, H100), CUDA, None, "bf16", None),  # on the second one alone
+        ((LARGE, FP16), (T4,), CUDA, None, "fp16",
+         "large needs more than 20.0 GiB of GPU memory for its weights, and T4 has 14.6 GiB"),
+        ((LARGE, FP16), (T4, H100), CUDA, None, "large", None),
         ((TENSORRT, FP16), (H100,), (*CUDA, "TensorrtExecutionProvider"), None, "fp16",
          "tensorrt-fp16 needs TensorRT's libraries: install tuneport[tensorrt]"),
     ],
@@ -276,8 +363,6 @@ def test_an_artifact_of_which_nothing_runs_here_says_why(manifest: Manifest, mon
 def test_the_start_of_a_service_picks_the_variant_and_logs_why(
     artifact: Path, manifest: Manifest, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from tuneport.stages.serve import logs
-
     of_devices(manifest, FP16, FP32).save(artifact)
     logs.set_up()
     assert select_for_host(artifact, Settings()).variant == "fp32"

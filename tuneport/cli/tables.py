@@ -9,7 +9,8 @@ from rich.padding import Padding
 from rich.table import Table
 
 from tuneport.cli.json_output import print_json
-from tuneport.runtime.availability import obstacles
+from tuneport.host import Host
+from tuneport.runtime.availability import obstacles, unfit_gpus
 from tuneport.schema.artifact import Manifest
 from tuneport.schema.loading import load_manifest
 from tuneport.stages.export.card import (
@@ -69,19 +70,32 @@ def _print_evidence(manifest: Manifest, default: str) -> None:
 
 
 def print_artifact_json(folder: Path) -> None:
-    """Print an artifact's manifest, and for each variant the obstacle on this host."""
-    manifest = load_manifest(folder)
-    print_json({"manifest": manifest.model_dump(mode="json"), "obstacles": obstacles(manifest)})
+    """Print an artifact's manifest, and for each variant the obstacle on this host and why GPUs are left out."""
+    manifest, host = load_manifest(folder), Host.here()
+    found = obstacles(manifest, host)
+    print_json({"manifest": manifest.model_dump(mode="json"), "obstacles": found, "unfit_gpus": _unfit(manifest, host)})
 
 
 def _availability(manifest: Manifest) -> list[str]:
-    """Say which variants run on this host, a line each for those that do not."""
-    found = obstacles(manifest)
+    """Say which variants run on this host, why others do not, and which GPUs some leave out."""
+    host = Host.here()
+    found = obstacles(manifest, host)
     able = [name for name, obstacle in found.items() if obstacle is None]
     return [
         f"run here: {', '.join(able) or 'none'}",
         *(f"does not run here: {name} {obstacle}" for name, obstacle in found.items() if obstacle),
+        *(
+            f"leaves GPUs out: {name} {reason}"
+            for name, reasons in _unfit(manifest, host).items()
+            for reason in reasons
+        ),
     ]
+
+
+def _unfit(manifest: Manifest, host: Host) -> dict[str, tuple[str, ...]]:
+    """Return why variants that run on a host leave GPUs of it out, by the names of those that do."""
+    found = {variant.name: unfit_gpus(variant.execution, host.gpus) for variant in manifest.variants}
+    return {name: reasons for name, reasons in found.items() if reasons}
 
 
 def _provenance(manifest: Manifest) -> list[str]:

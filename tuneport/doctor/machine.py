@@ -99,12 +99,14 @@ def check_gpus(host: Host, *, has_driver_files: bool) -> Iterator[Finding]:
         else:
             yield ok("GPU", "none is visible; everything runs on the processor")
         return
+    others = any(gpu.has(TURING) for gpu in host.gpus)
     for gpu in host.gpus:
         found = f"{gpu.name}, {gpu.memory_gib:g} GiB, compute capability {gpu.compute_capability}"
         if gpu.has(TURING):
             yield ok("GPU", found)
         else:
-            remedy = f"export with --device cpu: CUDA {MIN_CUDA} needs {TURING}"
+            remedy = "export with --device cpu" if not others else "none: services and exports leave it out"
+            remedy = f"{remedy} (CUDA {MIN_CUDA} needs {TURING})"
             yield Finding(name="GPU", status="warning", found=found, remedy=remedy)
     found = f"{host.driver or 'of an unknown version'}, supports CUDA {host.cuda or 'of an unknown version'}"
     if host.cuda and int(host.cuda.split(".")[0]) < MIN_CUDA:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from tuneport.errors import EngineError, TuneportError
+from tuneport.gpu import TURING, use_first_gpu
 
 GRAPH = bytes.fromhex(
     "08083a3a0a0e0a01780a017812017922034164641206646f75626c65"
@@ -56,7 +57,30 @@ def probe_torch(device: str) -> str:
     import torch
 
     _check((torch.tensor(INPUT, device=device) * 2).cpu().numpy())
-    return f"torch {torch.__version__}, {device}"
+    if device == "cpu":
+        return f"torch {torch.__version__}, {device}"
+    check_cuda_builds(torch.__version__, str(torch.version.cuda), onnxruntime_cuda())
+    return f"torch {torch.__version__}, {device}, CUDA {torch.version.cuda}"
+
+
+def onnxruntime_cuda() -> str | None:
+    """Return the version of CUDA that ONNX Runtime is built for; None if it is not, or not installed."""
+    try:
+        import onnxruntime
+    except ImportError:
+        return None
+    return getattr(onnxruntime, "cuda_version", None) or None
+
+
+def check_cuda_builds(torch: str, of_torch: str, of_onnxruntime: str | None) -> None:
+    """Raise EngineError if torch and ONNX Runtime are built for different versions of CUDA.
+
+    An export loads both, and their packages of cuDNN have the same files.
+    """
+    wanted = (of_onnxruntime or of_torch).split(".")[0]
+    if of_torch.split(".")[0] != wanted:
+        problem = f"torch {torch} is built for CUDA {of_torch}, and ONNX Runtime for CUDA {of_onnxruntime}"
+        raise EngineError(problem, f"install a build of torch for CUDA {wanted}")
 
 
 PROBES: dict[str, Callable[[str], str]] = {
@@ -79,6 +103,8 @@ def _check(result: Any) -> None:
 
 def main(engine: str, device: str) -> None:
     """Print what a probe found."""
+    if device != "cpu":
+        use_first_gpu(lambda gpu: gpu.has(TURING))
     try:
         answer = {"found": PROBES[engine](device)}
     except TuneportError as error:

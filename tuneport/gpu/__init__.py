@@ -7,7 +7,14 @@ from tuneport.gpu.capability import AMPERE, TURING, capability_pair
 from tuneport.gpu.devices import Driver, Gpu, nvidia_driver
 from tuneport.gpu.meter import GpuMeter, GpuTotals, GpuUsage, memory_in_use
 from tuneport.gpu.nvml import ask, nvml
-from tuneport.gpu.selection import VISIBLE, has_unnamed_gpu, listed_entries, unknown_entry, visible_gpus
+from tuneport.gpu.selection import (
+    VISIBLE,
+    has_unnamed_gpu,
+    listed_entries,
+    unknown_entry,
+    use_first_gpu,
+    visible_gpus,
+)
 
 __all__ = [
     "AMPERE",
@@ -26,5 +33,6 @@ __all__ = [
     "nvidia_driver",
     "nvml",
     "unknown_entry",
+    "use_first_gpu",
     "visible_gpus",
 ]

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import itertools
 import os
+from collections.abc import Callable
 
 from tuneport.gpu.devices import MIG_NAME, Card, Device, Gpu, list_cards, nvidia_driver
 from tuneport.gpu.nvml import nvml
@@ -31,6 +32,18 @@ def visible_gpus() -> tuple[Gpu, ...]:
             return tuple(device.describe(pynvml) for device in _selected(cards, os.environ.get(VISIBLE)))
         except pynvml.NVMLError:  # lost while it was asked
             return ()
+
+
+def use_first_gpu(suits: Callable[[Gpu], bool] = lambda _: True) -> None:
+    """Hide from CUDA, where the visible GPUs differ, all but the first one that suits.
+
+    CUDA numbers GPUs that differ by their speed, so that its first one may not be NVML's. This holds for this process,
+    if CUDA has not started in it, and for those that it starts from now on.
+    """
+    gpus = visible_gpus()
+    first = next((gpu for gpu in gpus if suits(gpu)), None)
+    if first is not None and first.uuid and not all(gpu.is_like(first) for gpu in gpus):
+        os.environ[VISIBLE] = first.uuid
 
 
 def unknown_entry() -> str | None:

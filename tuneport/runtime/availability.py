@@ -1,11 +1,11 @@
 """Which variants run on a host: its packages, execution providers, GPUs and processor."""
 
 import importlib.util
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import cache
 
 from tuneport.errors import ArtifactError
-from tuneport.gpu import TURING, has_unnamed_gpu
+from tuneport.gpu import TURING, Gpu, has_unnamed_gpu, use_first_gpu
 from tuneport.host import Host
 from tuneport.runtime.backends.libraries import has_tensorrt
 from tuneport.runtime.backends.providers import PROVIDERS
@@ -57,6 +57,38 @@ def obstacle(execution: Execution, host: Host, providers: Collection[str] | None
     return _gpu_obstacle(execution, host)
 
 
+def fit_gpus(execution: Execution, gpus: Sequence[Gpu]) -> tuple[Gpu, ...]:
+    """Return those of some GPUs that can run a variant, in their order."""
+    return tuple(gpu for gpu in gpus if gpu_obstacle(execution, gpu) is None)
+
+
+def unfit_gpus(execution: Execution, gpus: Sequence[Gpu]) -> tuple[str, ...]:
+    """Return why a variant that runs here leaves GPUs out, each reason once, in phrases that follow its name."""
+    if execution.device == "cpu" or not fit_gpus(execution, gpus):
+        return ()
+    return tuple(dict.fromkeys(reason for gpu in gpus if (reason := gpu_obstacle(execution, gpu))))
+
+
+def use_fit_gpu(*executions: Execution) -> None:
+    """Let CUDA open, in this process, the first GPU that can run all of some variants; see `use_first_gpu`."""
+    on_gpu = [each for each in executions if each.device != "cpu"]
+    if on_gpu:
+        use_first_gpu(lambda gpu: all(gpu_obstacle(each, gpu) is None for each in on_gpu))
+
+
+def gpu_obstacle(execution: Execution, gpu: Gpu) -> str | None:
+    """Return why a GPU cannot run a variant, in a phrase that follows the variant's name; None if it should."""
+    required = execution.min_compute_capability or TURING
+    if not gpu.has(required):
+        return f"needs compute capability {required}, and {gpu.name} has {gpu.compute_capability}"
+    # Each stream holds the weights once. TensorRT keeps its own, in a precision of its own.
+    weights_gib = execution.size_bytes * execution.streams / 2**30 if execution.device == "cuda" else 0.0
+    if 0 < gpu.memory_gib < weights_gib:
+        needed = f"needs more than {weights_gib:.1f} GiB of GPU memory for its weights"
+        return f"{needed}, and {gpu.name} has {gpu.memory_gib:g} GiB"
+    return None
+
+
 def _cpu_obstacle(execution: Execution, host: Host) -> str | None:
     if importlib.util.find_spec(execution.engine) is None:
         return f"needs the package {execution.engine}"
@@ -68,16 +100,9 @@ def _cpu_obstacle(execution: Execution, host: Host) -> str | None:
 
 
 def _gpu_obstacle(execution: Execution, host: Host) -> str | None:
-    """Ask for every GPU: each of them gets a worker."""
     if not host.gpus:
         return _unnamed_gpu_obstacle(execution)
-    required = execution.min_compute_capability or TURING
-    unfit = next((gpu for gpu in host.gpus if not gpu.has(required)), None)
-    if unfit is None:
-        return None
-    problem = f"needs compute capability {required}, and {unfit.name} has {unfit.compute_capability}"
-    is_alone = not any(gpu.has(required) for gpu in host.gpus)
-    return problem if is_alone else f"{problem}: leave it out of CUDA_VISIBLE_DEVICES"
+    return None if fit_gpus(execution, host.gpus) else gpu_obstacle(execution, host.gpus[0])
 
 
 def _unnamed_gpu_obstacle(execution: Execution) -> str | None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from tuneport.runtime.availability import obstacles
+from tuneport.runtime.availability import obstacles, use_fit_gpu
 from tuneport.runtime.golden import check_golden
 from tuneport.runtime.loading import open_runner
 from tuneport.schema.artifact import Execution
@@ -33,6 +33,7 @@ def verify(folder: Path) -> Iterator[Verified]:
     manifest = load_manifest(folder)
     check_files(folder, manifest)
     golden, found = load_golden(folder), obstacles(manifest)
+    use_fit_gpu(*(variant.execution for variant in manifest.variants if found[variant.name] is None))
     for variant in manifest.variants:
         tolerance, obstacle = variant.evidence.tolerance, found[variant.name]
         if obstacle and _is_absent(variant.execution) and None in found.values():

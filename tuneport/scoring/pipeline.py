@@ -9,7 +9,7 @@ from tuneport.errors import DataError, TuneportError
 from tuneport.folders import digest, full_disk_is_an_error, sha256
 from tuneport.gpu import visible_gpus
 from tuneport.host import usable_cores
-from tuneport.runtime.availability import variant_here
+from tuneport.runtime.availability import fit_gpus, variant_here
 from tuneport.schema.artifact import Manifest
 from tuneport.schema.loading import load_manifest
 from tuneport.scoring.config import ScoreConfig
@@ -131,18 +131,19 @@ def _job(plan: Plan, manifest: Manifest, window_rows: int) -> dict[str, str]:
 
 def _run(plan: Plan, manifest: Manifest, chunks: Sequence[Chunk]) -> Iterator[Part]:
     config = plan.config
-    device = manifest.variant(plan.variant).execution.device
+    execution = manifest.variant(plan.variant).execution
     if not chunks:
         return iter(())
     if config.ray is not None:
         from tuneport.scoring.ray_data import run_on_ray
 
-        return run_on_ray(plan, chunks, config.ray, config.workers, device)
-    workers = min(config.workers or (1 if device == "cpu" else max(1, len(visible_gpus()))), len(chunks))
+        return run_on_ray(plan, chunks, config.ray, config.workers, execution.device)
+    gpus = () if execution.device == "cpu" else fit_gpus(execution, visible_gpus())
+    workers = min(config.workers or max(1, len(gpus)), len(chunks))
     if workers == 1:
         return run_here(plan, chunks)
     threads = plan.threads or max(1, usable_cores() // workers)
-    return run_in_processes(replace(plan, threads=threads), chunks, workers, device)
+    return run_in_processes(replace(plan, threads=threads), chunks, workers, gpus)
 
 
 def _missing(chunks: Sequence[Chunk], journal: Journal) -> list[Chunk]:

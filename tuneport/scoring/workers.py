@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tuneport.errors import EngineError, TuneportError
-from tuneport.gpu import VISIBLE, visible_gpus
+from tuneport.gpu import VISIBLE, Gpu
 from tuneport.scoring.journal import Part
 from tuneport.scoring.plan import Plan
 from tuneport.scoring.rows import Chunk
@@ -26,7 +26,7 @@ def run_here(plan: Plan, chunks: Sequence[Chunk]) -> Iterator[Part]:
     return ChunkScorer(plan).score(chunks)
 
 
-def run_in_processes(plan: Plan, chunks: Sequence[Chunk], workers: int, device: str) -> Iterator[Part]:
+def run_in_processes(plan: Plan, chunks: Sequence[Chunk], workers: int, gpus: Sequence[Gpu]) -> Iterator[Part]:
     """Score chunks in several processes, on GPUs in turn; yields parts as they are completed.
 
     Raises what a worker raised, and EngineError if one died.
@@ -34,9 +34,9 @@ def run_in_processes(plan: Plan, chunks: Sequence[Chunk], workers: int, device: 
     context = multiprocessing.get_context("spawn")
     tasks: Any = context.Queue()
     results: Any = context.Queue()
-    gpus = [gpu.uuid for gpu in visible_gpus() if gpu.uuid] if device != "cpu" else []
+    names: list[str | None] = [gpu.uuid for gpu in gpus if gpu.uuid] or [None]
     processes = [
-        context.Process(target=_work, args=(plan, tasks, results, gpus[i % len(gpus)] if gpus else None), daemon=True)
+        context.Process(target=_work, args=(plan, tasks, results, names[i % len(names)]), daemon=True)
         for i in range(workers)
     ]
     # A worker asks for its next chunk before it finishes one, so that it has to hear of the end.

@@ -14,7 +14,7 @@ class DeviceGuard:
     """A readers-writer lock: batches share it, a capture has it alone.
 
     A capture that waits goes before batches that come later, and batches that waited for it before the next capture, so
-    that neither waits for more than one of the other kind.
+    that neither waits for more than one of the other kind. A generation gives way to a capture between two tokens.
     """
 
     def __init__(self) -> None:
@@ -43,19 +43,23 @@ class DeviceGuard:
     def running(self) -> Iterator[None]:
         """Run a batch in here."""
         with self._changed:
-            if self._captures and not self._turns:
-                self._waiting += 1
-                self._changed.wait_for(lambda: not self._captures or self._turns)
-                self._waiting -= 1
-            self._turns = max(0, self._turns - 1)
-            self._running += 1
+            self._begin()
         try:
             yield
         finally:
             with self._changed:
-                self._running -= 1
-                if self._captures and not self._running:
-                    self._changed.notify_all()
+                self._end()
+
+    def pause(self) -> None:
+        """Let a capture that waits go first; call it in `running`, from the thread that runs, between two steps.
+
+        The kernels of the last step may still be at work. They disturb no capture: only calls of CUDA's do, and this
+        thread makes none until it returns.
+        """
+        with self._changed:
+            if self._captures and not self._turns:  # the turns are of batches that have waited already
+                self._end()
+                self._begin()
 
     @contextlib.contextmanager
     def capturing(self) -> Iterator[None]:
@@ -72,6 +76,19 @@ class DeviceGuard:
                 self._captures -= 1
                 self._turns = self._waiting
                 self._changed.notify_all()
+
+    def _begin(self) -> None:
+        if self._captures and not self._turns:
+            self._waiting += 1
+            self._changed.wait_for(lambda: not self._captures or self._turns)
+            self._waiting -= 1
+        self._turns = max(0, self._turns - 1)
+        self._running += 1
+
+    def _end(self) -> None:
+        self._running -= 1
+        if self._captures and not self._running:
+            self._changed.notify_all()
 
 
 GUARD = DeviceGuard()

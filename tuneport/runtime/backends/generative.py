@@ -3,7 +3,9 @@
 Imported for generative tasks only; needs the `generate` extra (torch, transformers, Optimum).
 """
 
+import contextlib
 import itertools
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,14 @@ import numpy as np
 import onnxruntime as ort
 import torch
 from optimum.onnxruntime import ORTModelForCausalLM, ORTModelForSeq2SeqLM, ORTModelForSpeechSeq2Seq
+from transformers import StoppingCriteria
 
 from tuneport.errors import EngineError
 from tuneport.host import usable_cores
+from tuneport.runtime.availability import use_fit_gpu
 from tuneport.runtime.backends.device_guard import GUARD, DeviceGuard
-from tuneport.runtime.backends.session import ORT_ERROR, check_provider, providers_for
-from tuneport.runtime.backends.stopping import CallbackStreamer, EndOfRow
+from tuneport.runtime.backends.session import INSTALL_LIBRARIES, ORT_ERROR, check_provider, providers_for
+from tuneport.runtime.backends.stopping import CallbackStreamer, EndOfRow, PauseForCaptures
 from tuneport.runtime.batch import EncodedInput, RowOutputs
 from tuneport.runtime.device_errors import load_error
 from tuneport.runtime.device_options import NO_OPTIONS, DeviceOptions
@@ -85,7 +89,9 @@ class GenerativeRunner(ModelRunner):
         # Whisper's generate removes its own prompt; others return the prompt, or the decoder's start token, first.
         skipped = 0 if "input_features" in feeds else feeds["input_ids"].shape[1] if self._is_causal else 1
         has_callback = any(row.callback for row in rows)
-        criteria = [EndOfRow(rows, sampling, self._generation_task)] if sampling.stop or has_callback else []
+        criteria: list[StoppingCriteria] = [PauseForCaptures(self._guard)]
+        if sampling.stop or has_callback:
+            criteria.append(EndOfRow(rows, sampling, self._generation_task))
         streamer = CallbackStreamer(rows) if has_callback else None
         with torch.inference_mode():
             ids = self.model.generate(
@@ -117,6 +123,7 @@ def open_generative(
     device_options: DeviceOptions = NO_OPTIONS,
 ) -> ModelRunner:
     """Open a variant; raises EngineError if ONNX Runtime cannot load it or lacks the execution provider."""
+    use_fit_gpu(execution)
     provider, on_gpu = check_provider(execution.device), execution.device != "cpu"
     guard = GUARD if on_gpu else DeviceGuard()
     options = ort.SessionOptions()
@@ -132,12 +139,13 @@ def open_generative(
     settings = {"local_files_only": True, "provider": provider, "session_options": options}
     settings |= {"provider_options": provider_options} if provider_options else {}
     try:
-        with guard.opening():
+        # Where the provider fails, onnxruntime prints why, and opens the graph on the CPU.
+        with guard.opening(), contextlib.redirect_stdout(sys.stderr):
             model = KINDS[spec.auto_model].from_pretrained(graphs, use_io_binding=on_gpu, **settings)
     except Exception as error:  # the exceptions of onnxruntime and Optimum have no common base
         raise load_error("onnxruntime", graphs, error) from error
     if model.providers[0] != provider:
-        raise EngineError(f"{provider} was asked for and {model.providers[0]} was given", "install CUDA's libraries")
+        raise EngineError(f"{provider} was asked for and {model.providers[0]} was given", INSTALL_LIBRARIES)
     return GenerativeRunner(task, model, processing, guard)
 
 

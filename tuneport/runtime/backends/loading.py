@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tuneport.errors import EngineError, TuneportError
+from tuneport.runtime.availability import use_fit_gpu
 from tuneport.runtime.backends.base import Backend
 from tuneport.runtime.device_errors import load_error
 from tuneport.runtime.device_options import NO_OPTIONS, DeviceOptions
@@ -51,6 +52,7 @@ def _open_on_gpu(folder: Path, execution: Execution, threads: int | None, device
     from tuneport.runtime.backends.tensorrt import engine_options
 
     path = folder / execution.files[0].path
+    use_fit_gpu(execution)
     engines = engine_options(folder, execution) if execution.device == "tensorrt" else {}
     try:
         return GpuBackend(

@@ -1,6 +1,8 @@
 """Open a graph in ONNX Runtime on the execution provider of a device, never on another one."""
 
+import contextlib
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -93,7 +95,8 @@ def check_provider(device: Device) -> str:
         )
     if device != "cpu":
         os.environ |= {name: value for name, value in KERNEL_SETTINGS.items() if name not in os.environ}
-        ort.preload_dlls()  # CUDA and cuDNN, as Python packages bring them
+        with contextlib.redirect_stdout(sys.stderr):  # it prints what it does not find, among a command's results
+            ort.preload_dlls()  # CUDA and cuDNN, as Python packages bring them
     if device == "tensorrt":
         preload_tensorrt()
     return provider

@@ -1,4 +1,4 @@
-"""What `generate` calls after each token: the end of rows at stop strings, and the callbacks of streams."""
+"""What `generate` calls after each token: the end of rows at stop strings, pauses, and the callbacks of streams."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,6 +7,7 @@ import torch
 from transformers import StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
+from tuneport.runtime.backends.device_guard import DeviceGuard
 from tuneport.runtime.tasks.generation import GenerationTask, Prompt
 from tuneport.runtime.tasks.sampling import SamplingParams
 
@@ -44,6 +45,19 @@ class EndOfRow(StoppingCriteria):
         new = ids[self._prompt_length :].tolist()
         text = self._task.processor.decode(new[-self._tail :])
         return any(each in text for each in self._stop)
+
+
+class PauseForCaptures(StoppingCriteria):
+    """Ends no row; lets the capture of another model's CUDA graph, if one waits, go before the next token."""
+
+    def __init__(self, guard: DeviceGuard) -> None:
+        """Give way within the `running` context of a guard."""
+        self._guard = guard
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        """Return False for each sequence: bool (rows x beams,)."""
+        self._guard.pause()
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
 class CallbackStreamer(BaseStreamer):
