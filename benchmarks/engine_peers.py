@@ -69,7 +69,8 @@ def honest_peers(
     gate: Gate, family: ExportFamily, peers: Mapping[str, TimedModel]
 ) -> tuple[dict[str, Measurement], tuple[str, ...]]:
     """Measure the peers that predict as torch does, and return a sentence for each other one, with its figures."""
-    thresholds = Thresholds(None, MIN_AGREEMENT if family.needs_agreement else 0.0, MAX_DROP)
+    min_agreement = MIN_AGREEMENT if family.needs_agreement else 0.0
+    thresholds = Thresholds.close(min_agreement, MAX_DROP, is_unlabelled=gate.is_unlabelled)
     measurements, refused = {}, []
     for name, model in peers.items():
         measurement = gate.measure(model.runner)

@@ -64,7 +64,8 @@ def honest_baselines(
 ) -> Baselines:
     """Compile what is to be compiled, and compare every setup with the reference, the first of them."""
     models, measurements, refused = {REFERENCE: reference}, {}, {}
-    thresholds = Thresholds(None, MIN_AGREEMENT if family.needs_agreement else 0.0, MAX_DROP)
+    min_agreement = MIN_AGREEMENT if family.needs_agreement else 0.0
+    thresholds = Thresholds.close(min_agreement, MAX_DROP, is_unlabelled=gate.is_unlabelled)
     for setup in setups[1:]:
         if setup.compiled and not family.is_calibrated:
             refused[setup.name] = "torch.compile is timed with encoders only"

@@ -235,7 +235,7 @@ class VariantBuilder:
             if not spec.is_exact and not self.gate.parsed_inputs:
                 raise GateError(f"no data to judge it by: {GIVE_DATA}", GIVE_DATA)
             thresholds = spec.thresholds(
-                self.requirements.max_drop, self.gate.unit, self.family, has_targets=self.gate.has_targets
+                self.requirements.max_drop, self.gate.unit, self.family, is_unlabelled=self.gate.is_unlabelled
             )
             check(measurement, thresholds, self.runtime_task.agreement_means)
         except GateError as error:

@@ -17,6 +17,8 @@ Objective = Literal["latency", "throughput", "size"]
 CalibrationMethodName = Literal["minmax", "entropy", "percentile"]
 InstructionSet = Literal["avx2", "vnni"]
 MIN_CALIBRATION_ROWS = 32
+MIN_UNLABELLED_ROWS = 100
+"""With fewer, a single prediction that differs would be more than the one in a hundred that is allowed."""
 
 
 class ExportConfig(Frozen):
@@ -78,6 +80,8 @@ class ExportConfig(Frozen):
     def _check_unlabelled(self) -> Self:
         if self.unlabelled and self.data is None:
             raise ValueError("unlabelled says how data is read, and there is none: give data, too")
+        if self.unlabelled and self.max_gate_rows < MIN_UNLABELLED_ROWS:
+            raise ValueError(f"unlabelled needs {MIN_UNLABELLED_ROWS} rows or more: raise max_gate_rows")
         return self
 
 

@@ -56,18 +56,20 @@ def find_facts(config: ExportConfig, task: str, labels: Sequence[str], declared:
     needs_data = spec.accepts_pairs or task == TAGGING
     data = None
     if config.data is not None and needs_data:
-        hidden = TARGET_COLUMNS if config.unlabelled else ()
         data = read_data(
             config.data,
             columns=config.columns,
-            required=[name for name in spec.columns if name not in hidden],
-            optional=[name for name in spec.optional_columns if name not in hidden],
+            required=spec.columns,
+            optional=spec.optional_columns,
             seed=config.seed,
             splits=config.splits,
-            unlabelled=config.unlabelled,
+            hidden=TARGET_COLUMNS if config.unlabelled else None,
         )
     columns_of_data = next(iter(data.splits.values())).column_names if data else []
-    has_lists = "labels" in columns_of_data and "label" not in columns_of_data
+    # Whether an input may have several labels is told by the column's name, even where it is not read.
+    named = {config.columns.get(name, name): name for name in TARGET_COLUMNS} if data and config.unlabelled else {}
+    known = {*columns_of_data, *(named[name] for name in (data.columns if data else ()) if name in named)}
+    has_lists = "labels" in known and "label" not in known
     may_be_reranker = spec.accepts_pairs and config.data is None and len(labels) == 1
     return Facts(
         accepts_pairs="text_pair" in columns_of_data or may_be_reranker,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -25,7 +25,7 @@ BATCH_DEPENDENCE = 0.005
 """As a share of the largest output. Rounding in static int8 reaches a thousandth, a range shared by rows a tenth."""
 SAME_TEXTS = 0.99
 """Share of torch's own answers that a variant must give where the metric cannot tell whether it is broken."""
-GIVE_DATA = "give labelled data with --data, or inputs alone with --data and --unlabelled"
+GIVE_DATA = "give some with --data; inputs without labels need --unlabelled, too"
 """What a variant that gives up precision needs."""
 BATCH_ROWS = 16
 """Consecutive rows of a batch, of mixed lengths, so that rows are padded far more than in serving."""
@@ -41,6 +41,16 @@ class Thresholds:
     max_drop: float
     """How much the task's metric may lose; 0.01 is one point."""
 
+    @classmethod
+    def close(cls, min_agreement: float, max_drop: float, *, is_unlabelled: bool) -> Self:
+        """Return the limits of a model that is not exact.
+
+        Where data is unlabelled, agreement stands in for the metric: accuracy cannot fall by more than the share of
+        predictions that differ.
+        """
+        least = max(SAME_TEXTS, 1 - max_drop) if is_unlabelled else min_agreement
+        return cls(max_abs_diff=None, min_agreement=least, max_drop=max_drop)
+
     @property
     def rests_on_metric(self) -> bool:
         """Whether nothing but the metric could show that a model is broken."""
@@ -55,6 +65,8 @@ class Measurement:
     metric: Metric | None
     empty_score: float | None = None
     """The metric of empty outputs; see `MetricSpec`."""
+    unlabelled_agreement: float | None = None
+    """Agreement on data without targets alone, since golden cases say nothing of a metric; None with targets."""
 
     @property
     def empty_drop(self) -> float:
@@ -96,9 +108,9 @@ class Gate:
         self._golden_windows = [runtime_task.encode([each])[0] for each in self._golden_parsed]
 
     @property
-    def has_targets(self) -> bool:
-        """Whether the metric can be computed; else variants are judged by agreement alone."""
-        return bool(self._targets)
+    def is_unlabelled(self) -> bool:
+        """Whether the data has no targets, so that there is no metric and agreement decides."""
+        return bool(self.parsed_inputs) and not self._targets
 
     @property
     def rows(self) -> list[EncodedInput]:
@@ -193,21 +205,23 @@ class Gate:
         golden_expected = [[_arrays(window) for window in case.outputs] for case in self.golden]
         golden_differences = [difference(*pair) for pair in zip(golden, golden_expected, strict=True)]
         differences = [difference(*pair) for pair in zip(outputs, self.expected, strict=True)]
-        agreements = self._agreements(self._golden_parsed, self._golden_windows, golden, golden_expected)
-        agreements += self._agreements(self.parsed_inputs, self.windows, outputs, self.expected)
+        of_golden = self._agreements(self._golden_parsed, self._golden_windows, golden, golden_expected)
+        of_data = self._agreements(self.parsed_inputs, self.windows, outputs, self.expected)
         parity = Parity(
             golden_cases=len(golden),
             texts=len(outputs),
             max_abs_diff=max(golden_differences + differences),
             golden_max_abs_diff=golden_figure(golden_differences, self.golden),
-            agreement=float(np.mean(agreements)),
+            agreement=float(np.mean(of_golden + of_data)),
         )
         score = self.score(outputs) if np.isfinite(parity.max_abs_diff) else None
         if score is None or self._torch_score is None:
-            return Measurement(parity, None)
+            return Measurement(
+                parity, None, unlabelled_agreement=float(np.mean(of_data)) if self.is_unlabelled else None
+            )
         spec = self._task.metric
         metric = Metric(name=spec.name, value=score, torch=self._torch_score, lower_is_better=spec.lower_is_better)
-        return Measurement(parity, metric, spec.empty_score)
+        return Measurement(parity, metric, empty_score=spec.empty_score)
 
     def score(self, results: Sequence[Sequence[RowOutputs]]) -> float | None:
         """Compute the task's metric of outputs on the sample; None without data."""
@@ -241,9 +255,11 @@ def check(measurement: Measurement, thresholds: Thresholds, agreement_means: str
         failures.append(f"max |Δ| {parity.max_abs_diff:.3g} > {thresholds.max_abs_diff:g}")
     if not np.isfinite(parity.max_abs_diff):
         failures.append("some outputs are not finite or not of torch's shape")
-    if not parity.agreement >= thresholds.min_agreement:
-        found, least = f"{parity.agreement:.2%}", f"{thresholds.min_agreement:.0%}"
-        failures.append(f"agreement {found} < {least} ({agreement_means})")
+    of_data = measurement.unlabelled_agreement
+    agreement = parity.agreement if of_data is None else min(parity.agreement, of_data)
+    if not agreement >= thresholds.min_agreement:
+        least = f"{100 * thresholds.min_agreement:g}%"
+        failures.append(f"agreement {agreement:.2%} < {least} ({agreement_means})")
     # The drop is a difference of two floats: rounding may lift it just above the limit.
     if metric is not None and not metric.drop <= thresholds.max_drop + ROUNDING:
         direction = "rises" if metric.lower_is_better else "falls"

@@ -1,12 +1,14 @@
 """Open a checkpoint and the data of the gate, and compute torch's outputs on it."""
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tuneport.data.reader import MissingColumns
 from tuneport.data.sample import Sample, read_sample
+from tuneport.data.targets import TARGET_COLUMNS
 from tuneport.errors import DataError, TuneportError
 from tuneport.folders import write_lines
 from tuneport.runtime.batch import RowOutputs
@@ -17,7 +19,7 @@ from tuneport.schema.torch_setup import TorchSetup
 from tuneport.tasks import task_spec
 
 from .checkpoint import Checkpoint, open_checkpoint
-from .config import ExportConfig
+from .config import MIN_UNLABELLED_ROWS, ExportConfig
 from .facts import check_run_facts, find_facts
 from .families import ExportFamily, export_family, load_reference
 from .gate import Gate
@@ -26,9 +28,6 @@ from .reference import TorchModel
 from .statelessness import check_stateless
 from .steps import HERE, Steps
 from .tasks.base import ExportTask
-
-MIN_UNLABELLED_ROWS = 100
-"""With fewer, a single prediction that differs would be more than the one in a hundred that is allowed."""
 
 
 @dataclass(frozen=True)
@@ -69,22 +68,31 @@ def open_source(config: ExportConfig) -> Source:
     if checkpoint.run:
         check_run_facts(checkpoint.run, config)
     else:
-        facts = find_facts(config, checkpoint.task, checkpoint.labels, checkpoint.facts.problem_type)
+        with _naming_unlabelled(TARGET_COLUMNS):
+            facts = find_facts(config, checkpoint.task, checkpoint.labels, checkpoint.facts.problem_type)
         checkpoint = replace(checkpoint, facts=facts)
     task = spec.task_class("export")(checkpoint)
     if config.unlabelled and not task.target_columns:
-        raise TuneportError(f"inputs of {checkpoint.task} are their own targets", "leave out --unlabelled")
+        raise TuneportError(f"{checkpoint.task} has no columns of targets to leave unread", "leave out --unlabelled")
     count = min(config.max_gate_rows, spec.max_gate_rows or config.max_gate_rows)
-    try:
+    with _naming_unlabelled(task.target_columns):
         sample = read_split(config, checkpoint, task, "validation", count)
-    except MissingColumns as error:
-        if not set(error.names) <= set(task.target_columns):
-            raise
-        raise DataError(error.problem, f"{error.remedy}, or judge variants without them: --unlabelled") from error
     if config.unlabelled and len(sample.inputs) < MIN_UNLABELLED_ROWS:
-        problem = f"{config.data} has {len(sample.inputs)} inputs to compare with torch's predictions"
+        where = "" if sample.split == "all" else f" in its {sample.split} split"
+        problem = f"{config.data} has {len(sample.inputs)} inputs{where} to compare with torch's predictions"
         raise DataError(problem, f"give {MIN_UNLABELLED_ROWS} or more, or labelled ones without --unlabelled")
     return Source(checkpoint, task, export_family(checkpoint.task), sample)
+
+
+@contextlib.contextmanager
+def _naming_unlabelled(targets: Sequence[str]) -> Iterator[None]:
+    """Name --unlabelled in the error for data that lacks nothing but columns of targets."""
+    try:
+        yield
+    except MissingColumns as error:
+        if not set(error.names) <= set(targets):
+            raise
+        raise DataError(error.problem, f"{error.remedy}, or judge variants without them: --unlabelled") from error
 
 
 def compute_reference(source: Source, folder: Path, setup: TorchSetup, steps: Steps = HERE) -> Reference:

@@ -12,7 +12,7 @@ from tuneport.schema.artifact import ComputeCapability, Device, Engine, Layout, 
 from tuneport.tasks import FamilyName
 
 from .families import ExportFamily
-from .gate import EXACT, SAME_TEXTS, Measurement, Thresholds
+from .gate import EXACT, Measurement, Thresholds
 from .passes.bf16 import bf16
 from .passes.context import Pass
 from .passes.distill import distilled
@@ -64,18 +64,12 @@ class VariantSpec:
         """Return the device that it runs on in an artifact for `device`."""
         return "tensorrt" if self.uses_tensorrt else device
 
-    def thresholds(self, max_drop: float, unit: float, family: ExportFamily, *, has_targets: bool) -> Thresholds:
-        """Return the limits of the gate; `unit` is the scale of outputs.
-
-        Without targets agreement stands in for the metric: accuracy cannot fall by more than the share of predictions
-        that differ.
-        """
+    def thresholds(self, max_drop: float, unit: float, family: ExportFamily, *, is_unlabelled: bool) -> Thresholds:
+        """Return the limits of the gate; `unit` is the scale of outputs."""
         if self.is_exact:
             return Thresholds(max_abs_diff=EXACT * unit, min_agreement=1.0, max_drop=max_drop)
         min_agreement = self.min_agreement if family.needs_agreement else 0.0
-        if not has_targets:
-            min_agreement = max(SAME_TEXTS, 1 - max_drop)
-        return Thresholds(max_abs_diff=None, min_agreement=min_agreement, max_drop=max_drop)
+        return Thresholds.close(min_agreement, max_drop, is_unlabelled=is_unlabelled)
 
     def tolerance(self, measurement: Measurement, unit: float, family: ExportFamily) -> float:
         """Return the difference from torch that golden cases may show on another host, whose kernels may differ."""

@@ -23,8 +23,8 @@ from tuneport.stages.export.variants import VARIANTS
 from tuneport.tasks import all_tasks
 
 ENCODER, GENERATIVE = export_family("text-classification"), export_family("translation")
-FP32 = VARIANTS["fp32"].thresholds(0.01, 1.0, ENCODER, has_targets=True)
-INT8 = VARIANTS["int8"].thresholds(0.01, 1.0, ENCODER, has_targets=True)
+FP32 = VARIANTS["fp32"].thresholds(0.01, 1.0, ENCODER, is_unlabelled=False)
+INT8 = VARIANTS["int8"].thresholds(0.01, 1.0, ENCODER, is_unlabelled=False)
 
 
 def measured(*, difference: float = 0.0, agreement: float = 1.0, value: float = 0.9, torch: float = 0.9) -> Measurement:
@@ -81,7 +81,7 @@ def test_a_limit_that_is_met_exactly_passes_and_the_next_value_fails(
 def test_a_drop_of_exactly_one_point_passes_whatever_its_rounding(total: int) -> None:
     for right in range(total // 100, total + 1):
         value, torch = (right - total // 100) / total, right / total
-        check(measured(value=value, torch=torch), VARIANTS["int8"].thresholds(0.01, 1.0, ENCODER, has_targets=True))
+        check(measured(value=value, torch=torch), VARIANTS["int8"].thresholds(0.01, 1.0, ENCODER, is_unlabelled=False))
 
 
 def test_the_error_says_what_agreement_of_scores_means() -> None:
@@ -98,16 +98,18 @@ def test_the_error_names_every_figure_beyond_its_threshold() -> None:
 
 
 def test_the_difference_allowed_to_exact_variants_grows_with_the_scale_of_outputs() -> None:
-    thresholds = VARIANTS["fp32"].thresholds(0.01, 50.0, ENCODER, has_targets=True)
+    thresholds = VARIANTS["fp32"].thresholds(0.01, 50.0, ENCODER, is_unlabelled=False)
     check(measured(difference=0.05), thresholds)
     with pytest.raises(GateError, match=r"max \|Δ\| 0.051 > 0.05"):
         check(measured(difference=0.051), thresholds)
 
 
 def test_quantized_generative_models_are_limited_by_their_metric_alone() -> None:
-    check(measured(agreement=0.1, difference=0.9), VARIANTS["int8"].thresholds(0.01, 1.0, GENERATIVE, has_targets=True))
+    check(
+        measured(agreement=0.1, difference=0.9), VARIANTS["int8"].thresholds(0.01, 1.0, GENERATIVE, is_unlabelled=False)
+    )
     with pytest.raises(GateError, match="accuracy falls by"):
-        check(measured(value=0.88), VARIANTS["int8"].thresholds(0.01, 1.0, GENERATIVE, has_targets=True))
+        check(measured(value=0.88), VARIANTS["int8"].thresholds(0.01, 1.0, GENERATIVE, is_unlabelled=False))
 
 
 def generated(name: str, *, torch: float, value: float, agreement: float = 0.0) -> Measurement:
@@ -120,14 +122,14 @@ def generated(name: str, *, torch: float, value: float, agreement: float = 0.0) 
 @pytest.mark.parametrize(("name", "torch", "empty"), [("chrf", 0.01, 0.0), ("wer", 0.99, 1.0), ("wer", 1.6, 1.0)])
 def test_where_empty_outputs_would_pass_a_variant_must_agree_with_torch(name: str, torch: float, empty: float) -> None:
     """torch makes noise or, in speech, almost only errors: a variant that says nothing loses nothing by the metric."""
-    int8 = VARIANTS["int8"].thresholds(0.01, 1.0, GENERATIVE, has_targets=True)
+    int8 = VARIANTS["int8"].thresholds(0.01, 1.0, GENERATIVE, is_unlabelled=False)
     with pytest.raises(GateError, match=rf"own {name} is {torch:.4f}, so that a model that says nothing.*0.00% of"):
         check(generated(name, torch=torch, value=empty), int8)
     check(generated(name, torch=torch, value=torch, agreement=0.99), int8)
 
 
 def test_the_metric_alone_decides_where_it_would_show_silence() -> None:
-    int8 = VARIANTS["int8"].thresholds(0.01, 1.0, GENERATIVE, has_targets=True)
+    int8 = VARIANTS["int8"].thresholds(0.01, 1.0, GENERATIVE, is_unlabelled=False)
     for name, torch, silent in (("chrf", 0.011, 0.0), ("wer", 0.98, 1.0)):
         check(generated(name, torch=torch, value=torch), int8)
         with pytest.raises(GateError, match=f"{name} (falls|rises) by 0.0"):

@@ -17,10 +17,10 @@ from tuneport.stages.benchmarks.baselines import open_baseline, read_workload
 from tuneport.stages.benchmarks.config import BenchConfig
 from tuneport.stages.export.applicable import select_variants
 from tuneport.stages.export.build import Passed
-from tuneport.stages.export.config import ExportConfig
+from tuneport.stages.export.config import MIN_UNLABELLED_ROWS, ExportConfig
 from tuneport.stages.export.families import export_family
 from tuneport.stages.export.gate import Measurement, check
-from tuneport.stages.export.source import MIN_UNLABELLED_ROWS, open_source
+from tuneport.stages.export.source import open_source
 from tuneport.stages.export.variants import VARIANTS
 from tuneport.tasks import FamilyName, all_tasks, task_spec
 
@@ -84,7 +84,7 @@ def test_a_variant_that_answers_otherwise_is_left_out(
 @pytest.mark.parametrize(("max_drop", "least"), [(0.01, 0.99), (0.005, 0.995), (0.5, 0.99), (0.0, 1.0)])
 def test_agreement_limits_what_the_metric_would(family: FamilyName, name: str, max_drop: float, least: float) -> None:
     task = next(each for each in all_tasks().values() if each.family == family)
-    thresholds = VARIANTS[name].thresholds(max_drop, 1.0, export_family(task.name), has_targets=False)
+    thresholds = VARIANTS[name].thresholds(max_drop, 1.0, export_family(task.name), is_unlabelled=True)
     assert thresholds.min_agreement == pytest.approx(least)
     parity = Parity(golden_cases=1, texts=999, max_abs_diff=0.1, golden_max_abs_diff=0.1, agreement=least - 1e-3)
     with pytest.raises(GateError, match="agreement"):
@@ -115,7 +115,9 @@ def test_students_need_labels() -> None:
 
 
 def test_a_model_of_texts_without_targets_refuses_the_setting(chat: Path, inputs: Path) -> None:
-    with pytest.raises(TuneportError, match="inputs of text-generation are their own targets; leave out --unlabelled"):
+    with pytest.raises(
+        TuneportError, match="text-generation has no columns of targets to leave unread; leave out --unlabelled"
+    ):
         open_source(config(chat.parent / "llama", inputs))
 
 

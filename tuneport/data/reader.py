@@ -4,7 +4,7 @@ Rows stay on disk as Arrow, so memory does not grow with their number.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,18 +66,22 @@ def read_data(
     optional: Sequence[str],
     seed: int,
     splits: Mapping[str, str] | None = None,
-    unlabelled: bool = False,
+    hidden: Collection[str] | None = None,
 ) -> Data:
     """Read every split with the task's columns, renamed to the task's names.
 
     `source` is a folder, a file or a name on the hub; `columns` maps columns of the task to those of the source, and
     `splits` names of splits to those of the source. A single file is split 80/10/10 with the seed; without a validation
-    split a tenth of train becomes it. A test split without targets is left out. What is `unlabelled`
-    trains no model, so that a single file stays one split, `all`. Raises DataError for a source that cannot be read, a
+    split a tenth of train becomes it. A test split without targets is left out. Columns of
+    targets may be `hidden`: the data then counts as unlabelled, trains no model, and a single file stays one split,
+    `all`. Raises DataError for a source that cannot be read, a
     missing column, or a file without rows.
     """
+    if hidden is not None:
+        required, optional = ([name for name in names if name not in hidden] for names in (required, optional))
+        columns = {name: column for name, column in columns.items() if name not in hidden}
     files = read_files(source, columns=columns, required=required, optional=optional, splits=splits)
-    completed = files.splits if unlabelled else complete_splits(files.splits, source, seed)
+    completed = files.splits if hidden is not None else complete_splits(files.splits, source, seed)
     record = DataSource(
         source=str(Path(source).resolve()) if Path(source).exists() else source,
         columns=dict(columns),
@@ -85,7 +89,7 @@ def read_data(
         seed=seed,
         fingerprint=digest([fingerprint(completed[name]) for name in sorted(completed)]),
         rows={name: len(rows) for name, rows in completed.items()},
-        unlabelled=unlabelled,
+        unlabelled=hidden is not None,
     )
     divided = "train" if "train" in files.names else "all"
     names = {name: files.names.get(name, f"{files.names[divided]} ({name})") for name in completed}
@@ -119,8 +123,13 @@ def read_files(
     )
 
 
-def reread(record: DataSource, *, required: Sequence[str], optional: Sequence[str]) -> Data:
-    """Read the data of a run or an artifact again; raises DataError if it is gone or has changed."""
+def reread(
+    record: DataSource, *, required: Sequence[str], optional: Sequence[str], targets: Collection[str] = ()
+) -> Data:
+    """Read the data of a run or an artifact again; raises DataError if it is gone or has changed.
+
+    `targets` are the columns that are hidden if the data was.
+    """
     remedy = "restore it, or give data of the same task with --data"
     try:
         data = read_data(
@@ -130,7 +139,7 @@ def reread(record: DataSource, *, required: Sequence[str], optional: Sequence[st
             optional=optional,
             seed=record.seed,
             splits=record.splits,
-            unlabelled=record.unlabelled,
+            hidden=targets if record.unlabelled else None,
         )
     except DataError as error:
         raise DataError(f"the data that was used before cannot be read: {error.problem}", remedy) from error
@@ -155,7 +164,7 @@ def _check_columns(loaded: Mapping[str, LoadedSplit], names: Mapping[str, str], 
             wanted = dict.fromkeys([*needed, *(name for name in TARGET_COLUMNS if name in names)][: len(needed) + 1])
             example = (headless[0].delimiter or ",").join(names[name] for name in wanted)
             remedy = f"the first row looks like data: write a line with the columns' names above it, such as {example}"
-            raise MissingColumns("; ".join(problems), remedy, all_absent)
+            raise DataError("; ".join(problems), remedy)
         split = next(split for split, absent in missing.items() if absent)
         if loaded[split].file.lower().removesuffix(GZIP).endswith(".txt"):
             remedy = ".txt is read as CoNLL text: give a table the suffix .tsv or .csv"

@@ -4,10 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+
 from tuneport.data.reader import read_data, reread
 from tuneport.data.rows import Problems, numbered_rows
 from tuneport.schema.run import DataSource
 
+UNLABELLED_SPLITS = ("validation", "test", "all", "train")
+"""Splits of unlabelled data, the first that there is: a model may have been trained on the last."""
 REMEDY = "give data as the model was trained on, or rename columns with --columns"
 
 
@@ -64,16 +68,19 @@ def read_sample(
     """
     if data is None:
         return Sample([], [], None, "")
-    unlabelled = data.unlabelled if isinstance(data, DataSource) else unlabelled
-    required = tuple(name for name in task.columns if not (unlabelled and name in task.target_columns))
-    wanted: dict[str, Any] = {"required": required, "optional": task.optional_columns}
+    wanted: dict[str, Any] = {"required": task.columns, "optional": task.optional_columns}
     if isinstance(data, DataSource):
-        read = reread(data, **wanted)
+        read = reread(data, targets=task.target_columns, **wanted)
     else:
-        read = read_data(data, columns=columns, seed=seed, splits=split_names, unlabelled=unlabelled, **wanted)
+        hidden = task.target_columns if unlabelled else None
+        read = read_data(data, columns=columns, seed=seed, splits=split_names, hidden=hidden, **wanted)
     task.set_data_source(read.source.source)
-    split = next(name for name in (*splits, *read.splits) if name in read.splits)
+    unlabelled = read.source.unlabelled
+    split = next(name for name in (*splits, *UNLABELLED_SPLITS) if name in read.splits)
     rows = read.splits[split]
+    if unlabelled and len(rows) > count:  # nobody shuffled them, and files are often sorted
+        drawn = np.random.default_rng(read.source.seed).permutation(len(rows))[:count]
+        rows = rows.select(np.sort(drawn))
     inputs, targets = [], []
     problems = Problems(REMEDY)
     for number, row in numbered_rows(rows.take(min(count, len(rows)))):

@@ -5,7 +5,7 @@ runs/x/  run.json  checkpoint/
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field, SerializerFunctionWrapHandler, model_serializer
 
 from tuneport.host import Host
 from tuneport.schema.base import Frozen
@@ -38,6 +38,13 @@ class DataSource(Frozen):
     """Rows of each split."""
     unlabelled: bool = False
     """Whether targets were not read, and a single file not split."""
+
+    @model_serializer(mode="wrap")
+    def _leave_out(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = write(self)
+        if not self.unlabelled:
+            content.pop("unlabelled", None)  # versions that do not know it refuse a record that has it
+        return content
 
 
 class PseudoLabelled(Frozen):
