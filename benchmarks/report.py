@@ -189,6 +189,12 @@ def _gpu_cells(gpu: GpuUsage) -> tuple[str, str, str]:
     )
 
 
+def write_json_and_table(folder: Path, report: Frozen, parts: Sequence[str]) -> None:
+    """Write report.json, and report.md with a blank line between its parts."""
+    (folder / REPORT).write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    (folder / TABLE).write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:
     """Format a table in Markdown: the first column left-aligned, the others right-aligned."""
     lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]

@@ -4,20 +4,19 @@ from pathlib import Path
 
 from .page import Page, write_page
 from .pictures import engine_figures
-from .report import HTML, PICTURE, REPORT, TABLE, Report, check_one_device, markdown_table
+from .report import HTML, PICTURE, Report, check_one_device, markdown_table, write_json_and_table
 
 
 def write_report(folder: Path, report: Report) -> None:
     """Write report.json, report.md, report.html and report.png; raises TuneportError if the report mixes devices."""
     check_one_device(report.results)
-    (folder / REPORT).write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
     title = f"{report.name} {report.version}"
     tables = [markdown_table(*report.cells())]
     shapes = report.shape_cells()
     if shapes[1]:
         tables.append("Milliseconds for a batch of a fixed shape:\n\n" + markdown_table(*shapes))
     parts = [f"# {title}", tables[0], report.caption(), *report.remarks(), *tables[1:]]
-    (folder / TABLE).write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    write_json_and_table(folder, report, parts)
     figures = engine_figures(report)
     figures[0].picture.savefig(folder / PICTURE, dpi=120)
     page = Page(

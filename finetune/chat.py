@@ -11,11 +11,11 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from tuneport.data.rows import preview
 from tuneport.errors import CheckpointError, DataError, TuneportError
+from tuneport.runtime.tasks.text_generation import ROLES
 
 from .config import FinetuneConfig
 from .losses import IGNORED
 
-ROLES = ("system", "user", "assistant", "tool")
 GENERATION_BLOCK = re.compile(r"\{%-?\s*generation\s*-?%\}")
 """Marks the assistant's answers in a chat template, where it has such marks."""
 Message = dict[str, str]

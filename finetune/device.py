@@ -8,7 +8,8 @@ import torch
 from tuneport.errors import EngineError
 from tuneport.gpu import AMPERE, capability_pair
 from tuneport.host import Host
-from tuneport.schema.run import TrainingDevice, TrainingPrecision
+from tuneport.schema.run import TrainingPrecision
+from tuneport.schema.torch_setup import TorchDevice
 
 from .config import FinetuneConfig
 from .processes import processes
@@ -21,7 +22,7 @@ CUDA_WORKERS = 2
 class Device:
     """What training runs on, as far as precision and the number of processes depend on it."""
 
-    kind: TrainingDevice
+    kind: TorchDevice
     name: str
     """Of the GPU, or of the processor."""
     has_bf16: bool

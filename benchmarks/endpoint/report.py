@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ..page import Cells, Page, write_page
-from ..report import HTML, PICTURE, REPORT, TABLE, markdown_table, milliseconds
+from ..report import HTML, PICTURE, markdown_table, milliseconds, write_json_and_table
 from .pictures import endpoint_figures
 from .results import EndpointReport, LevelResult
 
@@ -13,14 +13,13 @@ MAX_CLIENT_CPU_SHARE = 0.5
 
 def write_endpoint_report(folder: Path, report: EndpointReport) -> None:
     """Write report.json, report.md, report.html and report.png."""
-    (folder / REPORT).write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
     title = f"{report.name} {report.version}: the endpoint"
     tables: list[tuple[str, Cells]] = [("Closed loop", level_cells(report)), ("Servers", server_cells(report))]
     if report.rate_searches:
         objective = f"Open loop: the highest rate with p99 within {report.rate_searches[0].slo_p99_ms:g} ms"
         tables.append((objective, rate_cells(report)))
     parts = [f"# {title}", *(f"## {name}\n\n{markdown_table(*cells)}" for name, cells in tables), *remarks(report)]
-    (folder / TABLE).write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    write_json_and_table(folder, report, parts)
     figures = endpoint_figures(report)
     figures[0].picture.savefig(folder / PICTURE, dpi=120)
     page = Page(title=title, tables=tuple(tables), paragraphs=tuple(remarks(report)), figures=figures)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ..report import REPORT, TABLE, markdown_table
+from ..report import markdown_table, write_json_and_table
 from .config import RequestCostReport, ServerResult
 
 HEADER = [
@@ -13,7 +13,6 @@ HEADER = [
 
 def write_report(folder: Path, report: RequestCostReport) -> None:
     """Write report.json and report.md."""
-    (folder / REPORT).write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
     rows = [_row(report, server) for server in report.servers]
     parts = [
         f"# The cost of a request: {report.model}",
@@ -21,7 +20,7 @@ def write_report(folder: Path, report: RequestCostReport) -> None:
         _caption(report),
         _layers(report),
     ]
-    (folder / TABLE).write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    write_json_and_table(folder, report, parts)
 
 
 def _row(report: RequestCostReport, server: ServerResult) -> list[str]:

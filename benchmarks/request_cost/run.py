@@ -53,7 +53,7 @@ def bench_request_cost(
         del predictor
         progress("the layers of a request")
         layers = measure_layers(artifact, texts[0])
-        servers = run_rounds(config, _chosen(config, artifact, manifest), texts, expected, progress)
+        servers = run_rounds(config, chosen_targets(config, artifact, manifest), texts, expected, progress)
     report = RequestCostReport(
         model=f"{manifest.name} {manifest.version}",
         config=config,
@@ -113,7 +113,7 @@ def _measure(
     before = resource_usage(server.pid)
     load = load_server(target, many)
     usage = resource_usage(server.pid)
-    _check(target, load.last_bodies, expected)
+    check_responses(target, load.last_bodies, expected)
     one = load_server(target, plan_load(target, server.port, texts, connections=1, seconds=config.seconds / 2))
     sample = {
         "requests_per_s": load.answered / load.seconds,
@@ -134,14 +134,15 @@ def _measure(
     return {**sample, "worker_mib": usage.worker_mib, "total_mib": usage.total_mib}
 
 
-def _check(target: EndpointTarget, bodies: dict[int, bytes], expected: Sequence[str]) -> None:
+def check_responses(target: EndpointTarget, bodies: dict[int, bytes], expected: Sequence[str]) -> None:
     """Raise TuneportError if a server answers otherwise than the model."""
     wrong = sum(target.decode_response(body)["label"] != expected[index] for index, body in bodies.items())
     if wrong > MAX_WRONG_SHARE * len(bodies):
         raise TuneportError(f"{target.name} answers {wrong} of {len(bodies)} texts wrongly", "do not trust its speed")
 
 
-def _chosen(config: RequestCostConfig, artifact: Path, manifest: Manifest) -> list[EndpointTarget]:
+def chosen_targets(config: RequestCostConfig, artifact: Path, manifest: Manifest) -> list[EndpointTarget]:
+    """Return the servers that the config chooses, the bare one first; raises TuneportError for an unknown one."""
     targets = request_cost_targets(artifact, manifest)
     if unknown := [name for name in config.servers if not any(name in target.name for target in targets)]:
         known = ", ".join(target.name for target in targets)

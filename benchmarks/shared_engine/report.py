@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ..report import REPORT, TABLE, markdown_table
+from ..report import markdown_table, write_json_and_table
 from .config import CaseResult, SharedEngineReport
 
 HEADER = [
@@ -13,10 +13,9 @@ HEADER = [
 
 def write_report(folder: Path, report: SharedEngineReport) -> None:
     """Write report.json and report.md."""
-    (folder / REPORT).write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
     rows = [_row(report, case) for case in report.cases]
     parts = [f"# Workers that share an engine: {report.model}", markdown_table(HEADER, rows), _caption(report)]
-    (folder / TABLE).write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    write_json_and_table(folder, report, parts)
 
 
 def _row(report: SharedEngineReport, case: CaseResult) -> list[str]:

@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tuneport.folders import check_out, new_folder
 from tuneport.schema.loading import load_manifest
 from tuneport.stages.serve.process import supervisor_command
+from tuneport.stages.serve.supervisor import WORKER
 
 from ..endpoint.processes import load_server, plan_load, start_server
 from ..endpoint.rounds import in_order_of_round
@@ -28,7 +29,6 @@ from .report import write_report
 
 NUM_TEXTS = 500
 PACED_SERVICE = "tuneport.stages.benchmarks.shared_engine.paced_service"
-WORKER = "tuneport.stages.serve.standalone"
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from decimal import Decimal
 from itertools import islice
 from typing import Any, Literal
 
-from datasets import ClassLabel
+from datasets import ClassLabel, Dataset
 
 from tuneport.data.files import LoadedSplit
 from tuneport.data.rows import numbered_rows
@@ -70,9 +70,14 @@ def key_of(name: str) -> str:
     return "".join(char for char in name.lower() if char.isalnum())
 
 
+def first_rows(rows: Dataset) -> list[dict[str, Any]]:
+    """Return the first `SAMPLE_ROWS` rows."""
+    return [row for _, row in islice(numbered_rows(rows), SAMPLE_ROWS)]
+
+
 def describe_columns(split: LoadedSplit) -> list[Column]:
     """Describe every column by the values of the first rows."""
-    sample = [row for _, row in islice(numbered_rows(split.rows), SAMPLE_ROWS)]
+    sample = first_rows(split.rows)
     names = {name for name, feature in split.rows.features.items() if isinstance(feature, ClassLabel)}
     return [
         _describe(name, [row[name] for row in sample], is_table=split.delimiter is not None, is_label=name in names)

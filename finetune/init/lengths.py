@@ -3,21 +3,19 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
 from transformers import AutoConfig
 
-from tuneport.data.rows import numbered_rows
 from tuneport.modeling.positions import position_limit
 from tuneport.tasks import TaskSpec
 
 from ..config import FinetuneConfig
 from ..loading import as_checkpoint_error
+from .columns import first_rows
 
-SAMPLE_ROWS = 2000
 COVERED = 99.0
 """Per cent of the inputs that fit the suggested length."""
 MULTIPLE = 8
@@ -49,7 +47,7 @@ def suggest_lengths(
     spec: TaskSpec, rows: Dataset, processor: Any, source: str, config: FinetuneConfig
 ) -> list[Lengths]:
     """Suggest max_length and, for tasks that generate a target, max_target_length."""
-    sample = [row for _, row in islice(numbered_rows(rows), SAMPLE_ROWS)]
+    sample = first_rows(rows)
     tokenizer = getattr(processor, "tokenizer", processor)
     limit = min(_limit(source, config) or MAX_LENGTH, MAX_WINDOW if "doc_stride" in spec.settings else MAX_LENGTH)
     found = []

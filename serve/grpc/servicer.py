@@ -1,7 +1,7 @@
 """The calls of `inference.GRPCInferenceService`, each in a request frame."""
 
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 import grpc
 
@@ -21,10 +21,9 @@ from .connections import ActiveCalls
 from .messages import infer_response, read_parameters
 from .model_management import config_response, index_response, statistics_response
 from .requests import check_request, parse_request, use_model
-from .stream import StreamInfer
+from .stream import Context, StreamInfer
 
 SERVICE = "inference.GRPCInferenceService"
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Call = Callable[[Any, Context, RequestFrame], Awaitable[Any]]
 
 

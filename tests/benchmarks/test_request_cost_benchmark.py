@@ -18,7 +18,7 @@ from tuneport.stages.benchmarks.request_cost.config import (
 )
 from tuneport.stages.benchmarks.request_cost.layers import LayerCost
 from tuneport.stages.benchmarks.request_cost.report import write_report
-from tuneport.stages.benchmarks.request_cost.run import _check, _chosen
+from tuneport.stages.benchmarks.request_cost.run import check_responses, chosen_targets
 from tuneport.stages.benchmarks.request_cost.targets import BARE, TUNEPORT
 
 
@@ -47,14 +47,14 @@ def test_the_report_compares_with_the_bare_server_and_the_engine(tmp_path: Path)
 
 def test_a_server_that_answers_wrongly_is_no_result(tiny_artifact: Path, tmp_path: Path) -> None:
     config = RequestCostConfig(out=tmp_path, servers=("serve, HTTP",))
-    targets = _chosen(config, tiny_artifact, load_manifest(tiny_artifact))
+    targets = chosen_targets(config, tiny_artifact, load_manifest(tiny_artifact))
     assert [target.name for target in targets][:2] == [BARE, TUNEPORT]
     bodies = {i: orjson.dumps({"predictions": [{"label": "calm"}]}) for i in range(10)}
-    _check(targets[0], bodies, ["calm"] * 10)
+    check_responses(targets[0], bodies, ["calm"] * 10)
     with pytest.raises(TuneportError, match="1 of 10"):
-        _check(targets[0], bodies, ["calm"] * 9 + ["loud"])
+        check_responses(targets[0], bodies, ["calm"] * 9 + ["loud"])
     with pytest.raises(TuneportError, match="no server 'nginx'"):
-        _chosen(config.model_copy(update={"servers": ("nginx",)}), tiny_artifact, load_manifest(tiny_artifact))
+        chosen_targets(config.model_copy(update={"servers": ("nginx",)}), tiny_artifact, load_manifest(tiny_artifact))
 
 
 @pytest.mark.slow

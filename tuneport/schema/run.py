@@ -9,12 +9,12 @@ from pydantic import AfterValidator, BaseModel, Field, SerializerFunctionWrapHan
 
 from tuneport.host import Host
 from tuneport.schema.base import Frozen
+from tuneport.schema.torch_setup import TorchDevice
 from tuneport.tasks import TaskName
 
 RUN, CHECKPOINT = "run.json", "checkpoint"
 SETTINGS = "settings.json"
 """Written first: a folder with it but without `RUN` is a run, or a search, that was interrupted."""
-TrainingDevice = Literal["cpu", "cuda"]
 TrainingPrecision = Literal["fp32", "fp16", "bf16"]
 
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
@@ -91,7 +91,7 @@ class Throughput(Frozen):
 class Training(Frozen):
     """How a model was trained, and how fast."""
 
-    device: TrainingDevice
+    device: TorchDevice
     device_name: str
     """Of the GPU, or of the processor."""
     processes: int
