@@ -12,7 +12,7 @@ import torch
 from kit.data import write_rows
 from kit.reports import engine_report, model_result
 
-from tuneport.errors import ArtifactError, TuneportError
+from tuneport.errors import ArtifactError, DataError, TuneportError
 from tuneport.gpu import GpuUsage
 from tuneport.runtime.batch import EncodedInput
 from tuneport.schema.artifact import Manifest
@@ -67,6 +67,9 @@ def test_the_inputs_are_those_of_the_split_that_is_named(
     assert len(read_workload(manifest, task, config).inputs) > 2
     named = config.model_copy(update={"splits": {"test": "holdout"}})
     assert read_workload(manifest, task, named).inputs == ["a bank", "a band"]
+    for ignored in ({"splits": {"test": "holdout"}}, {"columns": {"text": "review"}}):
+        with pytest.raises(DataError, match="--columns and --splits are for --data, which is not given"):
+            read_workload(manifest, task, config.model_copy(update={"data": None, **ignored}))
 
 
 def test_a_report_that_mixes_devices_is_refused(tmp_path: Path) -> None:

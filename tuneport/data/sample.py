@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from tuneport.data.reader import read_data, reread
 from tuneport.data.rows import Problems, numbered_rows
+from tuneport.errors import DataError
 from tuneport.schema.run import DataSource
 
 REMEDY = "give data as the model was trained on, or rename columns with --columns"
@@ -53,8 +54,11 @@ def read_sample(
     """Read up to `count` rows of the first of `splits` that the data has; `split_names` as in `read_data`.
 
     `data` is the user's source, or the record of one that was read before and must not have changed since. Raises
-    DataError for data that is gone, or has targets that the model cannot predict; it lists all such rows.
+    DataError for data that is gone, or has targets that the model cannot predict, all of which it lists; and for names
+    of columns or splits without a source of the user's.
     """
+    if (columns or split_names) and not isinstance(data, str):
+        raise DataError("--columns and --splits are for --data, which is not given", "give it, or leave them out")
     if data is None:
         return Sample([], [], None, "")
     required, optional = task.columns, task.optional_columns
