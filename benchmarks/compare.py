@@ -99,7 +99,8 @@ def read_report(file: Path) -> Report | EndpointReport:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} cannot be read ({error})", f"give the {REPORT} of a benchmark") from error
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise DataError(f"{path} cannot be read ({reason})", f"give the {REPORT} of a benchmark") from error
     remedy = "repeat the benchmark with this version"
     kind: type[Report | EndpointReport] = EndpointReport if ENDPOINT_KIND.search(text) else Report
     try:

@@ -108,6 +108,9 @@ def with_settings(prepared: Prepared, config: FinetuneConfig) -> Prepared:
 
 def _load_processor(task: FinetuneTask, source: str) -> Any:
     """Load the tokenizer; the error for a missing model differs from that for one that does not fit the task."""
+    remedy = f"correct the path, or give a hub name or {MODEL}"
+    if Path(source).is_file():  # the hub would be asked for it, several times
+        raise CheckpointError(f"{source} is a file, and a model is a folder", remedy)
     try:
         return task.load_processor(source)
     except CheckpointError as error:
@@ -116,7 +119,7 @@ def _load_processor(task: FinetuneTask, source: str) -> Any:
         if Path(source).exists() or not (is_path or is_unknown):
             raise
         problem = f"there is no folder {source}{'' if is_path else ', and no hub model of that name in reach'}"
-        raise CheckpointError(problem, f"correct the path, or give a hub name or {MODEL}") from error
+        raise CheckpointError(problem, remedy) from error
 
 
 def _check_adversarial(config: FinetuneConfig) -> None:

@@ -107,6 +107,8 @@ def find_public_key(given: str) -> str:
 
     Raises SignatureError for a file that cannot be read, and for another kind of key.
     """
+    if not given.strip():  # such as a variable that is not set, which must not turn the check off
+        raise SignatureError("the public key is empty", "give minisign's .pub file, or its last line")
     path = Path(given)
     if given.startswith("RW") and not path.exists():
         text, source = given, "the given key"

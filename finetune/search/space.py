@@ -60,7 +60,11 @@ def read_space(file: Path) -> dict[str, Range]:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise TuneportError(f"cannot read {file} ({error})", remedy) from error
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        errors = [(".".join(map(str, each["loc"])), each) for each in error.errors()]
+        problems = "; ".join(
+            f"{name}: {each['msg'].removeprefix('Value error, ')}" if name else "it varies no setting"
+            for name, each in errors
+        )
         raise TuneportError(f"{file}: {problems}", remedy) from error
     if unknown := sorted(set(space) - SEARCHABLE):
         raise TuneportError(f"{file} varies {unknown}, which a search cannot", f"vary some of {sorted(SEARCHABLE)}")

@@ -2,20 +2,23 @@
 
 import json
 import re
+import shutil
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from kit.data import write_rows
 from kit.reports import engine_report, model_result
 
-from tuneport.errors import ArtifactError, TuneportError
+from tuneport.errors import ArtifactError, DataError, TuneportError
 from tuneport.gpu import GpuUsage
 from tuneport.runtime.batch import EncodedInput
 from tuneport.schema.artifact import Manifest
 from tuneport.schema.torch_setup import REFERENCE, TorchDevice, TorchSetup
 from tuneport.stages.benchmarks import shapes as shapes_module
+from tuneport.stages.benchmarks.baselines import open_baseline, read_workload
 from tuneport.stages.benchmarks.config import BenchConfig
 from tuneport.stages.benchmarks.engine import bench, select_device
 from tuneport.stages.benchmarks.flops import product_flops_per_token, product_share
@@ -51,6 +54,22 @@ def test_a_report_has_the_variants_of_one_device(manifest: Manifest) -> None:
     assert names(on_devices(manifest, fp32="cuda", int8="tensorrt"), None) == ("cuda", ["fp32", "int8"], ())
     with pytest.raises(ArtifactError, match=r"no variant for cuda.*--device cpu"):
         select_device(manifest, "cuda")
+
+
+def test_the_inputs_are_those_of_the_split_that_is_named(
+    manifest: Manifest, tiny_artifact: Path, tiny_checkpoint: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_data, tmp_path / "data")
+    rows = [{"text": "a bank", "label": "calm"}, {"text": "a band", "label": "calm"}]
+    write_rows(tmp_path / "data" / "holdout.jsonl", rows)
+    config = BenchConfig(artifact=tiny_artifact, checkpoint=tiny_checkpoint, data=str(tmp_path / "data"))
+    task = open_baseline(manifest, config).task
+    assert len(read_workload(manifest, task, config).inputs) > 2
+    named = config.model_copy(update={"splits": {"test": "holdout"}})
+    assert read_workload(manifest, task, named).inputs == ["a bank", "a band"]
+    for ignored in ({"splits": {"test": "holdout"}}, {"columns": {"text": "review"}}):
+        with pytest.raises(DataError, match="--columns and --splits are for --data, which is not given"):
+            read_workload(manifest, task, config.model_copy(update={"data": None, **ignored}))
 
 
 def test_a_report_that_mixes_devices_is_refused(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from tuneport.cli.predict import PredictConfig
 from tuneport.cli.serve import SECRETS, ServeConfig
 from tuneport.scoring.config import ScoreConfig
 from tuneport.signing import make_keys
-from tuneport.stages.benchmarks.config import BenchConfig, EndpointConfig
+from tuneport.stages.benchmarks.config import BenchConfig, EndpointConfig, PlanConfig
 from tuneport.stages.export.config import ExportConfig
 from tuneport.stages.finetune.config import FinetuneConfig
 from tuneport.stages.serve.settings import Settings
@@ -115,6 +115,11 @@ def test_every_command_has_help_and_documents_every_option(command: str, monkeyp
     for name, parameter in options_of(command).items():
         assert len(parameter.help or "") > 8, f"--{name} has no help"
         assert all(spelling in answer.out for spelling in parameter.opts)
+
+
+def test_the_help_says_which_options_are_required() -> None:
+    required = {name for name, option in options_of("plan").items() if option.help.endswith(" Required.")}
+    assert required == {name for name, field in PlanConfig.model_fields.items() if field.is_required()} != set()
 
 
 @pytest.mark.parametrize("command", CONFIGS)

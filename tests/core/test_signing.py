@@ -110,6 +110,14 @@ def test_a_key_of_the_wrong_kind_is_named(artifact: Path, tmp_path: Path) -> Non
     assert_one_line(refused, f"{artifact / SIGNATURE} is a signature")
 
 
+@pytest.mark.parametrize("command", [("verify",), ("pull", "--out", "out")])
+def test_an_empty_key_does_not_turn_the_check_off(artifact: Path, command: tuple[str, ...]) -> None:
+    name, *options = command
+    answer = tuneport(name, artifact, *options, "--public-key", "")
+    assert answer.code == 1
+    assert_one_line(answer.err, "the public key is empty")
+
+
 def test_verify_says_what_it_knows_of_the_signature(artifact: Path, keys: tuple[Path, Path]) -> None:
     assert tuneport("verify", artifact).out.startswith("not signed\n")
     sign(artifact, keys[0])

@@ -202,6 +202,9 @@ def test_the_commands(artifact: Path, tmp_path: Path) -> None:
     assert answer.out.endswith("signature: unsigned\n")
     assert tuneport("pull", tmp_path / "store").code == 2
     assert tuneport("push", artifact, tmp_path / "other", "--secret-key", "x").code == 2
+    refused = tuneport("push", artifact, tmp_path / "other.tar")
+    assert (refused.code, "ends in .tar is for a bento" in refused.err) == (2, True)
+    assert not (tmp_path / "other.tar").exists()
 
 
 def test_a_server_that_does_not_run_skips_the_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,6 +88,12 @@ def test_a_folder_without_a_model_is_refused(settings: Settings, tmp_path: Path)
         prepare(settings(model=str(tmp_path)))
 
 
+def test_a_file_that_is_no_model_is_not_sought_on_the_hub(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointError, match="file is a file, and a model is a folder"):
+        prepare(settings(model=str(tmp_path / "file")))
+
+
 @pytest.mark.parametrize("task", ["token-classification", "question-answering"])
 def test_tasks_of_positions_check_them_too(settings: Settings, tmp_path: Path, task: str) -> None:
     base = tiny_encoder(tmp_path / "base")

@@ -69,6 +69,7 @@ def test_values_that_no_run_takes_are_refused_before_any_trial(
         ("learning_rate = {low = 1e-5, high = inf}", "finite"),
         ("learning_rate = {low = 1e-5, choices = [1e-3]}", "give low and high, or choices"),
         ("fp16 = {choices = [true, false]}", "which a search cannot"),
+        ("", "it varies no setting"),
     ],
 )
 def test_a_space_that_makes_no_sense_is_refused(tmp_path: Path, line: str, words: str) -> None:

@@ -12,6 +12,7 @@ from kit.scoring import write_table
 from kit.texts import random_texts
 
 from tuneport.runtime.predictor import Predictor
+from tuneport.schema.loading import load_manifest
 from tuneport.scoring.config import ScoreConfig
 from tuneport.scoring.journal import folder_of
 from tuneport.scoring.pipeline import Progress, score
@@ -84,6 +85,18 @@ def test_a_killed_node_costs_no_row(cluster: Any, tiny_artifact: Path, tmp_path:
     expected = Predictor(tiny_artifact, "fp32").predict([row["text"] for row in rows])
     assert [row["prediction"]["label"] for row in found] == [each["label"] for each in expected]
     assert not folder_of(out).exists()
+
+
+def test_the_best_variant_that_all_nodes_run_is_chosen(cluster: Any, artifact: Path, tmp_path: Path) -> None:
+    """The default variant of this artifact needs a GPU, and no node has one."""
+    manifest = load_manifest(artifact)
+    on_gpu = manifest.variant("int8").execution.model_copy(update={"device": "cuda"})
+    variants = (manifest.variant("fp32"), manifest.variant("int8").model_copy(update={"execution": on_gpu}))
+    manifest.model_copy(update={"variants": variants, "default_variant": "int8"}).save(artifact)
+    source, out = write_table(tmp_path / "in.jsonl", [{"text": "bank"}]), tmp_path / "out.jsonl"
+    answer = tuneport("score", artifact, source, "--out", out, "--ray", cluster.address)
+    assert answer.code == 0, answer.err
+    assert json.loads(out.read_text())["prediction"] == Predictor(artifact, "fp32").predict(["bank"])[0]
 
 
 def test_a_cluster_that_does_not_answer_is_one_line(tiny_artifact: Path, tmp_path: Path) -> None:

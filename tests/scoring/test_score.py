@@ -209,6 +209,19 @@ def test_an_output_in_a_format_that_cannot_hold_the_rows_is_refused(tiny_artifac
         score(config_of(tiny_artifact, path), tmp_path / "out.parquet")
 
 
+@pytest.mark.parametrize("written", ["out", "side file", "link"])
+def test_an_output_that_would_replace_the_input_is_refused(tiny_artifact: Path, tmp_path: Path, written: str) -> None:
+    out = tmp_path / "rows.jsonl"
+    source = write_table(rejects_of(out) if written == "side file" else out, [{"text": "bank"}])
+    if written == "link":
+        out = tmp_path / "link.jsonl"
+        out.symlink_to(source)
+    answer = tuneport("score", tiny_artifact, source, "--out", out, "--overwrite")
+    assert answer.code == 1
+    assert_one_line(answer.err, "which is written, is the input", "choose another --out")
+    assert read_rows(source) == [{"text": "bank"}]
+
+
 def test_a_row_that_is_too_long_is_bounded(
     tiny_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,10 +17,14 @@ def argument(name: str, field: FieldInfo, *, is_required: bool) -> inspect.Param
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-def option(name: str, field: FieldInfo) -> inspect.Parameter:
-    """Declare a field as an option. It is None unless given, so that only the config class declares the default."""
+def option(name: str, field: FieldInfo, *, is_required: bool = False) -> inspect.Parameter:
+    """Declare a field as an option. It is None unless given, so that only the config class declares the default.
+
+    The config class, too, refuses to be without one that `is_required`; the help says so.
+    """
     field_type = option_type(field.annotation)
-    info = typer.Option(metavar=METAVARS.get(field_type), help=help_text(field))
+    text = help_text(field) + (" Required." if is_required else "")
+    info = typer.Option(metavar=METAVARS.get(field_type), help=text)
     annotation: Any = Annotated[(str if field_type in PARSERS else field_type) | None, info]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 

@@ -64,7 +64,9 @@ def with_config(
             raise usage_error(error) from error
 
     parameters = [argument(name, fields[name], is_required=is_required) for name in arguments]
-    parameters += [option(name, field) for name, field in fields.items() if name not in arguments]
+    parameters += [
+        option(name, field, is_required=field.is_required()) for name, field in fields.items() if name not in arguments
+    ]
     return functools.partial(_with_parameters, name="config", parameters=parameters, build=build)
 
 

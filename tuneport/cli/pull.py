@@ -24,7 +24,7 @@ def pull(
     """
     from tuneport.signing import find_public_key
 
-    key = None if public_key is None else find_public_key(public_key)
+    key = find_public_key(public_key) if public_key is not None else None
     if url.endswith(".tar"):
         from tuneport.stages.serve.archive import pull_bento
 

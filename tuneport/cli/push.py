@@ -30,6 +30,8 @@ def push(what: What, url: To, secret_key: SecretKey = None, overwrite: Replace =
             raise typer.BadParameter(
                 "--secret-key signs bentos; sign an artifact with `tuneport sign` before it is pushed"
             )
+        if url.endswith(".tar"):
+            raise typer.BadParameter("a name that ends in .tar is for a bento: `tuneport pull` would look for one")
         manifest = push_artifact(Path(what), url, overwrite=overwrite)
         if as_json:
             print_json({"name": manifest.name, "version": manifest.version, "url": url})

@@ -14,7 +14,10 @@ from tuneport.scoring.config import ScoreConfig
 
 OutFile = Annotated[
     Path,
-    typer.Option(help="File to write: in the format of the input, JSONL or, for a table, Parquet; must not exist."),
+    typer.Option(
+        help="File to write: in the format of the input, JSONL or, for a table, Parquet; must not exist unless "
+        "--overwrite."
+    ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace --out, and start again a run of other settings.")]
 

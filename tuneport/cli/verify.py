@@ -21,7 +21,7 @@ def verify(artifact: Artifact, public_key: PublicKey = None, as_json: Json = Fal
     from tuneport.runtime.verify import verify as run_verify
     from tuneport.signing import check_signature, find_public_key
 
-    key = None if public_key is None else find_public_key(public_key)
+    key = find_public_key(public_key) if public_key is not None else None
     signature = check_signature(artifact, key, is_required=key is not None)
     if as_json:
         with json_output(enabled=True) as print_value:

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
-
 from tuneport.data.reader import read_data, reread
 from tuneport.data.rows import Problems, numbered_rows
+from tuneport.data.splits import draw
+from tuneport.errors import DataError
 from tuneport.schema.run import DataSource
 
 UNLABELLED_SPLITS = ("validation", "test", "all", "train")
@@ -63,9 +63,11 @@ def read_sample(
     """Read up to `count` rows of the first of `splits` that the data has; `split_names` as in `read_data`.
 
     `data` is the user's source, `unlabelled` or not, or the record of one that was read before and must not have
-    changed since. Raises DataError for data that is gone, or has targets that the model cannot predict; it lists all
-    such rows.
+    changed since. Raises DataError for data that is gone, or has targets that the model cannot predict, all of which it
+    lists; and for names of columns or splits without a source of the user's.
     """
+    if (columns or split_names) and not isinstance(data, str):
+        raise DataError("--columns and --splits are for --data, which is not given", "give it, or leave them out")
     if data is None:
         return Sample([], [], None, "")
     wanted: dict[str, Any] = {"required": task.columns, "optional": task.optional_columns}
@@ -78,9 +80,8 @@ def read_sample(
     unlabelled = read.source.unlabelled
     split = next(name for name in (*splits, *UNLABELLED_SPLITS) if name in read.splits)
     rows = read.splits[split]
-    if unlabelled and len(rows) > count:  # nobody shuffled them, and files are often sorted
-        drawn = np.random.default_rng(read.source.seed).permutation(len(rows))[:count]
-        rows = rows.select(np.sort(drawn))
+    if unlabelled:  # nobody shuffled them, and files are often sorted
+        rows = draw(rows, count, read.source.seed)
     inputs, targets = [], []
     problems = Problems(REMEDY)
     for number, row in numbered_rows(rows.take(min(count, len(rows)))):

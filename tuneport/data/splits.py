@@ -40,6 +40,12 @@ def complete_splits(splits: dict[str, Dataset], source: str, seed: int) -> dict[
     return {**splits, "train": _select(rows, train), "validation": _select(rows, validation)}
 
 
+def draw(rows: Dataset, count: int, seed: int) -> Dataset:
+    """Draw up to `count` rows without replacement, reproducible by the seed; they stay in order."""
+    drawn = np.random.default_rng(seed).permutation(len(rows))[:count]
+    return _select(rows, np.sort(drawn))
+
+
 def _class_of_rows(rows: Dataset) -> npt.NDArray[np.int64]:
     """Number the class of every row, (rows,): its rarest where it has several; all 0 for data without classes."""
     column = next((name for name in CLASS_COLUMNS if name in rows.column_names), None)

@@ -10,7 +10,7 @@ from tuneport.folders import digest, full_disk_is_an_error, sha256
 from tuneport.gpu import visible_gpus
 from tuneport.host import usable_cores
 from tuneport.runtime.availability import fit_gpus, variant_here
-from tuneport.schema.artifact import Manifest
+from tuneport.schema.artifact import Manifest, Variant
 from tuneport.schema.loading import load_manifest
 from tuneport.scoring.config import ScoreConfig
 from tuneport.scoring.inputs import input_columns
@@ -63,6 +63,7 @@ def score(
     """
     manifest = load_manifest(config.artifact)
     source = open_source(config.input)
+    _check_apart(config.input, out)
     plan = make_plan(config, manifest, source, out)
     if out.exists() and not overwrite and not folder_of(out).exists():
         raise TuneportError(f"{out} exists", "choose another --out, or pass --overwrite to replace it")
@@ -88,6 +89,13 @@ def score(
         return _result(journal, out, continued=continued)
 
 
+def _check_apart(source: Path, out: Path) -> None:
+    """Raise TuneportError for an input that the output, or the side file beside it, would replace."""
+    for written in (out, rejects_of(out)):
+        if written.exists() and written.samefile(source):
+            raise TuneportError(f"{written}, which is written, is the input", "choose another --out")
+
+
 def make_plan(config: ScoreConfig, manifest: Manifest, source: Source, out: Path) -> Plan:
     """Check the settings against the artifact and the input's columns, and return what workers need to know."""
     columns = input_columns(manifest, config.columns)
@@ -104,11 +112,19 @@ def make_plan(config: ScoreConfig, manifest: Manifest, source: Source, out: Path
         if taken := [name for name in layout.added if name in (layout.columns or ())]:
             remedy = "give another name with --prediction-column, or leave it out with --keep"
             raise DataError(f"{config.input} has a column {taken[0]!r} already", remedy)
-    is_local = config.ray is None
-    variant = (variant_here(manifest, config.variant) if is_local else manifest.variant(config.variant)).name
+    variant = _choose_variant(config, manifest).name
     threads = config.threads
     resolved = config.model_copy(update={"artifact": config.artifact.resolve(), "input": config.input.resolve()})
     return Plan(resolved, variant, columns, layout, folder_of(out.resolve()), threads)
+
+
+def _choose_variant(config: ScoreConfig, manifest: Manifest) -> Variant:
+    """Return the variant that is named, else the best one for where the rows are scored."""
+    if config.ray is None or config.variant is not None or len(manifest.variants) == 1:
+        return variant_here(manifest, config.variant)
+    from tuneport.scoring.ray_data import variant_on_ray
+
+    return variant_on_ray(manifest, config.ray)
 
 
 def _job(plan: Plan, manifest: Manifest, window_rows: int) -> dict[str, str]:
