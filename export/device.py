@@ -6,7 +6,6 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, helper
 
-from tuneport.gpu import use_first_gpu
 from tuneport.runtime.backends.session import open_session
 from tuneport.schema.artifact import Device
 
@@ -19,7 +18,6 @@ def check_device(device: Device) -> None:
     """Open a graph of one node on the device; an EngineError names the remedy if its provider or torch cannot run."""
     if device == "cpu":
         return
-    use_first_gpu()  # the one that the manifest describes, for torch and ONNX Runtime alike
     source, result = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y"))
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "probe", [source], [result])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)

@@ -7,6 +7,7 @@ import numpy as np
 
 from tuneport.errors import TuneportError
 from tuneport.folders import check_out, new_folder
+from tuneport.gpu import use_first_gpu
 from tuneport.schema.artifact import MANIFEST, Calibration, Manifest, Processing
 
 from .applicable import select_variants
@@ -48,6 +49,8 @@ def export(
     """
     steps = Steps(progress, are_apart=steps_apart and config.device == "cpu")
     check_out(out, marker=MANIFEST, overwrite=overwrite)
+    if config.device != "cpu":
+        use_first_gpu()  # the one that the manifest describes, for torch and ONNX Runtime alike
     select_variants(config.variants, config.device)  # fail on unknown variants before any work
     check_device(config.device)
     progress("reading the checkpoint and the data")

@@ -53,6 +53,8 @@ class SpeedMeter:
     wrong: Mapping[str, str]
     has_floors: bool = False
     workloads: dict[str, WorkloadResult] = field(default_factory=dict)
+    mixed_tokens: dict[str, int] = field(default_factory=dict)
+    """The best size of a batch of mixed lengths, by target."""
     compile_s: dict[str, float] = field(default_factory=dict)
     not_compiled: dict[str, str] = field(default_factory=dict)
 
@@ -67,7 +69,7 @@ class SpeedMeter:
         for name, batch in self.batches.items():
             self.workloads[name] = time_shape(name, batch, self.eager, self.runners, self.scale.seconds)
             yield self.report()
-        self.workloads[MIXED] = time_mixed(self.mixed, self.eager, self.runners, self.variants)
+        self.workloads[MIXED], self.mixed_tokens = time_mixed(self.mixed, self.eager, self.runners, self.variants)
         yield self.report()
         for name in (*self.batches, MIXED) if self.scale.compiles else ():
             try:
@@ -85,7 +87,8 @@ class SpeedMeter:
         compiled = self.eager.with_setup(compiled_setup(self.eager))
         compiled.compile_on(self.mixed)
         self.compile_s[name] = compiled.compile_s or 0.0
-        self.workloads[name] = time_mixed(self.mixed, self.eager, self.runners, self.variants, compiled)
+        models = (self.eager, self.runners, self.variants, compiled)
+        self.workloads[name], _ = time_mixed(self.mixed, *models, known=self.mixed_tokens)
 
     def report(self) -> SpeedReport:
         """Return what was measured so far, with the floors if it has them."""

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -60,17 +61,24 @@ def time_mixed(
     runners: Mapping[str, ModelRunner],
     variants: Sequence[Variant],
     compiled: TorchModel | None = None,
-) -> WorkloadResult:
-    """Return the throughput on mixed lengths, sorted, of every target with its own best size of batches."""
+    known: Mapping[str, int] | None = None,
+) -> tuple[WorkloadResult, dict[str, int]]:
+    """Return the throughput on mixed lengths, sorted, of every target with its own best size of batches, and the sizes.
+
+    Those that are `known`, in padded tokens by target, are not searched again.
+    """
     targets = {EAGER: BenchmarkTarget.of_torch(eager, has_batch_choice=True)}
     if compiled:
         targets[COMPILED] = BenchmarkTarget.of_torch(compiled, has_batch_choice=True)
     for variant in variants:
         execution = variant.execution
         targets[variant.name] = BenchmarkTarget.of_runner(runners[variant.name], execution.device, execution.precision)
+    for name, tokens in (known or {}).items():
+        targets[name] = targets[name].with_limits(replace(targets[name].limits[0], tokens=tokens))
     results = benchmark(targets, rows, rounds=MIXED_ROUNDS, singles=1)
     values = {name: result.timing.texts_per_s for name, result in results.items()}
-    return _result(MIXED, "texts/s", values, lambda baseline, variant: variant / baseline)
+    sizes = {name: result.max_batch_tokens for name, result in results.items()}
+    return _result(MIXED, "texts/s", values, lambda baseline, variant: variant / baseline), sizes
 
 
 def compiled_setup(eager: TorchModel) -> TorchSetup:

@@ -167,6 +167,15 @@ def test_among_unlike_gpus_cuda_gets_the_first_that_suits(
     assert os.environ.get(VISIBLE) == left
 
 
+def test_a_gpu_without_kernels_suits_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    old = FakeGpu("GPU-oldest", name="V100", capability=(7, 0))
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(old, *UNLIKE))
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    os.environ.pop(VISIBLE, None)
+    use_first_gpu()
+    assert os.environ[VISIBLE] == "GPU-old"
+
+
 @pytest.mark.parametrize(
     ("driver", "visible", "has_one"),
     [("libc.so.6", None, True), ("libc.so.6", "0", True), ("libc.so.6", "", False), ("libc.so.6", "-1", False),

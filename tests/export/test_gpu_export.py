@@ -1,16 +1,19 @@
 """An export for CUDA from the checkpoint to a verified artifact; only the kernels are not a GPU's."""
 
 import itertools
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kit.exports import Prepared, export_variants, quick_exports, reuse_conversion
+from kit.nvml import FakeGpu, FakeNvml
 from kit.pretended_gpu import ENGINE_KEY, PretendedGpu, pretend_gpu
 from kit.reference import TorchReference
 
 from tuneport.errors import EngineError
-from tuneport.gpu import Gpu
+from tuneport.gpu import VISIBLE, Gpu
 from tuneport.host import Host
 from tuneport.runtime.backends import gpu
 from tuneport.runtime.backends.captured import CapturedShape
@@ -20,7 +23,7 @@ from tuneport.runtime.batch import Batch, EncodedInput, Output
 from tuneport.runtime.predictor import Predictor
 from tuneport.runtime.verify import verify
 from tuneport.schema.artifact import Execution, File, Manifest, Shape
-from tuneport.stages.export import alternatives
+from tuneport.stages.export import alternatives, pipeline
 from tuneport.stages.export.applicable import select_variants
 from tuneport.stages.export.build import Passed
 from tuneport.stages.export.config import ExportConfig
@@ -59,6 +62,25 @@ def test_all_variants_for_cuda_pass_their_gate(exported: tuple[Path, Manifest, P
         assert variant.execution.min_compute_capability == "7.5"
     layouts = {each.name: each.execution.layout for each in manifest.variants}
     assert layouts == {"fp32": "padded", "fp16": "padded", "fp16-packed": "packed", "fp16-packed-mha": "packed"}
+
+
+def test_among_unlike_gpus_an_export_uses_the_first_that_has_kernels(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CUDA's own first one is the fastest, and the manifest would describe another one."""
+    old, small = FakeGpu("GPU-old", name="V100", capability=(7, 0)), FakeGpu("GPU-small", name="A2", capability=(8, 6))
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(old, small, FakeGpu("GPU-fast")))
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    os.environ.pop(VISIBLE, None)
+
+    def check(device: str) -> None:
+        assert [gpu.name for gpu in Host.here().gpus] == ["A2"]
+        raise EngineError("far enough", "go on")
+
+    monkeypatch.setattr(pipeline, "check_device", check)
+    with pytest.raises(EngineError, match="far enough"):
+        export(ExportConfig(checkpoint=tiny_checkpoint, device="cuda", variants=("bf16",)), tmp_path / "out")
+    assert os.environ[VISIBLE] == "GPU-small"
 
 
 def test_streams_and_cuda_graphs_take_part_in_the_benchmark(exported: tuple[Path, Manifest, PretendedGpu]) -> None:

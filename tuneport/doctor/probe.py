@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tuneport.errors import EngineError, TuneportError
-from tuneport.gpu import TURING, use_first_gpu
+from tuneport.gpu import use_first_gpu
 
 GRAPH = bytes.fromhex(
     "08083a3a0a0e0a01780a017812017922034164641206646f75626c65"
@@ -104,7 +104,7 @@ def _check(result: Any) -> None:
 def main(engine: str, device: str) -> None:
     """Print what a probe found."""
     if device != "cpu":
-        use_first_gpu(lambda gpu: gpu.has(TURING))
+        use_first_gpu()
     try:
         answer = {"found": PROBES[engine](device)}
     except TuneportError as error:

@@ -6,6 +6,7 @@ import itertools
 import os
 from collections.abc import Callable
 
+from tuneport.gpu.capability import TURING
 from tuneport.gpu.devices import MIG_NAME, Card, Device, Gpu, list_cards, nvidia_driver
 from tuneport.gpu.nvml import nvml
 
@@ -34,8 +35,8 @@ def visible_gpus() -> tuple[Gpu, ...]:
             return ()
 
 
-def use_first_gpu(suits: Callable[[Gpu], bool] = lambda _: True) -> None:
-    """Hide from CUDA, where the visible GPUs differ, all but the first one that suits.
+def use_first_gpu(suits: Callable[[Gpu], bool] = lambda gpu: gpu.has(TURING)) -> None:
+    """Hide from CUDA, where the visible GPUs differ, all but the first one that suits: by default, that has kernels.
 
     CUDA numbers GPUs that differ by their speed, so that its first one may not be NVML's. This holds for this process,
     if CUDA has not started in it, and for those that it starts from now on.
