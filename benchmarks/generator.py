@@ -49,7 +49,7 @@ class GeneratorRunner(ModelRunner):
         for (most, least), indices in groups.items():
             ids = self._ask({"ids": [list(map(int, rows[i].ids)) for i in indices], "max": most, "min": least})
             for i, tokens in zip(indices, ids, strict=True):
-                outputs[i] = {"tokens": np.asarray(tokens, np.int64)} | self._score(rows[i])
+                outputs[i] = {"tokens": np.asarray(tokens, np.int64), **self._score(rows[i])}
         return outputs
 
     def _score(self, row: EncodedInput) -> RowOutputs:

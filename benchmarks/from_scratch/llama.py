@@ -48,7 +48,7 @@ def train_tokenizer(texts: Iterator[str]) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=PAD, model_max_length=1024)
 
 
-def loss(model: Any, tokenizer: Any, texts: Sequence[str]) -> torch.Tensor:
+def loss(model: Any, tokenizer: Any, texts: Sequence[str]) -> Any:
     """Return the loss on all tokens of texts."""
     options = {"padding": True, "truncation": True, "max_length": MAX_LENGTH, "return_tensors": "pt"}
     inputs = tokenizer(texts, return_token_type_ids=False, **options)

@@ -32,8 +32,8 @@ class Recipe:
     """Save a seeded random model, and a tokenizer that is trained on texts, into a folder."""
     load: Callable[[Path], Any]
     """Load that model in torch."""
-    loss: Callable[[Any, Any, Sequence[str]], torch.Tensor]
-    """Return the loss of a model on the texts of a batch, tokenized."""
+    loss: Callable[[Any, Any, Sequence[str]], Any]
+    """Return the loss of a model, a tensor, on the texts of a batch; takes model, tokenizer and texts."""
 
     def texts(self, data: str) -> Iterator[str]:
         """Yield the texts of the train split, row by row; the tokenizer must not see validation and test."""
