@@ -47,8 +47,8 @@ class BenchConfig(Frozen):
     torch_compile: bool = False
     """Also time torch.compile; the report has the seconds that it compiles."""
     peers: Path | None = None
-    """Also time what Olive, Optimum and CTranslate2 make of the checkpoint, with the environments in this folder, which
-    python -m tuneport.stages.benchmarks.peers.install made. Default: not."""
+    """Also time what Olive, Optimum, CTranslate2 and ONNX Runtime GenAI make of the checkpoint, with the environments
+    in this folder, which python -m tuneport.stages.benchmarks.peers.install made. Default: not."""
 
 
 class EndpointConfig(Frozen):

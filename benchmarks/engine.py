@@ -67,7 +67,7 @@ def bench(config: BenchConfig, out: Path, *, overwrite: bool = False, progress: 
     timed = open_variants(config.artifact, manifest, variants, golden, meter)
     with contextlib.ExitStack() as stack:
         inputs = [case.input for case in golden]
-        peers, absent = open_peers(config, manifest, baseline.checkpoint.folder, inputs, stack, progress)
+        peers, absent = open_peers(config, manifest, baseline.checkpoint.folder, device, inputs, stack, progress)
         progress("comparing answers with torch")
         gate = build_gate(config.artifact, manifest, baseline, reference, golden, workload)
         setups = timed_setups(device, is_encoder=family.is_calibrated, is_compiled=config.torch_compile)

@@ -12,6 +12,7 @@ from tuneport.errors import EngineError, GateError
 from tuneport.host import usable_cores
 from tuneport.runtime.loading import build_runner, open_task
 from tuneport.schema.artifact import TOKENIZER, Execution, File, Manifest, Precision
+from tuneport.schema.torch_setup import TorchDevice
 from tuneport.stages.export.baselines import MAX_DROP, MIN_AGREEMENT
 from tuneport.stages.export.families import ExportFamily
 from tuneport.stages.export.footprint import measure_footprint
@@ -19,24 +20,24 @@ from tuneport.stages.export.gate import Gate, Measurement, Thresholds, check
 from tuneport.tasks import task_spec
 
 from .config import BenchConfig
+from .generator import last_line, running_generator
 from .peers.registry import Peer, peers_of
 from .timed_model import TimedModel
-from .translator import last_line, running_translator
 
 TIMEOUT_S = 900
 GRAPH = "model.onnx"
-TRANSLATED = ("translation", "summarization")
 
 
 def open_peers(
     config: BenchConfig,
     manifest: Manifest,
     checkpoint: Path,
+    device: TorchDevice,
     inputs: list[Any],
     stack: ExitStack,
     progress: Callable[[str], object],
 ) -> tuple[dict[str, TimedModel], tuple[str, ...]]:
-    """Return what the other tools make of a checkpoint, by name, and a sentence for each that takes no part.
+    """Return what the other tools make of a checkpoint on a device, by name, and a sentence for each absent one.
 
     `inputs` are run to measure memory. The files and processes of the tools live as long as `stack`.
     """
@@ -46,20 +47,21 @@ def open_peers(
     work = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     models: dict[str, TimedModel] = {}
     notes = []
-    for peer in peers_of("graph" if is_encoder else "translator"):
+    for peer in peers_of("graph" if is_encoder else "generator"):
         for precision in peer.precisions:
             name = f"{peer.name} {precision}"
             progress(f"opening {name}")
             try:
-                if reason := _obstacle(peer, config.peers, manifest):
+                if reason := _obstacle(peer, config.peers, manifest, device):
                     raise EngineError(reason, "leave it out")
                 if is_encoder:
                     folder = work / f"{peer.folder}-{precision}"
                     models[name] = _graph_model(peer, precision, config, manifest, checkpoint, inputs, folder)
                 else:
                     task = open_task(config.artifact, manifest.task, manifest.labels, manifest.processing)
-                    command = _translator_command(peer, config.peers, checkpoint, precision)
-                    models[name] = TimedModel(stack.enter_context(running_translator(command, task)), precision)
+                    command = _generator_command(peer, config.peers, checkpoint, precision)
+                    runner, size = stack.enter_context(running_generator(command, task))
+                    models[name] = TimedModel(runner, precision, device, size_bytes=size)
             except EngineError as error:
                 notes.append(f"{name}: {error.problem.rstrip('.')}.")
     return models, tuple(notes)
@@ -83,9 +85,11 @@ def honest_peers(
     return measurements, tuple(refused)
 
 
-def _obstacle(peer: Peer, folder: Path, manifest: Manifest) -> str | None:
-    if peer.kind == "translator" and manifest.task not in TRANSLATED:
-        return f"written for {' and '.join(TRANSLATED)}"
+def _obstacle(peer: Peer, folder: Path, manifest: Manifest, device: TorchDevice) -> str | None:
+    if peer.kind == "generator" and manifest.task not in peer.tasks:
+        return f"it is made for {' and '.join(peer.tasks)}"
+    if peer.device != device:
+        return f"it is made for {peer.device}"
     return peer.absence(folder)
 
 
@@ -116,10 +120,9 @@ def _graph_model(
     return TimedModel(runner, precision, size_bytes=execution.size_bytes, footprint=footprint)
 
 
-def _translator_command(peer: Peer, environments: Path, checkpoint: Path, precision: Precision) -> list[str]:
-    compute_type = "float32" if precision == "fp32" else precision
+def _generator_command(peer: Peer, environments: Path, checkpoint: Path, precision: Precision) -> list[str]:
     script = [str(peer.python(environments)), str(peer.script)]
-    return [*script, str(checkpoint.resolve()), compute_type, str(usable_cores())]
+    return [*script, str(checkpoint.resolve()), precision, peer.device, str(usable_cores())]
 
 
 def _run(command: list[str], name: str) -> None:

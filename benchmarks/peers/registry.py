@@ -7,10 +7,11 @@ from typing import Literal
 
 from tuneport.errors import TuneportError
 from tuneport.schema.artifact import Precision
+from tuneport.schema.torch_setup import TorchDevice
 
 FAILED = "failed.txt"
 """Why an environment could not be made; in place of it."""
-Kind = Literal["server", "graph", "translator"]
+Kind = Literal["server", "graph", "generator"]
 
 
 @dataclass(frozen=True)
@@ -20,20 +21,27 @@ class Peer:
     name: str
     """In reports."""
     folder: str
-    """Of its environment, below the folder of all of them; also the beginning of its file's name."""
+    """Of its environment, below the folder of all of them."""
     requirements: tuple[str, ...]
-    """Pinned. torch and transformers are those of tuneport's environment, so that the engine is the same."""
+    """Pinned. The torch and transformers that run a model are tuneport's own, so that the engine is the same."""
     alone: tuple[str, ...] = ()
     """Pinned, too, and installed without the packages that they ask for, which do not work with the others."""
     kind: Kind = "server"
-    """A server of the endpoint benchmark; or of the engine benchmark: a graph for ONNX Runtime, or a translator."""
+    """A server of the endpoint benchmark; or of the engine benchmark: a graph for ONNX Runtime, or a process that
+    generates tokens."""
     precisions: tuple[Precision, ...] = ()
-    """Of a graph or translator, each a target of its own."""
+    """Of a graph or generator, each a target of its own."""
+    device: TorchDevice = "cpu"
+    """Of a graph or generator."""
+    tasks: tuple[str, ...] = ()
+    """Of a generator."""
+    program: str = ""
+    """Beginning of its file's name; by default that of its environment's folder."""
 
     @property
     def script(self) -> Path:
         """Return its file."""
-        return Path(__file__).parent / f"{self.folder}_{self.kind}.py"
+        return Path(__file__).parent / f"{self.program or self.folder}_{self.kind}.py"
 
     def absence(self, folder: Path) -> str | None:
         """Say why it has no environment below the folder of all of them; None if it has one."""
@@ -78,7 +86,32 @@ PEERS = (
     Peer("Triton's Python backend (PyTriton)", "pytriton", ("nvidia-pytriton==0.7.0",)),
     Peer("Olive", "olive", ("olive-ai==0.13.0",), kind="graph", precisions=("fp32", "int8")),
     Peer("Optimum", "optimum", (), kind="graph", precisions=("int8",)),
-    Peer("CTranslate2", "ctranslate2", ("ctranslate2==4.8.5",), kind="translator", precisions=("fp32", "int8")),
+    Peer(
+        "CTranslate2",
+        "ctranslate2",
+        ("ctranslate2==4.8.5",),
+        kind="generator",
+        precisions=("fp32", "int8"),
+        tasks=("translation", "summarization"),
+    ),
+    Peer(
+        "ONNX Runtime GenAI",
+        "onnxruntime_genai",
+        ("onnxruntime-genai==0.18.0", "transformers==5.24.0"),  # its builder imports models of transformers 5
+        kind="generator",
+        precisions=("fp32", "int4"),
+        tasks=("text-generation",),
+    ),
+    Peer(
+        "ONNX Runtime GenAI",
+        "onnxruntime_genai_cuda",
+        ("onnxruntime-genai-cuda==0.18.0", "transformers==5.24.0"),
+        kind="generator",
+        precisions=("fp16",),
+        device="cuda",
+        tasks=("text-generation",),
+        program="onnxruntime_genai",
+    ),
 )
 
 

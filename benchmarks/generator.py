@@ -1,4 +1,12 @@
-"""A translator in a process of its own, as a runner of the engine benchmark."""
+"""A tool that generates tokens in a process of its own, as a runner of the engine benchmark.
+
+The process writes `{"size": bytes}`, that of its model, once this is open. Then it reads a JSON object a line:
+
+- `{"ids": [[…]], "max": n, "min": n}`, token ids of prompts, and how many tokens to generate, greedily. It writes a
+  list of the generated ids of each prompt, without the end token.
+- `{"scored": […], "from": k}`, ids of a prompt with a reference answer, and the index of the answer's first token. It
+  writes `{"losses": […], "hits": […]}`: -log p of each token of the answer, and whether it was the likeliest (1 or 0).
+"""
 
 import json
 import subprocess
@@ -17,8 +25,8 @@ from tuneport.runtime.tasks.base import RuntimeTask
 from tuneport.runtime.tasks.generation import Prompt
 
 
-class TranslatorRunner(ModelRunner):
-    """Rows of a translation in another process; greedy, with the tokens that the rows ask for."""
+class GeneratorRunner(ModelRunner):
+    """Rows of a generative task in another process; greedy, with the tokens that the rows ask for."""
 
     supports_streams = False
     single_row_batches = False
@@ -32,7 +40,7 @@ class TranslatorRunner(ModelRunner):
         self._process = process
 
     def run_batch(self, rows: Sequence[EncodedInput]) -> list[RowOutputs]:
-        """Translate rows in one batch, or in one for each number of tokens that rows may have."""
+        """Generate for rows in one batch, or in one for each number of tokens that rows may have."""
         outputs: list[RowOutputs] = [{}] * len(rows)
         groups: dict[tuple[int, int], list[int]] = {}
         for i, row in enumerate(rows):
@@ -41,10 +49,16 @@ class TranslatorRunner(ModelRunner):
         for (most, least), indices in groups.items():
             ids = self._ask({"ids": [list(map(int, rows[i].ids)) for i in indices], "max": most, "min": least})
             for i, tokens in zip(indices, ids, strict=True):
-                outputs[i] = {"tokens": np.asarray(tokens, np.int64)}
+                outputs[i] = {"tokens": np.asarray(tokens, np.int64), **self._score(rows[i])}
         return outputs
 
-    def _ask(self, request: dict[str, Any]) -> list[list[int]]:
+    def _score(self, row: EncodedInput) -> RowOutputs:
+        if not isinstance(row, Prompt) or not row.scored:
+            return {}
+        found = self._ask({"scored": list(map(int, row.scored)), "from": row.scored_from})
+        return {name: np.asarray(found[name], np.float32) for name in ("losses", "hits")}
+
+    def _ask(self, request: dict[str, Any]) -> Any:
         assert self._process.stdin
         with suppress(BrokenPipeError):  # the process has ended, which reading says
             self._process.stdin.write(json.dumps(request) + "\n")
@@ -53,19 +67,22 @@ class TranslatorRunner(ModelRunner):
 
 
 @contextmanager
-def running_translator(command: list[str], task: RuntimeTask) -> Iterator[TranslatorRunner]:
-    """Start the process of a translator, and end it; raises EngineError with its last words if it does not start."""
+def running_generator(command: list[str], task: RuntimeTask) -> Iterator[tuple[GeneratorRunner, int]]:
+    """Start the process of a generator, and end it; yields its runner, and the bytes of its model.
+
+    Raises EngineError with its last words if it does not start.
+    """
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, bufsize=1
         )
         try:
             try:
-                read_answer(process)
+                size = read_answer(process)["size"]
             except EngineError as error:
                 log.seek(0)
                 raise EngineError(f"it does not start ({last_line(log.read())})", "run its script by hand") from error
-            yield TranslatorRunner(process, task)
+            yield GeneratorRunner(process, task), size
         finally:
             process.kill()
             process.communicate()
@@ -76,7 +93,7 @@ def read_answer(process: "subprocess.Popen[str]") -> Any:
     assert process.stdout
     line = process.stdout.readline()
     if not line:
-        raise EngineError("the translator's process ended", "run its script by hand")
+        raise EngineError("the generator's process ended", "run its script by hand")
     return json.loads(line)
 
 
