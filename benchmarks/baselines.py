@@ -1,8 +1,10 @@
 """The checkpoint that an artifact was exported from, and the inputs that both are timed on."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
+from tuneport.data.reader import MissingColumns
 from tuneport.data.sample import Sample, read_sample
 from tuneport.errors import CheckpointError, DataError
 from tuneport.schema.artifact import Manifest
@@ -54,15 +56,16 @@ def open_baseline(manifest: Manifest, config: BenchConfig | EndpointConfig) -> T
 
 
 def read_workload(manifest: Manifest, task: ExportTask, config: BenchConfig | EndpointConfig) -> Sample:
-    """Read the first `config.num_inputs` labelled inputs to time, of the test split if there is one.
+    """Read `config.num_inputs` inputs to time, of the test split if there is one.
 
-    They come from `config.data`, by default from the data that the artifact was validated with. Raises DataError
-    if there is no such data.
+    They come from `config.data`, with or without targets, by default from the data that the artifact was validated
+    with. Raises DataError if there is no such data.
     """
     data = config.data or manifest.provenance.data
     if data is None:
-        raise DataError(f"{manifest.name} was exported without data", "give labelled data with --data")
-    return read_sample(
+        raise DataError(f"{manifest.name} was exported without data", "give some with --data")
+    read = partial(
+        read_sample,
         task,
         data=data,
         columns=config.columns,
@@ -71,3 +74,9 @@ def read_workload(manifest: Manifest, task: ExportTask, config: BenchConfig | En
         count=config.num_inputs,
         split_names=config.splits,
     )
+    try:
+        return read()
+    except MissingColumns as error:
+        if not set(error.names) <= set(task.target_columns):
+            raise
+        return read(unlabelled=True)

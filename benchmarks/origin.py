@@ -1,4 +1,4 @@
-"""Where and when a report was made, for every report."""
+"""Where and when a report was made, for reports that are made at the end of their measurements."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,7 +8,7 @@ from tuneport.folders import git_commit
 from tuneport.host import Host
 
 
-class Origin(TypedDict):
+class ReportOrigin(TypedDict):
     """Fields of a report."""
 
     host: Host
@@ -18,7 +18,7 @@ class Origin(TypedDict):
     """UTC, ISO 8601."""
 
 
-def origin_here() -> Origin:
+def origin_here() -> ReportOrigin:
     """Return this host, this checkout's commit and the time."""
     return {
         "host": Host.here(),

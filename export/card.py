@@ -1,9 +1,9 @@
 """Write the model card, the artifact's README.md, from the manifest."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from tuneport.schema.artifact import CARD, PICTURE, File, Manifest, Timing, Variant
+from tuneport.schema.run import DataSource
 from tuneport.schema.torch_setup import REFERENCE
 from tuneport.tasks import task_spec
 
@@ -99,9 +99,8 @@ def _export(manifest: Manifest, *, of_several: bool) -> list[str]:
     provenance = manifest.provenance
     data, seed = provenance.data, provenance.seed
     of = f" of {variant_names(manifest)}" if of_several else ""
-    labels = ", labels not read" if data and data.unlabelled else ""
     return [
-        f"data{of}: {Path(data.source).name} ({row_counts(data.rows)}{labels}), fingerprint `{data.fingerprint}`"
+        f"data{of}: {Path(data.source).name} ({row_counts(data)}), fingerprint `{data.fingerprint}`"
         if data
         else f"data{of}: none",
         f"seed: {seed if seed is not None else 'not recorded'}; code: {provenance.git_commit or 'not in git'}",
@@ -136,9 +135,10 @@ def _has_new_names(manifest: Manifest) -> bool:
     return any(f"{each.execution.device}-{name}" == each.name for each in manifest.variants for name in names)
 
 
-def row_counts(rows: Mapping[str, int]) -> str:
+def row_counts(data: DataSource) -> str:
     """Write the number of rows of each split; data that was not split is the split `all`."""
-    return ", ".join(f"{count} {'rows' if split == 'all' else split}" for split, count in rows.items())
+    counts = [f"{count} {'rows' if split == 'all' else split}" for split, count in data.rows.items()]
+    return ", ".join((*counts, *(["labels not read"] if data.unlabelled else [])))
 
 
 def device_text(manifest: Manifest) -> str:

@@ -93,7 +93,8 @@ def _find_scheme(config: ExportConfig, labels: Sequence[str], data: Data | None)
     tags = [tags for _, tags in _tags(data)] if data and not config.unlabelled else []
     if not any(tag != OUTSIDE for sentence in tags for tag in sentence):
         problem = f"the labels of {config.checkpoint} are those of {' and of '.join(names)}"
-        raise CheckpointError(problem, "name the scheme with --tag-scheme, or give labelled data with --data")
+        remedy = "name the scheme with --tag-scheme"
+        raise CheckpointError(problem, remedy if config.unlabelled else f"{remedy}, or give labelled data with --data")
     try:
         found = detect_scheme(tags).name
     except TagError as error:

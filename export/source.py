@@ -79,7 +79,7 @@ def open_source(config: ExportConfig) -> Source:
         sample = read_split(config, checkpoint, task, "validation", count)
     if config.unlabelled and len(sample.inputs) < MIN_UNLABELLED_ROWS:
         where = "" if sample.split == "all" else f" in its {sample.split} split"
-        problem = f"{config.data} has {len(sample.inputs)} inputs{where} to compare with torch's predictions"
+        problem = f"{config.data} has {len(sample.inputs)} different inputs{where} to compare with torch's predictions"
         raise DataError(problem, f"give {MIN_UNLABELLED_ROWS} or more, or labelled ones without --unlabelled")
     return Source(checkpoint, task, export_family(checkpoint.task), sample)
 

@@ -15,6 +15,8 @@ class TinyServiceConfig(Frozen):
     artifact: Path | None = None
     """A text classifier to serve. Default: the tiny model, exported anew."""
     rounds: int = Field(default=3, ge=1)
+    """Times that each load runs; every other round in the opposite order."""
     seconds: float = Field(default=4.0, gt=0)
     """Seconds of each load in each round."""
     connections: int = Field(default=32, ge=1)
+    """Connections of a load, each of which sends its next request when it has the answer to the last one."""

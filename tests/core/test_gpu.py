@@ -148,6 +148,7 @@ UNLIKE = FakeGpu("GPU-old", name="T4", capability=(7, 5)), FakeGpu("GPU-new"), F
         (UNLIKE, "10.0", None, None),  # opening one says what it lacks
         (UNLIKE[1:], "8.0", None, None),  # alike: CUDA counts them as NVML does
         (UNLIKE[1:], "8.0", "2,1", "2,1"),
+        (UNLIKE, "7.5", "0", "GPU-old"),
         ((), "8.0", None, None),
     ],
 )

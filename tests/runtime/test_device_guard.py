@@ -1,5 +1,6 @@
 """Captures of CUDA graphs have the device alone, and neither they nor batches starve."""
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -79,6 +80,24 @@ def test_batches_that_wait_go_before_the_next_capture(guard: DeviceGuard, pool: 
     for done in (*batches, capture):
         done.result(60)
     assert order == ["batch"] * 3 + ["capture"]
+
+
+def test_a_batch_that_arrives_takes_no_turn_of_one_that_waited(guard: DeviceGuard, pool: ThreadPoolExecutor) -> None:
+    order: list[str] = []
+    with contextlib.ExitStack() as first:
+        first.enter_context(guard.capturing())
+        waited = pool.submit(enter, guard.running, order, "waited")
+        second = pool.submit(enter, guard.capturing, order, "capture")
+        wait_until(lambda: guard._waiting == 1)
+        wait_until(lambda: guard._captures == 2)
+        with guard._changed:  # before the one that waited wakes up
+            first.close()
+            guard._begin()
+            order.append("arrived")
+            guard._end()
+    waited.result(60)
+    second.result(60)
+    assert order == ["waited", "capture", "arrived"]
 
 
 def test_a_generation_gives_way_to_captures_between_two_tokens(guard: DeviceGuard, pool: ThreadPoolExecutor) -> None:

@@ -123,7 +123,7 @@ def _export(manifest: Manifest, *, of_several: bool) -> list[str]:
         *refused_baselines(manifest),
         f"measured on: {device_text(manifest)}",
         *(f"GPU: {gpu.name}, {gpu.memory_gib:g} GiB" for gpu in manifest.host.gpus),
-        f"data: {data.source} ({row_counts(data.rows)}), fingerprint {data.fingerprint[:12]}" if data else "data: none",
+        f"data: {data.source} ({row_counts(data)}), fingerprint {data.fingerprint[:12]}" if data else "data: none",
         f"created: {source.created}, code {source.git_commit or 'not in git'}",
         f"versions: {versions}",
     ]

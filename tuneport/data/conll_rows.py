@@ -35,7 +35,8 @@ def read_conll(path: Path) -> Iterator[dict[str, Any]]:
                 sentence.append(cells)
             elif not stripped.startswith("#"):
                 problem = f"line {number} has {len(cells)} columns and the first line {len(names)}: {stripped[:60]!r}"
-                raise DataError(f"{path} cannot be read: {problem}", "give each line a token and its tag")
+                remedy = "give each line a token and its tag; texts belong into JSONL or CSV, in the column text"
+                raise DataError(f"{path} cannot be read: {problem}", remedy)
     if sentence:
         yield _row(names, sentence)
 

@@ -80,7 +80,9 @@ def read_data(
     if hidden is not None:
         required, optional = ([name for name in names if name not in hidden] for names in (required, optional))
         columns = {name: column for name, column in columns.items() if name not in hidden}
-    files = read_files(source, columns=columns, required=required, optional=optional, splits=splits)
+    files = read_files(
+        source, columns=columns, required=required, optional=optional, splits=splits, needs_train=hidden is None
+    )
     completed = files.splits if hidden is not None else complete_splits(files.splits, source, seed)
     record = DataSource(
         source=str(Path(source).resolve()) if Path(source).exists() else source,
@@ -91,7 +93,7 @@ def read_data(
         rows={name: len(rows) for name, rows in completed.items()},
         unlabelled=hidden is not None,
     )
-    divided = "train" if "train" in files.names else "all"
+    divided = next(name for name in ("train", "all", *files.names) if name in files.names)  # what others are drawn from
     names = {name: files.names.get(name, f"{files.names[divided]} ({name})") for name in completed}
     drawn = frozenset(completed) - frozenset(files.splits)
     return Data(completed, record, names, tuple(files.columns[divided]), files.warnings, drawn)
@@ -104,12 +106,13 @@ def read_files(
     required: Sequence[str],
     optional: Sequence[str],
     splits: Mapping[str, str] | None = None,
+    needs_train: bool = True,
 ) -> Files:
     """Read the splits that the source has; raises DataError as `read_data` does, for all files at once."""
     names = source_columns(columns, required, optional)
-    loaded = load_splits(source, list(names.values()), splits or {})
+    loaded = load_splits(source, list(names.values()), splits or {}, needs_train=needs_train)
     warnings = []
-    if "test" in loaded and is_unlabelled(loaded["test"], loaded["train"], names):
+    if {"train", "test"} <= loaded.keys() and is_unlabelled(loaded["test"], loaded["train"], names):
         warnings.append(f"{loaded.pop('test').file} has no targets, so there is no test split")
     _check_columns(loaded, names, [name for name in names if name in required or name in columns])
     problems = Problems("correct these rows, or rename columns with --columns")

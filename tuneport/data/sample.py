@@ -8,11 +8,12 @@ from tuneport.data.reader import read_data, reread
 from tuneport.data.rows import Problems, numbered_rows
 from tuneport.data.splits import draw
 from tuneport.errors import DataError
+from tuneport.folders import digest
 from tuneport.schema.run import DataSource
 
 UNLABELLED_SPLITS = ("validation", "test", "all", "train")
 """Splits of unlabelled data, the first that there is: a model may have been trained on the last."""
-REMEDY = "give data as the model was trained on, or rename columns with --columns"
+REMEDY = "correct or remove these rows, give data as the model was trained on, or rename columns with --columns"
 
 
 class RowReader(Protocol):
@@ -62,6 +63,7 @@ def read_sample(
 ) -> Sample:
     """Read up to `count` rows of the first of `splits` that the data has; `split_names` as in `read_data`.
 
+    Of unlabelled data the rows are drawn, and an input that is repeated counts once.
     `data` is the user's source, `unlabelled` or not, or the record of one that was read before and must not have
     changed since. Raises DataError for data that is gone, or has targets that the model cannot predict, all of which it
     lists; and for names of columns or splits without a source of the user's.
@@ -82,7 +84,7 @@ def read_sample(
     rows = read.splits[split]
     if unlabelled:  # nobody shuffled them, and files are often sorted
         rows = draw(rows, count, read.source.seed)
-    inputs, targets = [], []
+    inputs, targets, seen = [], [], set[str]()
     problems = Problems(REMEDY)
     for number, row in numbered_rows(rows.take(min(count, len(rows)))):
         try:
@@ -91,8 +93,12 @@ def read_sample(
         except ValueError as error:
             problems.add(f"{read.files[split]} row {number}", str(error))
             continue
+        if unlabelled and (key := digest(repr(value))) in seen:
+            continue
         inputs.append(value)
-        if not unlabelled:
+        if unlabelled:
+            seen.add(key)
+        else:
             targets.append(target)
     problems.raise_if_any()
     return Sample(inputs, targets, read.source, split, split in read.drawn)

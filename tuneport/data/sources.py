@@ -34,14 +34,20 @@ class SplitNames:
 
     chosen: Mapping[str, str]
     """Split → its name, where the user says so."""
+    needs_train: bool = True
 
     def of(self, split: str) -> tuple[str, ...]:
         """Return the names that a split may have."""
         return (self.chosen[split],) if split in self.chosen else USUAL_NAMES[split]
 
     def check(self, source: str, found: Iterable[str], there: Iterable[str]) -> None:
-        """Raise a DataError if train is missing, or a split that the user named; `there` is what the source has."""
-        for split in dict.fromkeys(("train", *self.chosen)):
+        """Raise a DataError if train is missing, or a split that the user named; `there` is what the source has.
+
+        Where train is not needed, any split will do.
+        """
+        found = set(found)
+        needed = ("train",) if self.needs_train or not found else ()
+        for split in dict.fromkeys((*needed, *self.chosen)):
             if split not in found:
                 listed = list(there)
                 more = f" and {len(listed) - SHOWN_NAMES} more" if len(listed) > SHOWN_NAMES else ""
@@ -56,7 +62,9 @@ class SplitNames:
             raise DataError(f"{source} has no splits, and --splits names some", "leave out --splits")
 
 
-def load_splits(source: str, wanted: Collection[str] | None, chosen: Mapping[str, str]) -> dict[str, LoadedSplit]:
+def load_splits(
+    source: str, wanted: Collection[str] | None, chosen: Mapping[str, str], *, needs_train: bool = True
+) -> dict[str, LoadedSplit]:
     """Load the splits of a source; a single file, or a data set without splits, is the split `all`.
 
     `wanted` are the columns to read, as the source calls them, or None for all; `chosen` maps splits to their names in
@@ -65,7 +73,7 @@ def load_splits(source: str, wanted: Collection[str] | None, chosen: Mapping[str
     if unknown := [name for name in chosen if name not in USUAL_NAMES]:
         raise DataError(f"--splits names {unknown}", f"name {', '.join(USUAL_NAMES)}: --splits test=YOUR_SPLIT")
     with _silenced():
-        return _load(Path(source), source, wanted, SplitNames(chosen))
+        return _load(Path(source), source, wanted, SplitNames(chosen, needs_train))
 
 
 def _load(path: Path, source: str, wanted: Collection[str] | None, names: SplitNames) -> dict[str, LoadedSplit]:

@@ -25,25 +25,17 @@ def visible_gpus() -> tuple[Gpu, ...]:
     CUDA opens only the first instance that a process may use: give each process the `uuid` of one.
     Numbers count in the order of the PCI bus, which is CUDA's for like GPUs and with CUDA_DEVICE_ORDER=PCI_BUS_ID.
     """
-    with nvml() as pynvml:
-        if pynvml is None:
-            return ()
-        try:
-            cards = list_cards(pynvml)
-            return tuple(device.describe(pynvml) for device in _selected(cards, os.environ.get(VISIBLE)))
-        except pynvml.NVMLError:  # lost while it was asked
-            return ()
+    return _gpus(os.environ.get(VISIBLE))
 
 
 def use_first_gpu(suits: Callable[[Gpu], bool] = lambda gpu: gpu.has(TURING)) -> None:
-    """Hide from CUDA, where the visible GPUs differ, all but the first one that suits: by default, that has kernels.
+    """Hide from CUDA, where the host's GPUs differ, all but the first visible one that suits: by default, has kernels.
 
-    CUDA numbers GPUs that differ by their speed, so that its first one may not be NVML's. This holds for this process,
+    CUDA numbers GPUs that differ by their speed, so that its numbers may not be NVML's. This holds for this process,
     if CUDA has not started in it, and for those that it starts from now on.
     """
-    gpus = visible_gpus()
-    first = next((gpu for gpu in gpus if suits(gpu)), None)
-    if first is not None and first.uuid and not all(gpu.is_like(first) for gpu in gpus):
+    first = next((gpu for gpu in visible_gpus() if suits(gpu)), None)
+    if first is not None and first.uuid and not all(gpu.is_like(first) for gpu in _gpus(None)):
         os.environ[VISIBLE] = first.uuid
 
 
@@ -83,6 +75,17 @@ def has_unnamed_gpu() -> bool:
         ctypes.CDLL(CUDA_DRIVER)
         return True
     return False
+
+
+def _gpus(visible: str | None) -> tuple[Gpu, ...]:
+    """Return the GPUs that a value of CUDA_VISIBLE_DEVICES leaves; with None all."""
+    with nvml() as pynvml:
+        if pynvml is None:
+            return ()
+        try:
+            return tuple(device.describe(pynvml) for device in _selected(list_cards(pynvml), visible))
+        except pynvml.NVMLError:  # lost while it was asked
+            return ()
 
 
 def _selected(cards: list[Card], visible: str | None) -> list[Device]:

@@ -25,7 +25,9 @@ class DeviceGuard:
         self._waiting = 0
         """Batches that wait."""
         self._turns = 0
-        """Batches that may still begin before the next capture."""
+        """Batches that waited for the last capture and have not begun yet: they do so before the next one."""
+        self._finished = 0
+        """Captures that have ended."""
         self._captures = 0
         """Captures that wait or are at work."""
         self._is_capturing = False
@@ -74,15 +76,17 @@ class DeviceGuard:
             with self._changed:
                 self._is_capturing = False
                 self._captures -= 1
+                self._finished += 1
                 self._turns = self._waiting
                 self._changed.notify_all()
 
     def _begin(self) -> None:
-        if self._captures and not self._turns:
+        if self._captures:
+            finished = self._finished
             self._waiting += 1
-            self._changed.wait_for(lambda: not self._captures or self._turns)
+            self._changed.wait_for(lambda: not self._captures or self._finished > finished)
             self._waiting -= 1
-        self._turns = max(0, self._turns - 1)
+            self._turns = max(0, self._turns - 1)
         self._running += 1
 
     def _end(self) -> None:

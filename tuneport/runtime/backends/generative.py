@@ -5,7 +5,6 @@ Imported for generative tasks only; needs the `generate` extra (torch, transform
 
 import contextlib
 import itertools
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,13 @@ from tuneport.errors import EngineError
 from tuneport.host import usable_cores
 from tuneport.runtime.availability import use_fit_gpu
 from tuneport.runtime.backends.device_guard import GUARD, DeviceGuard
-from tuneport.runtime.backends.session import INSTALL_LIBRARIES, ORT_ERROR, check_provider, providers_for
+from tuneport.runtime.backends.session import (
+    INSTALL_LIBRARIES,
+    ORT_ERROR,
+    check_provider,
+    providers_for,
+    stdout_to_stderr,
+)
 from tuneport.runtime.backends.stopping import CallbackStreamer, EndOfRow, PauseForCaptures
 from tuneport.runtime.batch import EncodedInput, RowOutputs
 from tuneport.runtime.device_errors import load_error
@@ -140,7 +145,7 @@ def open_generative(
     settings |= {"provider_options": provider_options} if provider_options else {}
     try:
         # Where the provider fails, onnxruntime prints why, and opens the graph on the CPU.
-        with guard.opening(), contextlib.redirect_stdout(sys.stderr):
+        with guard.opening(), stdout_to_stderr() if on_gpu else contextlib.nullcontext():
             model = KINDS[spec.auto_model].from_pretrained(graphs, use_io_binding=on_gpu, **settings)
     except Exception as error:  # the exceptions of onnxruntime and Optimum have no common base
         raise load_error("onnxruntime", graphs, error) from error

@@ -3,7 +3,8 @@
 import contextlib
 import os
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,7 @@ INSTALL_LIBRARIES = (
     "install CUDA's libraries (tuneport[gpu] brings them, tuneport[tensorrt] those of TensorRT) and check the driver "
     "with nvidia-smi"
 )
+_REDIRECTION = threading.Lock()
 
 
 def open_session(
@@ -95,11 +97,18 @@ def check_provider(device: Device) -> str:
         )
     if device != "cpu":
         os.environ |= {name: value for name, value in KERNEL_SETTINGS.items() if name not in os.environ}
-        with contextlib.redirect_stdout(sys.stderr):  # it prints what it does not find, among a command's results
+        with stdout_to_stderr():  # it prints what it does not find, among a command's results
             ort.preload_dlls()  # CUDA and cuDNN, as Python packages bring them
     if device == "tensorrt":
         preload_tensorrt()
     return provider
+
+
+@contextlib.contextmanager
+def stdout_to_stderr() -> Iterator[None]:
+    """Print to standard error in here; one thread at a time, because `sys.stdout` is the process's."""
+    with _REDIRECTION, contextlib.redirect_stdout(sys.stderr):
+        yield
 
 
 class Signature:
