@@ -25,7 +25,7 @@ BATCH_DEPENDENCE = 0.005
 """As a share of the largest output. Rounding in static int8 reaches a thousandth, a range shared by rows a tenth."""
 SAME_TEXTS = 0.99
 """Share of torch's own answers that a variant must give where the metric cannot tell whether it is broken."""
-GIVE_DATA = "give some with --data; inputs without labels need --unlabelled, too"
+GIVE_DATA = "give some with --data (and --unlabelled, if it has no labels)"
 """What a variant that gives up precision needs."""
 BATCH_ROWS = 16
 """Consecutive rows of a batch, of mixed lengths, so that rows are padded far more than in serving."""

@@ -27,7 +27,7 @@ from tuneport.stages.benchmarks import torch_footprint
 def test_verify_names_every_variant_of_a_sound_artifact(tiny_artifact: Path) -> None:
     answer = tuneport("verify", tiny_artifact)
     assert answer.code == 0
-    assert [line.partition(":")[0] for line in answer.out.splitlines()] == ["fp32", "int8"]
+    assert [line.partition(":")[0] for line in answer.out.splitlines()] == ["not signed", "fp32", "int8"]
 
 
 def test_an_artifact_for_several_devices_says_what_runs_here(artifact: Path) -> None:
@@ -39,7 +39,7 @@ def test_an_artifact_for_several_devices_says_what_runs_here(artifact: Path) -> 
     assert f"does not run here: {reason}" in shown.out
     verified = tuneport("verify", artifact)
     assert verified.code == 0
-    assert [line.partition(":")[0] for line in verified.out.splitlines()] == ["fp32", "fp16"]
+    assert [line.partition(":")[0] for line in verified.out.splitlines()] == ["not signed", "fp32", "fp16"]
     assert "golden cases not run, because it needs CUDAExecutionProvider" in verified.out
 
 

@@ -120,7 +120,7 @@ def test_without_data_int8_is_rejected_and_fp32_goes_in(tiny_checkpoint: Path, t
 def test_int8_that_is_asked_for_without_data_is_refused_before_any_work(tiny_checkpoint: Path, tmp_path: Path) -> None:
     answer = tuneport("export", tiny_checkpoint, "--out", tmp_path / "out", "--variants", "int8")
     assert answer.code == 1
-    assert "error: int8 gives up precision and is judged on data, and there is none; give labelled" in answer.err
+    assert "error: int8 gives up precision and is judged on data, and there is none; give some" in answer.err
     assert not (tmp_path / "out").exists()
 
 
