@@ -55,7 +55,7 @@ def test_variants_that_fit_and_their_evidence(exported: Export) -> None:
     assert "MatMulInteger" in operators(model.artifact / "onnx/int8/encoder_model.onnx")
     answer = tuneport("verify", model.artifact)
     assert answer.code == 0
-    assert [line.split(":")[0] for line in answer.out.splitlines()] == ["fp32", "int8", "int4"]
+    assert [line.split(":")[0] for line in answer.out.splitlines()] == ["not signed", "fp32", "int8", "int4"]
     assert "chrf" in tuneport("inspect", model.artifact).out
 
 

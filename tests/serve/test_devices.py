@@ -127,10 +127,10 @@ def test_the_service_says_which_gpus_it_leaves_out_and_why(
     logs.set_up()
     variants = of_devices(manifest, BF16, FP16)
     warn_of_unfit_gpus(variants.variant("fp16"))
-    assert capfd.readouterr().err == ""
     warn_of_unfit_gpus(variants.variant("bf16"))
-    line = json.loads(capfd.readouterr().err)
-    assert (line["event"], line["variant"]) == ("GPUs left out", "bf16")
+    lines = map(json.loads, capfd.readouterr().err.splitlines())  # an earlier test's service may still write its own
+    [line] = [each for each in lines if each["event"] == "GPUs left out"]
+    assert line["variant"] == "bf16"
     assert line["because"] == ["needs compute capability 8.0, and T4 has 7.5"]
     assert "TUNEPORT_VARIANT" in line["remedy"]
 
