@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -296,6 +297,15 @@ def test_ray_that_is_not_installed_is_one_line(
     assert_one_line(answer.err, "--ray needs ray", "tuneport[ray]")
 
 
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """A test run in the background was started with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible")
 def test_an_interruption_waits_for_the_batches_that_run_only(
     tiny_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
