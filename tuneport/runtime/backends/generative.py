@@ -10,20 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import torch
 from optimum.onnxruntime import ORTModelForCausalLM, ORTModelForSeq2SeqLM, ORTModelForSpeechSeq2Seq
 from transformers import StoppingCriteria
 
 from tuneport.errors import EngineError
-from tuneport.host import usable_cores
 from tuneport.runtime.availability import use_fit_gpu
 from tuneport.runtime.backends.device_guard import GUARD, DeviceGuard
 from tuneport.runtime.backends.session import (
     INSTALL_LIBRARIES,
-    ORT_ERROR,
     check_provider,
     providers_for,
+    session_options,
     stdout_to_stderr,
 )
 from tuneport.runtime.backends.stopping import CallbackStreamer, EndOfRow, PauseForCaptures
@@ -131,12 +129,7 @@ def open_generative(
     use_fit_gpu(execution)
     provider, on_gpu = check_provider(execution.device), execution.device != "cpu"
     guard = GUARD if on_gpu else DeviceGuard()
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or usable_cores()
-    options.inter_op_num_threads = 1
-    # torch runs between two tokens; threads that spin meanwhile cost more than half of the speed on a busy host.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = ORT_ERROR
+    options = session_options(threads)
     graphs = (folder / execution.files[0].path).parent
     # Optimum opens a session for each graph; the tensors of past key values are torch's and come on top.
     each = device_options.for_each(sum(file.path.endswith(".onnx") for file in execution.files))

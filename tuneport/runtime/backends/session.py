@@ -53,12 +53,7 @@ def open_session(
     which `device_options` add to.
     """
     provider = check_provider(device)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or usable_cores()
-    options.inter_op_num_threads = 1
-    # Long enough for the next operator of the same run, and too short to take a core from the tokenizer and the server.
-    options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_US)
-    options.log_severity_level = ORT_ERROR
+    options = session_options(threads)
     try:
         providers = providers_for(device, provider_options or {}, device_options)
         # onnxruntime would answer a failure of the provider by printing it and opening the graph on the CPU.
@@ -109,6 +104,18 @@ def stdout_to_stderr() -> Iterator[None]:
     """Print to standard error in here; one thread at a time, because `sys.stdout` is the process's."""
     with _REDIRECTION, contextlib.redirect_stdout(sys.stderr):
         yield
+
+
+def session_options(threads: int | None) -> ort.SessionOptions:
+    """Return the options of every session; `threads` are CPU threads, by default the container's quota."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or usable_cores()
+    options.inter_op_num_threads = 1
+    # Long enough for the next operator of the same run, and too short to take a core from the tokenizer and the server,
+    # or from torch between two tokens of a generation.
+    options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_US)
+    options.log_severity_level = ORT_ERROR
+    return options
 
 
 class Signature:
