@@ -65,11 +65,8 @@ def find_facts(config: ExportConfig, task: str, labels: Sequence[str], declared:
             splits=config.splits,
             hidden=TARGET_COLUMNS if config.unlabelled else None,
         )
-    columns_of_data = next(iter(data.splits.values())).column_names if data else []
-    # Whether an input may have several labels is told by the column's name, even where it is not read.
-    named = {config.columns.get(name, name): name for name in TARGET_COLUMNS} if data and config.unlabelled else {}
-    known = {*columns_of_data, *(named[name] for name in (data.columns if data else ()) if name in named)}
-    has_lists = "labels" in known and "label" not in known
+    columns_of_data = _columns(config, data) if data else set()
+    has_lists = "labels" in columns_of_data and "label" not in columns_of_data
     may_be_reranker = spec.accepts_pairs and config.data is None and len(labels) == 1
     return Facts(
         accepts_pairs="text_pair" in columns_of_data or may_be_reranker,
@@ -77,6 +74,13 @@ def find_facts(config: ExportConfig, task: str, labels: Sequence[str], declared:
         problem_type=declared or ("multi_label_classification" if has_lists else None),
         tag_scheme=_find_scheme(config, labels, data) if task == TAGGING else None,
     )
+
+
+def _columns(config: ExportConfig, data: Data) -> set[str]:
+    """Return the task's columns that the data has: those of targets, too, where they are not read."""
+    read = set(next(iter(data.splits.values())).column_names)
+    hidden = TARGET_COLUMNS if config.unlabelled else ()
+    return read | {name for name in hidden if config.columns.get(name, name) in data.columns}
 
 
 def _find_scheme(config: ExportConfig, labels: Sequence[str], data: Data | None) -> TagScheme:

@@ -63,10 +63,11 @@ def read_sample(
 ) -> Sample:
     """Read up to `count` rows of the first of `splits` that the data has; `split_names` as in `read_data`.
 
-    Of unlabelled data the rows are drawn, and an input that is repeated counts once.
     `data` is the user's source, `unlabelled` or not, or the record of one that was read before and must not have
     changed since. Raises DataError for data that is gone, or has targets that the model cannot predict, all of which it
     lists; and for names of columns or splits without a source of the user's.
+
+    Of unlabelled data the rows are drawn, and an input that is repeated counts once.
     """
     if (columns or split_names) and not isinstance(data, str):
         raise DataError("--columns and --splits are for --data, which is not given", "give it, or leave them out")
@@ -84,21 +85,18 @@ def read_sample(
     rows = read.splits[split]
     if unlabelled:  # nobody shuffled them, and files are often sorted
         rows = draw(rows, count, read.source.seed)
-    inputs, targets, seen = [], [], set[str]()
+    inputs, targets = [], []
     problems = Problems(REMEDY)
     for number, row in numbered_rows(rows.take(min(count, len(rows)))):
         try:
             value = task.read_input(row)
-            target = None if unlabelled else task.read_target(row)
+            if not unlabelled:
+                targets.append(task.read_target(row))
         except ValueError as error:
             problems.add(f"{read.files[split]} row {number}", str(error))
             continue
-        if unlabelled and (key := digest(repr(value))) in seen:
-            continue
         inputs.append(value)
-        if unlabelled:
-            seen.add(key)
-        else:
-            targets.append(target)
     problems.raise_if_any()
+    if unlabelled:
+        inputs = list({digest(repr(each)): each for each in inputs}.values())
     return Sample(inputs, targets, read.source, split, split in read.drawn)
