@@ -10,8 +10,10 @@ from pathlib import Path
 
 import datasets
 import pytest
+from kit.data import read_rows, write_rows
 from kit.guides import BLOCK, DOCS, TUTORIALS, commands, lines_of, reader_environment, requests_of, run
 
+from tuneport.stages.export.config import MIN_UNLABELLED_ROWS
 from tuneport.stages.serve.process import free_port
 
 QUICK_STARTS = ("index.md", "zh/quickstart.md")
@@ -24,11 +26,14 @@ slow = [pytest.mark.slow, pytest.mark.timeout(3000)]
 
 
 def prepare(folder: Path, checkpoint: Path, data: Path) -> Path:
-    """Lay out what the pages name: demo/data, a checkpoint from elsewhere, and labelled data for it."""
+    """Lay out what the pages name: demo/data, a checkpoint from elsewhere, and data for it with and without labels."""
     (folder / "path" / "to").mkdir(parents=True)
     shutil.copytree(data, folder / "demo" / "data")
     (folder / "path" / "to" / "checkpoint").symlink_to(checkpoint)
     (folder / "path" / "to" / "labelled").symlink_to(data)
+    texts = [row["text"] for row in read_rows(data / "train.jsonl")]
+    inputs = [{"text": f"{texts[i % len(texts)]} {i}"} for i in range(MIN_UNLABELLED_ROWS)]
+    write_rows(folder / "path" / "to" / "inputs.jsonl", inputs)
     datasets.Dataset.from_json(str(data / "test.jsonl")).to_parquet(str(folder / "reviews.parquet"))
     return folder
 
