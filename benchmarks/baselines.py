@@ -77,6 +77,6 @@ def read_workload(manifest: Manifest, task: ExportTask, config: BenchConfig | En
     try:
         return read()
     except MissingColumns as error:
-        if not set(error.names) <= set(task.target_columns):
+        if not error.are_among(task.target_columns):
             raise
         return read(unlabelled=True)

@@ -21,7 +21,7 @@ from tuneport.schema.run import RUN
 from tuneport.schema.torch_setup import REFERENCE
 from tuneport.stages.export.variants import VARIANTS
 
-from .command import print_progress
+from .command import one_line_errors, print_progress
 from .report import markdown_table
 
 SETS = ("ag_news", "cola", "sick")
@@ -129,18 +129,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     manifests = {}
     try:
-        for name in filter(None, options.sets.split(",")):
-            manifests[name] = measure(
-                options.data / name,
-                options.out / name,
-                model=options.model,
-                max_drop=options.max_drop,
-                minutes=options.minutes,
-                is_quick=options.quick,
-            )
-    except TuneportError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(1)
+        with one_line_errors():
+            for name in filter(None, options.sets.split(",")):
+                manifests[name] = measure(
+                    options.data / name,
+                    options.out / name,
+                    model=options.model,
+                    max_drop=options.max_drop,
+                    minutes=options.minutes,
+                    is_quick=options.quick,
+                )
     finally:
         if manifests:
             sys.stdout.write(table(manifests))

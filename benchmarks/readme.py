@@ -8,13 +8,13 @@ Report and document are committed together, and a test compares them.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tuneport.errors import TuneportError
 
+from .command import one_line_errors
 from .compare import read_report
 from .endpoint.results import EndpointReport, LevelResult
 from .report import Report, milliseconds
@@ -106,12 +106,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("report", type=Path, help="a report of `tuneport bench` or bench-endpoint, or its folder")
     folder = parser.parse_args().report
-    try:
+    with one_line_errors():
         report = read_report(folder)
         place = place_of(report)
         text = with_table(place.document.read_text(encoding="utf-8"), table_of(report), place.begin)
-    except TuneportError as error:
-        sys.exit(f"error: {error}")
     place.committed.parent.mkdir(exist_ok=True)
     place.committed.write_text(without_folders(report).model_dump_json(indent=2) + "\n", encoding="utf-8")
     place.document.write_text(text, encoding="utf-8")

@@ -30,6 +30,7 @@ from tuneport.stages.export.steps import Steps
 from tuneport.stages.export.target import BenchmarkTarget
 from tuneport.stages.finetune.embedded import resolve_model
 
+from .command import one_line_errors
 from .gpu_check.models import random_bert
 from .machine import MachineState
 from .origin import origin_here
@@ -189,7 +190,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="two sizes and a few shapes, in about 3 minutes")
     options = parser.parse_args()
     sizes = QUICK_SIZES if options.quick else tuple(SIZES)
-    try:
+    with one_line_errors():
         run(
             options.tokenizer,
             options.data,
@@ -200,8 +201,6 @@ def main() -> None:
             overwrite=options.overwrite,
             progress=lambda step: sys.stderr.write(f"{step}\n"),
         )
-    except TuneportError as error:
-        sys.exit(f"error: {error}")
     sys.stdout.write((options.out / TABLE).read_text(encoding="utf-8"))
 
 

@@ -90,7 +90,7 @@ def _naming_unlabelled(targets: Sequence[str]) -> Iterator[None]:
     try:
         yield
     except MissingColumns as error:
-        if not set(error.names) <= set(targets):
+        if not error.are_among(targets):
             raise
         raise DataError(error.problem, f"{error.remedy}, or judge variants without them: --unlabelled") from error
 

@@ -64,13 +64,13 @@ def prepare_deployment(
 
     try:
         Origin.check(artifact, settings)  # before autotuning runs what is in the artifact
-        variant_of_environment(load_manifest(artifact), settings.variant)
+        manifest = load_manifest(artifact)
+        variant_of_environment(manifest, settings.variant)
         selection = select_for_host(artifact, settings) if settings.variant is None else None
         if selection and selection.variant:
             os.environ["TUNEPORT_VARIANT"] = selection.variant
         if selection and selection.max_batch_tokens:
             os.environ["TUNEPORT_MAX_BATCH_TOKENS"] = str(selection.max_batch_tokens)
-        manifest = load_manifest(artifact)
         variant = manifest.variant(selection.variant if selection else settings.variant)
         warn_of_other_processor(variant)
         warn_of_unfit_gpus(variant)

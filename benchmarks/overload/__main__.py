@@ -8,8 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tuneport.errors import TuneportError
-
+from ..command import one_line_errors
 from .main import bench_overload
 
 
@@ -28,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="duration of each load in each round")
     parser.add_argument("--overwrite", action="store_true", help="replace --out if it holds a report")
     options = parser.parse_args(arguments)
-    try:
+    with one_line_errors():
         report = bench_overload(
             options.artifact,
             options.out,
@@ -39,9 +38,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             overwrite=options.overwrite,
             progress=lambda line: sys.stderr.write(line + "\n"),
         )
-    except TuneportError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(1)
     sys.stdout.write(report.markdown())
 
 

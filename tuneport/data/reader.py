@@ -30,6 +30,10 @@ class MissingColumns(DataError):
         super().__init__(problem, remedy)
         self.names = names
 
+    def are_among(self, targets: Collection[str]) -> bool:
+        """Whether nothing but columns of targets is missing, so that the data can be read as unlabelled."""
+        return set(self.names) <= set(targets)
+
 
 @dataclass(frozen=True)
 class Data:
